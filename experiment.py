@@ -1,0 +1,421 @@
+"""One run from the command line to the pictures: data, training, evaluation, results.
+
+Every training script is a recipe, a model and one call of `run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+import datareader
+from console import Interrupted, Progress, StopSignals, duration
+from engine import (
+    HISTORY_COLUMNS,
+    Recipe,
+    Trainer,
+    TrainingError,
+    as_dict,
+    parameter_count,
+    predict,
+)
+from flags import check_name, parse, pick_device, run_name
+from metrics import choose_threshold, evaluate, sigmoid
+from storage import (
+    InputError,
+    RunFiles,
+    atomic_write,
+    check_writable,
+    load_checkpoint,
+    run_lock,
+    save_checkpoint,
+    write_csv,
+)
+
+GOAL = 0.90  # validation accuracy the reports aim at
+NIH_CREDIT = "X-rays: NIH Clinical Center, ChestX-ray14 (Wang et al., CVPR 2017)"
+SPLIT_TITLES = {"val": "validation (as selected)", "test": "test (held out)"}
+
+
+def run(
+    build: Callable[[], nn.Module],
+    recipes: Mapping[str, Recipe],
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Run a training script: parse the flags, train or resume, evaluate, draw.
+
+    Ends the process with status 2 for wrong input, 130 or 143 when interrupted (resumable), 1 for
+    any other failure, each with one line on stderr; returns when done.
+
+    Args:
+        build: model class; called without arguments.
+        recipes: by the name ``--recipe`` knows them; the last one is the default.
+        argv: flags, by default the process's own.
+    """
+    try:
+        with StopSignals() as signals:
+            Run(build, parse(recipes, argv), signals).go()
+        return
+    except InputError as error:
+        status, message = 2, f"error: {error}"
+    except TrainingError as error:
+        status, message = 1, f"stopped: {error}; the last completed epoch is kept"
+    except OSError as error:
+        where = f" ('{error.filename}')" if error.filename else ""
+        status = 1
+        message = f"stopped: {error.strerror or error}{where}; --resume goes on once that is mended"
+    except Interrupted as interruption:
+        status = 128 + interruption.signum
+        message = f"interrupted{interruption.when}: the same command with --resume goes on"
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+class Run:
+    """What one start of a script works with.
+
+    Args:
+        build: model class.
+        options: of `flags.parse`.
+        signals: checked between two batches.
+
+    Raises:
+        InputError: device, folders, data or name cannot be used; nothing has been written.
+    """
+
+    def __init__(
+        self, build: Callable[[], nn.Module], options: argparse.Namespace, signals: StopSignals
+    ) -> None:
+        self.build, self.options, self.signals = build, options, signals
+        self.recipe: Recipe = options.recipe
+        self.device = pick_device(options.device)
+        if self.recipe.amp == "fp16" and self.device.type == "cpu":
+            raise InputError("--amp fp16: not on a CPU; allowed there are auto, off and bf16")
+        check_writable(options.results_dir, "--results-dir")
+        check_writable(options.models_dir, "--models-dir")
+        self.data = datareader.load(options.data, options.root, options.source_size)
+        self.name = options.name or run_name(self.recipe, options.data, self.data.size)
+        check_name(self.name)
+        # A phantom that the user made and named as FILE.npz has its stem in the run's name.
+        apart = "phantom" if self.data.phantom and not options.data.endswith(".npz") else ""
+        self.final = RunFiles(options.results_dir / apart, options.models_dir / apart, self.name)
+        check_writable(self.final.folder, "--results-dir")
+        check_writable(self.final.models_dir, "--models-dir")
+        self.files = self.final
+        self.identity = {
+            "model": build.__name__,
+            "recipe": as_dict(self.recipe),
+            "data": {
+                "source": self.data.source,
+                "sha256": self.data.sha256,
+                "counts": self.data.counts(),
+            },
+        }
+
+    def go(self) -> None:
+        """Train, evaluate and draw what is not done yet, holding the run's lock."""
+        self._make_folder(self.final.models_dir)
+        with run_lock(self.final.models_dir / f"{self.name}.lock", self.name):
+            todo, state = self._choose_start()
+            if not todo:
+                return
+            self._make_folder(self.files.folder)
+            trainer = self._train(state)
+            self._report(trainer)
+            if self.files is not self.final:
+                self.files.replace(self.final)
+            _print_summary(self.final)
+
+    @staticmethod
+    def _make_folder(folder: Any) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the folder '{folder}': {error.strerror}") from None
+
+    def _choose_start(self) -> tuple[bool, dict[str, Any] | None]:
+        """Whether anything is to be done, and the state to go on from; sets ``files``.
+
+        Raises:
+            InputError: an unfinished run lies there and neither flag says what to do with it, or
+                ``--resume`` meets another recipe, model or data set.
+        """
+        fresh, final = self.final.replacement, self.final
+        if fresh.metrics.exists():  # cut off between finishing and taking the old run's place
+            fresh.replace(final)
+        finished = final.metrics.exists()
+        self.files = fresh if finished else final
+        unfinished = self.files.last.exists()
+        if self.options.resume and unfinished:
+            state = load_checkpoint(self.files.last)
+            self._check_same(state, self.files.last)
+            print(f"resuming '{self.name}' after epoch {len(state['trainer']['history'])}")
+            return True, state
+        if self.options.resume and finished:
+            stored = json.loads(final.metrics.read_text())
+            self._check_same(stored, final.metrics)
+            if stored["test"] is not None or self.options.no_test or not final.last.exists():
+                print(f"'{self.name}' is finished: nothing to do. See {final.folder}")
+                return False, None
+            print(f"'{self.name}' is finished but for the test images")
+            self.files = final
+            return True, load_checkpoint(final.last)
+        if self.options.resume:
+            print(f"nothing to resume for '{self.name}': starting from the beginning")
+        elif unfinished and not self.options.overwrite:
+            raise InputError(
+                f"there is an unfinished run '{self.name}': --resume goes on with it, "
+                "--overwrite starts anew"
+            )
+        self.files.clear()
+        return True, None
+
+    def _check_same(self, stored: Mapping[str, Any], path: Any) -> None:
+        try:
+            before = _flat({key: stored[key] for key in self.identity})
+        except (KeyError, TypeError):
+            raise InputError(f"'{path}' is not of a run of this project") from None
+        now = _flat(self.identity)
+        different = [key for key in now if before.get(key) != now[key]]
+        if different:
+            telling = [key for key in different if key != "data sha256"] or different
+            raise InputError(
+                f"--resume: '{path}' has {telling[0]} {before.get(telling[0])!r}, asked for is "
+                f"{now[telling[0]]!r}: use the same, --overwrite, or another --name"
+            )
+
+    def _train(self, state: dict[str, Any] | None) -> Trainer:
+        trainer = Trainer(
+            self.build,
+            self.recipe,
+            self.data.train.to(self.device),
+            self.data.val.to(self.device),
+        )
+        if state is not None:
+            self._restore(trainer, state)
+        self._print_header(trainer)
+        progress = Progress(self.recipe.epochs, trainer.steps_per_epoch, len(trainer.history))
+
+        def tick() -> None:
+            self.signals.check()
+            progress.step()
+
+        trainer.tick = tick
+        self.signals.patient = True
+        try:
+            while not trainer.finished:
+                self.signals.check()
+                row = trainer.run_epoch()
+                self._save(trainer)
+                progress.end_of_epoch(row, trainer.best_epoch)
+        except Interrupted as interruption:
+            self.signals.patient = False
+            if trainer.history:
+                self._draw_curves(trainer)
+            raise Interrupted(interruption.signum, f" after epoch {len(trainer.history)}") from None
+        finally:
+            progress.close()
+            self.signals.patient = False
+        return trainer
+
+    def _save(self, trainer: Trainer) -> None:
+        """State first, best weights second: after a cut between the two, the state holds both."""
+        save_checkpoint(self.files.last, {**self.identity, "trainer": trainer.state_dict()})
+        if trainer.best_epoch == len(trainer.history):
+            self._save_best(trainer)
+        self._write_history(trainer)
+
+    def _save_best(self, trainer: Trainer) -> None:
+        best = {"epoch": trainer.best_epoch, "weights": trainer.best_weights}
+        save_checkpoint(self.files.best, {**self.identity, **best})
+
+    def _write_history(self, trainer: Trainer) -> None:
+        rows = [[row[column] for column in HISTORY_COLUMNS] for row in trainer.history]
+        write_csv(self.files.folder / "history.csv", HISTORY_COLUMNS, rows)
+
+    def _restore(self, trainer: Trainer, state: Mapping[str, Any]) -> None:
+        stored = state["trainer"]
+        in_state = stored["best_epoch"] == len(stored["history"])
+        best = None if in_state else load_checkpoint(self.files.best)["weights"]
+        trainer.load_state_dict(stored, best)
+        if in_state:
+            self._save_best(trainer)
+        self._write_history(trainer)
+        if stored["device"] != trainer.device.type:
+            print(
+                f"NOTE: begun on {stored['device']}, going on on {trainer.device.type}: "
+                "the numbers will not be those of an uninterrupted run",
+                file=sys.stderr,
+            )
+
+    def _print_header(self, trainer: Trainer) -> None:
+        counts = ", ".join(f"{split} {n}" for split, n in self._n().items())
+        print(
+            f"{self.identity['model']}, {parameter_count(trainer.model):,} parameters, "
+            f"{self.recipe.image_size or self.data.size} px, on {self.device.type} in "
+            f"{_precision(trainer)}, seed {self.recipe.seed}\n"
+            f"data: {self.data.source} ({counts} images)",
+            flush=True,
+        )
+
+    def _n(self) -> dict[str, int]:
+        return {split: len(getattr(self.data, split)) for split in datareader.SPLITS}
+
+    def _title(self, *splits: str) -> str:
+        n = ", ".join(f"{split} n = {self._n()[split]}" for split in splits)
+        return f"{self.name} · {self.identity['model']}\n{self.data.source} · {n}"
+
+    def _draw_curves(self, trainer: Trainer) -> None:
+        import visualize
+
+        visualize.draw_training_curves(
+            trainer.history,
+            self.files.folder / "training_curves.png",
+            title=self._title("train", "val"),
+            best_epoch=trainer.best_epoch,
+        )
+
+    def _report(self, trainer: Trainer) -> None:
+        """Evaluate the chosen epoch, write every artefact, `metrics.json` last."""
+        start = time.perf_counter()
+        trainer.model.load_state_dict(trainer.best_weights)
+        splits = {
+            split: getattr(self.data, split)
+            for split in datareader.SPLITS
+            if split != "test" or not self.options.no_test
+        }
+        logits = {
+            name: predict(trainer.model, split.to(self.device)[0], self.recipe, trainer.amp)
+            for name, split in splits.items()
+        }
+        probabilities = {name: sigmoid(values) for name, values in logits.items()}
+        threshold = choose_threshold(self.data.val.labels, probabilities["val"])
+        figures = {
+            name: evaluate(split.labels, logits[name], threshold, split.patients)
+            for name, split in splits.items()
+        }
+        del splits["train"]
+        for name, split in splits.items():
+            columns = split.index, split.labels, probabilities[name]
+            write_csv(
+                self.files.folder / f"{name}_probabilities.csv",
+                ("index", "label", "probability"),
+                list(zip(*(column.tolist() for column in columns), strict=True)),
+            )
+        self._draw(trainer, splits, probabilities, figures, threshold)
+        seconds = sum(row["seconds"] for row in trainer.history)
+        metrics = {
+            "name": self.name,
+            "model": self.identity["model"],
+            "parameters": parameter_count(trainer.model),
+            "data": {**self.identity["data"], "phantom": self.data.phantom},
+            "recipe": self.identity["recipe"],
+            "recipe_name": self.options.recipe_name,
+            "seed": self.recipe.seed,
+            "device": self.device.type,
+            "amp": _precision(trainer),
+            "torch": torch.__version__,
+            "epochs_run": len(trainer.history),
+            "best_epoch": trainer.best_epoch,
+            "threshold": threshold,
+            "tta": "none",
+            "bootstrap_unit": "image" if self.data.val.patients is None else "patient",
+            "seconds": seconds + time.perf_counter() - start,
+            "images_per_second": trainer.images_per_epoch
+            * len(trainer.history)
+            / trainer.training_seconds,
+            **{split: figures.get(split) for split in datareader.SPLITS},
+        }
+        atomic_write(self.files.metrics, json.dumps(metrics, indent=2) + "\n")
+
+    def _draw(
+        self,
+        trainer: Trainer,
+        splits: Mapping[str, datareader.Split],
+        probabilities: Mapping[str, Any],
+        figures: Mapping[str, Mapping[str, Any]],
+        threshold: float,
+    ) -> None:
+        import visualize
+
+        self._draw_curves(trainer)
+        visualize.draw_predictions(
+            splits["val"].images,
+            splits["val"].labels,
+            probabilities["val"],
+            splits["val"].index,
+            self.files.folder / "val_predictions.png",
+            threshold=threshold,
+            title=self._title("val"),
+            credit="" if self.data.phantom else NIH_CREDIT,
+        )
+        visualize.draw_confusion_matrix(
+            {SPLIT_TITLES[name]: figures[name]["confusion"] for name in splits},
+            self.files.folder / "confusion_matrix.png",
+            title=f"{self._title(*splits)}, threshold {threshold:.2f}",
+        )
+        visualize.draw_roc_curve(
+            {
+                SPLIT_TITLES[name]: {
+                    "labels": split.labels,
+                    "probabilities": probabilities[name],
+                    "auc": figures[name]["auc"],
+                    "auc_ci95": figures[name]["auc_ci95"],
+                }
+                for name, split in splits.items()
+            },
+            self.files.folder / "roc_curve.png",
+            title=self._title(*splits),
+            threshold=threshold,
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts to one level, with keys joined by spaces."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {
+        key: leaf
+        for name, part in value.items()
+        for key, leaf in _flat(part, f"{prefix} {name}".strip()).items()
+    }
+
+
+def _precision(trainer: Trainer) -> str:
+    return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[trainer.amp]
+
+
+def _print_summary(files: RunFiles) -> None:
+    metrics = json.loads(files.metrics.read_text())
+
+    def line(split: str) -> str:
+        figures = metrics[split]
+        low, high = figures["accuracy_ci95"]
+        auc_low, auc_high = figures["auc_ci95"]
+        return (
+            f"accuracy {figures['accuracy']:.1%} ({low:.1%} to {high:.1%}), "
+            f"AUC {figures['auc']:.3f} ({auc_low:.3f} to {auc_high:.3f}), n = {figures['n']}"
+        )
+
+    reached = "reached" if metrics["val"]["accuracy"] >= GOAL else "not reached"
+    print(
+        f"best epoch {metrics['best_epoch']} of {metrics['epochs_run']}, threshold "
+        f"{metrics['threshold']:.2f}, {duration(metrics['seconds'])} (minutes:seconds)\n"
+        f"val, as selected: {line('val')}; {GOAL:.0%} goal {reached}"
+    )
+    if metrics["test"] is not None:
+        print(f"test, held out:   {line('test')}")
+    print(
+        f"95 % intervals resample {metrics['bootstrap_unit']}s\n"
+        f"results: {files.folder}   checkpoint: {files.best}",
+        flush=True,
+    )
+    if metrics["data"]["phantom"]:
+        print(datareader.PHANTOM_MARK, flush=True)

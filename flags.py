@@ -1,0 +1,162 @@
+"""The command line of every training script, generated from `engine.Recipe`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datareader import SOURCE_SIZES
+from engine import Recipe
+from storage import UNFINISHED, InputError
+
+GET_STARTED = "https://pytorch.org/get-started/locally/"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise InputError(f"{message} (see --help)")
+
+
+def parse(recipes: Mapping[str, Recipe], argv: Sequence[str] | None) -> argparse.Namespace:
+    """Flags to a namespace whose ``recipe`` is the chosen one with every override applied."""
+    default = list(recipes)[-1]
+    parser = _Parser(
+        description=sys.modules["__main__"].__doc__,
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=96),
+    )
+    add = parser.add_argument
+    add("--recipe", choices=list(recipes), default=default, help="(default: %(default)s)")
+    add(
+        "--data",
+        default="auto",
+        metavar="{auto,chestmnist,phantom,FILE.npz}",
+        help="what to train on; auto: the official file, or marked phantoms where it cannot be "
+        "had (default: auto)",
+    )
+    add("--root", type=Path, metavar="DIR", help="of the official files (default: ~/.medmnist)")
+    add(
+        "--source-size",
+        type=int,
+        choices=SOURCE_SIZES,
+        help="side of the official or phantom images in pixels (default: 28)",
+    )
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
+    add("--resume", action="store_true", help="go on with an unfinished run; else start one")
+    add("--overwrite", action="store_true", help="start anew where an unfinished run lies")
+    add("--no-test", action="store_true", help="leave the test images alone: for searches")
+    add("--results-dir", type=Path, default=Path("results"), help="(default: results)")
+    add("--models-dir", type=Path, default=Path("trained_models"), help="(default: trained_models)")
+    add("--name", help="of the run's folder and files (default: made of recipe, file and size)")
+    group = parser.add_argument_group(
+        "recipe", f"The values in brackets are those of --recipe {default}."
+    )
+    for knob in dataclasses.fields(Recipe):
+        if knob.metadata:
+            value = getattr(recipes[default], knob.name)
+            group.add_argument(
+                f"--{knob.name.replace('_', '-')}",
+                type=_checked(knob),
+                metavar="{" + ",".join(knob.metadata["choices"]) + "}"
+                if knob.metadata["choices"]
+                else type(knob.default).__name__[0].upper(),
+                help=f"{knob.metadata['help']} ({value})",
+            )
+    options = parser.parse_args(argv)
+    if options.resume and options.overwrite:
+        parser.error("--resume and --overwrite exclude each other")
+    overrides = {
+        knob.name: getattr(options, knob.name)
+        for knob in dataclasses.fields(Recipe)
+        if knob.metadata and getattr(options, knob.name) is not None
+    }
+    if options.name is not None:
+        check_name(options.name)
+    options.recipe_name = options.recipe
+    options.recipe = dataclasses.replace(recipes[options.recipe], **overrides)
+    if 0 < options.recipe.image_size < 16:
+        parser.error("--image-size: allowed are 0 and 16 to 1024 pixels")
+    return options
+
+
+def _checked(knob: dataclasses.Field) -> Callable[[str], Any]:
+    """A converter for argparse that says what is allowed when a value is not."""
+    kind, rule = type(knob.default), knob.metadata
+
+    def convert(text: str) -> Any:
+        if rule["choices"]:
+            allowed, value = " or ".join(rule["choices"]), text
+            good = text in rule["choices"]
+        else:
+            allowed = "an integer" if kind is int else "a number"
+            if rule["above"] is not None:
+                allowed += f" above {rule['above']}"
+            if rule["low"] is not None:
+                allowed += f" from {rule['low']}"
+            if rule["high"] is not None:
+                allowed += f" up to {rule['high']}"
+            try:
+                value = kind(text)
+                good = (
+                    math.isfinite(value)
+                    and (rule["low"] is None or value >= rule["low"])
+                    and (rule["above"] is None or value > rule["above"])
+                    and (rule["high"] is None or value <= rule["high"])
+                )
+            except ValueError:
+                good = False
+        if not good:
+            raise argparse.ArgumentTypeError(f"'{text}' is not {allowed}")
+        return value
+
+    return convert
+
+
+def check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,150}", name) or not name.strip("."):
+        raise InputError(f"--name '{name}': allowed are letters, digits, '.', '_' and '-'")
+    if name.endswith(UNFINISHED):
+        raise InputError(f"--name '{name}': the ending '{UNFINISHED}' is taken")
+
+
+def run_name(recipe: Recipe, data: str, size: int) -> str:
+    """``<recipe's name>``, plus the file's stem for a file, plus the size above 28 px."""
+    name = recipe.name
+    if data.endswith(".npz"):
+        name += "_" + re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data).stem)
+    return name + (f"_{size}" if size > 28 else "")
+
+
+def pick_device(wanted: str) -> torch.device:
+    """``auto`` is CUDA, then MPS, then the CPU.
+
+    Raises:
+        InputError: the device asked for is not there.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        wanted = next(kind for kind, there in available.items() if there)
+    if not available[wanted]:
+        usable = ", ".join(kind for kind, there in available.items() if there)
+        raise InputError(f"--device {wanted}: PyTorch finds none here; allowed are auto, {usable}")
+    cpu_only = torch.version.cuda is None and torch.version.hip is None
+    if wanted == "cpu" and cpu_only and shutil.which("nvidia-smi"):
+        print(
+            "NOTE: this machine has an NVIDIA card, but the installed PyTorch was built without "
+            f"CUDA. Training on the CPU. The way out: {GET_STARTED}",
+            file=sys.stderr,
+        )
+    return torch.device(wanted)

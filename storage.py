@@ -1,0 +1,199 @@
+"""Files that survive a crash: atomic writes, run locks and checkpoints.
+
+A file is written beside its destination, flushed to disk, and renamed over it, so a reader (or
+the next start after a power cut) finds the old content or the new one and never a mixture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+TEMPORARY_SUFFIX = ".tmp"
+UNFINISHED = ".unfinished"  # ending of a run that will replace a finished one of the same name
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message is one line that says what is allowed.
+
+    The command line prints it without a traceback and ends with exit status 2.
+    """
+
+
+def atomic_write(path: Path, content: bytes | str | Callable[[IO[bytes]], Any]) -> None:
+    """Write ``path`` so that it holds either its old content or all of the new one.
+
+    Args:
+        path: destination; its folder must exist.
+        content: bytes, text (written as UTF-8 with ``\\n``), or a function that writes to the
+            open binary file it is given.
+
+    Raises:
+        OSError: the disk is full, or the folder is gone or read-only. ``path`` is untouched and
+            no temporary file is left.
+    """
+    handle, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX
+    )
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o666 & ~_UMASK)  # mkstemp makes files private
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+
+
+def remove_temporaries(folder: Path, name: str) -> None:
+    """Delete what a killed process left of half-written files called ``name*`` in ``folder``."""
+    for leftover in folder.glob(f".{name}*{TEMPORARY_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
+@contextlib.contextmanager
+def run_lock(path: Path, name: str) -> Iterator[None]:
+    """Hold the run's lock file; the operating system frees it when the process dies.
+
+    Raises:
+        InputError: another live process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"a run called '{name}' is in progress in another process: "
+            "wait for it, stop it, or choose another --name"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` (tensors and plain Python values only) atomically with ``torch.save``."""
+    import torch
+
+    atomic_write(path, lambda file: torch.save(state, file))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint on the CPU without running any code that a pickle might carry.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds anything but tensors and plain values.
+    """
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"checkpoint '{path}' does not exist") from None
+    except Exception as error:  # a damaged pickle or zip can raise nearly any type
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"checkpoint '{path}' cannot be read safely: {reason[:200]}") from None
+    if not isinstance(state, dict):
+        raise InputError(f"checkpoint '{path}' holds a {type(state).__name__}, not a dict")
+    return state
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """Check, without making anything, that ``folder`` exists or could be made and written.
+
+    Raises:
+        InputError: a parent is not a folder or may not be written.
+    """
+    existing = folder.expanduser().absolute()
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputError(f"{flag} '{folder}': '{existing}' is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{flag} '{folder}': no permission to write in '{existing}'")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where a run keeps its results and checkpoints."""
+
+    results_dir: Path
+    models_dir: Path
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return self.results_dir / self.name
+
+    @property
+    def metrics(self) -> Path:
+        """Written last: a run is finished when it exists."""
+        return self.folder / "metrics.json"
+
+    @property
+    def last(self) -> Path:
+        return self.models_dir / f"{self.name}_last.pth"
+
+    @property
+    def best(self) -> Path:
+        return self.models_dir / f"{self.name}_best.pth"
+
+    @property
+    def replacement(self) -> RunFiles:
+        """Where a new run grows while a finished one of the same name stays as it is."""
+        return dataclasses.replace(self, name=self.name + UNFINISHED)
+
+    def clear(self) -> None:
+        """Remove what a run that will not be continued has left."""
+        for checkpoint in (self.last, self.best):
+            checkpoint.unlink(missing_ok=True)
+            remove_temporaries(self.models_dir, checkpoint.name)
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder)
+
+    def replace(self, old: RunFiles) -> None:
+        """Put this finished run in ``old``'s place; repeatable if it is cut off halfway."""
+        for source, destination in ((self.best, old.best), (self.last, old.last)):
+            if source.exists():
+                source.replace(destination)
+        old.folder.mkdir(parents=True, exist_ok=True)
+        for source in sorted(self.folder.iterdir(), key=lambda path: path == self.metrics):
+            source.replace(old.folder / source.name)
+        self.folder.rmdir()
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a table atomically; floats in full precision, lines ending in ``\\n`` everywhere."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    atomic_write(path, text.getvalue())
+
+
+def _current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _current_umask()  # read once at import: changing it later would race with other threads

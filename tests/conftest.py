@@ -1,0 +1,51 @@
+"""Shared by the tests: small phantoms, real X-rays where there are any, and running a script."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from phantom import make_phantom
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "tests" / "tiny_train.py"
+REAL_DATA = "CHESTMNIST_TEST_DATA"  # a folder with chestmnist_nih_subset_{28,64}.npz
+
+
+@pytest.fixture(scope="session")
+def phantom_npz(tmp_path_factory) -> Path:
+    """A small phantom file: 64 train, 24 val, 24 test two-class images of 28 px."""
+    path = tmp_path_factory.mktemp("phantom") / "small.npz"
+    np.savez(path, **make_phantom(size=28, train=64, val=24, test=24, seed=3))
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_npz(tmp_path_factory) -> Path:
+    """A copy of the real 28-px subset, so that the cache beside it goes with the test."""
+    source = Path(os.environ.get(REAL_DATA, "")) / "chestmnist_nih_subset_28.npz"
+    if not os.environ.get(REAL_DATA) or not source.is_file():
+        pytest.skip(f"no real X-rays: {REAL_DATA} names no folder with {source.name}")
+    path = tmp_path_factory.mktemp("real") / source.name
+    shutil.copyfile(source, path)
+    return path
+
+
+def run_script(
+    script: Path | str, *arguments: object, cwd: Path, timeout: float = 300, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script of the project as a user does, from the folder ``cwd``."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )

@@ -1,0 +1,338 @@
+"""The pictures of a run: their text, their robustness and that they fit on a page."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
+from PIL import Image
+from sklearn.metrics import roc_curve
+
+import visualize
+
+LONG_TITLE = (
+    "efficientchestnet_chestmnist_nih_subset_28 · EfficientChestNet · "
+    "chestmnist_nih_subset_28.npz (an npz in ChestMNIST's layout) · val n=58, test n=107"
+)
+PHANTOM_TITLE = "PHANTOM DATA, not ChestMNIST\n" + LONG_TITLE
+CREDIT = "Images: a source with a long name, its authors and its licence. " * 4
+
+
+def make_history(epochs, **changes):
+    """Return a plausible history; ``changes`` maps e.g. ``val_loss`` to {epoch: value}."""
+    rng = np.random.default_rng(0)
+    history = []
+    for epoch in range(1, epochs + 1):
+        decay, noise = np.exp(-epoch / 15), rng.normal(0, 0.01)
+        entry = {
+            "epoch": epoch,
+            "train_loss": 0.3 + 0.4 * decay,
+            "val_loss": 0.4 + 0.3 * decay + noise,
+            "train_accuracy": 0.92 - 0.3 * decay,
+            "val_accuracy": 0.88 - 0.3 * decay - noise,
+            "val_auc": 0.93 - 0.3 * decay,
+            "lr": 1e-3,
+            "seconds": 1.5,
+        }
+        for key, values in changes.items():
+            entry[key] = values.get(epoch, entry[key])
+        history.append(entry)
+    return history
+
+
+def make_predictions(count, side=28):
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 2, count)
+    probabilities = np.clip(0.5 + 0.3 * (2 * labels - 1) + rng.normal(0, 0.35, count), 0, 1)
+    images = rng.integers(0, 256, (count, side, side)).astype(np.uint8)
+    return images, labels, probabilities, 1000 + np.arange(count)
+
+
+def make_curve(count, decimals=1):
+    _, labels, probabilities, _ = make_predictions(count)
+    probabilities = probabilities.round(decimals)
+    return {"labels": labels, "probabilities": probabilities, "auc": 0.9, "auc_ci95": [0.8, 0.97]}
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """Return a function that calls a draw function and gives back the figure it would save."""
+
+    def draw(function, *arguments, **options):
+        figures = []
+        monkeypatch.setattr(visualize, "_save", lambda figure, path: figures.append(figure))
+        function(*arguments, tmp_path / "unused.png", **options)
+        figures[0].canvas.draw()
+        return figures[0]
+
+    return draw
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+def assert_nothing_clipped(figure):
+    page = figure.bbox
+    renderer = figure.canvas.get_renderer()
+    body = [axes.get_tightbbox(renderer) for axes in figure.axes if axes.axison]
+    body += [legend.get_window_extent(renderer) for legend in figure.legends]
+    title = figure._suptitle.get_window_extent(renderer)
+    for box in [title, *body]:
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= page.x1 and box.y1 <= page.y1
+    assert title.y0 >= max(box.y1 for box in body)
+    if figure._supxlabel is not None:
+        note = figure._supxlabel.get_window_extent(renderer)
+        assert note.x0 >= 0 and note.y0 >= 0 and note.x1 <= page.x1
+        assert note.y1 <= min(box.y0 for box in body)
+    if figure.legends:
+        legend = figure.legends[0].get_window_extent(renderer)
+        assert legend.y1 <= min(axes.get_tightbbox(renderer).y0 for axes in figure.axes)
+
+
+CONFUSIONS = {
+    "validation (as selected)": [[23, 5], [6, 24]],
+    "test (held out)": [[40, 11], [9, 47]],
+}
+CURVES = {"validation (as selected)": make_curve(58), "test (held out)": make_curve(107, 3)}
+PICTURES = {
+    "curves": (visualize.draw_training_curves, [make_history(60)], {"best_epoch": 40}),
+    "predictions": (
+        visualize.draw_predictions,
+        make_predictions(58, side=64),
+        {"threshold": 0.4, "credit": CREDIT},
+    ),
+    "large images": (
+        visualize.draw_predictions,
+        make_predictions(30, side=224),
+        {"threshold": 0.5, "credit": ""},
+    ),
+    "confusion": (visualize.draw_confusion_matrix, [CONFUSIONS], {}),
+    "roc": (visualize.draw_roc_curve, [CURVES], {"threshold": 0.4}),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_picture_is_small_and_the_same_every_time(name, tmp_path):
+    function, arguments, options = PICTURES[name]
+    paths = [tmp_path / "first.png", tmp_path / "second.png"]
+    for path in paths:
+        assert function(*arguments, path, title=PHANTOM_TITLE, **options) is None
+    content = paths[0].read_bytes()
+    assert content == paths[1].read_bytes()
+    assert len(content) < 300_000
+    with Image.open(io.BytesIO(content)) as picture:
+        assert 800 <= picture.width <= 1500 and 400 <= picture.height <= 2000
+        assert not picture.info.keys() & {"Software", "date"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.png", "second.png"]
+
+
+@pytest.mark.parametrize("title", [LONG_TITLE, PHANTOM_TITLE, "W" * 200, r"not math: $\frac$"])
+@pytest.mark.parametrize("name", ["curves", "predictions", "confusion", "roc"])
+def test_title_is_complete_and_nothing_is_clipped(name, title, drawn):
+    function, arguments, options = PICTURES[name]
+    figure = drawn(function, *arguments, title=title, **options)
+    shown = figure._suptitle.get_text()
+    assert "".join(shown.split()) == "".join(title.split())
+    phantom = "PHANTOM DATA" in title
+    assert (figure._suptitle.get_weight() == "bold") == phantom
+    assert (to_hex(figure._suptitle.get_color()).upper() == visualize.VERMILLION) == phantom
+    assert_nothing_clipped(figure)
+
+
+def test_importing_does_not_load_pyplot():
+    code = "import sys, visualize; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_training_curves_say_what_they_show(drawn):
+    figure = drawn(
+        visualize.draw_training_curves,
+        *[make_history(30)],
+        **{"title": "run", "best_epoch": 20, "stage_changes": [6]},
+    )
+    best = make_history(30)[19]
+    assert "90 % goal" in texts(figure)
+    assert f"best epoch 20: val loss {best['val_loss']:.3f}" in texts(figure)
+    accuracy = f"{100 * best['val_accuracy']:.1f} %, AUC {best['val_auc']:.3f}"
+    assert f"best epoch 20: val {accuracy}" in texts(figure)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [
+        *["training", "validation", "validation AUC x 100"],
+        *["best epoch", "stage change (epoch 6)"],
+    ]
+
+
+def test_loss_spike_does_not_squash_the_curve(drawn):
+    history = make_history(20, val_loss={7: 30.0})
+    figure = drawn(visualize.draw_training_curves, history, title="run", best_epoch=7)
+    assert figure.axes[0].get_ylim()[1] < 1
+    assert "loss above the axis (up to 30)" in texts(figure)
+    lines = [line for line in figure.axes[0].lines if line.get_marker() == "^"]
+    assert [epoch for line in lines for epoch in line.get_xdata()] == [7]
+    assert_nothing_clipped(figure)
+
+
+def test_ordinary_loss_is_never_cut(drawn):
+    overfitted = {epoch: 0.4 + 0.05 * epoch for epoch in range(1, 41)}
+    history = make_history(40, val_loss=overfitted)
+    figure = drawn(visualize.draw_training_curves, history, title="run")
+    assert figure.axes[0].get_ylim()[1] > max(overfitted.values())
+    assert not any("above the axis" in text for text in texts(figure))
+
+
+def test_single_epoch_has_visible_points(drawn):
+    figure = drawn(visualize.draw_training_curves, make_history(1), title="run", best_epoch=1)
+    drawn_lines = [
+        line for axes in figure.axes for line in axes.lines if len(line.get_xdata()) == 1
+    ]
+    assert len(drawn_lines) >= 5
+    assert all(line.get_markersize() >= 5 for line in drawn_lines)
+    assert_nothing_clipped(figure)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [],
+        make_history(1, val_loss={1: float("inf")}, val_auc={1: None}),
+        make_history(5, val_loss={2: float("nan"), 5: float("-inf")}, val_auc={3: float("nan")}),
+        [{"epoch": 1}, {"epoch": 2}],
+        make_history(5, val_loss=dict.fromkeys(range(1, 6), 0.0)),
+    ],
+    ids=["empty", "inf", "nan", "missing keys", "constant"],
+)
+def test_unusual_history_is_drawn(history, drawn):
+    figure = drawn(
+        visualize.draw_training_curves,
+        *[history],
+        **{"title": "run", "best_epoch": 2, "stage_changes": [3, 9]},
+    )
+    missing = sum(
+        not np.isfinite(np.nan if entry.get(key) is None else entry[key])
+        for entry in history
+        for key in ("train_loss", "val_loss")
+    )
+    assert (f"losses not finite: {missing}" in texts(figure)) == bool(missing)
+    assert_nothing_clipped(figure)
+
+
+@pytest.mark.parametrize("count", [1, 7, 20, 58])
+def test_predictions_state_class_confidence_and_errors(count, drawn):
+    images, labels, probabilities, indices = make_predictions(count)
+    options = {"threshold": 0.3, "title": "run", "credit": "Images: somewhere $x$"}
+    arguments = (images, labels, probabilities, indices)
+    figure = drawn(visualize.draw_predictions, *arguments, **options)
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert len(shown) == min(count, 20)
+    wrong = 0
+    for axes in shown:
+        true, predicted, confidence, index = axes.get_xlabel().splitlines()
+        number = int(index.removeprefix("index ")) - 1000
+        positive = probabilities[number] >= 0.3
+        expected = probabilities[number] if positive else 1 - probabilities[number]
+        assert true == f"true: {visualize.CLASS_NAMES[labels[number]]}"
+        assert predicted == f"pred: {visualize.CLASS_NAMES[int(positive)]}"
+        assert confidence == f"confidence {100 * expected:.1f} %"
+        correct = positive == labels[number]
+        wrong += not correct
+        assert axes.get_title() == ("✓ right" if correct else "✗ WRONG")
+        frame = axes.spines["left"]
+        color = visualize.GREEN if correct else visualize.VERMILLION
+        assert to_hex(frame.get_edgecolor()).upper() == color
+        assert (frame.get_linestyle() == "-") == correct
+    note = figure._supxlabel.get_text()
+    assert f"{len(shown) - wrong} right, {wrong} wrong" in note and "0.3" in note
+    assert note.endswith("Images: somewhere $x$")
+    assert_nothing_clipped(figure)
+
+
+def test_seed_chooses_the_images(drawn):
+    options = {"threshold": 0.5, "title": "run", "credit": ""}
+
+    def shown(seed):
+        arguments = make_predictions(200)
+        figure = drawn(visualize.draw_predictions, *arguments, seed=seed, **options)
+        return [axes.get_xlabel() for axes in figure.axes]
+
+    assert shown(0) == shown(0) != shown(1)
+
+
+def test_predictions_of_different_lengths_are_refused(tmp_path):
+    images, labels, probabilities, indices = make_predictions(5)
+    options = {"threshold": 0.5, "title": "run", "credit": ""}
+    for arguments in (
+        (images, labels[:4], probabilities, indices),
+        (images[:0], labels[:0], probabilities[:0], indices[:0]),
+    ):
+        with pytest.raises(ValueError, match="equal and at least 1"):
+            visualize.draw_predictions(*arguments, tmp_path / "no.png", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_confusion_matrix_counts_and_rates(drawn):
+    figure = drawn(visualize.draw_confusion_matrix, CONFUSIONS, title="run")
+    validation = figure.axes[0]
+    assert validation.get_title() == "validation (as selected)"
+    cells = [text.get_text() for text in validation.texts]
+    assert cells[0::2] == ["23", "5", "6", "24"]
+    assert cells[1::2] == [f"{share} % of row" for share in ("82.1", "17.9", "20.0", "80.0")]
+    for expected in (
+        *("accuracy 81.0 %  (47/58)", "sensitivity 80.0 %  (24/30 pneumothorax)"),
+        "specificity 82.1 %  (23/28 cardiomegaly)",
+    ):
+        assert expected in validation.get_xlabel()
+    for labels in (validation.get_xticklabels(), validation.get_yticklabels()):
+        assert tuple(label.get_text() for label in labels) == visualize.CLASS_NAMES
+
+
+@pytest.mark.parametrize(
+    "confusions",
+    [
+        {"validation": [[0, 0], [0, 1]]},
+        {"validation": [[9, 1], [0, 0]], "test": [[41234, 0], [3, 11234]]},
+        {"validation": [[0, 0], [0, 0]]},
+    ],
+)
+def test_unusual_confusion_matrix_is_drawn(confusions, drawn):
+    figure = drawn(visualize.draw_confusion_matrix, confusions, title=LONG_TITLE)
+    assert "n/a" in figure.axes[0].get_xlabel()
+    assert_nothing_clipped(figure)
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 6])
+def test_roc_points_match_scikit_learn(decimals):
+    curve = make_curve(200, decimals)
+    labels, probabilities = curve["labels"], curve["probabilities"]
+    rates = visualize.roc_points(labels, probabilities)
+    expected = roc_curve(labels, probabilities, drop_intermediate=False)
+    assert len(rates[0]) == len(np.unique(probabilities)) + 1
+    np.testing.assert_allclose(rates, expected[:2])
+
+
+def test_roc_operating_points_lie_on_the_curve(drawn):
+    figure = drawn(visualize.draw_roc_curve, CURVES, title="run", threshold=0.4)
+    axes = figure.axes[0]
+    lines = [set(zip(*line.get_data(), strict=True)) for line in axes.lines[:2]]
+    points = [tuple(points.get_offsets()[0]) for points in axes.collections]
+    assert len(points) == 4
+    for position, point in enumerate(points):
+        assert min(np.hypot(*np.subtract(point, other)) for other in lines[position // 2]) < 1e-9
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert "validation (as selected)\nAUC 0.900 (95 % CI 0.800 to 0.970)" in labels[0]
+    assert "at 0.5: sens. " in labels[1] and "at 0.4: sens. " in labels[1]
+    assert labels[2:] == ["chance (AUC 0.5)", "threshold 0.5", "chosen threshold 0.4"]
+
+
+@pytest.mark.parametrize("auc", [float("nan"), None])
+def test_roc_with_one_class_is_drawn(auc, drawn):
+    one_class = {"labels": [1], "probabilities": [0.7], "auc": auc, "auc_ci95": None}
+    curves = {"validation": one_class, "test": {**make_curve(9), "auc_ci95": None}}
+    figure = drawn(visualize.draw_roc_curve, curves, title="run", threshold=0.5)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels[0] == "validation\nno curve: only one class"
+    assert labels[1].startswith("test\nAUC 0.900\nat 0.5") and labels[1].count("sens.") == 1
+    assert_nothing_clipped(figure)

@@ -1,0 +1,27 @@
+"""Experiment 1: EfficientChestNet, SE bottlenecks, from scratch at 28 px."""
+
+from engine import Recipe
+from experiment import run
+from model import EfficientChestNet
+
+REPORT = Recipe(
+    name="efficientchestnet",
+    epochs=100,
+    batch_size=32,
+    lr=1e-3,
+    weight_decay=1e-4,
+    schedule="onecycle",
+    warmup=0.05,
+    div_factor=10,
+    final_div_factor=100,
+    clip=1.0,
+    monitor="val_accuracy",
+    patience=15,
+    normalize="fixed",
+    mean=0.5,
+    std=0.5,
+    seed=42,
+)
+
+if __name__ == "__main__":
+    run(EfficientChestNet, {"report": REPORT})

@@ -1,0 +1,417 @@
+"""The pictures of a run: training curves, sample predictions, confusion matrices and ROC curves.
+
+Every figure is drawn on its own ``Figure`` and Agg canvas, never through pyplot: no window system
+is needed and no figure stays in memory. The same input gives the same bytes.
+Colours are from the Okabe-Ito palette; line style, shape or text says the same thing again.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from storage import atomic_write
+
+CLASS_NAMES = ("cardiomegaly", "pneumothorax")
+PHANTOM_MARK = "PHANTOM DATA"
+GOAL_PERCENT = 90
+
+BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+INK, GREY, PALE = "#222222", "#666666", "#E4E4E4"
+
+WIDTH = 8.3  # inches; a code host shows about 830 px, so 10 pt text is about 14 px high there
+DPI = 150
+SMALL, NORMAL, LARGE = 9, 10.5, 22  # points
+GRID_COLUMNS, GRID_IMAGES = 5, 20
+MAX_SIDE = 64  # px; larger images are averaged down, which keeps the picture under 300 kB
+
+
+def draw_training_curves(
+    history: Sequence[Mapping[str, Any]],
+    path: Path | str,
+    *,
+    title: str,
+    best_epoch: int | None = None,
+    stage_changes: Sequence[int] = (),
+) -> None:
+    """Draw loss (left) and accuracy with the validation AUC (right) over the epochs.
+
+    Losses far above the rest are shown as triangles at the upper edge and named in the legend.
+
+    Args:
+        history: one mapping per finished epoch with ``epoch``, ``train_loss``, ``val_loss``,
+            ``train_accuracy``, ``val_accuracy`` and ``val_auc`` (the last three in 0..1); missing,
+            None and non-finite values are left out. May be empty.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+        best_epoch: epoch whose weights were kept, if any.
+        stage_changes: first epoch of every later training stage.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    figure = _titled_figure(title, body_height=4.4)
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    epochs = [int(entry["epoch"]) for entry in history]
+    train_loss, val_loss = _series(history, "train_loss"), _series(history, "val_loss")
+    train_percent = 100 * _series(history, "train_accuracy")
+    val_percent = 100 * _series(history, "val_accuracy")
+    auc_percent = 100 * _series(history, "val_auc")
+    # a single epoch has no line, and many markers would hide the line
+    size = 5 if len(epochs) <= 25 else 0
+    train = {"color": ORANGE, "marker": "o", "linewidth": 1.6, "markersize": size}
+    val = {"color": BLUE, "marker": "s", "linewidth": 2.2, "markersize": size}
+    auc = {"color": INK, "marker": "d", "linewidth": 1.1, "markersize": size, "linestyle": "-."}
+    loss_axes.plot(epochs, train_loss, **train)
+    loss_axes.plot(epochs, val_loss, **val)
+    accuracy_axes.plot(epochs, train_percent, label="training", **train)
+    accuracy_axes.plot(epochs, val_percent, label="validation", **val)
+    accuracy_axes.plot(epochs, auc_percent, label="validation AUC x 100", **auc)
+    handles = accuracy_axes.get_legend_handles_labels()[0]
+
+    spikes = _limit_loss(loss_axes, epochs, {ORANGE: train_loss, BLUE: val_loss})
+    seen = np.concatenate([train_percent, val_percent, auc_percent])
+    lowest = np.nanmin(seen) if np.isfinite(seen).any() else 50
+    accuracy_axes.set_ylim(max(-1, 5 * math.floor(lowest / 5) - 2), 101)
+    accuracy_axes.axhline(GOAL_PERCENT, color=GREY, linestyle="--", linewidth=1.4, zorder=1)
+    beside = {"xycoords": ("axes fraction", "data"), "va": "center", "color": INK}
+    accuracy_axes.annotate(f"{GOAL_PERCENT} % goal", (1.02, GOAL_PERCENT), fontsize=SMALL, **beside)
+
+    first, last = min(epochs, default=1), max(epochs, default=1)
+    changes = [epoch for epoch in stage_changes if first < epoch <= last]
+    for axes, ylabel in ((loss_axes, "loss"), (accuracy_axes, "accuracy (%)")):
+        for epoch in changes:
+            axes.axvline(epoch - 0.5, color=GREY, linestyle=":", linewidth=1.6, zorder=1)
+        axes.set_xlim(first - 0.6, last + 0.6)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+        _tidy(axes, "epoch", ylabel)
+    if not epochs:
+        loss_axes.set_title("no finished epoch", fontsize=NORMAL, color=INK, pad=10)
+    if best_epoch in epochs:
+        best = epochs.index(best_epoch)
+        ring = {"marker": "o", "markersize": 14, "markerfacecolor": "none", "markeredgewidth": 2}
+        ring |= {"color": VERMILLION, "linewidth": 1.2, "zorder": 4}
+        accuracy_text = f"val {_number(val_percent[best], '.1f')} %"
+        auc_text = f"AUC {_number(auc_percent[best] / 100, '.3f')}"
+        for axes, values, text in (
+            (loss_axes, val_loss, f"val loss {_number(val_loss[best], '.3f')}"),
+            (accuracy_axes, val_percent, f"{accuracy_text}, {auc_text}"),
+        ):
+            axes.axvline(best_epoch, color=VERMILLION, linewidth=1.2, zorder=1.5)
+            axes.plot(best_epoch, min(values[best], axes.get_ylim()[1]), clip_on=False, **ring)
+            axes.set_title(f"best epoch {best_epoch}: {text}", fontsize=NORMAL, color=INK, pad=10)
+        handles.append(Line2D([], [], label="best epoch", **ring))
+    if changes:
+        label = "stage change (epoch " + ", ".join(map(str, changes[:3]))
+        label += ", ...)" if len(changes) > 3 else ")"
+        handles.append(Line2D([], [], color=GREY, linestyle=":", linewidth=1.6, label=label))
+    if spikes:
+        label = f"loss above the axis (up to {max(spikes):.3g})"
+        triangle = {"marker": "^", "markersize": 8, "color": "white", "markeredgecolor": INK}
+        handles.append(Line2D([], [], linestyle="", label=label, **triangle))
+    missing = int(np.isnan(np.concatenate([train_loss, val_loss])).sum())
+    if missing:
+        label = f"losses not finite: {missing}"
+        handles.append(Line2D([], [], linestyle="", label=label))
+    for line in (*loss_axes.lines, *accuracy_axes.lines):
+        line.set_in_layout(False)  # a line without points would claim the figure's corner
+    legend = {"loc": "outside lower center", "ncols": 3, "fontsize": SMALL + 0.5, "frameon": False}
+    figure.legend(handles=handles, handlelength=2.8, **legend)
+    _save(figure, path)
+
+
+def _limit_loss(axes: Axes, epochs: Sequence[int], losses: Mapping[str, np.ndarray]) -> list[float]:
+    """Keep spikes out of the y range, mark them at its upper edge and return their values."""
+    values = np.concatenate(list(losses.values()))
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return []
+    usual = np.percentile(values, 80, method="lower")
+    ceiling = 4 * usual if values.size >= 4 and usual > 0 else np.inf
+    low, high = values.min(), values[values <= ceiling].max()
+    margin = max(0.06 * (high - low), 0.03 * abs(high), 1e-6)
+    axes.set_ylim(low - margin, high + margin)
+    for color, series in losses.items():
+        above = [epoch for epoch, value in zip(epochs, series, strict=True) if value > ceiling]
+        top = [high + margin] * len(above)
+        axes.plot(above, top, "^", color=color, markeredgecolor=INK, markersize=8, clip_on=False)
+    return values[values > ceiling].tolist()
+
+
+def draw_predictions(
+    images: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    indices: np.ndarray,
+    path: Path | str,
+    *,
+    threshold: float,
+    title: str,
+    credit: str,
+    seed: int = 0,
+) -> None:
+    """Draw up to 20 random images with their true class, predicted class and confidence.
+
+    Args:
+        images: (N, H, W) uint8, N at least 1.
+        labels: (N,) class indices, 0 or 1.
+        probabilities: (N,) probability of class 1.
+        indices: (N,) number of each image in its data file.
+        path: PNG to write; its folder must exist.
+        threshold: class 1 is predicted when its probability is at least this.
+        title: wrapped to the width of the picture.
+        credit: source of the images, printed at the bottom; may be empty.
+        seed: chooses the images.
+
+    Raises:
+        ValueError: there is no image, or the lengths differ.
+        OSError: ``path`` cannot be written.
+    """
+    lengths = [len(values) for values in (images, labels, probabilities, indices)]
+    if min(lengths) == 0 or len(set(lengths)) > 1:
+        raise ValueError(
+            f"images, labels, probabilities and indices have lengths {lengths}: "
+            "they must be equal and at least 1"
+        )
+    shown = min(len(images), GRID_IMAGES)
+    chosen = np.sort(np.random.default_rng(seed).choice(len(images), size=shown, replace=False))
+    rows = math.ceil(shown / GRID_COLUMNS)
+    figure = _titled_figure(title, body_height=2.45 * rows + 0.8)
+    figure.get_layout_engine().set(hspace=0.06)
+    grid = figure.subplots(rows, GRID_COLUMNS, squeeze=False).ravel()
+    right = 0
+    for axes, number in zip(grid, chosen, strict=False):
+        predicted = int(probabilities[number] >= threshold)
+        confidence = probabilities[number] if predicted else 1 - probabilities[number]
+        correct = predicted == labels[number]
+        right += int(correct)
+        mark, color, dashes = "✓ right", GREEN, "-"
+        if not correct:
+            mark, color, dashes = "✗ WRONG", VERMILLION, (0, (1.6, 0.8))
+        image = _reduced(images[number])
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(color=color, linewidth=4, linestyle=dashes, capstyle="butt")
+        axes.set_title(mark, fontsize=NORMAL, color=color, weight="bold", pad=5)
+        text = (
+            f"true: {CLASS_NAMES[int(labels[number])]}\npred: {CLASS_NAMES[predicted]}\n"
+            f"confidence {_number(100 * confidence, '.1f')} %\nindex {indices[number]}"
+        )
+        axes.set_xlabel(text, fontsize=SMALL, color=INK, labelpad=5)
+    for axes in grid[shown:]:
+        axes.set_axis_off()
+    notes = (
+        f"Shown: {right} right, {shown - right} wrong. "
+        "Confidence is the probability of the predicted class.",
+        f"{CLASS_NAMES[1].capitalize()} is predicted when its probability is at least "
+        f"{threshold:.3g}.",
+        credit,
+    )
+    text = "\n".join(_wrapped(figure, note, SMALL) for note in notes if note)
+    figure.supxlabel(text, fontsize=SMALL, color=INK, parse_math=False)
+    _save(figure, path)
+
+
+def draw_confusion_matrix(
+    confusions: Mapping[str, Sequence[Sequence[int]]], path: Path | str, *, title: str
+) -> None:
+    """Draw one panel per named confusion matrix, with accuracy, sensitivity and specificity.
+
+    Args:
+        confusions: name to [[TN, FP], [FN, TP]], rows are true classes; one or two of them.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    figure = _titled_figure(title, body_height=5.6, width=WIDTH if len(confusions) > 1 else 6)
+    panels = figure.subplots(1, len(confusions), squeeze=False)[0]
+    # pale throughout, so that dark text is readable in every cell and in a grey print
+    blues = LinearSegmentedColormap.from_list("blues", ["white", "#7DB7DC"])
+    for axes, (name, confusion) in zip(panels, confusions.items(), strict=True):
+        counts = np.asarray(confusion, dtype=int)
+        totals = counts.sum(axis=1)
+        share = counts / np.maximum(totals, 1)[:, None]
+        axes.imshow(share, cmap=blues, vmin=0, vmax=1)
+        for row, column in np.ndindex(2, 2):
+            style = {"ha": "center", "color": INK}
+            percent = _percent(counts[row, column], totals[row])
+            axes.text(column, row, f"{counts[row, column]}", fontsize=LARGE, **style)
+            axes.text(column, row + 0.2, f"{percent} of row", fontsize=NORMAL, **style)
+        axes.axhline(0.5, color=INK, linewidth=0.8)
+        axes.axvline(0.5, color=INK, linewidth=0.8)
+        axes.set_title(name, fontsize=NORMAL + 1, weight="bold", color=INK)
+        axes.set_xticks([0, 1], CLASS_NAMES, fontsize=NORMAL)
+        axes.set_yticks([0, 1], CLASS_NAMES, fontsize=NORMAL, rotation=90, va="center")
+        axes.tick_params(length=0)
+        axes.set_anchor("N")  # spare height goes below the panel, not between it and the title
+        axes.set_ylabel("true class", fontsize=NORMAL)
+        (tn, _), (_, tp) = counts
+        summary = (
+            "predicted class\n\n"
+            f"accuracy {_percent(tn + tp, totals.sum())}  ({tn + tp}/{totals.sum()})\n"
+            f"sensitivity {_percent(tp, totals[1])}  ({tp}/{totals[1]} {CLASS_NAMES[1]})\n"
+            f"specificity {_percent(tn, totals[0])}  ({tn}/{totals[0]} {CLASS_NAMES[0]})"
+        )
+        axes.set_xlabel(summary, fontsize=NORMAL, linespacing=1.35)
+    _save(figure, path)
+
+
+def draw_roc_curve(
+    curves: Mapping[str, Mapping[str, Any]], path: Path | str, *, title: str, threshold: float
+) -> None:
+    """Draw one or two ROC curves with the operating points at 0.5 and at ``threshold``.
+
+    Args:
+        curves: name to ``labels`` (N,) of 0 and 1, ``probabilities`` (N,) of class 1, ``auc``, and
+            ``auc_ci95`` as (low, high) or None. A set with one class only gets no curve.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+        threshold: class 1 is predicted when its probability is at least this.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    figure = _titled_figure(title, body_height=4.9)
+    axes = figure.subplots()
+    handles = []
+    looks = ((BLUE, "-"), (ORANGE, (0, (4, 1.5))))
+    for (name, curve), (color, line) in zip(curves.items(), looks, strict=False):
+        labels, probabilities = np.asarray(curve["labels"]), np.asarray(curve["probabilities"])
+        style = {"color": color, "linestyle": line, "linewidth": 2.4}
+        if len(np.unique(labels)) < 2:
+            handles.append(Line2D([], [], label=f"{name}\nno curve: only one class", **style))
+            continue
+        label = f"{name}\nAUC {_number(curve['auc'], '.3f')}"
+        if curve.get("auc_ci95") is not None:
+            label += " (95 % CI {:.3f} to {:.3f})".format(*curve["auc_ci95"])
+        # a hollow circle around the filled diamond: both stay visible where they coincide
+        for cut, marker, size, face in ((0.5, "o", 150, "none"), (threshold, "D", 45, color)):
+            false_positive_rate = np.mean(probabilities[labels == 0] >= cut)
+            sensitivity = np.mean(probabilities[labels == 1] >= cut)
+            point = {"marker": marker, "s": size, "facecolor": face, "linewidth": 1.6}
+            point["edgecolor"] = INK if marker == "D" else color
+            axes.scatter(false_positive_rate, sensitivity, clip_on=False, zorder=4, **point)
+            specificity = 1 - false_positive_rate
+            if marker == "o" or cut != 0.5:
+                label += f"\nat {cut:.3g}: sens. {100 * sensitivity:.1f} %, "
+                label += f"spec. {100 * specificity:.1f} %"
+        rates = roc_points(labels, probabilities)
+        handles += axes.plot(*rates, label=label, clip_on=False, **style)
+    handles += axes.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1.4, label="chance (AUC 0.5)")
+    edge = {"linestyle": "", "markeredgecolor": INK, "markeredgewidth": 1.4}
+    for label, marker, size, face in (
+        ("threshold 0.5", "o", 12, "none"),
+        (f"chosen threshold {threshold:.3g}", "D", 6.5, GREY),
+    ):
+        point = {"marker": marker, "markersize": size, "markerfacecolor": face, **edge}
+        handles.append(Line2D([], [], label=label, **point))
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    _tidy(axes, "false positive rate (1 - specificity)", f"sensitivity for {CLASS_NAMES[1]}")
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.03, 1), "borderaxespad": 0}
+    style = {"fontsize": SMALL + 0.5, "frameon": False, "labelspacing": 1.1, "handlelength": 3}
+    axes.legend(handles=handles, **beside, **style)
+    _save(figure, path)
+
+
+def roc_points(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return false and true positive rates, (0, 0) first, one point per distinct probability.
+
+    Args:
+        labels: (N,) of 0 and 1, with both classes.
+        probabilities: (N,) probability of class 1.
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    positive = labels[order] == 1
+    last_of_tie = np.append(np.diff(probabilities[order]) != 0, True)
+    true_positives = np.append(0, np.cumsum(positive)[last_of_tie])
+    false_positives = np.append(0, np.cumsum(~positive)[last_of_tie])
+    return false_positives / false_positives[-1], true_positives / true_positives[-1]
+
+
+def _titled_figure(title: str, body_height: float, width: float = WIDTH) -> Figure:
+    """Return an empty figure whose height, in inches, leaves room for the wrapped title."""
+    figure = Figure(figsize=(width, body_height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    fontsize, weight, color = 11.5, "normal", INK
+    if PHANTOM_MARK in title:
+        fontsize, weight, color = 12.5, "bold", VERMILLION
+    text = _wrapped(figure, title, fontsize, weight)
+    style = {"fontsize": fontsize, "weight": weight, "color": color, "linespacing": 1.3}
+    heading = figure.suptitle(text, parse_math=False, **style)
+    figure.set_figheight(body_height + heading.get_window_extent().height / DPI)
+    return figure
+
+
+def _wrapped(figure: Figure, text: str, fontsize: float, weight: str = "normal") -> str:
+    """Break lines so that the drawn text fits the figure, in as few and as even lines as it can."""
+    room = 0.95 * figure.get_figwidth() * DPI
+    probe = figure.text(0, 0, "", fontsize=fontsize, weight=weight, parse_math=False)
+    lines = []
+    for line in text.replace(" · ", "\u00a0· ").splitlines():  # no line starts with the dot
+        best = None
+        for characters in range(min(len(line), 150), 0, -1):
+            pieces = textwrap.wrap(line, characters)
+            if best is not None and len(pieces) > len(best):
+                break
+            probe.set_text("\n".join(pieces))
+            if best is not None or probe.get_window_extent().width <= room:
+                best = pieces
+        lines += best or [""]
+    probe.remove()
+    return "\n".join(lines).replace("\u00a0", " ")
+
+
+def _tidy(axes: Axes, xlabel: str, ylabel: str) -> None:
+    axes.set_xlabel(xlabel, fontsize=NORMAL)
+    axes.set_ylabel(ylabel, fontsize=NORMAL)
+    axes.tick_params(labelsize=SMALL + 0.5)
+    axes.grid(color=PALE, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: Path | str) -> None:
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    # 256 colours halve the file; Pillow writes no date or version, so the bytes are reproducible
+    picture = Image.fromarray(pixels).quantize(256, dither=Image.Dither.NONE)
+    png = io.BytesIO()
+    picture.save(png, format="PNG")
+    atomic_write(Path(path), png.getvalue())
+
+
+def _series(history: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    values = [np.nan if entry.get(key) is None else entry[key] for entry in history]
+    values = np.asarray(values, dtype=float)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _reduced(image: np.ndarray) -> np.ndarray:
+    step = math.ceil(max(image.shape) / MAX_SIDE)
+    height, width = (side // step for side in image.shape)
+    blocks = image[: height * step, : width * step].reshape(height, step, width, step)
+    return blocks.mean(axis=(1, 3))
+
+
+def _number(value: float | None, form: str) -> str:
+    return format(value, form) if value is not None and math.isfinite(value) else "n/a"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "n/a"
