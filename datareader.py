@@ -11,15 +11,19 @@ from NIH ChestX-ray14 (Wang et al., CVPR 2017).
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import json
+import math
 import os
 import sys
+import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,6 +42,7 @@ OFFICIAL_COUNTS = {"train": (754, 1552), "val": (97, 208), "test": (243, 439)}
 PATIENT_CHARACTERS = 8  # of an NIH file name: 00000013_005.png is image 5 of patient 00000013
 
 _SMALLEST, _LARGEST = 16, 1024  # image sides in pixels that are accepted
+_LONGEST_NAME = 255  # characters
 _BLOCK_BYTES = 8 << 20
 _DEFLATE_LIMIT = 1100  # deflate shrinks at most 1032:1; a larger claim is a damaged or hostile file
 _CACHE_VERSION = 1
@@ -127,7 +132,7 @@ def load(
         return _phantom(size)
     if data in ("auto", "chestmnist"):
         try:
-            return _official(root or Path.home() / ".medmnist", size)
+            return _official(root, size)
         except _NotAvailable as error:
             if data == "chestmnist":
                 raise InputError(f"--data chestmnist: {error}") from None
@@ -138,19 +143,23 @@ def load(
                 flush=True,
             )
             return _phantom(size)
-    path = Path(data).expanduser()
+    path = Path(data)
     if path.suffix != ".npz":
         raise InputError(
             f"--data '{data}': allowed are auto, chestmnist, phantom or a file FILE.npz"
         )
-    if not path.is_file():
+    with contextlib.suppress(RuntimeError):  # ~name of a user who does not exist
+        path = path.expanduser()
+    if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
         raise InputError(f"--data '{data}': there is no such file")
-    loaded = _with_cache(path)
-    if source_size not in (None, loaded.size):
-        raise InputError(
-            f"--source-size {source_size}: '{path.name}' holds {loaded.size}-px images"
-        )
-    return loaded
+
+    def check(loaded: TwoClassData) -> None:
+        if source_size not in (None, loaded.size):
+            raise InputError(
+                f"--source-size {source_size}: '{path.name}' holds {loaded.size}-px images"
+            )
+
+    return _with_cache(path, check)
 
 
 def two_class_mask(labels: np.ndarray) -> np.ndarray:
@@ -173,6 +182,8 @@ def filter_npz(path: Path) -> TwoClassData:
             phantom = "phantom.npy" in archive.namelist()
     except InputError as error:
         raise InputError(f"'{path}': {error}") from None
+    except PermissionError:
+        raise InputError(f"'{path}': no permission to read it") from None
     except Exception as error:  # damaged zips raise nearly any type, from KeyError to zlib.error
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
         raise InputError(
@@ -182,113 +193,118 @@ def filter_npz(path: Path) -> TwoClassData:
     sizes = {name: splits[name].images.shape[1] for name in SPLITS}
     if len(set(sizes.values())) > 1:
         raise InputError(f"'{path}': the splits differ in image size: {sizes}")
+    name = path.name.encode(errors="replace").decode()  # a name that is not UTF-8 cannot be printed
     return TwoClassData(
         **splits,
-        source=f"{PHANTOM_MARK} ({path.name})" if phantom else path.name,
+        source=f"{PHANTOM_MARK} ({name})" if phantom else name,
         sha256=_sha256(path),
         phantom=phantom,
     )
 
 
 def _filter_split(archive: zipfile.ZipFile, split: str) -> Split:
-    labels = _read_array(archive, f"{split}_labels")
-    if labels.dtype != np.uint8 or labels.ndim != 2 or labels.shape[1] != N_FINDINGS:
-        raise InputError(
-            f"{split}_labels is {labels.dtype} {labels.shape}; wanted is uint8 (N, {N_FINDINGS})"
-        )
-    if labels.size and labels.max() > 1:
-        raise InputError(f"{split}_labels holds {labels.max()}; allowed are 0 and 1")
-    keep = two_class_mask(labels)
-    classes = labels[keep][:, CLASS_COLUMNS[1]]
+    images, labels = _Array(archive, f"{split}_images"), _Array(archive, f"{split}_labels")
+    n = labels.shape[0] if labels.shape else 0
+    labels.check(
+        labels.dtype == np.uint8 and labels.shape == (n, N_FINDINGS), f"uint8 (N, {N_FINDINGS})"
+    )
+    images.check_images(n)
+
+    keep, classes = [np.zeros(0, bool)], [np.zeros(0, np.uint8)]
+    for _, block in labels.blocks():
+        if block.max() > 1:
+            raise InputError(f"{split}_labels holds {block.max()}; allowed are 0 and 1")
+        keep.append(two_class_mask(block))
+        classes.append(block[keep[-1]][:, CLASS_COLUMNS[1]])
+    keep, classes = np.concatenate(keep), np.concatenate(classes)
     for k, name in enumerate(CLASS_NAMES):
         if not (classes == k).any():
             raise InputError(f"the {split} split has no image labelled {name} alone")
 
     names = None
-    names = None
     if f"{split}_names.npy" in archive.namelist():
-        names = _read_array(archive, f"{split}_names")
-        if names.dtype.kind != "U" or names.shape != keep.shape:
-            raise InputError(
-                f"{split}_names is {names.dtype} {names.shape}; wanted is text ({len(keep)},)"
-            )
-        names = names[keep]
-    images = _read_rows(archive, f"{split}_images", keep)
-    return Split(images, classes, np.flatnonzero(keep), names)
+        names = _Array(archive, f"{split}_names")
+        names.check_names(n)
+        names = names.read(keep)
+    return Split(images.read(keep), classes, np.flatnonzero(keep), names)
 
 
-def _open_array(
-    archive: zipfile.ZipFile, name: str
-) -> tuple[IO[bytes], tuple[int, ...], bool, np.dtype]:
-    """Open a member and check that its header, the zip's directory and deflate's limit agree.
+class _Array:
+    """One array of an npz, read in blocks of rows.
 
-    Nothing of the claimed size is allocated before that.
+    Nothing of the size that a header claims is allocated before the header, the zip's directory
+    and deflate's limit were found to agree.
+
+    Raises:
+        InputError: they do not, or the array holds Python objects.
     """
-    member = f"{name}.npy"
-    if member not in archive.namelist():
-        raise InputError(f"there is no array '{name}'")
-    info = archive.getinfo(member)
-    stream = archive.open(member)
-    version = np.lib.format.read_magic(stream)
-    reader = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if reader is None:
-        raise InputError(f"'{name}' has an unknown npy version {version}")
-    shape, fortran, dtype = reader(stream)
-    if dtype.hasobject:
-        raise InputError(f"'{name}' holds Python objects; they are not read, for safety")
-    elements = 1
-    for side in shape:  # Python integers: a product that claims 2**70 must not wrap around
-        elements *= int(side)
-    if min(shape, default=0) < 0 or stream.tell() + elements * dtype.itemsize != info.file_size:
-        raise InputError(f"'{name}' claims the shape {shape}, which is not what the file holds")
-    if info.file_size > info.compress_size * _DEFLATE_LIMIT:
-        raise InputError(f"'{name}' claims more data than the file can hold")
-    return stream, shape, fortran, dtype
 
-
-def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    stream, shape, fortran, dtype = _open_array(archive, name)
-    with stream:
-        content = stream.read()
-    array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
-    return array.copy(order="C")  # what lies over bytes is read-only, which PyTorch warns about
-
-
-def _read_rows(archive: zipfile.ZipFile, name: str, keep: np.ndarray) -> np.ndarray:
-    """Rows of a (N, S, S) uint8 array where ``keep`` is true, unpacked block by block."""
-    stream, shape, fortran, dtype = _open_array(archive, name)
-    with stream:
-        square = len(shape) == 3 and shape[1] == shape[2]
-        if dtype != np.uint8 or not square or fortran or shape[0] != len(keep):
-            order = ", Fortran order" if fortran else ""
+    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+        member = f"{name}.npy"
+        if member not in archive.namelist():
+            raise InputError(f"there is no array '{name}'")
+        info = archive.getinfo(member)
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InputError(f"'{name}' is compressed as numpy does not: its size has no limit")
+        self.name, self._stream = name, archive.open(member)
+        if np.lib.format.read_magic(self._stream) != (1, 0):  # later ones claim headers of 4 GB
+            raise InputError(f"'{name}' is not in version 1.0 of the npy format")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers from Python 2: they are read all the same
+            header = np.lib.format.read_array_header_1_0(self._stream)
+        self.shape, fortran, self.dtype = header
+        if self.dtype.hasobject:
+            raise InputError(f"'{name}' holds Python objects; they are not read, for safety")
+        if fortran and len(self.shape) > 1:
+            raise InputError(f"'{name}' is in Fortran order; wanted is C order, numpy's own")
+        claimed = math.prod(self.shape) * self.dtype.itemsize  # of Python integers: no wrap-around
+        if min(self.shape, default=0) < 0 or self._stream.tell() + claimed != info.file_size:
             raise InputError(
-                f"{name} is {dtype} {shape}{order}; wanted is uint8 ({len(keep)}, S, S), C order"
+                f"'{name}' claims the shape {self.shape}, which is not what the file holds"
             )
-        side = shape[1]
+        if info.file_size > info.compress_size * _DEFLATE_LIMIT:
+            raise InputError(f"'{name}' claims more data than the file can hold")
+
+    def check(self, good: bool, wanted: str) -> None:
+        if not good:
+            raise InputError(f"{self.name} is {self.dtype} {self.shape}; wanted is {wanted}")
+
+    def check_images(self, n: int) -> None:
+        side = self.shape[-1] if self.shape else 0
+        good = self.dtype == np.uint8 and self.shape == (n, side, side)
+        self.check(good, f"uint8 ({n}, S, S), as there are {n} labels")
         if not _SMALLEST <= side <= _LARGEST:
-            raise InputError(f"{name} is {side} px wide; allowed are {_SMALLEST} to {_LARGEST}")
-        rows = np.empty((int(keep.sum()), side, side), np.uint8)
+            raise InputError(
+                f"{self.name} is {side} px wide; allowed are {_SMALLEST} to {_LARGEST}"
+            )
+
+    def check_names(self, n: int) -> None:
+        good = self.dtype.kind == "U" and 0 < self.dtype.itemsize <= 4 * _LONGEST_NAME
+        wanted = f"text of at most {_LONGEST_NAME} characters ({n},), as there are {n} labels"
+        self.check(good and self.shape == (n,), wanted)
+
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Number of the first row and the rows of each block; they need not all be read."""
+        n, row_bytes = self.shape[0], math.prod(self.shape[1:]) * self.dtype.itemsize
+        per_block = max(1, _BLOCK_BYTES // row_bytes)
+        for start in range(0, n, per_block):
+            wanted = min(per_block, n - start) * row_bytes
+            content = self._stream.read(wanted)
+            if len(content) != wanted:
+                raise EOFError("the file ends early")
+            yield start, np.frombuffer(content, self.dtype).reshape(-1, *self.shape[1:])
+        self._stream.read(1)  # reaching the end makes zipfile compare the checksum
+
+    def read(self, keep: np.ndarray | None = None) -> np.ndarray:
+        """The rows where ``keep`` (N,) is true, or all."""
+        count = self.shape[0] if keep is None else int(keep.sum())
+        rows = np.empty((count, *self.shape[1:]), self.dtype)
         filled = 0
-        for start, block in _blocks(stream, len(keep), side * side):
-            chosen = keep[start : start + len(block)]
-            count = int(chosen.sum())
-            rows[filled : filled + count] = block[chosen].reshape(count, side, side)
-            filled += count
-    return rows
-
-
-def _blocks(stream: IO[bytes], n: int, row_bytes: int) -> Iterator[tuple[int, np.ndarray]]:
-    per_block = max(1, _BLOCK_BYTES // row_bytes)
-    for start in range(0, n, per_block):
-        wanted = min(per_block, n - start) * row_bytes
-        content = stream.read(wanted)
-        if len(content) != wanted:
-            raise EOFError("the file ends early")
-        yield start, np.frombuffer(content, np.uint8).reshape(-1, row_bytes)
-    stream.read(1)  # reaching the end makes zipfile compare the checksum
+        for start, block in self.blocks():
+            chosen = block if keep is None else block[keep[start : start + len(block)]]
+            rows[filled : filled + len(chosen)] = chosen
+            filled += len(chosen)
+        return rows
 
 
 def _sha256(path: Path) -> str:
@@ -302,95 +318,121 @@ def _sha256(path: Path) -> str:
 # The cache: the same arrays, two-class rows only, and a note of which source they came from.
 
 
-def _with_cache(path: Path, verify: Any = None) -> TwoClassData:
+def _with_cache(
+    path: Path,
+    check: Callable[[TwoClassData], None],
+    fetch: Callable[[Path], None] | None = None,
+) -> TwoClassData:
     """The subset from the cache if it belongs to this very source, else from the source.
 
     Args:
         path: the source.
-        verify: called with ``path`` before a source that is not cached is read, and with the
-            result after; may raise. The cache remembers that it was.
+        check: raises where the data are not what was asked for; nothing is cached then.
+        fetch: makes sure that ``path`` is the sound official file, before it is read. The cache
+            remembers that it was.
     """
     path = path.resolve()
-    try:
-        identity = _identity(path, verified=verify is not None)
-    except Exception:  # not a zip: let the reader say what is wrong with it
-        identity = None
-    candidates = [path.with_name(f"{path.stem}.two-class.npz"), _user_cache(path)]
-    if identity is not None:
-        for candidate in candidates:
-            cached = _read_cache(candidate, identity)
-            if cached is not None:
-                return cached
-    if verify is not None:
-        verify(path)
+    places = _cache_places(path)
+    identity = _identity(path, verified=fetch is not None)
+    for place in places:
+        if identity is not None and (data := _read_cache(place, identity)) is not None:
+            check(data)
+            return data
+    if fetch is not None:
+        fetch(path)
+        identity = _identity(path, verified=True)  # it may be another file now
     data = filter_npz(path)
+    check(data)
     if identity is not None:
-        _write_cache(candidates, identity, data)
+        _write_cache(places, identity, data)
     return data
 
 
-def _identity(path: Path, verified: bool) -> str:
-    """What tells one source from another in no time: times, sizes and the zip's checksums."""
-    status = path.stat()
-    with zipfile.ZipFile(path) as archive:
-        members = [(i.filename, i.CRC, i.file_size, i.compress_size) for i in archive.infolist()]
+def _identity(path: Path, verified: bool) -> str | None:
+    """What tells one source from another in no time: times, sizes and the zip's checksums.
+
+    None where there is no zip; the reader says what is wrong with it.
+    """
+    try:
+        status = path.stat()
+        with zipfile.ZipFile(path) as archive:
+            members = [
+                (i.filename, i.CRC, i.file_size, i.compress_size) for i in archive.infolist()
+            ]
+    except Exception:
+        return None
     directory = hashlib.sha256(json.dumps(members).encode()).hexdigest()
     return json.dumps(
         [_CACHE_VERSION, path.name, status.st_size, status.st_mtime_ns, directory, verified]
     )
 
 
-def _user_cache(path: Path) -> Path:
-    if os.name == "nt":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    key = hashlib.sha256(str(path).encode()).hexdigest()[:16]
-    return Path(base) / "chestmnist-two-class" / f"{path.stem}.{key}.npz"
+def _cache_places(path: Path) -> list[Path]:
+    """Beside the source, and in the user's cache folder where there is a home for one."""
+    places = [path.with_name(f"{path.stem}.two-class.npz")]
+    with contextlib.suppress(RuntimeError):  # there is no home
+        if os.name == "nt":
+            base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        else:
+            base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        key = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+        places.append(Path(base) / "chestmnist-two-class" / f"{path.stem}.{key}.npz")
+    return places
 
 
 def _read_cache(path: Path, identity: str) -> TwoClassData | None:
     try:
         with zipfile.ZipFile(path) as archive:
-            about = json.loads(_read_array(archive, "about").item())
-            if about["identity"] != identity:
+            about = _Array(archive, "about")
+            about.check(about.dtype.kind == "U" and about.shape == (1,), "text (1,)")
+            about = json.loads(about.read().item())
+            if about.pop("identity") != identity:
                 return None
-            splits = {}
-            for split in SPLITS:
-                labels = _read_array(archive, f"{split}_labels")
-                named = f"{split}_names.npy" in archive.namelist()
-                splits[split] = Split(
-                    _read_rows(archive, f"{split}_images", np.ones(len(labels), bool)),
-                    labels,
-                    _read_array(archive, f"{split}_index"),
-                    _read_array(archive, f"{split}_names") if named else None,
-                )
-        return TwoClassData(
-            **splits, source=about["source"], sha256=about["sha256"], phantom=about["phantom"]
-        )
+            return TwoClassData(
+                **{split: _read_cached_split(archive, split) for split in SPLITS},
+                source=str(about["source"]),
+                sha256=str(about["sha256"]),
+                phantom=bool(about["phantom"]),
+            )
     except Exception:  # a missing, stale or damaged cache is made anew
         return None
 
 
-def _write_cache(candidates: list[Path], identity: str, data: TwoClassData) -> None:
+def _read_cached_split(archive: zipfile.ZipFile, split: str) -> Split:
+    images, labels, index = (
+        _Array(archive, f"{split}_{key}") for key in ("images", "labels", "index")
+    )
+    n = images.shape[0]
+    images.check_images(n)
+    labels.check(labels.dtype == np.uint8 and labels.shape == (n,), f"uint8 ({n},)")
+    index.check(index.dtype == np.int64 and index.shape == (n,), f"int64 ({n},)")
+    names = None
+    if f"{split}_names.npy" in archive.namelist():
+        names = _Array(archive, f"{split}_names")
+        names.check_names(n)
+        names = names.read()
+    return Split(images.read(), labels.read(), index.read(), names)
+
+
+def _write_cache(places: list[Path], identity: str, data: TwoClassData) -> None:
     about = {
         "identity": identity,
         "source": data.source,
         "sha256": data.sha256,
         "phantom": data.phantom,
     }
-    arrays = {"about": np.array(json.dumps(about))}
+    arrays = {"about": np.array([json.dumps(about)])}
     for name in SPLITS:
         split = getattr(data, name)
         arrays |= {f"{name}_{key}": getattr(split, key) for key in ("images", "labels", "index")}
         if split.names is not None:
             arrays[f"{name}_names"] = split.names
-    for candidate in candidates:
+    for place in places:
         try:
-            candidate.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(candidate, lambda file: np.savez(file, **arrays))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(place, lambda file: np.savez(file, **arrays))
             return
         except OSError:
             continue  # a read-only place or a full disk: the next start filters again
@@ -403,10 +445,14 @@ class _NotAvailable(Exception):
     """The official file is neither on disk nor to be downloaded; the message says why."""
 
 
-def _official(root: Path, size: int) -> TwoClassData:
+def _official(root: Path | None, size: int) -> TwoClassData:
+    try:
+        root = root or Path.home() / ".medmnist"
+    except RuntimeError:
+        raise _NotAvailable("there is no home folder to keep it in; --root names another") from None
     path = root / ("chestmnist.npz" if size == 28 else f"chestmnist_{size}.npz")
 
-    def fetch_and_check(path: Path) -> None:
+    def fetch(path: Path) -> None:
         try:
             import medmnist
         except ImportError:
@@ -414,7 +460,8 @@ def _official(root: Path, size: int) -> TwoClassData:
                 "medmnist, which knows the file's address and checksum, is not installed "
                 "(pip install medmnist)"
             ) from None
-        from download import DownloadError, fetch
+        from download import DownloadError
+        from download import fetch as download
 
         suffix = "" if size == 28 else f"_{size}"
         info = medmnist.INFO["chestmnist"]
@@ -423,21 +470,22 @@ def _official(root: Path, size: int) -> TwoClassData:
             url = f"{mirror.rstrip('/')}/{path.name}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            fetch(url, path, md5=info[f"MD5{suffix}"])
+            download(url, path, md5=info[f"MD5{suffix}"])
         except DownloadError as error:
             raise _NotAvailable(str(error)) from None
         except OSError as error:
             raise _NotAvailable(f"cannot write in '{path.parent}': {error.strerror}") from None
 
-    if not path.is_file():
-        fetch_and_check(path)
-    data = _with_cache(path, verify=fetch_and_check)
-    found = {name: tuple(data.counts()[name].values()) for name in SPLITS}
-    if found != OFFICIAL_COUNTS:
-        raise InputError(f"'{path}' holds {found}; the official file has {OFFICIAL_COUNTS}")
-    return TwoClassData(
-        data.train, data.val, data.test, f"ChestMNIST {size} px", data.sha256, phantom=False
-    )
+    def check(data: TwoClassData) -> None:
+        found = {name: tuple(data.counts()[name].values()) for name in SPLITS}
+        if found != OFFICIAL_COUNTS or data.size != size:
+            raise InputError(
+                f"'{path}' holds {found} images of {data.size} px; the official file has "
+                f"{OFFICIAL_COUNTS} of {size} px"
+            )
+
+    data = _with_cache(path, check, fetch)
+    return dataclasses.replace(data, source=f"ChestMNIST {size} px", phantom=False)
 
 
 def _phantom(size: int) -> TwoClassData:

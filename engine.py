@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from augment import to_input
-from metrics import roc_auc
+from metrics import mean_loss, roc_auc
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -33,6 +34,7 @@ HISTORY_COLUMNS = (
     "seconds",
 )
 EVALUATION_BATCH = 128
+PER_STEP = ("onecycle", "cosine")  # schedules that move after every optimiser step
 
 
 class TrainingError(RuntimeError):
@@ -133,32 +135,19 @@ def autocast(device: torch.device, amp: torch.dtype | None) -> contextlib.Abstra
 def make_scheduler(
     optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """The recipe's learning-rate schedule, from `torch.optim.lr_scheduler`.
+    """The recipe's learning-rate schedule.
 
     ``onecycle`` and ``cosine`` move after every optimiser step, the others after an epoch.
+    ``onecycle`` is `torch.optim.lr_scheduler.OneCycleLR` with linear annealing, written out: that
+    class overwrites AdamW's betas unless told not to, and divides by zero where the warm-up is
+    exactly one step long.
     """
     schedulers = torch.optim.lr_scheduler
     total = recipe.epochs * steps_per_epoch
     if recipe.schedule == "onecycle":
-        return schedulers.OneCycleLR(
-            optimizer,
-            max_lr=recipe.lr,
-            total_steps=total,
-            pct_start=recipe.warmup,
-            anneal_strategy="linear",
-            cycle_momentum=False,  # or it would overwrite AdamW's betas
-            div_factor=recipe.div_factor,
-            final_div_factor=recipe.final_div_factor,
-        )
+        return schedulers.LambdaLR(optimizer, partial(_one_cycle, recipe, total))
     if recipe.schedule == "cosine":
-        warm = round(recipe.warmup * total)
-
-        def factor(step: int) -> float:
-            if step < warm:
-                return (step + 1) / warm
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
-
-        return schedulers.LambdaLR(optimizer, factor)
+        return schedulers.LambdaLR(optimizer, partial(_cosine, recipe, total))
     if recipe.schedule == "step":
         return schedulers.StepLR(optimizer, recipe.step_size, recipe.gamma)
     if recipe.schedule == "plateau":
@@ -166,6 +155,26 @@ def make_scheduler(
             optimizer, factor=recipe.gamma, patience=recipe.plateau_patience
         )
     return schedulers.LambdaLR(optimizer, lambda epoch: 1.0)
+
+
+def _one_cycle(recipe: Recipe, total: int, step: int) -> float:
+    """Factor of the learning rate at a step: up to 1 along a line, and down along another."""
+    start = 1 / recipe.div_factor
+    end = start / recipe.final_div_factor
+    peak = max(0.0, recipe.warmup * total - 1)
+    if step < peak:
+        return start + (1 - start) * step / peak
+    if total - 1 <= peak:
+        return 1.0
+    return 1 + (end - 1) * min(1.0, (step - peak) / (total - 1 - peak))
+
+
+def _cosine(recipe: Recipe, total: int, step: int) -> float:
+    """Factor of the learning rate at a step: a line up to 1, then half a cosine down to 0."""
+    warm = round(recipe.warmup * total)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
 
 
 def predict(
@@ -293,7 +302,7 @@ class Trainer:
             "epoch": len(self.history) + 1,
             "train_loss": float(step_losses.sum()) / len(order),
             "train_accuracy": int(hits) / len(order),
-            "val_loss": float(np.mean(np.logaddexp(0, logits) - labels * logits)),
+            "val_loss": mean_loss(labels, logits),
             "val_accuracy": float(np.mean((logits >= 0) == (labels == 1))),
             "val_auc": roc_auc(labels, logits),
             "lr": rates[-1],
@@ -305,7 +314,7 @@ class Trainer:
             )
         if self.recipe.schedule == "plateau":
             self.scheduler.step(row["val_loss"])
-        elif self.recipe.schedule in ("step", "constant"):
+        elif self.recipe.schedule not in PER_STEP:
             self.scheduler.step()
         row["seconds"] = time.perf_counter() - start
         self._remember(row)
@@ -332,7 +341,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.recipe.schedule in ("onecycle", "cosine"):
+        if self.recipe.schedule in PER_STEP:
             self.scheduler.step()
         return result
 

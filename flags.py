@@ -43,7 +43,7 @@ def parse(recipes: Mapping[str, Recipe], argv: Sequence[str] | None) -> argparse
         help="what to train on; auto: the official file, or marked phantoms where it cannot be "
         "had (default: auto)",
     )
-    add("--root", type=Path, metavar="DIR", help="of the official files (default: ~/.medmnist)")
+    add("--root", type=_folder, metavar="DIR", help="of the official files (default: ~/.medmnist)")
     add(
         "--source-size",
         type=int,
@@ -54,8 +54,8 @@ def parse(recipes: Mapping[str, Recipe], argv: Sequence[str] | None) -> argparse
     add("--resume", action="store_true", help="go on with an unfinished run; else start one")
     add("--overwrite", action="store_true", help="start anew where an unfinished run lies")
     add("--no-test", action="store_true", help="leave the test images alone: for searches")
-    add("--results-dir", type=Path, default=Path("results"), help="(default: results)")
-    add("--models-dir", type=Path, default=Path("trained_models"), help="(default: trained_models)")
+    for flag, folder in (("--results-dir", "results"), ("--models-dir", "trained_models")):
+        add(flag, type=_folder, default=Path(folder), metavar="DIR", help=f"(default: {folder})")
     add("--name", help="of the run's folder and files (default: made of recipe, file and size)")
     group = parser.add_argument_group(
         "recipe", f"The values in brackets are those of --recipe {default}."
@@ -112,7 +112,7 @@ def _checked(knob: dataclasses.Field) -> Callable[[str], Any]:
                     and (rule["above"] is None or value > rule["above"])
                     and (rule["high"] is None or value <= rule["high"])
                 )
-            except ValueError:
+            except (ValueError, OverflowError):  # the latter: an integer beyond any float
                 good = False
         if not good:
             raise argparse.ArgumentTypeError(f"'{text}' is not {allowed}")
@@ -121,11 +121,21 @@ def _checked(knob: dataclasses.Field) -> Callable[[str], Any]:
     return convert
 
 
+def _folder(text: str) -> Path:
+    """A converter for argparse: shells on Windows leave a leading ~ to the program."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"'{text}': there is no such home folder") from None
+
+
 def check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,150}", name) or not name.strip("."):
         raise InputError(f"--name '{name}': allowed are letters, digits, '.', '_' and '-'")
     if name.endswith(UNFINISHED):
         raise InputError(f"--name '{name}': the ending '{UNFINISHED}' is taken")
+    if name.lower() == "phantom":  # some file systems do not tell capitals apart
+        raise InputError(f"--name '{name}': runs on phantoms have their folders below this one")
 
 
 def run_name(recipe: Recipe, data: str, size: int) -> str:

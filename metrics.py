@@ -23,6 +23,11 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.where(logits >= 0, 1 / (1 + smaller), smaller / (1 + smaller))
 
 
+def mean_loss(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Mean binary cross-entropy in nats, exact for large logits too."""
+    return float(np.mean(np.logaddexp(0, logits) - labels * logits))
+
+
 def choose_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Threshold in 0.30..0.70 (step 0.01) with the highest accuracy; a tie goes to 0.5's side.
 
@@ -128,7 +133,7 @@ def evaluate(
     sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
     return {
         "n": len(labels),
-        "loss": float(np.mean(np.logaddexp(0, logits) - labels * logits)),
+        "loss": mean_loss(labels, logits),
         "accuracy": float(hits.mean()),
         "accuracy_ci95": intervals["accuracy"],
         "auc": roc_auc(labels, probabilities),

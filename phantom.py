@@ -30,7 +30,8 @@ LABELS = 14
 # Single-label images of (cardiomegaly, pneumothorax) in the official split of ChestMNIST.
 OFFICIAL_COUNTS = {"train": (754, 1552), "val": (97, 208), "test": (243, 439)}
 OPACITY_LABELS = (0, 2, 3, 4, 5, 6, 8)  # atelectasis to consolidation: drawn as a dense patch
-SIZES = (16, 1024)  # px
+LEAST = {"size": 16, "seed": 0, "train": 2, "val": 2, "test": 2}
+LARGEST_SIZE = 1024  # px
 LARGEST_FILE = 2**32  # bytes of pixels, so that a mistyped count cannot fill the memory
 
 # Geometry is in half image widths from the image's centre: u to the image's right (the patient's
@@ -76,7 +77,7 @@ UNIFORM = {  # low, high
     "patch_v": (-0.45, 0.25),
     "patch_size": (0.06, 0.30),
     "side": (-1.0, 1.0),  # of the pneumothorax and of the patch: above 0 the patient's left
-    "gap_log": (np.log(0.05), np.log(0.60)),
+    "gap_log": (np.log(0.06), np.log(0.65)),
     "gap_slope": (0.15, 0.9),  # how much of the gap is at the apex alone
     "grain": (1.0, 5.0),  # grey levels
 }
@@ -108,8 +109,8 @@ def sample_parameters(labels: np.ndarray, streams: list[np.random.Generator]) ->
     uniform = np.stack([g.random(len(UNIFORM)) for g in streams])
     p = {n: m + s * normal[:, i] for i, (n, (m, s)) in enumerate(NORMAL.items())}
     p |= {n: a + (b - a) * uniform[:, i] for i, (n, (a, b)) in enumerate(UNIFORM.items())}
-    enlarged = np.maximum(0.56 + 0.04 * normal[:, -1], 0.505)
-    p["ratio"] = np.where(labels[:, CARDIOMEGALY], enlarged, 0.455 + 0.036 * normal[:, -1])
+    enlarged = np.maximum(0.565 + 0.04 * normal[:, -1], 0.505)
+    p["ratio"] = np.where(labels[:, CARDIOMEGALY], enlarged, 0.45 + 0.036 * normal[:, -1])
     p["gap"] = np.where(labels[:, PNEUMOTHORAX], np.exp(p["gap_log"]), 0.0)
     p["patch"] = np.where(labels[:, OPACITY_LABELS].any(1), 0.35, 0.0)
     return SimpleNamespace(**{n: x.astype(np.float32)[:, None, None] for n, x in p.items()})
@@ -121,11 +122,17 @@ def _ramp(distance: np.ndarray, width: float) -> np.ndarray:
 
 
 def _blob(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Gaussian hill of height 1 around u = v = 0."""
     return np.exp(-(u * u + v * v))
 
 
 def render(p: SimpleNamespace, size: int) -> np.ndarray:
-    """Draw films from the parameters: (N, size, size) float32 grey levels before grain."""
+    """Draw films from the parameters: (N, size, size) float32 grey levels before grain.
+
+    Args:
+        p: what `sample_parameters` returns, or changed copies of it.
+        size: side of the images in px.
+    """
     fine = 2 if size <= 128 else 1  # supersampling
     grid = (np.arange(size * fine, dtype=np.float32) + 0.5) * 2 / (size * fine) - 1
     x, y = grid[None, None, :], grid[None, :, None]
@@ -147,7 +154,8 @@ def render(p: SimpleNamespace, size: int) -> np.ndarray:
     # rho is 1 on the inner chest wall and the dome of the pleura, 0 in the middle of the base.
     rise = np.clip((0.30 - v) / (0.30 - p.apex), 0, None)
     rho = np.sqrt(s * s + rise**2.2)
-    dome = p.diaphragm + p.dome_step * _ramp(u, 0.4) + p.dome * np.square((s - 0.5).clip(0)) * p.thorax
+    dome = p.diaphragm + p.dome_step * _ramp(u, 0.4)
+    dome = dome + p.dome * p.thorax * np.square((s - 0.5).clip(0))
     lung = _ramp(0.99 - rho, 0.08) * _ramp(dome - v, 0.03)
     abdomen = _ramp(v - dome, 0.05)
 
@@ -173,7 +181,7 @@ def render(p: SimpleNamespace, size: int) -> np.ndarray:
     wall = 1 - p.gap * (1 - p.gap_slope * (1 - np.clip(rise, 0, 1)))
     inside = np.where(here & (p.gap > 0), _ramp(wall - rho, 0.03), 1)
     pleura = here * (p.gap > 0) * np.exp(-np.square((rho - wall) / 0.022))
-    aerated = p.air * np.where(here, 1 - 0.35 * p.gap * inside, 1) + 0.10 * (1 - inside)
+    aerated = p.air * np.where(here, 1 - 0.35 * p.gap * inside, 1) + 0.13 * (1 - inside)
 
     total = body * (1 - lung * aerated)
     total += body * np.maximum(np.maximum(0.65 * abdomen, 0.42 * heart), 0.28 * middle)
@@ -188,18 +196,16 @@ def render(p: SimpleNamespace, size: int) -> np.ndarray:
     front = np.cos(2 * np.pi * ((v + 0.42 * s) / p.rib_pitch - p.rib_phase))
     total += chest * p.rib * (back.clip(-0.3) + 0.5 * front.clip(0) * (s > 0.4))
     collar = v - p.clavicle_v + 0.20 * (across - 0.15)
-    total += (
-        p.clavicle * _ramp(0.03 - np.abs(collar), 0.02) * _ramp(across - 0.1, 0.05) * (body > 0)
-    )
+    collar = _ramp(0.03 - np.abs(collar), 0.02) * _ramp(across - 0.1, 0.05)
+    total += p.clavicle * collar * (body > 0)
 
-    total += lung * inside * _vessels(p, across, v, left) + 0.16 * lung * pleura
+    total += lung * inside * _vessels(p, across, v, left) + 0.20 * lung * pleura
     patch = _blob((across - p.patch_u) / p.patch_size, (v - p.patch_v) / p.patch_size)
     total += p.patch * here * lung * patch
 
     tone = 1 - np.exp(-1.15 * p.exposure * (1 + p.falloff * y) * total.clip(0))
     grey = 255 * (p.veil + (0.95 - p.veil) * tone**p.gamma) + _marker(p, x, y)
-    n = len(grey)
-    return grey.reshape(n, size, fine, size, fine).mean((2, 4))
+    return grey.reshape(len(grey), size, fine, size, fine).mean((2, 4))
 
 
 def _vessels(p: SimpleNamespace, across: np.ndarray, v: np.ndarray, left: np.ndarray) -> np.ndarray:
@@ -232,19 +238,19 @@ def _marker(p: SimpleNamespace, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _sample_labels(kind: str, index: int, rng: np.random.Generator) -> np.ndarray:
     """(14,) labels of one image; the other findings are in turn one, several and none."""
     labels = np.zeros(LABELS, np.uint8)
-    if kind == "other":
-        rest = np.delete(np.arange(LABELS), (CARDIOMEGALY, PNEUMOTHORAX))
-        several = ([CARDIOMEGALY], [PNEUMOTHORAX], [CARDIOMEGALY, PNEUMOTHORAX])[index // 3 % 3]
-        if index % 3 < 2:
-            labels[rng.choice(rest)] = 1
-        if index % 3 == 1:
-            labels[several] = 1
-    else:
+    both = [CARDIOMEGALY, PNEUMOTHORAX]
+    if kind != "other":
         labels[CARDIOMEGALY if kind == "cardiomegaly" else PNEUMOTHORAX] = 1
+    elif index % 3 < 2:
+        labels[rng.choice(np.delete(np.arange(LABELS), both))] = 1
+        if index % 3 == 1:
+            labels[([CARDIOMEGALY], [PNEUMOTHORAX], both)[index // 3 % 3]] = 1
     return labels
 
 
-def _make_split(size: int, count: int, official: tuple[int, int], seed: int, split: int) -> tuple:
+def _make_split(
+    size: int, count: int, official: tuple[int, int], seed: int, split: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, size, size) and labels (N, 14) of one split in shuffled order."""
     first = min(max(round(count * official[0] / sum(official)), 1), count - 1)
     kinds = {
@@ -291,16 +297,13 @@ def make_phantom(
         InputError: a value is out of range, or the images would take more than 4 GiB.
     """
     counts = {"train": train, "val": val, "test": test}
-    for name, value, low, high in (
-        ("size", size, *SIZES),
-        *((name, count, 2, None) for name, count in counts.items()),
-        ("seed", seed, 0, None),
-    ):
+    for name, value in {"size": size, **counts, "seed": seed}.items():
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
             raise InputError(f"{name} is {value!r} but must be a whole number")
-        if value < low or (high is not None and value > high):
-            limit = f"at least {low}" if high is None else f"{low} to {high}"
-            raise InputError(f"{name} is {value} but must be {limit}")
+        if value < LEAST[name]:
+            raise InputError(f"{name} is {value} but must be at least {LEAST[name]}")
+    if size > LARGEST_SIZE:
+        raise InputError(f"size is {size} but must be at most {LARGEST_SIZE}")
     if 1.1 * sum(counts.values()) * size**2 > LARGEST_FILE:
         raise InputError(f"{sum(counts.values())} images of {size} px take more than 4 GiB")
     data = {"phantom": np.array(PHANTOM_MARK)}

@@ -11,8 +11,11 @@ import csv
 import dataclasses
 import io
 import os
+import pickle
 import shutil
 import tempfile
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,12 +109,29 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            if any(i.compress_type != zipfile.ZIP_STORED for i in archive.infolist()):
+                raise InputError(f"checkpoint '{path}' is compressed; PyTorch's own are not")
+            damaged = archive.testzip()  # torch.load takes flipped bits for other numbers
+        if damaged:
+            raise InputError(f"checkpoint '{path}' is damaged: wrong checksum of '{damaged}'")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"checkpoint '{path}' does not exist") from None
-    except Exception as error:  # a damaged pickle or zip can raise nearly any type
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"checkpoint '{path}' cannot be read safely: {reason[:200]}") from None
+    except zipfile.BadZipFile as error:
+        raise InputError(f"checkpoint '{path}' is damaged or none at all: {error}") from None
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"checkpoint '{path}' holds more than tensors and plain values, which is not read, "
+            "for safety"
+        ) from None
+    except Exception as error:  # what a damaged zip or pickle raises can be nearly any type
+        reason = f"{type(error).__name__} {error}".split("\n", 1)[0]
+        raise InputError(f"checkpoint '{path}' cannot be read: {reason[:200]}") from None
     if not isinstance(state, dict):
         raise InputError(f"checkpoint '{path}' holds a {type(state).__name__}, not a dict")
     return state
@@ -121,11 +141,17 @@ def check_writable(folder: Path, flag: str) -> None:
     """Check, without making anything, that ``folder`` exists or could be made and written.
 
     Raises:
-        InputError: a parent is not a folder or may not be written.
+        InputError: the path is impossible, or a parent is not a folder or may not be written.
     """
-    existing = folder.expanduser().absolute()
-    while not os.path.lexists(existing) and existing != existing.parent:
-        existing = existing.parent
+    existing = folder.absolute()
+    while existing != existing.parent:
+        try:
+            existing.lstat()
+            break
+        except (FileNotFoundError, NotADirectoryError):
+            existing = existing.parent
+        except OSError as error:  # a name that is too long or not allowed here
+            raise InputError(f"{flag} '{folder}': {error.strerror}") from None
     if not existing.is_dir():
         raise InputError(f"{flag} '{folder}': '{existing}' is not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):

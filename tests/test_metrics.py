@@ -1,0 +1,139 @@
+"""Figures against scikit-learn, against hand-worked cases, and against a naive bootstrap."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from metrics import (
+    BOOTSTRAP_SEED,
+    THRESHOLDS,
+    bootstrap_intervals,
+    choose_threshold,
+    evaluate,
+    roc_auc,
+    sigmoid,
+)
+
+
+@pytest.fixture
+def predictions():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    logits = np.round(rng.normal(size=200) + labels, 1)  # rounded, so that there are ties
+    return labels, logits
+
+
+def test_sigmoid_is_exact_and_never_overflows():
+    with np.errstate(all="raise", under="ignore"):
+        values = sigmoid(np.array([0.0, 800.0, -800.0, 1.0]))
+    assert values.tolist() == [0.5, 1.0, 0.0, 1 / (1 + np.exp(-1))]
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.66])
+def test_evaluate_agrees_with_scikit_learn(predictions, threshold):
+    labels, logits = predictions
+    probabilities = sigmoid(logits)
+    called = (probabilities >= threshold).astype(int)
+    figures = evaluate(labels, logits, threshold)
+    expected = {
+        "n": 200,
+        "loss": reference.log_loss(labels, probabilities),
+        "accuracy": reference.accuracy_score(labels, called),
+        "auc": reference.roc_auc_score(labels, probabilities),
+        "sensitivity": reference.recall_score(labels, called),
+        "specificity": reference.recall_score(labels, called, pos_label=0),
+        "balanced_accuracy": reference.balanced_accuracy_score(labels, called),
+        "f1": reference.f1_score(labels, called),
+        "brier": reference.brier_score_loss(labels, probabilities),
+    }
+    for key, value in expected.items():
+        assert figures[key] == pytest.approx(value), key
+    assert figures["confusion"] == reference.confusion_matrix(labels, called).tolist()
+
+
+def test_hand_worked_case():
+    figures = evaluate(np.array([0, 0, 1, 1, 1]), np.array([-2.0, 1.0, -1.0, 2.0, 3.0]), 0.5)
+    assert figures["confusion"] == [[1, 1], [1, 2]]
+    assert figures["accuracy"] == 3 / 5
+    assert figures["sensitivity"] == 2 / 3
+    assert figures["specificity"] == 1 / 2
+    assert figures["auc"] == pytest.approx(5 / 6)  # of six pairs only (-1, 1) is the wrong way
+
+
+def test_probability_equal_to_the_threshold_is_positive():
+    assert evaluate(np.array([0, 1]), np.array([0.0, 0.0]), 0.5)["confusion"] == [[0, 1], [0, 1]]
+
+
+def test_threshold_maximises_accuracy():
+    labels = np.array([0, 0, 0, 1, 1])
+    probabilities = np.array([0.1, 0.55, 0.615, 0.62, 0.9])
+    assert choose_threshold(labels, probabilities) == 0.62
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "expected"),
+    [
+        ([0.1, 0.9], 0.5),  # every threshold is right
+        ([0.535, 0.9], 0.54),  # the nearest above
+        ([0.1, 0.455], 0.45),  # the nearest below
+        ([0.455, 0.545], 0.5),
+    ],
+)
+def test_a_tie_goes_to_the_threshold_nearest_one_half(probabilities, expected):
+    assert choose_threshold(np.array([0, 1]), np.array(probabilities)) == expected
+
+
+def test_of_two_thresholds_equally_near_one_half_the_lower_is_taken():
+    labels = np.array([1, 0])
+    probabilities = np.array([0.495, 0.505])  # 0.49 and 0.51 get one right, 0.50 none
+    assert choose_threshold(labels, probabilities) == 0.49
+
+
+def test_thresholds_are_0_30_to_0_70_in_hundredths():
+    assert len(THRESHOLDS) == 41
+    assert THRESHOLDS[0] == 0.30
+    assert THRESHOLDS[20] == 0.5
+    assert THRESHOLDS[-1] == 0.70
+
+
+def test_auc_without_both_classes_or_with_nan_is_nan():
+    assert np.isnan(roc_auc(np.array([1, 1]), np.array([0.1, 0.2])))
+    assert np.isnan(roc_auc(np.array([0, 1]), np.array([0.1, np.nan])))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_intervals_equal_those_of_a_naive_bootstrap(predictions, grouped):
+    """Every resample rebuilt image by image and given to scikit-learn."""
+    labels, logits = predictions
+    groups = np.random.default_rng(1).integers(0, 60, len(labels)) if grouped else None
+    hits = (logits >= 0) == (labels == 1)
+    resamples = 50
+    fast = bootstrap_intervals(hits, labels, logits, groups, resamples)
+
+    units = np.arange(len(labels)) if groups is None else groups
+    unique = np.unique(units)
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    draws = rng.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), size=resamples)
+    accuracies, aucs = [], []
+    for counts in draws:
+        rows = np.concatenate(
+            [np.tile(np.flatnonzero(units == u), c) for u, c in zip(unique, counts, strict=True)]
+        )
+        accuracies.append(hits[rows].mean())
+        aucs.append(reference.roc_auc_score(labels[rows], logits[rows]))
+    assert fast["accuracy"] == pytest.approx(np.percentile(accuracies, [2.5, 97.5]))
+    assert fast["auc"] == pytest.approx(np.percentile(aucs, [2.5, 97.5]))
+
+
+def test_patients_with_many_images_widen_the_interval():
+    """Twenty copies of each patient's image are no more evidence than one."""
+    rng = np.random.default_rng(2)
+    labels = np.repeat(rng.integers(0, 2, 30), 20)
+    scores = np.repeat(rng.normal(size=30), 20) + labels
+    patients = np.repeat(np.arange(30), 20)
+    hits = (scores > 0.5) == labels
+    width = {
+        name: np.diff(bootstrap_intervals(hits, labels, scores, groups)["accuracy"])[0]
+        for name, groups in (("images", None), ("patients", patients))
+    }
+    assert width["patients"] > 3 * width["images"]

@@ -1,0 +1,28 @@
+"""Experiment 2: the residual version of EfficientChestNet, from scratch with augmentation."""
+
+from engine import Recipe
+from experiment import run
+from model_improved import ResidualChestNet
+
+REPORT = Recipe(
+    name="residualchestnet",
+    epochs=30,
+    batch_size=32,
+    lr=5e-4,
+    weight_decay=5e-4,
+    schedule="plateau",
+    gamma=0.5,
+    plateau_patience=5,
+    clip=1.0,
+    monitor="val_accuracy",
+    patience=15,
+    rotate=15,
+    translate=0.1,
+    scale=0.1,
+    flip=0.5,
+    seed=42,
+    cpu_bf16=True,
+)
+
+if __name__ == "__main__":
+    run(ResidualChestNet, {"report": REPORT})
