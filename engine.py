@@ -91,6 +91,18 @@ class Recipe:
         choices=("val_accuracy", "val_auc", "val_loss"),
     )
     patience: int = knob(15, "epochs without a better one before stopping", low=1)
+    stage1_epochs: int = knob(
+        0, "epochs with the backbone frozen, before everything is trained", low=0, high=100_000
+    )
+    stage1_lr: float = knob(1e-3, "learning rate of those", above=0, high=10)
+    stage2_epochs: int = knob(
+        0, "epochs of what follows, 0 for --epochs, which caps both stages", low=0, high=100_000
+    )
+    tta: str = knob(
+        "none",
+        "test-time augmentation: logits averaged over mirrored images",
+        choices=("none", "flip"),
+    )
     image_size: int = knob(
         0, "side of the network's input in pixels, 0 for the source's own", low=0, high=1024
     )
@@ -109,6 +121,16 @@ class Recipe:
     )
     # Depthwise convolutions run slower in bf16 on a CPU, full ones faster; no flag, a measurement.
     cpu_bf16: bool = False
+
+    @property
+    def stages(self) -> tuple[Recipe, ...]:
+        """The recipes of the stages a run goes through: with frozen backbone, if any, and all."""
+        replace = dataclasses.replace
+        second = replace(self, epochs=min(self.epochs, self.stage2_epochs or self.epochs))
+        if not self.stage1_epochs:
+            return (second,)
+        epochs = min(self.epochs, self.stage1_epochs)
+        return replace(self, epochs=epochs, lr=self.stage1_lr), second
 
 
 def resolve_amp(recipe: Recipe, device: torch.device) -> torch.dtype | None:
@@ -182,14 +204,21 @@ def predict(
     images: torch.Tensor,
     recipe: Recipe,
     amp: torch.dtype | None = None,
+    tta: str = "none",
 ) -> np.ndarray:
-    """Logits (N,) float64 of images (N, 1, S, S) uint8, in evaluation mode."""
+    """Logits (N,) float64 of images (N, 1, S, S) uint8, in evaluation mode.
+
+    Under ``tta="flip"`` the mean of the logits of each image and of its mirror image.
+    """
     model.eval()
     logits = []
     with torch.inference_mode(), autocast(images.device, amp):
         for batch in images.split(EVALUATION_BATCH):
             x = to_input(batch, recipe).contiguous(memory_format=torch.channels_last)
-            logits.append(model(x).float())
+            values = model(x).float()
+            if tta == "flip":
+                values = (values + model(x.flip(-1)).float()) / 2
+            logits.append(values)
     return torch.cat(logits).double().cpu().numpy()
 
 
@@ -201,6 +230,11 @@ class Trainer:
         recipe: the knobs.
         train: images (N, 1, S, S) uint8 and labels (N,) float, on the device of the training.
         val: the same, for choosing the epoch.
+        frozen: train all but ``model.backbone``. Its batch norms stay in evaluation mode, too:
+            statistics of a new domain under weights that cannot follow would be a third thing,
+            neither the pre-trained network nor a trained one.
+        previous: a finished stage: its best weights are where this one starts, its history goes
+            on, and an epoch of this stage is the best only if it beats all of that one's.
 
     Attributes:
         tick: called after every optimiser step; it may raise to stop the training, which
@@ -217,6 +251,8 @@ class Trainer:
         recipe: Recipe,
         train: tuple[torch.Tensor, torch.Tensor],
         val: tuple[torch.Tensor, torch.Tensor],
+        frozen: bool = False,
+        previous: Trainer | None = None,
     ) -> None:
         self.recipe = recipe
         self.train_images, self.train_labels = train
@@ -228,6 +264,9 @@ class Trainer:
 
         torch.manual_seed(recipe.seed)
         self.model = build().to(self.device, memory_format=torch.channels_last)
+        self.frozen = frozen
+        if frozen:
+            self.model.backbone.requires_grad_(False)
         # A stream of its own for each purpose: changing the augmentation keeps the order.
         self.shuffle = torch.Generator().manual_seed(2 * recipe.seed)
         self.noise = torch.Generator(self.device).manual_seed(2 * recipe.seed + 1)
@@ -244,6 +283,12 @@ class Trainer:
         self.best_epoch = 0
         self.best_weights: dict[str, torch.Tensor] = {}
         self.training_seconds = 0.0
+        if previous is not None:
+            self.model.load_state_dict(previous.best_weights)
+            self.history = list(previous.history)
+            self.best_epoch, self.best_weights = previous.best_epoch, previous.best_weights
+            self.training_seconds = previous.training_seconds
+        self.first_epoch = len(self.history)  # number of epochs before this stage
 
     @property
     def images_per_step(self) -> int:
@@ -264,8 +309,9 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        epoch = len(self.history)
-        return epoch >= self.recipe.epochs or epoch - self.best_epoch >= self.recipe.patience
+        since_start = len(self.history) - self.first_epoch
+        since_best = len(self.history) - max(self.best_epoch, self.first_epoch)
+        return since_start >= self.recipe.epochs or since_best >= self.recipe.patience
 
     def run_epoch(self) -> dict[str, float]:
         """Train on every image once, validate, and add a row to ``history``.
@@ -275,6 +321,8 @@ class Trainer:
         """
         start = time.perf_counter()
         self.model.train()
+        if self.frozen:
+            self.model.backbone.eval()
         order = torch.randperm(len(self.train_images), generator=self.shuffle)
         order = order[: self.images_per_epoch].to(self.device)
         losses, rates = [], []
@@ -401,6 +449,7 @@ class Trainer:
             "device": self.device.type,
             "micro_batch": self.micro_batch,
             "best_epoch": self.best_epoch,
+            "first_epoch": self.first_epoch,
             "training_seconds": self.training_seconds,
             "history": torch.tensor(
                 [[row[column] for column in HISTORY_COLUMNS] for row in self.history],
@@ -430,6 +479,7 @@ class Trainer:
         self.shuffle.set_state(state["shuffle"])
         self.micro_batch = state["micro_batch"]
         self.best_epoch = state["best_epoch"]
+        self.first_epoch = state["first_epoch"]
         self.training_seconds = state["training_seconds"]
         self.history = [
             dict(zip(HISTORY_COLUMNS, values, strict=True)) for values in state["history"].tolist()

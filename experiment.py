@@ -10,8 +10,11 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -38,6 +41,7 @@ from storage import (
     save_checkpoint,
     write_csv,
 )
+from weights import RANDOM_MARK, starting_point
 
 GOAL = 0.90  # validation accuracy the reports aim at
 NIH_CREDIT = "X-rays: NIH Clinical Center, ChestX-ray14 (Wang et al., CVPR 2017)"
@@ -48,6 +52,7 @@ def run(
     build: Callable[[], nn.Module],
     recipes: Mapping[str, Recipe],
     argv: Sequence[str] | None = None,
+    imagenet_url: str | None = None,
 ) -> None:
     """Run a training script: parse the flags, train or resume, evaluate, draw.
 
@@ -58,10 +63,13 @@ def run(
         build: model class; called without arguments.
         recipes: by the name ``--recipe`` knows them; the last one is the default.
         argv: flags, by default the process's own.
+        imagenet_url: of torchvision's weights, for a model whose constructor takes a
+            `weights.StartingPoint` and which has a ``backbone``.
     """
     try:
         with StopSignals() as signals:
-            Run(build, parse(recipes, argv), signals).go()
+            options = parse(recipes, argv, pretrained=imagenet_url is not None)
+            Run(build, options, signals, imagenet_url).go()
         return
     except InputError as error:
         status, message = 2, f"error: {error}"
@@ -85,13 +93,18 @@ class Run:
         build: model class.
         options: of `flags.parse`.
         signals: checked between two batches.
+        imagenet_url: of torchvision's weights, where the model can start from any.
 
     Raises:
         InputError: device, folders, data or name cannot be used; nothing has been written.
     """
 
     def __init__(
-        self, build: Callable[[], nn.Module], options: argparse.Namespace, signals: StopSignals
+        self,
+        build: Callable[..., nn.Module],
+        options: argparse.Namespace,
+        signals: StopSignals,
+        imagenet_url: str | None = None,
     ) -> None:
         self.build, self.options, self.signals = build, options, signals
         self.recipe: Recipe = options.recipe
@@ -109,8 +122,14 @@ class Run:
         check_writable(self.final.folder, "--results-dir")
         check_writable(self.final.models_dir, "--models-dir")
         self.files = self.final
+        self.start = None
+        if imagenet_url is not None:
+            self.start = starting_point(options.weights, imagenet_url)
+            self.build = partial(build, self.start)
+            self.build()  # weights that do not fit are told before anything is written
         self.identity = {
             "model": build.__name__,
+            **({"weights": self._weights_note()} if self.start is not None else {}),
             "recipe": as_dict(self.recipe),
             "data": {
                 "source": self.data.source,
@@ -192,16 +211,28 @@ class Run:
             )
 
     def _train(self, state: dict[str, Any] | None) -> Trainer:
-        trainer = Trainer(
-            self.build,
-            self.recipe,
-            self.data.train.to(self.device),
-            self.data.val.to(self.device),
+        """Go through the stages from where the state left off; returns the last one's trainer."""
+        stages = self.recipe.stages
+        train, val = self.data.train.to(self.device), self.data.val.to(self.device)
+        trainer = None
+        for number in range(state["stage"] if state else 0, len(stages)):
+            frozen = number < len(stages) - 1
+            trainer = Trainer(self.build, stages[number], train, val, frozen, previous=trainer)
+            if state is not None:
+                self._restore(trainer, state)
+                state = None
+            self._print_header(trainer)
+            self._train_stage(trainer, number)
+            if frozen:
+                self._save_weights(self.files.stage1, trainer)
+        return trainer
+
+    def _train_stage(self, trainer: Trainer, number: int) -> None:
+        progress = Progress(
+            trainer.first_epoch + trainer.recipe.epochs,
+            trainer.steps_per_epoch,
+            len(trainer.history),
         )
-        if state is not None:
-            self._restore(trainer, state)
-        self._print_header(trainer)
-        progress = Progress(self.recipe.epochs, trainer.steps_per_epoch, len(trainer.history))
 
         def tick() -> None:
             self.signals.check()
@@ -213,7 +244,7 @@ class Run:
             while not trainer.finished:
                 self.signals.check()
                 row = trainer.run_epoch()
-                self._save(trainer)
+                self._save(trainer, number)
                 progress.end_of_epoch(row, trainer.best_epoch)
         except Interrupted as interruption:
             self.signals.patient = False
@@ -223,18 +254,19 @@ class Run:
         finally:
             progress.close()
             self.signals.patient = False
-        return trainer
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self, trainer: Trainer, stage: int) -> None:
         """State first, best weights second: after a cut between the two, the state holds both."""
-        save_checkpoint(self.files.last, {**self.identity, "trainer": trainer.state_dict()})
+        state = {**self.identity, "stage": stage, "trainer": trainer.state_dict()}
+        save_checkpoint(self.files.last, state)
         if trainer.best_epoch == len(trainer.history):
-            self._save_best(trainer)
+            self._save_weights(self.files.best, trainer)
         self._write_history(trainer)
 
-    def _save_best(self, trainer: Trainer) -> None:
+    def _save_weights(self, path: Path, trainer: Trainer, **more: Any) -> None:
+        """The best epoch's weights with all that is needed to use them."""
         best = {"epoch": trainer.best_epoch, "weights": trainer.best_weights}
-        save_checkpoint(self.files.best, {**self.identity, **best})
+        save_checkpoint(path, {**self.identity, **best, **more})
 
     def _write_history(self, trainer: Trainer) -> None:
         rows = [[row[column] for column in HISTORY_COLUMNS] for row in trainer.history]
@@ -246,7 +278,7 @@ class Run:
         best = None if in_state else load_checkpoint(self.files.best)["weights"]
         trainer.load_state_dict(stored, best)
         if in_state:
-            self._save_best(trainer)
+            self._save_weights(self.files.best, trainer)
         self._write_history(trainer)
         if stored["device"] != trainer.device.type:
             print(
@@ -260,17 +292,24 @@ class Run:
         print(
             f"{self.identity['model']}, {parameter_count(trainer.model):,} parameters, "
             f"{self.recipe.image_size or self.data.size} px, on {self.device.type} in "
-            f"{_precision(trainer)}, seed {self.recipe.seed}\n"
+            f"{_precision(trainer)}, seed {self.recipe.seed}"
+            f"{', backbone frozen' if trainer.frozen else ''}{self._mark(', ')}\n"
             f"data: {self.data.source} ({counts} images)",
             flush=True,
         )
+
+    def _mark(self, separator: str) -> str:
+        """What every artefact of a run says that could have started from weights and did not."""
+        random = self.start is not None and self.start.source == "none"
+        return separator + RANDOM_MARK if random else ""
 
     def _n(self) -> dict[str, int]:
         return {split: len(getattr(self.data, split)) for split in datareader.SPLITS}
 
     def _title(self, *splits: str) -> str:
         n = ", ".join(f"{split} n = {self._n()[split]}" for split in splits)
-        return f"{self.name} · {self.identity['model']}\n{self.data.source} · {n}"
+        mark = self._mark("\n")
+        return f"{self.name} · {self.identity['model']}\n{self.data.source} · {n}{mark}"
 
     def _draw_curves(self, trainer: Trainer) -> None:
         import visualize
@@ -280,23 +319,24 @@ class Run:
             self.files.folder / "training_curves.png",
             title=self._title("train", "val"),
             best_epoch=trainer.best_epoch,
+            stage_changes=[trainer.first_epoch + 1] if trainer.first_epoch else (),
         )
 
     def _report(self, trainer: Trainer) -> None:
         """Evaluate the chosen epoch, write every artefact, `metrics.json` last."""
         start = time.perf_counter()
-        trainer.model.load_state_dict(trainer.best_weights)
         splits = {
             split: getattr(self.data, split)
             for split in datareader.SPLITS
             if split != "test" or not self.options.no_test
         }
-        logits = {
-            name: predict(trainer.model, split.to(self.device)[0], self.recipe, trainer.amp)
-            for name, split in splits.items()
-        }
+        ladder = self._ladder(trainer) if len(self.recipe.stages) > 1 else None
+        trainer.model.load_state_dict(trainer.best_weights)
+        logits = self._predict(trainer, splits, self.recipe.tta)
         probabilities = {name: sigmoid(values) for name, values in logits.items()}
+        before = time.perf_counter()
         threshold = choose_threshold(self.data.val.labels, probabilities["val"])
+        choosing = time.perf_counter() - before
         figures = {
             name: evaluate(split.labels, logits[name], threshold, split.patients)
             for name, split in splits.items()
@@ -310,11 +350,17 @@ class Run:
                 list(zip(*(column.tolist() for column in columns), strict=True)),
             )
         self._draw(trainer, splits, probabilities, figures, threshold)
+        decision = {"threshold": threshold, "tta": self.recipe.tta}
+        self._save_weights(self.files.best, trainer, **decision)
+        if ladder is not None:
+            self._save_weights(self.files.finished, trainer, **decision)
+            ladder["threshold"] = _rung(figures, choosing)
         seconds = sum(row["seconds"] for row in trainer.history)
         metrics = {
             "name": self.name,
             "model": self.identity["model"],
             "parameters": parameter_count(trainer.model),
+            **({"weights": self.identity["weights"]} if self.start is not None else {}),
             "data": {**self.identity["data"], "phantom": self.data.phantom},
             "recipe": self.identity["recipe"],
             "recipe_name": self.options.recipe_name,
@@ -324,16 +370,54 @@ class Run:
             "torch": torch.__version__,
             "epochs_run": len(trainer.history),
             "best_epoch": trainer.best_epoch,
+            **({"stage1_epochs_run": trainer.first_epoch} if ladder is not None else {}),
             "threshold": threshold,
-            "tta": "none",
+            "tta": self.recipe.tta,
             "bootstrap_unit": "image" if self.data.val.patients is None else "patient",
             "seconds": seconds + time.perf_counter() - start,
             "images_per_second": trainer.images_per_epoch
             * len(trainer.history)
             / trainer.training_seconds,
             **{split: figures.get(split) for split in datareader.SPLITS},
+            **({"ladder": ladder} if ladder is not None else {}),
         }
         atomic_write(self.files.metrics, json.dumps(metrics, indent=2) + "\n")
+
+    def _predict(
+        self, trainer: Trainer, splits: Mapping[str, datareader.Split], tta: str
+    ) -> dict[str, np.ndarray]:
+        return {
+            name: predict(trainer.model, split.to(self.device)[0], self.recipe, trainer.amp, tta)
+            for name, split in splits.items()
+        }
+
+    def _ladder(self, trainer: Trainer) -> dict[str, Any]:
+        """Val and test after each step of a two-stage run, at 0.5, with the step's own seconds."""
+        splits = {name: getattr(self.data, name) for name in ("val", "test")}
+        if self.options.no_test:
+            del splits["test"]
+        first = sum(row["seconds"] for row in trainer.history[: trainer.first_epoch])
+        second = sum(row["seconds"] for row in trainer.history[trainer.first_epoch :])
+        steps = (
+            ("stage1", load_checkpoint(self.files.stage1)["weights"], "none", first),
+            ("stage2", trainer.best_weights, "none", second),
+            ("tta", trainer.best_weights, self.recipe.tta, None),
+        )
+        ladder = {}
+        for name, weights, tta, seconds in steps:
+            start = time.perf_counter()
+            trainer.model.load_state_dict(weights)
+            logits = self._predict(trainer, splits, tta)
+            figures = {
+                split: evaluate(part.labels, logits[split], 0.5, part.patients)
+                for split, part in splits.items()
+            }
+            ladder[name] = _rung(figures, seconds or time.perf_counter() - start)
+        return ladder
+
+    def _weights_note(self) -> dict[str, str]:
+        note = {"source": self.start.source, "sha256": self.start.sha256}
+        return {**note, "note": RANDOM_MARK} if self._mark("") else note
 
     def _draw(
         self,
@@ -386,6 +470,15 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
         for name, part in value.items()
         for key, leaf in _flat(part, f"{prefix} {name}".strip()).items()
     }
+
+
+def _rung(figures: Mapping[str, Mapping[str, Any]], seconds: float) -> dict[str, Any]:
+    rung = {
+        split: {key: figures[split][key] for key in ("accuracy", "auc")}
+        for split in ("val", "test")
+        if split in figures
+    }
+    return {**rung, "seconds": seconds}
 
 
 def _precision(trainer: Trainer) -> str:

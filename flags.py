@@ -26,8 +26,20 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see --help)")
 
 
-def parse(recipes: Mapping[str, Recipe], argv: Sequence[str] | None) -> argparse.Namespace:
-    """Flags to a namespace whose ``recipe`` is the chosen one with every override applied."""
+def parse(
+    recipes: Mapping[str, Recipe], argv: Sequence[str] | None, pretrained: bool = False
+) -> argparse.Namespace:
+    """Flags to a namespace whose ``recipe`` is the chosen one with every override applied.
+
+    Args:
+        recipes: by name; the last one is the default.
+        argv: None for the process's own.
+        pretrained: the script's network can start from weights; without any there is no frozen
+            stage unless ``--stage1-epochs`` asks for it, since random features teach nothing.
+
+    Raises:
+        InputError: a flag is unknown or its value is not allowed.
+    """
     default = list(recipes)[-1]
     parser = _Parser(
         description=sys.modules["__main__"].__doc__,
@@ -50,6 +62,13 @@ def parse(recipes: Mapping[str, Recipe], argv: Sequence[str] | None) -> argparse
         choices=SOURCE_SIZES,
         help="side of the official or phantom images in pixels (default: 28)",
     )
+    if pretrained:
+        add(
+            "--weights",
+            default="imagenet",
+            metavar="{imagenet,none,FILE}",
+            help="what the backbone starts from (default: imagenet, downloaded once)",
+        )
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     add("--resume", action="store_true", help="go on with an unfinished run; else start one")
     add("--overwrite", action="store_true", help="start anew where an unfinished run lies")
@@ -81,6 +100,8 @@ def parse(recipes: Mapping[str, Recipe], argv: Sequence[str] | None) -> argparse
     }
     if options.name is not None:
         check_name(options.name)
+    if pretrained and options.weights == "none":
+        overrides.setdefault("stage1_epochs", 0)
     options.recipe_name = options.recipe
     options.recipe = dataclasses.replace(recipes[options.recipe], **overrides)
     if 0 < options.recipe.image_size < 16:

@@ -184,13 +184,27 @@ class RunFiles:
         return self.models_dir / f"{self.name}_best.pth"
 
     @property
+    def stage1(self) -> Path:
+        """The best weights of a first stage with frozen backbone."""
+        return self.models_dir / f"{self.name}_stage1.pth"
+
+    @property
+    def finished(self) -> Path:
+        """The weights to use, with threshold and test-time augmentation."""
+        return self.models_dir / f"{self.name}_final.pth"
+
+    @property
+    def _checkpoints(self) -> tuple[Path, ...]:
+        return self.last, self.best, self.stage1, self.finished
+
+    @property
     def replacement(self) -> RunFiles:
         """Where a new run grows while a finished one of the same name stays as it is."""
         return dataclasses.replace(self, name=self.name + UNFINISHED)
 
     def clear(self) -> None:
         """Remove what a run that will not be continued has left."""
-        for checkpoint in (self.last, self.best):
+        for checkpoint in self._checkpoints:
             checkpoint.unlink(missing_ok=True)
             remove_temporaries(self.models_dir, checkpoint.name)
         if self.folder.is_dir():
@@ -198,7 +212,7 @@ class RunFiles:
 
     def replace(self, old: RunFiles) -> None:
         """Put this finished run in ``old``'s place; repeatable if it is cut off halfway."""
-        for source, destination in ((self.best, old.best), (self.last, old.last)):
+        for source, destination in zip(self._checkpoints, old._checkpoints, strict=True):
             if source.exists():
                 source.replace(destination)
         old.folder.mkdir(parents=True, exist_ok=True)

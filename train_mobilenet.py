@@ -1,0 +1,28 @@
+"""Experiment 3: MobileNetV3-Large from ImageNet, classifier first, then everything, at 128 px."""
+
+from engine import Recipe
+from experiment import run
+from model_mobilenet import IMAGENET_URL, MobileNetV3Chest
+
+REPORT = Recipe(
+    name="mobilenetv3",
+    stage1_epochs=30,
+    stage1_lr=1e-3,
+    epochs=120,
+    lr=1e-4,
+    patience=40,
+    batch_size=48,
+    accumulation=2,
+    weight_decay=0.01,
+    clip=1.0,
+    monitor="val_accuracy",
+    image_size=128,
+    mean=0.449,  # of ImageNet's three channels together
+    std=0.226,
+    flip=0.5,
+    tta="flip",
+    seed=2024,
+)
+
+if __name__ == "__main__":
+    run(MobileNetV3Chest, {"report": REPORT}, imagenet_url=IMAGENET_URL)

@@ -1,0 +1,92 @@
+"""Weights to start from: ImageNet's from torchvision, a file's, or none."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from storage import InputError, load_checkpoint
+
+RANDOM_MARK = "random initialisation, not the report's experiment"
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """Where a network's backbone starts.
+
+    Attributes:
+        source: ``imagenet``, ``none`` or the file's name.
+        sha256: of the file, empty for ``none``.
+        state: state dict of a torchvision model or of one of this project's, or None.
+    """
+
+    source: str
+    sha256: str = ""
+    state: dict[str, Any] | None = None
+
+
+def starting_point(choice: str, url: str) -> StartingPoint:
+    """Find the weights that ``--weights`` names.
+
+    Args:
+        choice: ``imagenet``, ``none`` or the path of a state dict or checkpoint.
+        url: of torchvision's file, whose name ends in the first digits of its SHA-256.
+
+    Raises:
+        InputError: the file cannot be downloaded or read safely; says where to put it by hand.
+    """
+    if choice == "none":
+        return StartingPoint("none")
+    path = Path(choice).expanduser()
+    if choice == "imagenet":
+        from download import DownloadError, fetch
+
+        path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+        try:
+            fetch(url, path, sha256_prefix=path.stem.rsplit("-", 1)[1])
+        except DownloadError as error:
+            raise InputError(
+                f"--weights imagenet: {error}; or train with --weights FILE or --weights none"
+            ) from None
+    elif not path.is_file():
+        raise InputError(f"--weights '{choice}': allowed are imagenet, none or an existing file")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    source = choice if choice == "imagenet" else path.name
+    return StartingPoint(source, digest, load_checkpoint(path))
+
+
+def load_backbone(backbone: nn.Module, start: StartingPoint, prefix: str) -> None:
+    """Put the starting point's weights into ``backbone``; the head stays as it is.
+
+    A first convolution over three colours is averaged to one channel.
+
+    Args:
+        backbone: the part to fill.
+        start: a torchvision state dict, or a checkpoint of this project whose network has the
+            same backbone, whatever it was trained for.
+        prefix: of the backbone's names in torchvision's state dict.
+
+    Raises:
+        InputError: names or shapes do not fit.
+    """
+    state = start.state
+    if state is None:
+        return
+    if "weights" in state:
+        state, prefix = state["weights"], "backbone."
+    wanted = backbone.state_dict()
+    found = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+    for name, value in found.items():
+        grey = name in wanted and wanted[name].dim() == 4 and wanted[name].shape[1] == 1
+        if grey and torch.is_tensor(value) and value.dim() == 4 and value.shape[1] == 3:
+            found[name] = value.mean(1, keepdim=True)
+    try:
+        backbone.load_state_dict(found)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"--weights: '{start.source}' does not fit: {reason}") from None
