@@ -44,7 +44,6 @@ from storage import (
 from weights import RANDOM_MARK, starting_point
 
 GOAL = 0.90  # validation accuracy the reports aim at
-NIH_CREDIT = "X-rays: NIH Clinical Center, ChestX-ray14 (Wang et al., CVPR 2017)"
 SPLIT_TITLES = {"val": "validation (as selected)", "test": "test (held out)"}
 
 
@@ -438,7 +437,7 @@ class Run:
             self.files.folder / "val_predictions.png",
             threshold=threshold,
             title=self._title("val"),
-            credit="" if self.data.phantom else NIH_CREDIT,
+            credit="" if self.data.phantom else datareader.NIH_CREDIT,
         )
         visualize.draw_confusion_matrix(
             {SPLIT_TITLES[name]: figures[name]["confusion"] for name in splits},

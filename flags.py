@@ -16,14 +16,9 @@ import torch
 
 from datareader import SOURCE_SIZES
 from engine import Recipe
-from storage import UNFINISHED, InputError
+from storage import UNFINISHED, InputError, OneLineParser
 
 GET_STARTED = "https://pytorch.org/get-started/locally/"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise InputError(f"{message} (see --help)")
 
 
 def parse(
@@ -41,7 +36,7 @@ def parse(
         InputError: a flag is unknown or its value is not allowed.
     """
     default = list(recipes)[-1]
-    parser = _Parser(
+    parser = OneLineParser(
         description=sys.modules["__main__"].__doc__,
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=96),

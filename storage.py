@@ -6,6 +6,7 @@ the next start after a power cut) finds the old content or the new one and never
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import csv
 import dataclasses
@@ -19,7 +20,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 TEMPORARY_SUFFIX = ".tmp"
 UNFINISHED = ".unfinished"  # ending of a run that will replace a finished one of the same name
@@ -30,6 +31,13 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and ends with exit status 2.
     """
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Raises `InputError` for a wrong command line instead of printing a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see --help)")
 
 
 def atomic_write(path: Path, content: bytes | str | Callable[[IO[bytes]], Any]) -> None:

@@ -1,5 +1,8 @@
 """The pictures of a run: training curves, sample predictions, confusion matrices and ROC curves.
 
+    python visualize.py augmentation --data FILE.npz
+
+draws what experiment 2's random warps do to training images, so that a person can judge them.
 Every figure is drawn on its own ``Figure`` and Agg canvas, never through pyplot: no window system
 is needed and no figure stays in memory. The same input gives the same bytes.
 Colours are from the Okabe-Ito palette; line style, shape or text says the same thing again.
@@ -7,8 +10,10 @@ Colours are from the Okabe-Ito palette; line style, shape or text says the same 
 
 from __future__ import annotations
 
+import argparse
 import io
 import math
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,10 +28,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from storage import atomic_write
+from datareader import CLASS_NAMES, NIH_CREDIT, PHANTOM_MARK
+from storage import InputError, OneLineParser, atomic_write, check_writable
 
-CLASS_NAMES = ("cardiomegaly", "pneumothorax")
-PHANTOM_MARK = "PHANTOM DATA"
 GOAL_PERCENT = 90
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -328,6 +332,37 @@ def draw_roc_curve(
     _save(figure, path)
 
 
+def draw_augmentation(
+    originals: np.ndarray, warped: np.ndarray, path: Path | str, *, title: str, credit: str
+) -> None:
+    """Draw each image beside random warps of it.
+
+    Args:
+        originals: (N, H, W) uint8, one row of the picture each.
+        warped: (N, K, H, W) in 0..1, K warps of each.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+        credit: source of the images, printed at the bottom; may be empty.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    columns = warped.shape[1] + 1
+    figure = _titled_figure(title, body_height=WIDTH / columns * len(originals) + 0.6)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04)
+    for row, panels in enumerate(figure.subplots(len(originals), columns, squeeze=False)):
+        tiles = [originals[row] / 255, *warped[row]]
+        for column, (axes, tile) in enumerate(zip(panels, tiles, strict=True)):
+            axes.imshow(_reduced(tile), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(color=INK if column == 0 else PALE, linewidth=2)
+            if row == 0:
+                heading = "original" if column == 0 else f"warp {column}"
+                axes.set_title(heading, fontsize=SMALL, color=INK, pad=4)
+    figure.supxlabel(_wrapped(figure, credit, SMALL), fontsize=SMALL, color=INK)
+    _save(figure, path)
+
+
 def roc_points(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return false and true positive rates, (0, 0) first, one point per distinct probability.
 
@@ -415,3 +450,53 @@ def _number(value: float | None, form: str) -> str:
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "n/a"
+
+
+def _augmentation(options: argparse.Namespace) -> None:
+    import torch
+
+    import datareader
+    from augment import augment
+    from train_improved import REPORT as recipe
+
+    data = datareader.load(options.data)
+    rows = np.random.default_rng(options.seed).choice(len(data.train), size=4, replace=False)
+    originals = data.train.images[rows]
+    generator = torch.Generator().manual_seed(options.seed)
+    x = torch.from_numpy(originals)[:, None].float() / 255
+    warps = [augment(x, recipe, generator)[:, 0].numpy() for _ in range(6)]
+    title = (
+        f"Augmentation of {recipe.name}: rotation +-{recipe.rotate:g} degrees, shift "
+        f"+-{recipe.translate:.0%}, zoom +-{recipe.scale:.0%}, flip {recipe.flip:.0%}"
+        f"\n{data.source}"
+    )
+    credit = "" if data.phantom else NIH_CREDIT
+    check_writable(options.out.parent, "--out")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    draw_augmentation(originals, np.stack(warps, 1), options.out, title=title, credit=credit)
+    print(options.out)
+
+
+def main() -> None:
+    """The command line; status 2 and one line on stderr for wrong input."""
+    parser = OneLineParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=OneLineParser)
+    augmentation = commands.add_parser("augmentation", help="what the random warps do")
+    augmentation.add_argument("--data", default="auto", help="as in train.py (default: auto)")
+    augmentation.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    augmentation.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results/augmentation.png"),
+        metavar="FILE.png",
+        help="(default: results/augmentation.png)",
+    )
+    try:
+        _augmentation(parser.parse_args())
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -286,8 +286,18 @@ runpy.run_path({script!r}, run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 3, 5])
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
+@pytest.mark.parametrize(
+    ("name", "epochs"),
+    [
+        ("SIGKILL", 3),  # between the stages
+        ("SIGINT", 5),
+        *(
+            pytest.param(name, epochs, marks=pytest.mark.slow)
+            for name in ("SIGKILL", "SIGINT")
+            for epochs in (1, 2, 4)
+        ),
+    ],
+)
 def test_resume_across_the_stage_change_is_bit_identical(two_stages, tmp_path, epochs, name):
     folder, flags, _ = two_stages
     script = tmp_path / "interrupt.py"
