@@ -6,7 +6,10 @@ Each image is a frontal film summed from its parts as attenuation (soft tissue, 
 clavicles, spine, mediastinum, heart, diaphragm, vessels) and then exposed. Cardiomegaly is a
 heart wider than half the thorax, pneumothorax a pleural line with air and no vessels outside it.
 
-MEASURED
+How hard the task is, default arguments (28 px, seed 0), test AUC: EfficientChestNet after 5 epochs
+of AdamW and OneCycle at 1e-3, batch 32, torch seed 0, no augmentation 0.960 (after 3 of the 5
+0.928); logistic regression on standardised pixels, C = 0.01 chosen on val, 0.778. The heart's width
+in pixels says little because size, position, exposure and rotation vary as well.
 
 Results on these files are about the programs that produce them, never about patients.
 """
@@ -15,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -327,7 +329,7 @@ def check_destination(path: Path) -> None:
     try:
         with np.load(path) as data:
             phantom = str(data["phantom"]) == PHANTOM_MARK
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except Exception:  # a foreign or damaged file can raise nearly any type
         phantom = False
     if not phantom:
         raise InputError(f"'{path}' exists and is not a phantom file: choose another name")
@@ -352,7 +354,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_destination(args.out)
         data = make_phantom(args.size, args.train, args.val, args.test, args.seed)
         atomic_write(args.out, lambda file: np.savez_compressed(file, **data))
-    except (InputError, OSError) as error:
+    except (InputError, OSError, MemoryError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     images = ", ".join(f"{len(data[f'{split}_labels'])} {split}" for split in OFFICIAL_COUNTS)
