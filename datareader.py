@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phantom import PHANTOM_MARK
+from phantom import OFFICIAL_COUNTS, PHANTOM_MARK
 from storage import InputError, atomic_write
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ CLASS_NAMES = ("cardiomegaly", "pneumothorax")
 CLASS_COLUMNS = (1, 7)  # of the 14 ChestMNIST labels
 N_FINDINGS = 14
 SOURCE_SIZES = (28, 64, 128, 224)
-OFFICIAL_COUNTS = {"train": (754, 1552), "val": (97, 208), "test": (243, 439)}
 NIH_CREDIT = "X-rays: NIH Clinical Center, ChestX-ray14 (Wang et al., CVPR 2017)"
 PATIENT_CHARACTERS = 8  # of an NIH file name: 00000013_005.png is image 5 of patient 00000013
 

@@ -16,14 +16,13 @@ Results on these files are about the programs that produce them, never about pat
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
-from storage import InputError, atomic_write
+from storage import InputError, OneLineParser, atomic_write
 
 PHANTOM_MARK = "PHANTOM DATA, not ChestMNIST"
 CARDIOMEGALY = 1  # label columns in MedMNIST's order
@@ -335,22 +334,17 @@ def check_destination(path: Path) -> None:
         raise InputError(f"'{path}' exists and is not a phantom file: choose another name")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        self.exit(2, f"error: {' '.join(message.split())}\n")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Write a phantom file; 0, or 2 after one line on stderr about what was wrong."""
-    parser = _Parser(description="Write chest X-ray phantoms in ChestMNIST's layout.")
+    parser = OneLineParser(description="Write chest X-ray phantoms in ChestMNIST's layout.")
     parser.add_argument("out", type=Path, metavar="OUT.npz")
     parser.add_argument("--size", type=int, default=28, help="px, 16 to 1024 (default 28)")
     for split, counts in OFFICIAL_COUNTS.items():
         text = f"two-class images in {split} (default {sum(counts)}, as in ChestMNIST)"
         parser.add_argument(f"--{split}", type=int, default=sum(counts), metavar="N", help=text)
     parser.add_argument("--seed", type=int, default=0, help="0 or more (default 0)")
-    args = parser.parse_args(arguments)
     try:
+        args = parser.parse_args(arguments)
         check_destination(args.out)
         data = make_phantom(args.size, args.train, args.val, args.test, args.seed)
         atomic_write(args.out, lambda file: np.savez_compressed(file, **data))

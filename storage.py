@@ -10,10 +10,12 @@ import argparse
 import contextlib
 import csv
 import dataclasses
+import errno
 import io
 import os
 import pickle
 import shutil
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 TEMPORARY_SUFFIX = ".tmp"
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # some network drives
 UNFINISHED = ".unfinished"  # ending of a run that will replace a finished one of the same name
 
 
@@ -95,6 +98,10 @@ def run_lock(path: Path, name: str) -> Iterator[None]:
             f"a run called '{name}' is in progress in another process: "
             "wait for it, stop it, or choose another --name"
         ) from None
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+            raise
+        print(f"NOTE: '{path.parent}' knows no locks: start '{name}' only once", file=sys.stderr)
     try:
         yield
     finally:
