@@ -1,6 +1,6 @@
 """Run a training script with several seeds and tabulate what they reach on val and test.
 
-    python benchmarks/seeds.py train.py --data FILE.npz
+    python benchmarks/seeds.py train.py --name NAME --data FILE.npz
 
 Every seed is a run of its own under `results/`, made with `--resume`, so an interrupted table goes
 on where it stopped. Flags not known here go to the script. Writes `benchmarks/SEEDS_<name>.md`.
@@ -28,14 +28,16 @@ def main() -> None:
     """Train the seeds that are not finished, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("script", help="of this project, e.g. train.py")
-    parser.add_argument("--name", required=True, help="of the runs, <name>_seed<seed>")
+    parser.add_argument(
+        "--name", required=True, help="of the first run; <name>_seed<seed> of the others"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 123, 456, 789, 1011])
     parser.add_argument("--results-dir", type=Path, default=ROOT / "results")
     options, flags = parser.parse_known_args()
 
     runs = []
     for seed in options.seeds:
-        name = f"{options.name}_seed{seed}"
+        name = options.name + (f"_seed{seed}" if seed != options.seeds[0] else "")
         command = [sys.executable, str(ROOT / options.script), *flags, "--resume"]
         command += ["--seed", str(seed), "--name", name]
         command += ["--results-dir", str(options.results_dir)]
@@ -56,8 +58,7 @@ def main() -> None:
     n = {split: first[split]["n"] for split in ("train", "val", "test")}
     text = (
         f"# {first['model']}, {len(runs)} seeds\n\n"
-        f"`{options.script} {' '.join(flags[2:])}`".replace(" `", "`")
-        + f" on `{first['data']['source']}` (train {n['train']}, val {n['val']}, test {n['test']} "
+        f"`{options.script}` on `{first['data']['source']}` (train {n['train']}, val {n['val']}, test {n['test']} "
         f"images), recipe `{first['recipe_name']}`, {first['device']} in {first['amp']}, PyTorch "
         f"{first['torch']}. Epoch and threshold chosen on val, test evaluated once per seed. "
         "Written by `benchmarks/seeds.py`.\n\n"
