@@ -58,8 +58,9 @@ def main() -> None:
     n = {split: first[split]["n"] for split in ("train", "val", "test")}
     text = (
         f"# {first['model']}, {len(runs)} seeds\n\n"
-        f"`{options.script}` on `{first['data']['source']}` (train {n['train']}, val {n['val']}, test {n['test']} "
-        f"images), recipe `{first['recipe_name']}`, {first['device']} in {first['amp']}, PyTorch "
+        f"`{options.script}` on `{first['data']['source']}` (train {n['train']}, "
+        f"val {n['val']}, test {n['test']} images), "
+        f"recipe `{first['recipe_name']}`, {first['device']} in {first['amp']}, PyTorch "
         f"{first['torch']}. Epoch and threshold chosen on val, test evaluated once per seed. "
         "Written by `benchmarks/seeds.py`.\n\n"
         "| seed | val accuracy, as selected | val AUC | test accuracy, held out | test AUC "
