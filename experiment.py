@@ -43,6 +43,8 @@ from storage import (
 )
 from weights import RANDOM_MARK, starting_point
 
+# What Python and PyTorch raise where a checkpoint lacks something or holds something else.
+STRUCTURE_ERRORS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 GOAL = 0.90  # validation accuracy the reports aim at
 SPLIT_TITLES = {"val": "validation (as selected)", "test": "test (held out)"}
 
@@ -174,7 +176,14 @@ class Run:
         if self.options.resume and unfinished:
             state = load_checkpoint(self.files.last)
             self._check_same(state, self.files.last)
-            print(f"resuming '{self.name}' after epoch {len(state['trainer']['history'])}")
+            try:
+                epoch = len(state["trainer"]["history"])
+                known = 0 <= state["stage"] < len(self.recipe.stages)
+            except STRUCTURE_ERRORS as error:
+                raise self._damaged(self.files.last, error) from None
+            if not known:
+                raise self._damaged(self.files.last, f"stage {state['stage']}")
+            print(f"resuming '{self.name}' after epoch {epoch}")
             return True, state
         if self.options.resume and finished:
             stored = json.loads(final.metrics.read_text())
@@ -194,6 +203,11 @@ class Run:
             )
         self.files.clear()
         return True, None
+
+    def _damaged(self, path: Path, reason: object) -> InputError:
+        """What a checkpoint that can be read but does not make sense ends a run with."""
+        text = " ".join(f"{reason}".split())[:200] or type(reason).__name__
+        return InputError(f"'{path}' is damaged ({text}): --overwrite starts '{self.name}' anew")
 
     def _check_same(self, stored: Mapping[str, Any], path: Any) -> None:
         try:
@@ -274,8 +288,11 @@ class Run:
     def _restore(self, trainer: Trainer, state: Mapping[str, Any]) -> None:
         stored = state["trainer"]
         in_state = stored["best_epoch"] == len(stored["history"])
-        best = None if in_state else load_checkpoint(self.files.best)["weights"]
-        trainer.load_state_dict(stored, best)
+        best = None if in_state else load_checkpoint(self.files.best).get("weights")
+        try:
+            trainer.load_state_dict(stored, best)
+        except STRUCTURE_ERRORS as error:
+            raise self._damaged(self.files.last, error) from None
         if in_state:
             self._save_weights(self.files.best, trainer)
         self._write_history(trainer)
