@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM.
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM; like KeyboardInterrupt, no ``except Exception`` catches it.
 
     Attributes:
         signum: which of the two.

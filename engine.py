@@ -211,15 +211,23 @@ def predict(
     Under ``tta="flip"`` the mean of the logits of each image and of its mirror image.
     """
     model.eval()
-    logits = []
-    with torch.inference_mode(), autocast(images.device, amp):
-        for batch in images.split(EVALUATION_BATCH):
-            x = to_input(batch, recipe).contiguous(memory_format=torch.channels_last)
-            values = model(x).float()
-            if tta == "flip":
-                values = (values + model(x.flip(-1)).float()) / 2
-            logits.append(values)
-    return torch.cat(logits).double().cpu().numpy()
+    size = EVALUATION_BATCH
+    while size:
+        with (
+            contextlib.suppress(torch.OutOfMemoryError),
+            torch.inference_mode(),
+            autocast(images.device, amp),
+        ):
+            logits = []
+            for batch in images.split(size):
+                x = to_input(batch, recipe).contiguous(memory_format=torch.channels_last)
+                values = model(x).float()
+                if tta == "flip":
+                    values = (values + model(x.flip(-1)).float()) / 2
+                logits.append(values)
+            return torch.cat(logits).double().cpu().numpy()
+        size //= 2
+    raise TrainingError("out of memory with a single image: try a smaller --image-size")
 
 
 class Trainer:
@@ -301,7 +309,7 @@ class Trainer:
         Batch norm has no statistics of one value; which image sits out changes every epoch.
         """
         n = len(self.train_images)
-        return n - 1 if n % self.micro_batch == 1 else n
+        return n - 1 if n % self.images_per_step == 1 else n
 
     @property
     def steps_per_epoch(self) -> int:
@@ -345,6 +353,11 @@ class Trainer:
         self.training_seconds += time.perf_counter() - start
 
         logits = predict(self.model, self.val_images, self.recipe, self.amp)
+        if not np.isfinite(logits).all():
+            raise TrainingError(
+                f"the validation loss is not finite after epoch {len(self.history) + 1}, at "
+                f"learning rate {rates[-1]:.3g}: try a lower --lr or --amp off"
+            )
         labels = self.val_labels.cpu().numpy()
         row = {
             "epoch": len(self.history) + 1,
@@ -355,11 +368,6 @@ class Trainer:
             "val_auc": roc_auc(labels, logits),
             "lr": rates[-1],
         }
-        if not math.isfinite(row["val_loss"]):
-            raise TrainingError(
-                f"the validation loss is not finite after epoch {row['epoch']}, at learning rate "
-                f"{rates[-1]:.3g}: try a lower --lr or --amp off"
-            )
         if self.recipe.schedule == "plateau":
             self.scheduler.step(row["val_loss"])
         elif self.recipe.schedule not in PER_STEP:
@@ -380,7 +388,10 @@ class Trainer:
                 result = self._gradients(rows)
             except torch.OutOfMemoryError:
                 if self.micro_batch < 4:
-                    raise
+                    raise TrainingError(
+                        f"out of memory even with batches of {self.micro_batch}: try a smaller "
+                        "--image-size, or --device cpu"
+                    ) from None
             if result is None:  # out of the handler, whose traceback would keep the memory
                 self._halve_batch()
         if self.recipe.clip:
@@ -396,7 +407,9 @@ class Trainer:
     def _gradients(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         total = torch.zeros((), device=self.device)
         hits = torch.zeros((), dtype=torch.int64, device=self.device)
-        for batch in rows.split(self.micro_batch):
+        # Even parts, so that no image is left alone in a batch.
+        parts = min(math.ceil(len(rows) / self.micro_batch), len(rows) // 2)
+        for batch in rows.tensor_split(parts):
             labels = self.train_labels[batch]
             x = to_input(self.train_images[batch], self.recipe, self.noise)
             with autocast(self.device, self.amp):

@@ -123,6 +123,7 @@ class Run:
         check_writable(self.final.folder, "--results-dir")
         check_writable(self.final.models_dir, "--models-dir")
         self.files = self.final
+        self.history_lines: list[str] = []
         self.start = None
         if imagenet_url is not None:
             self.start = starting_point(options.weights, imagenet_url)
@@ -168,8 +169,12 @@ class Run:
                 ``--resume`` meets another recipe, model or data set.
         """
         fresh, final = self.final.replacement, self.final
+        for files in (fresh, final):
+            files.remove_temporaries()
         if fresh.metrics.exists():  # cut off between finishing and taking the old run's place
             fresh.replace(final)
+        elif not fresh.last.exists():  # cut off after that, or in its first epoch
+            fresh.clear()
         finished = final.metrics.exists()
         self.files = fresh if finished else final
         unfinished = self.files.last.exists()
@@ -255,10 +260,10 @@ class Run:
         self.signals.patient = True
         try:
             while not trainer.finished:
-                self.signals.check()
                 row = trainer.run_epoch()
                 self._save(trainer, number)
                 progress.end_of_epoch(row, trainer.best_epoch)
+                self.signals.check()
         except Interrupted as interruption:
             self.signals.patient = False
             if trainer.history:
@@ -282,8 +287,10 @@ class Run:
         save_checkpoint(path, {**self.identity, **best, **more})
 
     def _write_history(self, trainer: Trainer) -> None:
-        rows = [[row[column] for column in HISTORY_COLUMNS] for row in trainer.history]
-        write_csv(self.files.folder / "history.csv", HISTORY_COLUMNS, rows)
+        new = trainer.history[len(self.history_lines) :]  # all of them are slow after 1,000 epochs
+        self.history_lines += [",".join(str(row[name]) for name in HISTORY_COLUMNS) for row in new]
+        text = "\n".join((",".join(HISTORY_COLUMNS), *self.history_lines, ""))
+        atomic_write(self.files.folder / "history.csv", text)
 
     def _restore(self, trainer: Trainer, state: Mapping[str, Any]) -> None:
         stored = state["trainer"]

@@ -14,7 +14,6 @@ import errno
 import io
 import os
 import pickle
-import shutil
 import sys
 import tempfile
 import warnings
@@ -27,6 +26,16 @@ from typing import IO, Any, NoReturn
 TEMPORARY_SUFFIX = ".tmp"
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # some network drives
 UNFINISHED = ".unfinished"  # ending of a run that will replace a finished one of the same name
+ARTEFACTS = (
+    "history.csv",
+    "val_probabilities.csv",
+    "test_probabilities.csv",
+    "training_curves.png",
+    "val_predictions.png",
+    "confusion_matrix.png",
+    "roc_curve.png",
+    "metrics.json",
+)
 
 
 class InputError(ValueError):
@@ -68,17 +77,12 @@ def atomic_write(path: Path, content: bytes | str | Callable[[IO[bytes]], Any]) 
             os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~_UMASK)  # mkstemp makes files private
         Path(temporary).replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a failed write does not know which file it was for
         raise
-
-
-def remove_temporaries(folder: Path, name: str) -> None:
-    """Delete what a killed process left of half-written files called ``name*`` in ``folder``."""
-    for leftover in folder.glob(f".{name}*{TEMPORARY_SUFFIX}"):
-        with contextlib.suppress(OSError):
-            leftover.unlink()
 
 
 @contextlib.contextmanager
@@ -109,10 +113,15 @@ def run_lock(path: Path, name: str) -> Iterator[None]:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` (tensors and plain Python values only) atomically with ``torch.save``."""
+    """Write ``state`` (tensors and plain Python values only) atomically with ``torch.save``.
+
+    By way of memory: torch.save itself turns a full disk into an error of its own zip writer.
+    """
     import torch
 
-    atomic_write(path, lambda file: torch.save(state, file))
+    content = io.BytesIO()
+    torch.save(state, content)
+    atomic_write(path, lambda file: file.write(content.getbuffer()))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -209,31 +218,42 @@ class RunFiles:
         return self.models_dir / f"{self.name}_final.pth"
 
     @property
-    def _checkpoints(self) -> tuple[Path, ...]:
-        return self.last, self.best, self.stage1, self.finished
-
-    @property
     def replacement(self) -> RunFiles:
         """Where a new run grows while a finished one of the same name stays as it is."""
         return dataclasses.replace(self, name=self.name + UNFINISHED)
 
+    @property
+    def paths(self) -> list[Path]:
+        """Every file of the run, `metrics` last."""
+        checkpoints = [self.last, self.best, self.stage1, self.finished]
+        return checkpoints + [self.folder / name for name in ARTEFACTS]
+
+    def remove_temporaries(self) -> None:
+        """Delete what a killed process has left half-written."""
+        for path in self.paths:
+            for leftover in path.parent.glob(f".{path.name}.*{TEMPORARY_SUFFIX}"):
+                with contextlib.suppress(OSError):
+                    leftover.unlink()
+
     def clear(self) -> None:
-        """Remove what a run that will not be continued has left."""
-        for checkpoint in self._checkpoints:
-            checkpoint.unlink(missing_ok=True)
-            remove_temporaries(self.models_dir, checkpoint.name)
-        if self.folder.is_dir():
-            shutil.rmtree(self.folder)
+        """Remove the run's files, and its folder unless somebody else's files are in it."""
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def replace(self, old: RunFiles) -> None:
-        """Put this finished run in ``old``'s place; repeatable if it is cut off halfway."""
-        for source, destination in zip(self._checkpoints, old._checkpoints, strict=True):
+        """Put this finished run in ``old``'s place; repeatable if it is cut off halfway.
+
+        `metrics` is the last to be removed there and the last to be moved.
+        """
+        if old.metrics.exists():
+            old.clear()
+        old.folder.mkdir(parents=True, exist_ok=True)
+        for source, destination in zip(self.paths, old.paths, strict=True):
             if source.exists():
                 source.replace(destination)
-        old.folder.mkdir(parents=True, exist_ok=True)
-        for source in sorted(self.folder.iterdir(), key=lambda path: path == self.metrics):
-            source.replace(old.folder / source.name)
-        self.folder.rmdir()
+        self.clear()
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
