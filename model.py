@@ -77,7 +77,7 @@ class EfficientChestNet(nn.Module):
 
     def __init__(
         self,
-        strides: tuple[int, int, int, int] = (1, 2, 2, 2),
+        strides: tuple[int, int, int, int] = (2, 1, 1, 2),
         dropout: tuple[float, float] = (0.4, 0.2),
     ) -> None:
         super().__init__()
