@@ -73,10 +73,18 @@ def main() -> None:
                     trainer.run_epoch()
                 aucs[layout].append(trainer.history[-1]["val_auc"])
                 seconds[layout] += time.perf_counter() - start
-            print(
-                {k: f"{np.mean(v):.3f}" for k, v in aucs.items()}, len(aucs[LAYOUTS[0]]), flush=True
-            )
+            print({k: f"{np.mean(v):.3f}" for k, v in aucs.items()}, flush=True)
+        write_table(data, options, seed + 1, aucs, seconds)
 
+
+def write_table(
+    data: datareader.TwoClassData,
+    options: argparse.Namespace,
+    seeds: int,
+    aucs: dict[tuple[int, ...], list[float]],
+    seconds: dict[tuple[int, ...], float],
+) -> None:
+    """STRIDES.md from what has been measured so far, after every repetition."""
     rows = []
     best = max(LAYOUTS, key=lambda layout: np.mean(aucs[layout]))
     for layout in sorted(LAYOUTS, key=lambda layout: -np.mean(aucs[layout])):
@@ -90,7 +98,7 @@ def main() -> None:
     text = (
         "# Strides of EfficientChestNet\n\n"
         f"Cross-validation grouped by patient over train + val of `{data.source}` "
-        f"({len(labels)} images), {options.folds} folds x {options.seeds} seeds, "
+        f"({len(data.train) + len(data.val)} images), {options.folds} folds x {seeds} seeds, "
         f"{options.epochs} epochs of the report's recipe, AUC of the held-out fold after the last "
         "epoch. Test images were not used. Written by `benchmarks/choose_strides.py`.\n\n"
         "| strides (stem, stage 1, 2, 3) | mean AUC | sd over folds "
