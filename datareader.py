@@ -177,7 +177,7 @@ def filter_npz(path: Path) -> TwoClassData:
             or 1, or a split lacks a class.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _open_npz(path) as archive:
             splits = {name: _filter_split(archive, name) for name in SPLITS}
             phantom = "phantom.npy" in archive.namelist()
     except InputError as error:
@@ -227,6 +227,18 @@ def _filter_split(archive: zipfile.ZipFile, split: str) -> Split:
         names.check_names(n)
         names = names.read(keep)
     return Split(images.read(keep), classes, np.flatnonzero(keep), names)
+
+
+@contextlib.contextmanager
+def _open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An npz in whose directory no damage hides the optional arrays: names, a phantom's mark."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            archive.open(member).close()  # raises if the directory's name is not the member's own
+        named = [split for split in SPLITS if f"{split}_names.npy" in archive.namelist()]
+        if 0 < len(named) < len(SPLITS):
+            raise InputError(f"of names there are only those of {', '.join(named)}")
+        yield archive
 
 
 class _Array:
@@ -384,7 +396,7 @@ def _cache_places(path: Path) -> list[Path]:
 
 def _read_cache(path: Path, identity: str) -> TwoClassData | None:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _open_npz(path) as archive:
             about = _Array(archive, "about")
             about.check(about.dtype.kind == "U" and about.shape == (1,), "text (1,)")
             about = json.loads(about.read().item())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import math
+import os
 import re
 import shutil
 import sys
@@ -147,7 +149,10 @@ def _folder(text: str) -> Path:
 
 def check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,150}", name) or not name.strip("."):
-        raise InputError(f"--name '{name}': allowed are letters, digits, '.', '_' and '-'")
+        raise InputError(
+            f"--name '{name}': allowed are up to 150 letters, digits, '.', '_' and '-', "
+            "and not dots alone"
+        )
     if name.endswith(UNFINISHED):
         raise InputError(f"--name '{name}': the ending '{UNFINISHED}' is taken")
     if name.lower() == "phantom":  # some file systems do not tell capitals apart
@@ -155,10 +160,17 @@ def check_name(name: str) -> None:
 
 
 def run_name(recipe: Recipe, data: str, size: int) -> str:
-    """``<recipe's name>``, plus the file's stem for a file, plus the size above 28 px."""
+    """``<recipe's name>``, plus the file's stem for a file, plus the size above 28 px.
+
+    A stem that does not make a name as it is gets a few digits that tell it from others.
+    """
     name = recipe.name
     if data.endswith(".npz"):
-        name += "_" + re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data).stem)
+        stem = Path(data).stem
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)[:100]
+        if plain != stem:
+            plain += "-" + hashlib.sha256(os.fsencode(stem)).hexdigest()[:6]
+        name += f"_{plain}"
     return name + (f"_{size}" if size > 28 else "")
 
 

@@ -1,0 +1,406 @@
+"""Wrong input: one line on stderr that says what is allowed, exit status 2, nothing written."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, run_script
+from tiny_train import RECIPE, TinyNet
+
+from datareader import SPLITS, load
+from experiment import run
+from flags import parse, run_name
+from storage import InputError, check_writable
+
+CONTRACT_FLAGS = {  # and the default that --help of train.py must show, as text
+    "--recipe": "report",
+    "--data": "auto",
+    "--root": "~/.medmnist",
+    "--source-size": "28",
+    "--image-size": "0",
+    "--epochs": "100",
+    "--batch-size": "32",
+    "--lr": "0.001",
+    "--weight-decay": "0.0001",
+    "--patience": "15",
+    "--seed": "42",
+    "--device": "auto",
+    "--amp": "auto",
+    "--results-dir": "results",
+    "--models-dir": "trained_models",
+    "--name": "made of recipe, file and size",
+    "--resume": None,
+    "--overwrite": None,
+    "--no-test": None,
+}
+
+
+def good_arrays() -> dict[str, np.ndarray]:
+    """Six images per split, three of each class."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split in SPLITS:
+        arrays[f"{split}_images"] = rng.integers(0, 256, (6, 28, 28), np.uint8)
+        arrays[f"{split}_labels"] = np.eye(14, dtype=np.uint8)[[1, 7, 1, 7, 1, 7]]
+    return arrays
+
+
+def one_class(arrays: dict, split: str, column: int) -> np.ndarray:
+    return np.eye(14, dtype=np.uint8)[[column] * 6]
+
+
+def changed(**changes: Callable[[dict], np.ndarray | None]) -> Callable[[Path], None]:
+    """A maker of a file whose arrays are good but for ``changes``; None leaves an array out."""
+
+    def make(path: Path) -> None:
+        arrays = good_arrays()
+        for key, change in changes.items():
+            arrays[key] = change(arrays)
+        np.savez(path, **{key: array for key, array in arrays.items() if array is not None})
+
+    return make
+
+
+def truncated(path: Path) -> None:
+    np.savez_compressed(path, **good_arrays())
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def single_npy(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.zeros((6, 28, 28), np.uint8))
+
+
+NAMES = {f"{split}_names": lambda a: np.array(["1.png"] * 6) for split in SPLITS}
+
+# What makes the file, and what the message must say.
+BAD_FILES_AS_COMMAND = {
+    "missing": (lambda path: None, "there is no such file"),
+    "empty": (lambda path: path.write_bytes(b""), "not a sound npz"),
+    "truncated": (truncated, "not a sound npz"),
+    "other arrays": (
+        lambda path: np.savez(path, x=np.zeros(3), y=np.ones(3)),
+        "there is no array 'train_images'",
+    ),
+    "float images": (
+        changed(val_images=lambda a: a["val_images"] / np.float32(255)),
+        r"val_images is float32 \(6, 28, 28\); wanted is uint8 \(6, S, S\)",
+    ),
+    "colour images": (
+        changed(train_images=lambda a: a["train_images"][..., None].repeat(3, -1)),
+        r"train_images is uint8 \(6, 28, 28, 3\); wanted is uint8 \(6, S, S\)",
+    ),
+    "13 labels": (
+        changed(val_labels=lambda a: a["val_labels"][:, :13]),
+        r"val_labels is uint8 \(6, 13\); wanted is uint8 \(N, 14\)",
+    ),
+    "label 2": (
+        changed(train_labels=lambda a: a["train_labels"] * 2),
+        "train_labels holds 2; allowed are 0 and 1",
+    ),
+    "no cardiomegaly": (
+        changed(train_labels=lambda a: one_class(a, "train", 7)),
+        "the train split has no image labelled cardiomegaly alone",
+    ),
+    "no pneumothorax": (
+        changed(val_labels=lambda a: one_class(a, "val", 1)),
+        "the val split has no image labelled pneumothorax alone",
+    ),
+    "neither class": (
+        changed(test_labels=lambda a: one_class(a, "test", 3)),
+        "the test split has no image labelled cardiomegaly alone",
+    ),
+}
+BAD_FILES = {
+    "folder": (Path.mkdir, "there is no such file"),
+    "npy": (single_npy, "not a sound npz"),
+    "text": (lambda path: path.write_text("epoch,loss\n1,0.5\n" * 99), "not a sound npz"),
+    "no test labels": (changed(test_labels=lambda a: None), "there is no array 'test_labels'"),
+    "oblong images": (
+        changed(train_images=lambda a: a["train_images"][:, 4:]),
+        r"train_images is uint8 \(6, 24, 28\); wanted is uint8 \(6, S, S\)",
+    ),
+    "more labels": (
+        changed(test_labels=lambda a: a["test_labels"].repeat(2, 0)),
+        r"test_images is uint8 \(6, 28, 28\); wanted is uint8 \(12, S, S\)",
+    ),
+    "two sizes": (
+        changed(val_images=lambda a: a["val_images"][:, :20, :20]),
+        "the splits differ in image size: .*28.*20.*28",
+    ),
+    "a pixel": (
+        changed(train_images=lambda a: np.zeros((6, 1, 1), np.uint8)),
+        "train_images is 1 px wide; allowed are 16 to 1024",
+    ),
+    "no images": (
+        changed(
+            train_images=lambda a: a["train_images"][:0],
+            train_labels=lambda a: a["train_labels"][:0],
+        ),
+        "the train split has no image labelled cardiomegaly alone",
+    ),
+    "flat labels": (changed(test_labels=lambda a: a["test_labels"][:, 7]), r"wanted.*\(N, 14\)"),
+    "a label": (changed(test_labels=lambda a: np.uint8(1)), r"test_labels is uint8 \(\)"),
+    "an image": (changed(val_images=lambda a: np.uint8(1)), r"val_images is uint8 \(\)"),
+    "signed labels": (
+        changed(test_labels=lambda a: -a["test_labels"].astype(np.int8)),
+        r"int8 \(6, 14\); wanted is uint8",
+    ),
+    "boolean labels": (changed(val_labels=lambda a: a["val_labels"] == 1), "bool"),
+    "numbers for names": (
+        changed(**{**NAMES, "train_names": lambda a: np.arange(6)}),
+        r"train_names is int64 \(6,\); wanted is text",
+    ),
+    "bytes for names": (
+        changed(**{**NAMES, "val_names": lambda a: np.array([b"1.png"] * 6)}),
+        "wanted is text",
+    ),
+    "five names": (
+        changed(**{**NAMES, "val_names": lambda a: np.array(["1.png"] * 5)}),
+        r"characters \(6,\)",
+    ),
+    "names of two splits": (
+        changed(**{**NAMES, "val_names": lambda a: None}),
+        "of names there are only those of train, test",
+    ),
+    "not an npz": (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(500)), "not a sound npz"),
+}
+
+BAD_FLAGS_AS_COMMAND = {
+    "unknown": (["--epoch-count", "3"], "unrecognized arguments: --epoch-count"),
+    "abbreviated": (["--epo", "3"], "unrecognized arguments: --epo"),
+    "choice": (["--monitor", "loss"], "'loss' is not val_accuracy or val_auc or val_loss"),
+    "nan": (["--lr", "nan"], "'nan' is not a number above 0 up to 10"),
+    "negative": (["--weight-decay=-1e-4"], "'-1e-4' is not a number from 0 up to 10"),
+    "no epochs": (["--epochs", "0"], "'0' is not an integer from 1 up to 100000"),
+    "name": (["--name", "a/b"], "--name 'a/b': allowed are up to 150 letters, digits"),
+    "results": (["--results-dir", "good.npz/x"], "'.*good.npz' is not a folder"),
+    "both": (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
+    "fp16": (["--device", "cpu", "--amp", "fp16"], "allowed there are auto, off and bf16"),
+}
+BAD_FLAGS = {
+    "batch of one": (["--batch-size", "1"], "'1' is not an integer from 2 up to"),
+    "models": (["--models-dir", "good.npz/a/b"], "'.*good.npz' is not a folder"),
+    "source size": (["--source-size", "64"], "'good.npz' holds 28-px images"),
+    **{
+        f"lr {value}": ([f"--lr={value}"], "is not a number above 0 up to 10")
+        for value in ("0", "-0.0", "-1", "inf", "-inf", "11", "fast", "", "1e-3,", "0x1")
+    },
+    **{
+        f"{flag} {value}": ([f"--{flag}={value}"], f"argument --{flag}: '{value}' is not an? ")
+        for flag, value in (
+            ("epochs", "-1"),
+            ("epochs", "2.5"),
+            ("epochs", "nan"),
+            ("epochs", "1" + "0" * 400),
+            ("epochs", "9" * 5000),
+            ("weight-decay", "inf"),
+            ("beta1", "1"),
+            ("warmup", "1"),
+            ("div-factor", "0.5"),
+            ("gamma", "0"),
+            ("clip", "nan"),
+            ("label-smoothing", "1"),
+            ("patience", "0"),
+            ("image-size", "4096"),
+            ("std", "0"),
+            ("flip", "1.5"),
+            ("seed", "-1"),
+            ("seed", str(2**31)),
+        )
+    },
+    **{
+        f"name {name}": (["--name", name], "allowed are up to 150 letters")
+        for name in ("", ".", "..", "a b", "a\\b", "../x", "C:", "é", "x" * 151)
+    },
+    "name phantom": (["--name", "Phantom"], "--name 'Phantom'"),
+    "name unfinished": (["--name", "a.unfinished"], "'.unfinished' is taken"),
+    "recipe": (["--recipe", "mine"], "invalid choice: 'mine' .*report"),
+    "schedule": (["--schedule", "linear"], "constant or onecycle or cosine or step or plateau"),
+    "amp": (["--amp", "fp8"], "'fp8' is not auto or off or bf16 or fp16"),
+    "no value": (["--epochs"], "argument --epochs: expected one argument"),
+    "stray word": (["now"], "unrecognized arguments: now"),
+    "small images": (["--image-size", "8"], "allowed are 0 and 16 to 1024"),
+    "odd source": (["--source-size", "32"], "28, 64, 128, 224"),
+    "data word": (["--data", "mnist"], "allowed are auto, chestmnist, phantom or a file"),
+    "no data": (["--data", ""], "allowed are auto, chestmnist, phantom or a file"),
+    "long file name": (["--data", "x" * 5000 + ".npz"], "there is no such file"),
+    "strange home": (["--data", "~nobody-of-that-name/x.npz"], "there is no such file"),
+    "results in a strange home": (["--results-dir", "~nobody-of-that-name"], "no such home"),
+    "long results": (["--results-dir", "x" * 5000], "--results-dir"),
+    "tpu": (["--device", "tpu"], "auto.*cpu.*cuda.*mps"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working folder with a good file in it, which is also the home."""
+    np.savez(tmp_path / "good.npz", **good_arrays())
+    for variable in ("HOME", "USERPROFILE", "LOCALAPPDATA", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def tree(folder: Path) -> list[tuple]:
+    """Every path below ``folder`` with its size and time."""
+    return sorted(
+        (str(path), path.is_dir(), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+    )
+
+
+def assert_refused(status: int, out: str, err: str, message: str) -> None:
+    assert status == 2, (status, out, err)
+    assert out == ""
+    assert err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1
+    assert "Traceback" not in err
+    assert re.search(message, err), err
+
+
+def refused_as_a_command(folder: Path, arguments: list, message: str) -> None:
+    before = tree(folder)
+    done = run_script(TINY, *arguments, cwd=folder)
+    assert_refused(done.returncode, done.stdout, done.stderr, message)
+    assert tree(folder) == before
+
+
+def refused_in_process(folder: Path, capsys, arguments: list, message: str) -> None:
+    before = tree(folder)
+    with pytest.raises(SystemExit) as end:
+        run(TinyNet, {"report": RECIPE}, [str(argument) for argument in arguments])
+    assert_refused(end.value.code, *capsys.readouterr(), message)
+    assert tree(folder) == before
+
+
+def test_the_good_file_is_good(folder):
+    """What the tables call bad is bad on its own account."""
+    data = load("good.npz")
+    assert [len(getattr(data, split)) for split in SPLITS] == [6, 6, 6]
+    assert parse({"report": RECIPE}, ["--data", "good.npz"]).recipe == RECIPE
+
+
+@pytest.mark.parametrize("case", BAD_FILES_AS_COMMAND)
+def test_a_bad_file_as_a_command(folder, case):
+    make, message = BAD_FILES_AS_COMMAND[case]
+    make(folder / "bad.npz")
+    refused_as_a_command(folder, ["--data", "bad.npz"], message)
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file(folder, capsys, case):
+    make, message = BAD_FILES[case]
+    make(folder / "bad.npz")
+    refused_in_process(folder, capsys, ["--data", "bad.npz"], message)
+
+
+@pytest.mark.parametrize("case", BAD_FLAGS_AS_COMMAND)
+def test_a_bad_flag_as_a_command(folder, case):
+    arguments, message = BAD_FLAGS_AS_COMMAND[case]
+    refused_as_a_command(folder, ["--data", "good.npz", *arguments], message)
+
+
+@pytest.mark.parametrize("case", BAD_FLAGS)
+def test_a_bad_flag(folder, capsys, case):
+    arguments, message = BAD_FLAGS[case]
+    refused_in_process(folder, capsys, ["--data", "good.npz", *arguments], message)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(("column", "lacking"), [(1, "pneumothorax"), (7, "cardiomegaly")])
+def test_every_split_needs_both_classes(folder, split, column, lacking):
+    make = changed(**{f"{split}_labels": lambda a: one_class(a, split, column)})
+    make(folder / "bad.npz")
+    with pytest.raises(InputError, match=f"the {split} split has no image labelled {lacking}"):
+        load("bad.npz")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there(folder):
+    message = "--device cuda: PyTorch finds none here; allowed are auto, .*cpu"
+    refused_as_a_command(folder, ["--data", "good.npz", "--device", "cuda"], message)
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an MPS device")
+def test_another_device_that_is_not_there(folder, capsys):
+    refused_in_process(folder, capsys, ["--device", "mps"], "allowed are auto, .*cpu")
+
+
+def test_the_network_of_experiment_1_refuses_alike(folder):
+    before = tree(folder)
+    done = run_script("train.py", "--data", "missing.npz", cwd=folder)
+    assert_refused(done.returncode, done.stdout, done.stderr, "there is no such file")
+    assert tree(folder) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the name is not allowed there")
+def test_a_refusal_stays_one_line_whatever_the_name(folder, capsys):
+    refused_in_process(folder, capsys, ["--data", "two\nlines.npz"], "there is no such file")
+
+
+def test_help_lists_every_flag_with_its_default(tmp_path):
+    done = run_script("train.py", "--help", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    paragraphs = re.split(r"\n  (?=-)", done.stdout)
+    about = {text.split()[0]: " ".join(text.split("\n\n")[0].split()) for text in paragraphs}
+    for flag, default in CONTRACT_FLAGS.items():
+        assert flag in about, flag
+        shown = about[flag].endswith((f"(default: {default})", f"({default})"))
+        assert default is None or shown, about[flag]
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_good_values_pass():
+    """The bounds themselves are allowed."""
+    flags = (
+        "--data a.npz --root r --source-size 224 --image-size 16 --epochs 1 --batch-size 2 "
+        "--lr 10 --weight-decay 0 --patience 1 --seed 0 --device cpu --amp bf16 --no-test "
+        "--results-dir r --models-dir m --name A.b_c-9 --overwrite"
+    )
+    options = parse({"report": RECIPE}, flags.split())
+    assert (options.recipe.lr, options.recipe.weight_decay, options.recipe.seed) == (10, 0, 0)
+    assert options.root == options.results_dir == Path("r")
+    assert parse({"report": RECIPE}, []).recipe == RECIPE
+
+
+def test_a_folder_below_the_home_is_found(folder):
+    options = parse({"report": RECIPE}, ["--results-dir", "~/r", "--root", "~"])
+    assert options.results_dir == folder / "r" and options.root == folder
+
+
+@pytest.mark.parametrize("flag", ["--results-dir", "--models-dir"])
+def test_folders_that_could_be_made_are_not_made_by_looking(folder, flag):
+    check_writable(folder / "new" / "newer", flag)
+    check_writable(Path("relative"), flag)
+    assert not (folder / "new").exists() and not Path("relative").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symlinks need a privilege there")
+def test_a_dangling_link_is_no_folder(folder):
+    (folder / "link").symlink_to(folder / "nowhere")
+    with pytest.raises(InputError, match="is not a folder"):
+        check_writable(folder / "link" / "x", "--results-dir")
+
+
+def test_results_of_different_files_never_share_a_name():
+    stems = ("nih", "my images", "my-images", "画像", "データ", "x" * 300, "x" * 299)
+    names = [run_name(RECIPE, f"{stem}.npz", 28) for stem in stems]
+    names += [run_name(RECIPE, "phantom", 28), run_name(RECIPE, "nih.npz", 64)]
+    assert len(set(names)) == len(names)
+    assert names[0] == "tiny_nih" and names[2] == "tiny_my-images" and names[-1] == "tiny_nih_64"
+    for name in names:
+        parse({"report": RECIPE}, ["--name", name])
+
+
+def test_a_good_file_beside_a_bad_flag_is_untouched(folder):
+    """The flags are looked at before the data: not even a cache is made."""
+    with pytest.raises(SystemExit):
+        run(TinyNet, {"report": RECIPE}, ["--data", "good.npz", "--results-dir", "good.npz"])
+    assert [path.name for path in folder.iterdir()] == ["good.npz"]
