@@ -185,10 +185,9 @@ def filter_npz(path: Path) -> TwoClassData:
     except PermissionError:
         raise InputError(f"'{path}': no permission to read it") from None
     except Exception as error:  # damaged zips raise nearly any type, from KeyError to zlib.error
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+        reason = f"{type(error).__name__} {' '.join(str(error).split())}".strip()[:200]
         raise InputError(
-            f"'{path}' is not a sound npz file ({type(error).__name__}: {reason}); "
-            "delete it and fetch or copy it again"
+            f"'{path}' is not a sound npz file ({reason}); delete it and fetch or copy it again"
         ) from None
     sizes = {name: splits[name].images.shape[1] for name in SPLITS}
     if len(set(sizes.values())) > 1:

@@ -5,7 +5,8 @@
 In the folders 0, 1, 2 ... of the current one, each a copy of the folder FINISHED, a
 run is killed before step 0, STRIDE, 2 * STRIDE ... and resumed, or started once more where all that
 lies there is the other, finished run. The last line printed is how many were killed. Python reports
-each such step to an audit hook.
+each such step to an audit hook, which also ends a run that opens anything but a temporary file or
+its lock for writing.
 """
 
 import importlib
@@ -19,6 +20,7 @@ from pathlib import Path
 from tiny_train import RECIPE, TinyNet
 
 from experiment import run
+from storage import TEMPORARY_SUFFIX
 
 STEPS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.truncate"}
 
@@ -33,7 +35,12 @@ def cut_off_before(step):
         if event not in STEPS and not writes:
             return
         path = Path("" if isinstance(arguments[0], int) else os.fsdecode(arguments[0]))
-        if here in (here / path).parents and next(count) == step:
+        if here not in (here / path).parents:
+            return
+        if writes and path.suffix not in (TEMPORARY_SUFFIX, ".lock"):
+            print(f"'{path}' is written in place", file=sys.stderr, flush=True)
+            os._exit(1)
+        if next(count) == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
