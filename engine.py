@@ -479,8 +479,6 @@ class Trainer:
             state: of `state_dict`.
             best_weights: of the best epoch, None where that is the state's own.
         """
-        if best_weights is not None:
-            self.model.load_state_dict(best_weights)  # to find out now whether they fit
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])

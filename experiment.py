@@ -43,8 +43,6 @@ from storage import (
 )
 from weights import RANDOM_MARK, starting_point
 
-# What Python and PyTorch raise where a checkpoint lacks something or holds something else.
-STRUCTURE_ERRORS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 GOAL = 0.90  # validation accuracy the reports aim at
 SPLIT_TITLES = {"val": "validation (as selected)", "test": "test (held out)"}
 
@@ -83,7 +81,7 @@ def run(
     except Interrupted as interruption:
         status = 128 + interruption.signum
         message = f"interrupted{interruption.when}: the same command with --resume goes on"
-    print(message, file=sys.stderr, flush=True)
+    print(" ".join(message.splitlines()), file=sys.stderr, flush=True)
     sys.exit(status)
 
 
@@ -131,7 +129,7 @@ class Run:
             self.build()  # weights that do not fit are told before anything is written
         self.identity = {
             "model": build.__name__,
-            **({"weights": self._weights_note()} if self.start is not None else {}),
+            **({"starting_weights": self._weights_note()} if self.start is not None else {}),
             "recipe": as_dict(self.recipe),
             "data": {
                 "source": self.data.source,
@@ -179,26 +177,18 @@ class Run:
         self.files = fresh if finished else final
         unfinished = self.files.last.exists()
         if self.options.resume and unfinished:
-            state = load_checkpoint(self.files.last)
-            self._check_same(state, self.files.last)
-            try:
-                epoch = len(state["trainer"]["history"])
-                known = 0 <= state["stage"] < len(self.recipe.stages)
-            except STRUCTURE_ERRORS as error:
-                raise self._damaged(self.files.last, error) from None
-            if not known:
-                raise self._damaged(self.files.last, f"stage {state['stage']}")
-            print(f"resuming '{self.name}' after epoch {epoch}")
+            state = self._load(self.files.last)
+            print(f"resuming '{self.name}' after epoch {len(state['trainer']['history'])}")
             return True, state
         if self.options.resume and finished:
-            stored = json.loads(final.metrics.read_text())
+            stored = _read_metrics(final.metrics)
             self._check_same(stored, final.metrics)
-            if stored["test"] is not None or self.options.no_test or not final.last.exists():
+            if stored.get("test") is not None or self.options.no_test or not final.last.exists():
                 print(f"'{self.name}' is finished: nothing to do. See {final.folder}")
                 return False, None
             print(f"'{self.name}' is finished but for the test images")
             self.files = final
-            return True, load_checkpoint(final.last)
+            return True, self._load(final.last)
         if self.options.resume:
             print(f"nothing to resume for '{self.name}': starting from the beginning")
         elif unfinished and not self.options.overwrite:
@@ -209,10 +199,11 @@ class Run:
         self.files.clear()
         return True, None
 
-    def _damaged(self, path: Path, reason: object) -> InputError:
-        """What a checkpoint that can be read but does not make sense ends a run with."""
-        text = " ".join(f"{reason}".split())[:200] or type(reason).__name__
-        return InputError(f"'{path}' is damaged ({text}): --overwrite starts '{self.name}' anew")
+    def _load(self, path: Path) -> dict[str, Any]:
+        """A checkpoint of this very run: same model, recipe, data and weights to start from."""
+        state = load_checkpoint(path, sealed=True)
+        self._check_same(state, path)
+        return state
 
     def _check_same(self, stored: Mapping[str, Any], path: Any) -> None:
         try:
@@ -295,11 +286,15 @@ class Run:
     def _restore(self, trainer: Trainer, state: Mapping[str, Any]) -> None:
         stored = state["trainer"]
         in_state = stored["best_epoch"] == len(stored["history"])
-        best = None if in_state else load_checkpoint(self.files.best).get("weights")
-        try:
-            trainer.load_state_dict(stored, best)
-        except STRUCTURE_ERRORS as error:
-            raise self._damaged(self.files.last, error) from None
+        best = None
+        if not in_state:
+            best = self._load(self.files.best)
+            if best["epoch"] != stored["best_epoch"]:
+                raise InputError(
+                    f"'{self.files.best}' is of epoch {best['epoch']}, and the best so far is "
+                    f"epoch {stored['best_epoch']}: --overwrite starts anew"
+                )
+        trainer.load_state_dict(stored, best and best["weights"])
         if in_state:
             self._save_weights(self.files.best, trainer)
         self._write_history(trainer)
@@ -353,7 +348,7 @@ class Run:
             for split in datareader.SPLITS
             if split != "test" or not self.options.no_test
         }
-        ladder = self._ladder(trainer) if len(self.recipe.stages) > 1 else None
+        ladder = self._ladder(trainer) if self.start is not None else None
         trainer.model.load_state_dict(trainer.best_weights)
         logits = self._predict(trainer, splits, self.recipe.tta)
         probabilities = {name: sigmoid(values) for name, values in logits.items()}
@@ -383,7 +378,11 @@ class Run:
             "name": self.name,
             "model": self.identity["model"],
             "parameters": parameter_count(trainer.model),
-            **({"weights": self.identity["weights"]} if self.start is not None else {}),
+            **(
+                {"starting_weights": self.identity["starting_weights"]}
+                if self.start is not None
+                else {}
+            ),
             "data": {**self.identity["data"], "phantom": self.data.phantom},
             "recipe": self.identity["recipe"],
             "recipe_name": self.options.recipe_name,
@@ -421,11 +420,12 @@ class Run:
             del splits["test"]
         first = sum(row["seconds"] for row in trainer.history[: trainer.first_epoch])
         second = sum(row["seconds"] for row in trainer.history[trainer.first_epoch :])
-        steps = (
-            ("stage1", load_checkpoint(self.files.stage1)["weights"], "none", first),
+        steps = [
             ("stage2", trainer.best_weights, "none", second),
             ("tta", trainer.best_weights, self.recipe.tta, None),
-        )
+        ]
+        if trainer.first_epoch:
+            steps.insert(0, ("stage1", self._load(self.files.stage1)["weights"], "none", first))
         ladder = {}
         for name, weights, tta, seconds in steps:
             start = time.perf_counter()
@@ -508,8 +508,18 @@ def _precision(trainer: Trainer) -> str:
     return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[trainer.amp]
 
 
+def _read_metrics(path: Path) -> dict[str, Any]:
+    try:
+        metrics = json.loads(path.read_text())
+    except (ValueError, RecursionError):
+        metrics = None
+    if not isinstance(metrics, dict):
+        raise InputError(f"'{path}' is damaged: --overwrite trains anew")
+    return metrics
+
+
 def _print_summary(files: RunFiles) -> None:
-    metrics = json.loads(files.metrics.read_text())
+    metrics = _read_metrics(files.metrics)
 
     def line(split: str) -> str:
         figures = metrics[split]

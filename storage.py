@@ -11,6 +11,7 @@ import contextlib
 import csv
 import dataclasses
 import errno
+import hashlib
 import io
 import os
 import pickle
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -116,16 +117,48 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors and plain Python values only) atomically with ``torch.save``.
 
     By way of memory: torch.save itself turns a full disk into an error of its own zip writer.
+    A seal, the SHA-256 of every name and value, goes into it.
     """
     import torch
 
     content = io.BytesIO()
-    torch.save(state, content)
+    torch.save({**state, "seal": _seal(state)}, content)
     atomic_write(path, lambda file: file.write(content.getbuffer()))
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def _seal(value: Any) -> str:
+    """SHA-256 of tensors, dicts, lists and plain values, types and order included."""
+    import torch
+
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            digest.update(f"tensor {value.dtype} {tuple(value.shape)}".encode())
+            content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(content.numpy())
+        elif isinstance(value, Mapping):
+            digest.update(f"dict {len(value)}".encode())
+            for key, item in value.items():
+                digest.update(repr(key).encode())
+                add(item)
+        elif isinstance(value, list | tuple):
+            digest.update(f"list {len(value)}".encode())
+            for item in value:
+                add(item)
+        else:
+            digest.update(f"{type(value).__name__} {value!r}".encode())
+
+    add(value)
+    return digest.hexdigest()
+
+
+def load_checkpoint(path: Path, sealed: bool = False) -> dict[str, Any]:
     """Read a checkpoint on the CPU without running any code that a pickle might carry.
+
+    Args:
+        path: a checkpoint, or a state dict that somebody else has saved.
+        sealed: it must be as `save_checkpoint` has written it, value for value.
 
     Raises:
         InputError: the file is missing, damaged, or holds anything but tensors and plain values.
@@ -158,6 +191,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"checkpoint '{path}' cannot be read: {reason[:200]}") from None
     if not isinstance(state, dict):
         raise InputError(f"checkpoint '{path}' holds a {type(state).__name__}, not a dict")
+    seal = state.pop("seal", None)
+    if sealed:
+        try:
+            sound = seal == _seal(state)
+        except (RecursionError, RuntimeError, TypeError):  # nothing of ours is nested or made so
+            sound = False
+        if not sound:
+            raise InputError(f"checkpoint '{path}' is not as a run of this project has written it")
     return state
 
 

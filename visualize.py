@@ -494,7 +494,7 @@ def main() -> None:
     try:
         _augmentation(parser.parse_args())
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(" ".join(f"error: {error}".splitlines()), file=sys.stderr)
         sys.exit(2)
 
 

@@ -246,7 +246,7 @@ def test_a_two_stage_run_leaves_its_checkpoints_ladder_and_one_history(two_stage
 def test_random_initialisation_is_said_everywhere(two_stages, phantom_npz, tmp_path):
     folder, _, result = two_stages
     metrics = json.loads((folder / "results/s/metrics.json").read_text())
-    assert metrics["weights"]["note"] == RANDOM_MARK
+    assert metrics["starting_weights"]["note"] == RANDOM_MARK
     assert RANDOM_MARK in result.stdout
 
 
@@ -257,7 +257,7 @@ def test_without_weights_there_is_no_frozen_stage_unless_asked_for(tmp_path, pha
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "results/stages_small/metrics.json").read_text())
     assert metrics["epochs_run"] == 1
-    assert "ladder" not in metrics
+    assert list(metrics["ladder"]) == ["stage2", "tta", "threshold"]
 
 
 def test_weights_that_cannot_be_had_train_nothing(tmp_path, phantom_npz):
