@@ -341,7 +341,6 @@ def test_the_network_of_experiment_1_refuses_alike(folder):
     assert tree(folder) == before
 
 
-@pytest.mark.xfail(strict=False, reason="to be mended in experiment.py")
 @pytest.mark.skipif(sys.platform == "win32", reason="the name is not allowed there")
 def test_a_refusal_stays_one_line_whatever_the_name(folder, capsys):
     refused_in_process(folder, capsys, ["--data", "two\nlines.npz"], "there is no such file")
@@ -408,7 +407,6 @@ def test_a_good_file_beside_a_bad_flag_is_untouched(folder):
     assert [path.name for path in folder.iterdir()] == ["good.npz"]
 
 
-@pytest.mark.xfail(strict=False, reason="to be mended in experiment.py")
 @pytest.mark.parametrize("flags", [[], ["--overwrite"], ["--resume"]])
 def test_a_folder_that_is_no_run_of_ours_is_not_emptied(folder, monkeypatch, flags):
     """``--results-dir . --name Documents`` must not cost anyone their documents."""

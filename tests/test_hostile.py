@@ -883,7 +883,6 @@ def test_whole_commands_on_mutants(unfinished, tmp_path, count, record_figure):
     "count",
     [pytest.param(100, id="fast"), pytest.param(9999, id="all", marks=pytest.mark.slow)],
 )
-@pytest.mark.xfail(strict=False, reason="to be mended in experiment.py")
 def test_checkpoints_of_another_structure_are_told(unfinished, tmp_path, which, count):
     shutil.copytree(unfinished, tmp_path, dirs_exist_ok=True)
     bad = apart("resume", tmp_path, which, count, cwd=tmp_path, timeout=120 + count)
@@ -898,7 +897,6 @@ def change(path: Path, edit: Callable[[dict], Any]) -> None:
     torch.save(state, path)
 
 
-@pytest.mark.xfail(strict=False, reason="to be mended in experiment.py")
 def test_the_best_weights_of_another_epoch_are_refused(run_here, tmp_path):
     """A copied or restored file would otherwise be reported as the best epoch's."""
     path = tmp_path / "trained_models" / f"{NAME}_best.pth"
@@ -907,7 +905,6 @@ def test_the_best_weights_of_another_epoch_are_refused(run_here, tmp_path):
     assert_told(status, err)
 
 
-@pytest.mark.xfail(strict=False, reason="to be mended in experiment.py")
 def test_the_best_weights_of_another_recipe_are_refused(run_here, tmp_path):
     path = tmp_path / "trained_models" / f"{NAME}_best.pth"
     change(path, lambda state: state["recipe"].update(lr=0.5))
@@ -921,7 +918,6 @@ def test_the_best_weights_of_another_recipe_are_refused(run_here, tmp_path):
     ["", "{", "[]", "null", '{"model": 1}', "\x00" * 50, "[" * 99_999],
     ids=["empty", "cut off", "list", "null", "other keys", "zeros", "nested"],
 )
-@pytest.mark.xfail(strict=False, reason="to be mended in experiment.py")
 def test_a_damaged_metrics_file_is_told(run_here, tmp_path, text):
     """``--resume`` reads it to see whether the run is finished."""
     for checkpoint in (tmp_path / "trained_models").glob("*.pth"):
