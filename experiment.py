@@ -65,6 +65,9 @@ def run(
         imagenet_url: of torchvision's weights, for a model whose constructor takes a
             `weights.StartingPoint` and which has a ``backbone``.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name outside a Windows code page must not end a run
+            stream.reconfigure(errors="backslashreplace")
     try:
         with StopSignals() as signals:
             options = parse(recipes, argv, pretrained=imagenet_url is not None)
