@@ -44,6 +44,7 @@ PATIENT_CHARACTERS = 8  # of an NIH file name: 00000013_005.png is image 5 of pa
 _SMALLEST, _LARGEST = 16, 1024  # image sides in pixels that are accepted
 _LONGEST_NAME = 255  # characters
 _BLOCK_BYTES = 8 << 20
+_LARGEST_FORTRAN = 32 << 20  # bytes read at once where rows are not contiguous: 2.4 million labels
 _DEFLATE_LIMIT = 1100  # deflate shrinks at most 1032:1; a larger claim is a damaged or hostile file
 _CACHE_VERSION = 1
 
@@ -266,8 +267,9 @@ class _Array:
         self.shape, fortran, self.dtype = header
         if self.dtype.hasobject:
             raise InputError(f"'{name}' holds Python objects; they are not read, for safety")
-        if fortran and len(self.shape) > 1:
-            raise InputError(f"'{name}' is in Fortran order; wanted is C order, numpy's own")
+        self._fortran = fortran and len(self.shape) > 1  # as a table from pandas often is
+        if self._fortran and info.file_size > _LARGEST_FORTRAN:
+            raise InputError(f"'{name}' is in Fortran order and too large to be turned to C order")
         claimed = math.prod(self.shape) * self.dtype.itemsize  # of Python integers: no wrap-around
         if min(self.shape, default=0) < 0 or self._stream.tell() + claimed != info.file_size:
             raise InputError(
@@ -297,13 +299,15 @@ class _Array:
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Number of the first row and the rows of each block; they need not all be read."""
         n, row_bytes = self.shape[0], math.prod(self.shape[1:]) * self.dtype.itemsize
-        per_block = max(1, _BLOCK_BYTES // row_bytes)
+        per_block = max(1, n if self._fortran else _BLOCK_BYTES // row_bytes)
         for start in range(0, n, per_block):
             wanted = min(per_block, n - start) * row_bytes
             content = self._stream.read(wanted)
             if len(content) != wanted:
                 raise EOFError("the file ends early")
-            yield start, np.frombuffer(content, self.dtype).reshape(-1, *self.shape[1:])
+            block = np.frombuffer(content, self.dtype)
+            shape = (len(block) * self.dtype.itemsize // row_bytes, *self.shape[1:])
+            yield start, block.reshape(shape, order="F" if self._fortran else "C")
         self._stream.read(1)  # reaching the end makes zipfile compare the checksum
 
     def read(self, keep: np.ndarray | None = None) -> np.ndarray:
