@@ -117,12 +117,12 @@ def send(signum):
 
 
 def contents(*folders):
-    """Bytes and time of every file below the folders."""
+    """Bytes and time of every file below the folders; older filelocks touch the lock's."""
     return {
         path: (path.read_bytes(), path.stat().st_mtime_ns)
         for folder in folders
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.suffix != ".lock"
     }
 
 

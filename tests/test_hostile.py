@@ -32,7 +32,7 @@ from conftest import ROOT, TINY, run_script
 
 import datareader
 from datareader import SPLITS
-from storage import InputError, load_checkpoint
+from storage import InputError, load_checkpoint, save_checkpoint
 
 pytest_plugins = ["figures"]
 
@@ -890,11 +890,10 @@ def test_checkpoints_of_another_structure_are_told(unfinished, tmp_path, which, 
 
 
 def change(path: Path, edit: Callable[[dict], Any]) -> None:
-    import torch
-
-    state = torch.load(path, weights_only=True)
+    """A sound checkpoint, seal and all, but of another run."""
+    state = load_checkpoint(path, sealed=True)
     edit(state)
-    torch.save(state, path)
+    save_checkpoint(path, state)
 
 
 def test_the_best_weights_of_another_epoch_are_refused(run_here, tmp_path):
