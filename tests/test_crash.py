@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, run_script
+from conftest import ROOT, TINY, run_script, without_times
 from tiny_train import RECIPE, TinyNet
 
 import datareader
@@ -130,16 +130,6 @@ def history(folder, name="one"):
     """Lines of history.csv without its header; none where there is no such file."""
     path = folder / "results" / name / "history.csv"
     return path.read_text().splitlines()[1:] if path.exists() else []
-
-
-def without_times(value):
-    """A copy without what depends on the clock, wherever it stands."""
-    if isinstance(value, list):
-        return [without_times(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    ends = ("seconds", "_ms", "per_second")
-    return {k: without_times(v) for k, v in value.items() if not str(k).endswith(ends)}
 
 
 def assert_same(left, right, where=""):

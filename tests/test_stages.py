@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from conftest import ROOT, run_script
+from conftest import ROOT, run_script, without_times
 from torch import nn
 from torchvision.models import mobilenet_v3_large
 
@@ -203,13 +203,6 @@ def test_flip_tta_is_the_mean_logit_of_an_image_and_its_mirror_image():
     recipe = Recipe(name="r")
     both = predict(model, images, recipe) + predict(model, images.flip(-1), recipe)
     assert predict(model, images, recipe, tta="flip") == pytest.approx(both / 2, abs=1e-6)
-
-
-def without_times(value):
-    if isinstance(value, dict):
-        ends = ("seconds", "_ms", "per_second")
-        return {k: without_times(v) for k, v in value.items() if not k.endswith(ends)}
-    return value
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, run_script
+from conftest import TINY, run_script, without_times
 from PIL import Image
 
 from metrics import choose_threshold
@@ -19,16 +19,6 @@ CSV_FILES = ("history", "val_probabilities", "test_probabilities")
 def read_csv(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def without_times(value):
-    """A copy of metrics or of history rows without what depends on the clock."""
-    if isinstance(value, list):
-        return [without_times(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    ends = ("seconds", "_ms", "per_second")
-    return {k: without_times(v) for k, v in value.items() if not k.endswith(ends)}
 
 
 @pytest.fixture(scope="module")
