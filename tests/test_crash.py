@@ -967,9 +967,9 @@ from tiny_train import RECIPE, TinyNet
 samples = []
 save = experiment.Run._save
 
-def measured(self, trainer):
+def measured(self, trainer, stage):
     start = time.perf_counter()
-    save(self, trainer)
+    save(self, trainer, stage)
     seconds = time.perf_counter() - start
     pages = int(open("/proc/self/statm").read().split()[1])
     samples.append({{
