@@ -113,6 +113,10 @@ class Run:
         self.device = pick_device(options.device)
         if self.recipe.amp == "fp16" and self.device.type == "cpu":
             raise InputError("--amp fp16: not on a CPU; allowed there are auto, off and bf16")
+        if self.recipe.stage1_epochs and imagenet_url is None:
+            raise InputError(
+                "--stage1-epochs: this network has no backbone to freeze; allowed is 0"
+            )
         check_writable(options.results_dir, "--results-dir")
         check_writable(options.models_dir, "--models-dir")
         self.data = datareader.load(options.data, options.root, options.source_size)

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from conftest import ROOT, run_script, without_times
+from conftest import ROOT, TINY, run_script, without_times
 from torch import nn
 from torchvision.models import mobilenet_v3_large
 
@@ -262,6 +262,14 @@ def test_weights_that_cannot_be_had_train_nothing(tmp_path, phantom_npz):
     missing = run_script(STAGES, "--data", phantom_npz, "--weights", "no.pth", cwd=tmp_path)
     assert missing.returncode == 2
     assert len(missing.stderr.splitlines()) == 1
+
+
+def test_a_network_without_a_backbone_has_no_frozen_stage(tmp_path, phantom_npz):
+    result = run_script(TINY, "--data", phantom_npz, "--stage1-epochs", 1, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: --stage1-epochs")
+    assert len(result.stderr.splitlines()) == 1
+    assert not any(tmp_path.iterdir())
 
 
 INTERRUPT = """
