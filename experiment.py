@@ -6,6 +6,7 @@ Every training script is a recipe, a model and one call of `run`.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -51,7 +52,8 @@ def run(
     build: Callable[[], nn.Module],
     recipes: Mapping[str, Recipe],
     argv: Sequence[str] | None = None,
-    imagenet_url: str | None = None,
+    imagenet_url: str | Callable[..., str] | None = None,
+    knobs: Mapping[str, dataclasses.Field] | None = None,
 ) -> None:
     """Run a training script: parse the flags, train or resume, evaluate, draw.
 
@@ -59,18 +61,22 @@ def run(
     any other failure, each with one line on stderr; returns when done.
 
     Args:
-        build: model class; called without arguments.
+        build: model class.
         recipes: by the name ``--recipe`` knows them; the last one is the default.
         argv: flags, by default the process's own.
         imagenet_url: of torchvision's weights, for a model whose constructor takes a
-            `weights.StartingPoint` and which has a ``backbone``.
+            `weights.StartingPoint` first and which has a ``backbone``; a callable gets what
+            ``knobs`` have become and returns the address.
+        knobs: arguments of the model's constructor that are flags, made with `engine.knob`.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name outside a Windows code page must not end a run
             stream.reconfigure(errors="backslashreplace")
     try:
         with StopSignals() as signals:
-            options = parse(recipes, argv, pretrained=imagenet_url is not None)
+            options = parse(recipes, argv, imagenet_url is not None, knobs)
+            if callable(imagenet_url):
+                imagenet_url = imagenet_url(**options.model_arguments)
             Run(build, options, signals, imagenet_url).go()
         return
     except InputError as error:
@@ -108,7 +114,8 @@ class Run:
         signals: StopSignals,
         imagenet_url: str | None = None,
     ) -> None:
-        self.build, self.options, self.signals = build, options, signals
+        self.build = partial(build, **options.model_arguments)
+        self.options, self.signals = options, signals
         self.recipe: Recipe = options.recipe
         self.device = pick_device(options.device)
         if self.recipe.amp == "fp16" and self.device.type == "cpu":
@@ -132,14 +139,16 @@ class Run:
         self.start = None
         if imagenet_url is not None:
             self.start = starting_point(options.weights, imagenet_url)
-            self.build = partial(build, self.start)
+            self.build = partial(self.build, self.start)
             self.build()  # weights that do not fit are told before anything is written
         self.identity = {
             "model": build.__name__,
+            **({"model_arguments": options.model_arguments} if options.model_arguments else {}),
             **({"starting_weights": self._weights_note()} if self.start is not None else {}),
             "recipe": as_dict(self.recipe),
             "data": {
                 "source": self.data.source,
+                "size": self.data.size,
                 "sha256": self.data.sha256,
                 "counts": self.data.counts(),
             },
@@ -385,11 +394,11 @@ class Run:
             "name": self.name,
             "model": self.identity["model"],
             "parameters": parameter_count(trainer.model),
-            **(
-                {"starting_weights": self.identity["starting_weights"]}
-                if self.start is not None
-                else {}
-            ),
+            **{
+                key: self.identity[key]
+                for key in ("model_arguments", "starting_weights")
+                if key in self.identity
+            },
             "data": {**self.identity["data"], "phantom": self.data.phantom},
             "recipe": self.identity["recipe"],
             "recipe_name": self.options.recipe_name,
@@ -408,9 +417,24 @@ class Run:
             * len(trainer.history)
             / trainer.training_seconds,
             **{split: figures.get(split) for split in datareader.SPLITS},
+            "costs": self._costs(trainer),
             **({"ladder": ladder} if ladder is not None else {}),
         }
         atomic_write(self.files.metrics, json.dumps(metrics, indent=2) + "\n")
+
+    def _costs(self, trainer: Trainer) -> dict[str, Any]:
+        import costs
+
+        trained = [row["seconds"] for row in trainer.history]
+        first = trainer.first_epoch  # of the second stage, or 0
+        return {
+            **costs.measure(
+                trainer.model, self.data.val.to(self.device)[0], self.recipe, trainer.amp
+            ),
+            "checkpoint_bytes": self.files.best.stat().st_size,
+            "stage1_seconds": sum(trained[:first]),
+            "stage2_seconds": sum(trained[first:]),
+        }
 
     def _predict(
         self, trainer: Trainer, splits: Mapping[str, datareader.Split], tta: str

@@ -24,15 +24,22 @@ GET_STARTED = "https://pytorch.org/get-started/locally/"
 
 
 def parse(
-    recipes: Mapping[str, Recipe], argv: Sequence[str] | None, pretrained: bool = False
+    recipes: Mapping[str, Recipe],
+    argv: Sequence[str] | None,
+    pretrained: bool = False,
+    knobs: Mapping[str, dataclasses.Field] | None = None,
 ) -> argparse.Namespace:
     """Flags to a namespace whose ``recipe`` is the chosen one with every override applied.
+
+    Its ``model_arguments`` are those of the network's constructor that have flags.
 
     Args:
         recipes: by name; the last one is the default.
         argv: None for the process's own.
         pretrained: the script's network can start from weights; without any there is no frozen
             stage unless ``--stage1-epochs`` asks for it, since random features teach nothing.
+        knobs: arguments of the network's constructor, made with `engine.knob`. One called
+            ``arch`` names the run in the recipe's stead.
 
     Raises:
         InputError: a flag is unknown or its value is not allowed.
@@ -78,15 +85,10 @@ def parse(
     )
     for knob in dataclasses.fields(Recipe):
         if knob.metadata:
-            value = getattr(recipes[default], knob.name)
-            group.add_argument(
-                f"--{knob.name.replace('_', '-')}",
-                type=_checked(knob),
-                metavar="{" + ",".join(knob.metadata["choices"]) + "}"
-                if knob.metadata["choices"]
-                else type(knob.default).__name__[0].upper(),
-                help=f"{knob.metadata['help']} ({value})",
-            )
+            _add_knob(group, knob.name, knob, getattr(recipes[default], knob.name))
+    network = parser.add_argument_group("network") if knobs else None
+    for name, knob in (knobs or {}).items():
+        _add_knob(network, name, knob, knob.default)
     options = parser.parse_args(argv)
     if options.resume and options.overwrite:
         parser.error("--resume and --overwrite exclude each other")
@@ -100,10 +102,32 @@ def parse(
     if pretrained and options.weights == "none":
         overrides.setdefault("stage1_epochs", 0)
     options.recipe_name = options.recipe
+    options.model_arguments = {
+        name: knob.default if getattr(options, name) is None else getattr(options, name)
+        for name, knob in (knobs or {}).items()
+    }
+    if "arch" in options.model_arguments:
+        overrides["name"] = options.model_arguments["arch"]
     options.recipe = dataclasses.replace(recipes[options.recipe], **overrides)
     if 0 < options.recipe.image_size < 16:
         parser.error("--image-size: allowed are 0 and 16 to 1024 pixels")
     return options
+
+
+def _add_knob(group: Any, name: str, knob: dataclasses.Field, value: Any) -> None:
+    """A flag for ``knob`` that stays None unless it is given; ``value`` is what it then means."""
+    if isinstance(knob.default, bool):
+        metavar, value = "{on,off}", "on" if value else "off"
+    elif knob.metadata["choices"]:
+        metavar = "{" + ",".join(knob.metadata["choices"]) + "}"
+    else:
+        metavar = type(knob.default).__name__[0].upper()
+    group.add_argument(
+        f"--{name.replace('_', '-')}",
+        type=_checked(knob),
+        metavar=metavar,
+        help=f"{knob.metadata['help']} ({value})",
+    )
 
 
 def _checked(knob: dataclasses.Field) -> Callable[[str], Any]:
@@ -111,7 +135,9 @@ def _checked(knob: dataclasses.Field) -> Callable[[str], Any]:
     kind, rule = type(knob.default), knob.metadata
 
     def convert(text: str) -> Any:
-        if rule["choices"]:
+        if kind is bool:
+            allowed, value, good = "on or off", text == "on", text in ("on", "off")
+        elif rule["choices"]:
             allowed, value = " or ".join(rule["choices"]), text
             good = text in rule["choices"]
         else:

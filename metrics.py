@@ -78,26 +78,77 @@ def bootstrap_intervals(
         of the AUC's.
     """
     labels = np.asarray(labels)
+    weights = _bootstrap_weights(len(labels), groups, resamples)
+    auc = _weighted_auc(labels, scores, weights)
+    return {
+        "accuracy": _interval(weights @ np.asarray(hits, np.float64) / weights.sum(1)),
+        "auc": _interval(auc[np.isfinite(auc)]),
+    }
+
+
+def paired_difference(
+    labels: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    thresholds: tuple[float, float],
+    groups: Sequence[Any] | None = None,
+    resamples: int = BOOTSTRAP_RESAMPLES,
+) -> dict[str, Any]:
+    """How much better ``first`` is than ``second`` on the same images.
+
+    Both are resampled together, by whole groups (patients), so what makes an image hard for both
+    cancels.
+
+    Args:
+        labels: (N,) of 0 and 1.
+        first, second: (N,) probabilities of class 1.
+        thresholds: of the two, each chosen elsewhere.
+        groups: (N,) patient of each image; None resamples images.
+        resamples: number of bootstrap samples.
+
+    Returns:
+        ``accuracy`` and ``auc``: the differences; ``accuracy_ci95`` and ``auc_ci95``: their 95 %
+        percentile-bootstrap intervals.
+    """
+    labels = np.asarray(labels)
+    weights = _bootstrap_weights(len(labels), groups, resamples)
+    hits = [
+        ((np.asarray(probabilities) >= threshold) == (labels == 1)).astype(np.float64)
+        for probabilities, threshold in zip((first, second), thresholds, strict=True)
+    ]
+    gain = hits[0] - hits[1]
+    auc = _weighted_auc(labels, first, weights) - _weighted_auc(labels, second, weights)
+    return {
+        "accuracy": float(gain.mean()),
+        "accuracy_ci95": _interval(weights @ gain / weights.sum(1)),
+        "auc": roc_auc(labels, first) - roc_auc(labels, second),
+        "auc_ci95": _interval(auc[np.isfinite(auc)]),
+    }
+
+
+def _bootstrap_weights(n: int, groups: Sequence[Any] | None, resamples: int) -> np.ndarray:
+    """(resamples, n): how often each image is in each resample of whole groups."""
     _, group = np.unique(
-        np.arange(len(labels)) if groups is None else np.asarray(groups), return_inverse=True
+        np.arange(n) if groups is None else np.asarray(groups), return_inverse=True
     )
     n_groups = int(group.max()) + 1
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     drawn = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=resamples)
-    weights = drawn[:, group].astype(np.float64)
-    accuracy = weights @ np.asarray(hits, np.float64) / weights.sum(1)
+    return drawn[:, group].astype(np.float64)
 
+
+def _weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(resamples,) areas under the ROC curve, NaN where a resample lacks a class."""
     positive, negative = labels == 1, labels == 0
     difference = np.asarray(scores)[positive][:, None] - np.asarray(scores)[negative][None]
     wins = (np.sign(difference) + 1) / 2  # 1 where ranked rightly, 1/2 where tied
     pairs = weights[:, positive].sum(1) * weights[:, negative].sum(1)
     won = ((weights[:, positive] @ wins) * weights[:, negative]).sum(1)
-    auc = won[pairs > 0] / pairs[pairs > 0]
+    return np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0)
 
-    def interval(values: np.ndarray) -> list[float]:
-        return [float(v) for v in np.percentile(values, [2.5, 97.5])]
 
-    return {"accuracy": interval(accuracy), "auc": interval(auc)}
+def _interval(values: np.ndarray) -> list[float]:
+    return [float(v) for v in np.percentile(values, [2.5, 97.5])]
 
 
 def evaluate(

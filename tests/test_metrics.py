@@ -10,6 +10,7 @@ from metrics import (
     bootstrap_intervals,
     choose_threshold,
     evaluate,
+    paired_difference,
     roc_auc,
     sigmoid,
 )
@@ -137,3 +138,48 @@ def test_patients_with_many_images_widen_the_interval():
         for name, groups in (("images", None), ("patients", patients))
     }
     assert width["patients"] > 3 * width["images"]
+
+
+def test_paired_difference_sees_what_separate_intervals_hide() -> None:
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 2, 400)
+    hard = rng.normal(size=400) * 2  # what makes an image hard for both
+    second = sigmoid(2 * labels - 1 + hard)
+    first = sigmoid(2.6 * labels - 1.3 + hard)
+    result = paired_difference(labels, first, second, (0.5, 0.5))
+    assert result["auc"] == pytest.approx(roc_auc(labels, first) - roc_auc(labels, second))
+    assert 0 < result["auc_ci95"][0] < result["auc"] < result["auc_ci95"][1]
+    separate = [
+        bootstrap_intervals((p >= 0.5) == labels, labels, p)["auc"] for p in (first, second)
+    ]
+    assert separate[0][0] < separate[1][1]
+
+
+def test_paired_difference_of_a_model_with_itself_is_nothing() -> None:
+    rng = np.random.default_rng(6)
+    labels, scores = rng.integers(0, 2, 50), rng.random(50)
+    result = paired_difference(labels, scores, scores, (0.4, 0.4), rng.integers(0, 9, 50))
+    assert (result["accuracy"], result["auc"]) == (0, 0)
+    assert result["accuracy_ci95"] == result["auc_ci95"] == [0, 0]
+
+
+def test_paired_difference_uses_each_ones_threshold() -> None:
+    labels = np.array([0, 0, 1, 1] * 5)
+    scores = np.array([0.1, 0.45, 0.55, 0.6] * 5)
+    result = paired_difference(labels, scores, scores, (0.5, 0.58))
+    assert result["accuracy"] == pytest.approx(0.25)
+    assert result["auc"] == 0
+
+
+def test_paired_difference_resamples_patients() -> None:
+    labels = np.tile([0, 1], 100)
+    second = np.full(200, 0.4)
+    first = np.where(np.arange(200) < 40, labels, 0.4)  # better on one patient of five
+    images = paired_difference(labels, first, second, (0.5, 0.5))
+    patients = paired_difference(labels, first, second, (0.5, 0.5), np.arange(200) // 40)
+
+    def width(result: dict) -> float:
+        low, high = result["accuracy_ci95"]
+        return high - low
+
+    assert width(patients) > 2 * width(images)

@@ -49,7 +49,7 @@ def test_metrics_json_has_the_promised_keys_and_types(finished, phantom_npz):
     assert metrics["name"] == "one"
     assert metrics["model"] == "EfficientChestNet"
     assert metrics["parameters"] == 1_279_377
-    assert set(metrics["data"]) >= {"source", "sha256", "counts"}
+    assert set(metrics["data"]) >= {"source", "size", "sha256", "counts"}
     assert metrics["data"]["counts"]["train"].keys() == {"cardiomegaly", "pneumothorax"}
     assert sum(metrics["data"]["counts"]["train"].values()) == 64
     assert metrics["recipe"]["epochs"] == 3
@@ -62,6 +62,17 @@ def test_metrics_json_has_the_promised_keys_and_types(finished, phantom_npz):
     assert metrics["seconds"] > 0
     assert metrics["images_per_second"] > 0
     assert metrics["bootstrap_unit"] == "image"  # the phantom has no names
+    best = finished[0] / "trained_models/one_best.pth"
+    assert metrics["costs"]["checkpoint_bytes"] == best.stat().st_size
+    assert metrics["costs"]["stage1_seconds"] == 0
+    assert 0 < metrics["costs"]["stage2_seconds"] < metrics["seconds"]
+    assert metrics["costs"].keys() >= {
+        "input_size",
+        "multiply_accumulates",
+        "inference_batch1",
+        "inference_batch64",
+        "peak_memory_bytes",
+    }
     for split, n in (("train", 64), ("val", 24), ("test", 24)):
         figures = metrics[split]
         assert figures["n"] == n

@@ -1,0 +1,111 @@
+"""What a trained network costs: arithmetic, memory and time per image."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from augment import to_input
+from engine import Recipe, autocast
+
+BATCHES = (1, 64)  # images at once: one patient waiting, and a folder full of them
+SLOW_SECONDS = 1.0  # a batch that takes longer is timed fewer times
+MEMORY_BATCH = 8  # activations of a larger batch are in proportion
+
+
+def measure(
+    model: nn.Module, images: torch.Tensor, recipe: Recipe, amp: torch.dtype | None
+) -> dict[str, Any]:
+    """Costs of ``model`` on the device it is on; its weights are left as they are.
+
+    Args:
+        model: in any mode; in evaluation mode afterwards.
+        images: (N, 1, S, S) uint8 on the same device, at least one; repeated to fill a batch.
+        recipe: says how an image becomes an input, and how large a training batch is.
+        amp: mixed-precision type, or None.
+
+    Returns:
+        ``input_size`` in pixels; ``multiply_accumulates`` of one image through
+        convolutions, linear layers and attention; ``inference_batch1`` and ``inference_batch64``,
+        milliseconds per image with quartiles, from uint8 image to logit, without test-time
+        augmentation; ``peak_memory_bytes`` of a training step (see `training_memory`).
+    """
+    model.eval()
+    with torch.enable_grad():  # without it PyTorch fuses attention, which the counter cannot see
+        arithmetic = multiply_accumulates(model, to_input(images[:1], recipe))
+    return {
+        "input_size": recipe.image_size or images.shape[-1],
+        "multiply_accumulates": arithmetic,
+        **{f"inference_batch{n}": _inference(model, images, recipe, amp, n) for n in BATCHES},
+        "peak_memory_bytes": training_memory(model, images, recipe, amp),
+    }
+
+
+def multiply_accumulates(model: nn.Module, x: torch.Tensor) -> int:
+    """Multiply-accumulates of ``model`` on ``x`` (N, 1, H, W), half of PyTorch's flop count."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        model(x)
+    return counter.get_total_flops() // 2
+
+
+def _inference(
+    model: nn.Module, images: torch.Tensor, recipe: Recipe, amp: torch.dtype | None, n: int
+) -> dict[str, float]:
+    batch = images[torch.arange(n, device=images.device) % len(images)]
+    seconds: list[float] = []
+    repeats = 21 if n == 1 else 6
+    while len(seconds) < repeats:
+        start = time.perf_counter()
+        with torch.inference_mode(), autocast(images.device, amp):
+            x = to_input(batch, recipe).contiguous(memory_format=torch.channels_last)
+            model(x).float().cpu()  # a copy waits for the device
+        seconds.append(time.perf_counter() - start)
+        if seconds[-1] > SLOW_SECONDS:
+            repeats = min(repeats, 4)
+    low, median, high = np.percentile(seconds[1:], [25, 50, 75]) / n * 1000  # one warms up
+    return {"median_ms": float(median), "low_ms": float(low), "high_ms": float(high)}
+
+
+def training_memory(
+    model: nn.Module, images: torch.Tensor, recipe: Recipe, amp: torch.dtype | None
+) -> int | None:
+    """Largest number of bytes that tensors take in a training step with AdamW.
+
+    On CUDA what the allocator has held at most since the process began, the whole training
+    included. On a CPU the sum of parameters, gradients, AdamW's two averages, buffers, and what
+    the forward pass of one batch keeps for the backward pass, without short-lived workspaces.
+    None elsewhere.
+    """
+    if images.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(images.device)
+    if images.device.type != "cpu":
+        return None
+    twin = copy.deepcopy(model).train()
+    own = {p.untyped_storage().data_ptr() for p in twin.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batch = images[torch.arange(min(recipe.batch_size, MEMORY_BATCH)) % len(images)]
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.enable_grad(),
+        autocast(images.device, amp),
+    ):
+        x = to_input(batch, recipe).contiguous(memory_format=torch.channels_last)
+        twin(x).float().sum()
+    activations = sum(kept.values()) * recipe.batch_size // len(batch)
+    trained = sum(p.nbytes for p in model.parameters())
+    return 4 * trained + sum(b.nbytes for b in model.buffers()) + activations
