@@ -58,20 +58,32 @@ class Split:
         labels: (N,) uint8, 0 cardiomegaly, 1 pneumothorax.
         index: (N,) int64, row in the source's split.
         names: (N,) file names, or None where the source has none.
+        origin: (N,) name of each image's split in the source, where several were joined.
     """
 
     images: np.ndarray
     labels: np.ndarray
     index: np.ndarray
     names: np.ndarray | None = None
+    origin: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, rows: np.ndarray) -> Split:
+        """The images of ``rows`` (integers or booleans)."""
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return Split(*(None if value is None else value[rows] for value in values))
+
     @property
     def patients(self) -> np.ndarray | None:
         """(N,) patient of each image, or None where the source has no names."""
-        return None if self.names is None else self.names.astype(f"U{PATIENT_CHARACTERS}")
+        return None if self.names is None else self.patients_of(self.names)
+
+    @staticmethod
+    def patients_of(names: np.ndarray) -> np.ndarray:
+        """File names (N,) to patients (N,)."""
+        return names.astype(f"U{PATIENT_CHARACTERS}")
 
     def to(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (N, 1, S, S) uint8 and labels (N,) float32 on ``device``."""
@@ -89,6 +101,9 @@ class TwoClassData:
         source: one readable line, e.g. ``ChestMNIST 28 px`` or a file's name.
         sha256: of the source file (of the arrays, for a phantom made in memory).
         phantom: the images are procedural and no X-rays.
+        fold: which part of a cross-validation this is, in words, or empty.
+        held_out: images of a fold that train, val and test leave out; None where it is val's
+            turn to be the fold.
     """
 
     train: Split
@@ -97,6 +112,8 @@ class TwoClassData:
     source: str
     sha256: str
     phantom: bool = False
+    fold: str = ""
+    held_out: Split | None = None
 
     @property
     def size(self) -> int:

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 import datareader
+import provenance
 from console import Interrupted, Progress, StopSignals, duration
 from engine import (
     HISTORY_COLUMNS,
@@ -45,7 +46,12 @@ from storage import (
 from weights import RANDOM_MARK, starting_point
 
 GOAL = 0.90  # validation accuracy the reports aim at
-SPLIT_TITLES = {"val": "validation (as selected)", "test": "test (held out)"}
+SPLIT_TITLES = {
+    "val": "validation (as selected)",
+    "test": "test (held out)",
+    "fold": "fold left out (as selected)",
+    "oof": "out of fold",
+}
 
 
 def run(
@@ -77,7 +83,12 @@ def run(
             options = parse(recipes, argv, imagenet_url is not None, knobs)
             if callable(imagenet_url):
                 imagenet_url = imagenet_url(**options.model_arguments)
-            Run(build, options, signals, imagenet_url).go()
+            if options.members or options.folds:
+                from ensemble import Ensemble
+
+                Ensemble(partial(Run, build, signals, imagenet_url), options).go()
+            else:
+                Run(build, signals, imagenet_url, options).go()
         return
     except InputError as error:
         status, message = 2, f"error: {error}"
@@ -99,9 +110,15 @@ class Run:
 
     Args:
         build: model class.
-        options: of `flags.parse`.
         signals: checked between two batches.
         imagenet_url: of torchvision's weights, where the model can start from any.
+        options: of `flags.parse`.
+        data: by default what the options name.
+        below: folder of the ensemble that this run is a member of, inside both output folders.
+
+    Attributes:
+        final: where the finished run lies.
+        identity: what must be the same for a run to go on.
 
     Raises:
         InputError: device, folders, data or name cannot be used; nothing has been written.
@@ -110,9 +127,11 @@ class Run:
     def __init__(
         self,
         build: Callable[..., nn.Module],
-        options: argparse.Namespace,
         signals: StopSignals,
-        imagenet_url: str | None = None,
+        imagenet_url: str | None,
+        options: argparse.Namespace,
+        data: datareader.TwoClassData | None = None,
+        below: str = "",
     ) -> None:
         self.build = partial(build, **options.model_arguments)
         self.options, self.signals = options, signals
@@ -126,12 +145,11 @@ class Run:
             )
         check_writable(options.results_dir, "--results-dir")
         check_writable(options.models_dir, "--models-dir")
-        self.data = datareader.load(options.data, options.root, options.source_size)
+        self.data = data or datareader.load(options.data, options.root, options.source_size)
         self.name = options.name or run_name(self.recipe, options.data, self.data.size)
         check_name(self.name)
-        # A phantom that the user made and named as FILE.npz has its stem in the run's name.
-        apart = "phantom" if self.data.phantom and not options.data.endswith(".npz") else ""
-        self.final = RunFiles(options.results_dir / apart, options.models_dir / apart, self.name)
+        results_dir, models_dir = places(options, self.data)
+        self.final = RunFiles(results_dir / below, models_dir / below, self.name)
         check_writable(self.final.folder, "--results-dir")
         check_writable(self.final.models_dir, "--models-dir")
         self.files = self.final
@@ -141,6 +159,15 @@ class Run:
             self.start = starting_point(options.weights, imagenet_url)
             self.build = partial(self.build, self.start)
             self.build()  # weights that do not fit are told before anything is written
+            self._check_leaks()
+        before, now = self.start.seen if self.start else {}, {"trained": "train", "chosen": "val"}
+        self.seen = {
+            how: provenance.union(
+                before.get(how),
+                provenance.record([(split, getattr(self.data, split))], self.data.phantom),
+            )
+            for how, split in now.items()
+        }
         self.identity = {
             "model": build.__name__,
             **({"model_arguments": options.model_arguments} if options.model_arguments else {}),
@@ -151,29 +178,63 @@ class Run:
                 "size": self.data.size,
                 "sha256": self.data.sha256,
                 "counts": self.data.counts(),
+                **({"fold": self.data.fold} if self.data.fold else {}),
             },
         }
 
+    @property
+    def _parts(self) -> dict[str, datareader.Split]:
+        """The splits by name, with a fold's held-out images where there are any."""
+        parts = {name: getattr(self.data, name) for name in (*datareader.SPLITS, "held_out")}
+        return {name: split for name, split in parts.items() if split is not None}
+
+    def _check_leaks(self) -> None:
+        """Refuse weights of a network that knows images this run will be judged on.
+
+        The official splits are compared image by image, a fold patient by patient. To have been
+        chosen on the official val images is allowed, since this run will be, too.
+        """
+        for name, images in self._parts.items():
+            if name == "train":
+                continue
+            left_out = name == "held_out" or (name == "val" and self._val_is_fold)
+            chosen_again = name == "val" and not left_out
+            provenance.check_unseen(
+                [r for how, r in self.start.seen.items() if how == "trained" or not chosen_again],
+                name,
+                images,
+                phantom=self.data.phantom,
+                by_patient=left_out,
+                source=self.start.source,
+            )
+
+    @property
+    def _val_is_fold(self) -> bool:
+        return bool(self.data.fold) and self.data.held_out is None
+
     def go(self) -> None:
         """Train, evaluate and draw what is not done yet, holding the run's lock."""
-        self._make_folder(self.final.models_dir)
+        make_folder(self.final.models_dir)
         with run_lock(self.final.models_dir / f"{self.name}.lock", self.name):
             todo, state = self._choose_start()
             if not todo:
                 return
-            self._make_folder(self.files.folder)
+            make_folder(self.files.folder)
             trainer = self._train(state)
             self._report(trainer)
             if self.files is not self.final:
                 self.files.replace(self.final)
             _print_summary(self.final)
 
-    @staticmethod
-    def _make_folder(folder: Any) -> None:
+    def is_finished(self) -> bool:
+        """Whether a run with this recipe, model, data and weights has finished under the name."""
+        if not self.final.metrics.exists():
+            return False
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make the folder '{folder}': {error.strerror}") from None
+            self._check_same(read_metrics(self.final.metrics), self.final.metrics)
+        except InputError:
+            return False
+        return True
 
     def _choose_start(self) -> tuple[bool, dict[str, Any] | None]:
         """Whether anything is to be done, and the state to go on from; sets ``files``.
@@ -197,7 +258,7 @@ class Run:
             print(f"resuming '{self.name}' after epoch {len(state['trainer']['history'])}")
             return True, state
         if self.options.resume and finished:
-            stored = _read_metrics(final.metrics)
+            stored = read_metrics(final.metrics)
             self._check_same(stored, final.metrics)
             if stored.get("test") is not None or self.options.no_test or not final.last.exists():
                 print(f"'{self.name}' is finished: nothing to do. See {final.folder}")
@@ -291,7 +352,7 @@ class Run:
     def _save_weights(self, path: Path, trainer: Trainer, **more: Any) -> None:
         """The best epoch's weights with all that is needed to use them."""
         best = {"epoch": trainer.best_epoch, "weights": trainer.best_weights}
-        save_checkpoint(path, {**self.identity, **best, **more})
+        save_checkpoint(path, {**self.identity, **best, "seen": self.seen, **more})
 
     def _write_history(self, trainer: Trainer) -> None:
         new = trainer.history[len(self.history_lines) :]  # all of them are slow after 1,000 epochs
@@ -322,7 +383,7 @@ class Run:
             )
 
     def _print_header(self, trainer: Trainer) -> None:
-        counts = ", ".join(f"{split} {n}" for split, n in self._n().items())
+        counts = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in self._n().items())
         print(
             f"{self.identity['model']}, {parameter_count(trainer.model):,} parameters, "
             f"{self.recipe.image_size or self.data.size} px, on {self.device.type} in "
@@ -338,12 +399,13 @@ class Run:
         return separator + RANDOM_MARK if random else ""
 
     def _n(self) -> dict[str, int]:
-        return {split: len(getattr(self.data, split)) for split in datareader.SPLITS}
+        return {name: len(split) for name, split in self._parts.items()}
 
     def _title(self, *splits: str) -> str:
-        n = ", ".join(f"{split} n = {self._n()[split]}" for split in splits)
+        n = ", ".join(f"{split.replace('_', ' ')} n = {self._n()[split]}" for split in splits)
+        fold = f" · {self.data.fold}" if self.data.fold else ""
         mark = self._mark("\n")
-        return f"{self.name} · {self.identity['model']}\n{self.data.source} · {n}{mark}"
+        return f"{self.name} · {self.identity['model']}{fold}\n{self.data.source} · {n}{mark}"
 
     def _draw_curves(self, trainer: Trainer) -> None:
         import visualize
@@ -359,11 +421,9 @@ class Run:
     def _report(self, trainer: Trainer) -> None:
         """Evaluate the chosen epoch, write every artefact, `metrics.json` last."""
         start = time.perf_counter()
-        splits = {
-            split: getattr(self.data, split)
-            for split in datareader.SPLITS
-            if split != "test" or not self.options.no_test
-        }
+        splits = self._parts
+        if self.options.no_test:
+            del splits["test"]
         ladder = self._ladder(trainer) if self.start is not None else None
         trainer.model.load_state_dict(trainer.best_weights)
         logits = self._predict(trainer, splits, self.recipe.tta)
@@ -377,12 +437,8 @@ class Run:
         }
         del splits["train"]
         for name, split in splits.items():
-            columns = split.index, split.labels, probabilities[name]
-            write_csv(
-                self.files.folder / f"{name}_probabilities.csv",
-                ("index", "label", "probability"),
-                list(zip(*(column.tolist() for column in columns), strict=True)),
-            )
+            path = self.files.folder / f"{name}_probabilities.csv"
+            write_probabilities(path, split, probabilities[name])
         self._draw(trainer, splits, probabilities, figures, threshold)
         decision = {"threshold": threshold, "tta": self.recipe.tta}
         self._save_weights(self.files.best, trainer, **decision)
@@ -416,7 +472,10 @@ class Run:
             "images_per_second": trainer.images_per_epoch
             * len(trainer.history)
             / trainer.training_seconds,
-            **{split: figures.get(split) for split in datareader.SPLITS},
+            **{
+                split: figures.get(split)
+                for split in {**dict.fromkeys(datareader.SPLITS), **figures}
+            },
             "costs": self._costs(trainer),
             **({"ladder": ladder} if ladder is not None else {}),
         }
@@ -483,6 +542,10 @@ class Run:
     ) -> None:
         import visualize
 
+        splits = {name: split for name, split in splits.items() if name != "held_out"}
+        titles = {name: SPLIT_TITLES[name] for name in splits}
+        if self._val_is_fold:
+            titles["val"] = SPLIT_TITLES["fold"]
         self._draw_curves(trainer)
         visualize.draw_predictions(
             splits["val"].images,
@@ -495,13 +558,13 @@ class Run:
             credit="" if self.data.phantom else datareader.NIH_CREDIT,
         )
         visualize.draw_confusion_matrix(
-            {SPLIT_TITLES[name]: figures[name]["confusion"] for name in splits},
+            {titles[name]: figures[name]["confusion"] for name in splits},
             self.files.folder / "confusion_matrix.png",
             title=f"{self._title(*splits)}, threshold {threshold:.2f}",
         )
         visualize.draw_roc_curve(
             {
-                SPLIT_TITLES[name]: {
+                titles[name]: {
                     "labels": split.labels,
                     "probabilities": probabilities[name],
                     "auc": figures[name]["auc"],
@@ -515,6 +578,22 @@ class Run:
         )
 
 
+def places(options: argparse.Namespace, data: datareader.TwoClassData) -> tuple[Path, Path]:
+    """Folders of results and checkpoints; phantoms apart, so that they never sit among X-rays.
+
+    A phantom that the user made and named as FILE.npz has its stem in the run's name instead.
+    """
+    apart = "phantom" if data.phantom and not options.data.endswith(".npz") else ""
+    return options.results_dir / apart, options.models_dir / apart
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder '{folder}': {error.strerror}") from None
+
+
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts to one level, with keys joined by spaces."""
     if not isinstance(value, Mapping):
@@ -524,6 +603,15 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
         for name, part in value.items()
         for key, leaf in _flat(part, f"{prefix} {name}".strip()).items()
     }
+
+
+def write_probabilities(path: Path, split: datareader.Split, probabilities: np.ndarray) -> None:
+    """Write row in the source's split, label and probability (N,), the split too where joined."""
+    columns = {"index": split.index, "label": split.labels, "probability": probabilities}
+    if split.origin is not None:
+        columns = {"split": split.origin, **columns}
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    write_csv(path, list(columns), list(rows))
 
 
 def _rung(figures: Mapping[str, Mapping[str, Any]], seconds: float) -> dict[str, Any]:
@@ -539,7 +627,7 @@ def _precision(trainer: Trainer) -> str:
     return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[trainer.amp]
 
 
-def _read_metrics(path: Path) -> dict[str, Any]:
+def read_metrics(path: Path) -> dict[str, Any]:
     try:
         metrics = json.loads(path.read_text())
     except (ValueError, RecursionError):
@@ -550,7 +638,19 @@ def _read_metrics(path: Path) -> dict[str, Any]:
 
 
 def _print_summary(files: RunFiles) -> None:
-    metrics = _read_metrics(files.metrics)
+    metrics = read_metrics(files.metrics)
+    print(
+        f"best epoch {metrics['best_epoch']} of {metrics['epochs_run']}, threshold "
+        f"{metrics['threshold']:.2f}, {duration(metrics['seconds'])} (minutes:seconds)"
+    )
+    print_scores(metrics)
+    print(f"results: {files.folder}   checkpoint: {files.best}", flush=True)
+    if metrics["data"]["phantom"]:
+        print(datareader.PHANTOM_MARK, flush=True)
+
+
+def print_scores(metrics: Mapping[str, Any]) -> None:
+    """Val and test with their intervals, of a run's or an ensemble's `metrics.json`."""
 
     def line(split: str) -> str:
         figures = metrics[split]
@@ -562,17 +662,7 @@ def _print_summary(files: RunFiles) -> None:
         )
 
     reached = "reached" if metrics["val"]["accuracy"] >= GOAL else "not reached"
-    print(
-        f"best epoch {metrics['best_epoch']} of {metrics['epochs_run']}, threshold "
-        f"{metrics['threshold']:.2f}, {duration(metrics['seconds'])} (minutes:seconds)\n"
-        f"val, as selected: {line('val')}; {GOAL:.0%} goal {reached}"
-    )
+    print(f"val, as selected: {line('val')}; {GOAL:.0%} goal {reached}")
     if metrics["test"] is not None:
         print(f"test, held out:   {line('test')}")
-    print(
-        f"95 % intervals resample {metrics['bootstrap_unit']}s\n"
-        f"results: {files.folder}   checkpoint: {files.best}",
-        flush=True,
-    )
-    if metrics["data"]["phantom"]:
-        print(datareader.PHANTOM_MARK, flush=True)
+    print(f"95 % intervals resample {metrics['bootstrap_unit']}s")

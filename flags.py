@@ -20,6 +20,7 @@ from datareader import SOURCE_SIZES
 from engine import Recipe
 from storage import UNFINISHED, InputError, OneLineParser
 
+LARGEST_ENSEMBLE = 100
 GET_STARTED = "https://pytorch.org/get-started/locally/"
 
 
@@ -77,6 +78,25 @@ def parse(
     add("--resume", action="store_true", help="go on with an unfinished run; else start one")
     add("--overwrite", action="store_true", help="start anew where an unfinished run lies")
     add("--no-test", action="store_true", help="leave the test images alone: for searches")
+    add(
+        "--members",
+        type=_count,
+        metavar="K",
+        help="train K networks that differ in the seed, and average their probabilities",
+    )
+    add(
+        "--folds",
+        type=_count,
+        metavar="K",
+        help="train K networks, each without one of K parts of the training images (patients "
+        "stay together), and average their probabilities",
+    )
+    add(
+        "--folds-over",
+        choices=("train", "train+val"),
+        help="what is divided; train+val leaves no other images to choose the epoch on than the "
+        "part held out (default: train)",
+    )
     for flag, folder in (("--results-dir", "results"), ("--models-dir", "trained_models")):
         add(flag, type=_folder, default=Path(folder), metavar="DIR", help=f"(default: {folder})")
     add("--name", help="of the run's folder and files (default: made of recipe, file and size)")
@@ -92,6 +112,13 @@ def parse(
     options = parser.parse_args(argv)
     if options.resume and options.overwrite:
         parser.error("--resume and --overwrite exclude each other")
+    if options.members and options.folds:
+        parser.error("--members and --folds exclude each other")
+    if options.members and options.seed is not None:
+        parser.error("--members has seeds of its own: leave out --seed")
+    if options.folds_over and not options.folds:
+        parser.error("--folds-over is for --folds")
+    options.folds_over = options.folds_over or "train"
     overrides = {
         knob.name: getattr(options, knob.name)
         for knob in dataclasses.fields(Recipe)
@@ -163,6 +190,15 @@ def _checked(knob: dataclasses.Field) -> Callable[[str], Any]:
         return value
 
     return convert
+
+
+def _count(text: str) -> int:
+    """A converter for argparse: how many networks an ensemble has."""
+    if not re.fullmatch("[0-9]{1,4}", text) or not 2 <= int(text) <= LARGEST_ENSEMBLE:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not an integer from 2 up to {LARGEST_ENSEMBLE}"
+        )
+    return int(text)
 
 
 def _folder(text: str) -> Path:

@@ -157,11 +157,23 @@ def evaluate(
     threshold: float,
     groups: Sequence[Any] | None = None,
 ) -> dict[str, Any]:
+    """All figures of one split from logits (N,), finite; see `evaluate_probabilities`."""
+    logits = np.asarray(logits, np.float64)
+    figures = evaluate_probabilities(labels, sigmoid(logits), threshold, groups)
+    return {**figures, "loss": mean_loss(np.asarray(labels), logits)}
+
+
+def evaluate_probabilities(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    threshold: float,
+    groups: Sequence[Any] | None = None,
+) -> dict[str, Any]:
     """All figures of one split.
 
     Args:
         labels: (N,) of 0 and 1, both present.
-        logits: (N,) finite.
+        probabilities: (N,) of class 1.
         threshold: probability from which an image is called positive.
         groups: (N,) patient of each image, the unit of the bootstrap; None: the image.
 
@@ -171,8 +183,7 @@ def evaluate(
         ``loss`` the mean binary cross-entropy in nats, without weights or smoothing.
     """
     labels = np.asarray(labels).astype(np.int64)
-    logits = np.asarray(logits, np.float64)
-    probabilities = sigmoid(logits)
+    probabilities = np.asarray(probabilities, np.float64)
     predicted = probabilities >= threshold
     hits = predicted == (labels == 1)
     tn, fp, fn, tp = (
@@ -182,9 +193,10 @@ def evaluate(
     )
     intervals = bootstrap_intervals(hits, labels, probabilities, groups)
     sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
+    of_truth = np.where(labels == 1, probabilities, 1 - probabilities)
     return {
         "n": len(labels),
-        "loss": mean_loss(labels, logits),
+        "loss": float(-np.log(np.maximum(of_truth, np.finfo(np.float64).tiny)).mean()),
         "accuracy": float(hits.mean()),
         "accuracy_ci95": intervals["accuracy"],
         "auc": roc_auc(labels, probabilities),

@@ -31,6 +31,7 @@ ARTEFACTS = (
     "history.csv",
     "val_probabilities.csv",
     "test_probabilities.csv",
+    "held_out_probabilities.csv",
     "training_curves.png",
     "val_predictions.png",
     "confusion_matrix.png",

@@ -332,6 +332,57 @@ def draw_roc_curve(
     _save(figure, path)
 
 
+def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) -> None:
+    """Draw accuracy (left) and AUC (right) of every member of an ensemble and of their average.
+
+    Args:
+        metrics: an ensemble's: ``members``, ``best_member``, and ``val``, ``oof`` and ``test`` of
+            the average, as far as there are any.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    members = metrics["members"]
+    best = metrics["best_member"]["name"]
+    names = [f"{m['name']} (chosen)" if m["name"] == best else m["name"] for m in members]
+    rows = [*names, "average of all"]
+    figure = _titled_figure(title, body_height=1.7 + 0.42 * len(rows))
+    panels = figure.subplots(1, 2, sharey=True)
+    looks = (  # split of a member, of the average, label, colour, marker, offset in rows
+        ("val", "val", "val (as selected)", BLUE, "s", -0.16),
+        ("held_out", "oof", "images left out of the fold", GREEN, "^", 0.0),
+        ("test", "test", "test (held out)", ORANGE, "o", 0.16),
+    )
+    last = len(rows) - 1
+    for axes, figure_name, label in zip(
+        panels, ("accuracy", "auc"), ("accuracy, %", "AUC"), strict=True
+    ):
+        scale = 100 if figure_name == "accuracy" else 1
+        for of_member, of_average, name, color, marker, offset in looks:
+            values = [scale * m[of_member][figure_name] for m in members if of_member in m]
+            style = {"marker": marker, "linestyle": "", "markersize": 7, "color": color}
+            style |= {"markeredgecolor": INK, "markeredgewidth": 0.8}
+            if len(values) == len(members):
+                axes.plot(values, np.arange(last) + offset, label=name, **style)
+            if metrics.get(of_average) is not None:
+                value = scale * metrics[of_average][figure_name]
+                low, high = (scale * v for v in metrics[of_average][f"{figure_name}_ci95"])
+                bars = [[max(0, value - low)], [max(0, high - value)]]
+                bar = {**style, "markersize": 9, "ecolor": INK, "elinewidth": 1.4, "capsize": 4}
+                axes.errorbar([value], [last + offset], xerr=bars, **bar)
+        axes.axhspan(last - 0.5, last + 0.5, color=PALE, zorder=0)
+        _tidy(axes, label, "")
+        axes.set_ylim(last + 0.5, -0.5)
+    panels[0].set_yticks(range(len(rows)), rows, fontsize=NORMAL)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=NORMAL
+    )
+    _save(figure, path)
+
+
 def draw_augmentation(
     originals: np.ndarray, warped: np.ndarray, path: Path | str, *, title: str, credit: str
 ) -> None:

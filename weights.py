@@ -29,6 +29,14 @@ class StartingPoint:
     sha256: str = ""
     state: dict[str, Any] | None = None
 
+    @property
+    def seen(self) -> dict[str, dict[str, Any]]:
+        """Of a network of this project, what it was ``trained`` and ``chosen`` on.
+
+        As of `provenance.record`; empty where nothing is known.
+        """
+        return (self.state or {}).get("seen", {})
+
 
 def starting_point(choice: str, url: str) -> StartingPoint:
     """Find the weights that ``--weights`` names.

@@ -1,0 +1,376 @@
+"""Ensembles: folds that keep patients together, nothing trained twice, no leak, honest averages."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from tiny_stages import RECIPE as STAGES
+from tiny_stages import TinyStages
+from tiny_train import TinyNet
+
+import console
+import datareader
+import engine
+import experiment
+import provenance
+from datareader import Split, TwoClassData
+from engine import Recipe
+from ensemble import SEEDS, seeds
+from folds import join, make_folds
+from metrics import choose_threshold, paired_difference
+from storage import InputError, load_checkpoint
+
+FAST = Recipe(name="tiny", epochs=2, batch_size=16, lr=1e-2, patience=50)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Drawing takes longer than training here; the pictures have tests of their own."""
+    import visualize
+
+    for name in dir(visualize):
+        if name.startswith("draw_") and name != "draw_members":
+            monkeypatch.setattr(visualize, name, lambda *args, **kwargs: None)
+
+
+@pytest.fixture(scope="module")
+def named_npz(tmp_path_factory, phantom_npz) -> Path:
+    """The small phantom with file names, one to four images a patient."""
+    with np.load(phantom_npz) as source:
+        arrays = dict(source)
+    rng = np.random.default_rng(0)
+    for number, split in enumerate(("train", "val", "test")):
+        labels = arrays[f"{split}_labels"]
+        patients = np.cumsum(rng.integers(0, 4, len(labels)) == 0) + 1000 * number
+        names = [f"{p:08d}_{i:03d}.png" for i, p in enumerate(patients)]
+        arrays[f"{split}_names"] = np.array(names)
+    path = tmp_path_factory.mktemp("named") / "named.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def split_of(labels: list[int], patients: list[int] | None = None, first: int = 0) -> Split:
+    n = len(labels)
+    names = None
+    if patients is not None:
+        names = np.array([f"{p:08d}_{i:03d}.png" for i, p in enumerate(patients)])
+    images = np.arange(n, dtype=np.uint8)[:, None, None] * np.ones((1, 16, 16), np.uint8)
+    return Split(images, np.array(labels, np.uint8), np.arange(first, first + n), names)
+
+
+def many(named: bool = True) -> TwoClassData:
+    rng = np.random.default_rng(1)
+
+    def part(n: int, start: int) -> Split:
+        patients = (start + np.sort(rng.integers(0, n // 2, n))).tolist() if named else None
+        return split_of(rng.integers(0, 2, n).tolist(), patients)
+
+    return TwoClassData(part(120, 0), part(40, 500), part(40, 900), "made here", "0")
+
+
+def call(build, recipes, tmp_path, *arguments, url=None) -> int:
+    """Run a script's call in this process; its exit status."""
+    folders = ("--results-dir", tmp_path / "results", "--models-dir", tmp_path / "models")
+    try:
+        experiment.run(build, {"report": recipes}, [*map(str, (*arguments, *folders))], url)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def table(path: Path) -> dict[str, np.ndarray]:
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    return {
+        key: np.array(values if key == "split" else [float(v) for v in values])
+        for key, values in columns.items()
+    }
+
+
+@pytest.mark.parametrize("over", ["train", "train+val"])
+def test_every_image_is_left_out_once_and_no_patient_is_torn_apart(over):
+    data = many()
+    parts = make_folds(data, 5, over)
+    pool = [("train", i) for i in data.train.index]
+    if over == "train+val":
+        pool += [("val", i) for i in data.val.index]
+    left_out = []
+    for part in parts:
+        outside = part.held_out or part.val
+        origin = ["train"] * len(outside) if outside.origin is None else outside.origin
+        left_out += zip(origin, outside.index, strict=True)
+        assert not set(part.train.patients) & set(outside.patients)
+        assert len(part.train) + len(outside) == len(pool)
+        share = [s.labels.mean() for s in (part.train, outside)]
+        assert abs(share[0] - share[1]) < 0.2
+        assert part.test is data.test
+        if over == "train":
+            assert part.val is data.val
+    assert sorted(left_out) == sorted(pool)
+
+
+def test_folds_are_the_same_for_every_network_and_name_themselves():
+    first, second = make_folds(many(), 4, "train"), make_folds(many(), 4, "train")
+    for a, b in zip(first, second, strict=True):
+        assert np.array_equal(a.held_out.index, b.held_out.index)
+    assert [part.fold for part in first][:2] == ["fold 1 of 4 over train", "fold 2 of 4 over train"]
+
+
+def test_without_names_folds_are_stratified_and_the_warning_says_what_is_missing(capsys):
+    parts = make_folds(many(named=False), 4, "train")
+    assert "patients" in capsys.readouterr().err
+    counts = [int(part.held_out.labels.sum()) for part in parts]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_more_folds_than_patients_of_a_class_are_refused():
+    data = many()
+    few = split_of([0] * 3 + [1] * 9, [1, 1, 2, *range(10, 19)])
+    with pytest.raises(InputError, match=r"--folds 3: .* patients for 2 folds at most"):
+        make_folds(TwoClassData(few, data.val, data.test, "made here", "0"), 3, "train")
+
+
+def test_joined_splits_keep_rows_and_say_where_they_come_from():
+    a, b = split_of([0, 1], [1, 2]), split_of([1], [3], first=7)
+    joined = join((a, b), ("train", "val"))
+    assert joined.index.tolist() == [0, 1, 7]
+    assert joined.origin.tolist() == ["train", "train", "val"]
+    assert joined.take(np.array([2])).names.tolist() == b.names.tolist()
+
+
+def test_overlap_is_found_by_image_by_patient_and_by_row():
+    seen = split_of([0, 1, 0], [1, 1, 2])
+    known = provenance.record([("train", seen)])
+    same_patient = Split(
+        seen.images[:1], seen.labels[:1], np.array([9]), np.array(["00000001_777.png"])
+    )
+    assert provenance.overlap(known, "val", same_patient, by_patient=False) == 0
+    assert provenance.overlap(known, "val", same_patient, by_patient=True) == 1
+    assert provenance.overlap(known, "val", seen, by_patient=False) == 3
+    unnamed = split_of([0, 1], first=2)
+    assert provenance.overlap(known, "train", unnamed, by_patient=True) == 1  # row 2
+    assert provenance.overlap(known, "val", unnamed, by_patient=True) == 0
+
+
+def test_what_was_seen_goes_on_from_network_to_network():
+    first = provenance.record([("train", split_of([0, 1], [1, 2]))])
+    second = provenance.record([("train", split_of([0, 1], [3, 4], first=5))])
+    both = provenance.union(first, second)
+    assert both["rows"] == {"train": [0, 1, 5, 6]}
+    assert provenance.overlap(both, "train", split_of([0], [1]), by_patient=True) == 1
+    phantoms = provenance.record([("train", split_of([0]))], phantom=True)
+    assert provenance.union(phantoms, second) == second
+
+
+def test_the_seeds_are_the_reports_and_then_go_on():
+    assert seeds(3) == [42, 123, 456]
+    assert seeds(7) == [*SEEDS, 1012, 1013]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--members", "1"], "from 2 up to"),
+        (["--members", "x"], "from 2 up to"),
+        (["--folds", "101"], "from 2 up to"),
+        (["--members", "2", "--folds", "2"], "exclude each other"),
+        (["--members", "2", "--seed", "3"], "leave out --seed"),
+        (["--folds-over", "train"], "is for --folds"),
+        (["--folds", "2", "--folds-over", "test"], "invalid choice"),
+        (["--folds", "60"], "folds at most"),
+    ],
+)
+def test_wrong_ensembles_are_refused_in_one_line_and_nothing_is_written(
+    arguments, said, tmp_path, named_npz, capsys
+):
+    assert call(TinyNet, FAST, tmp_path, "--data", named_npz, *arguments) == 2
+    message = capsys.readouterr().err.strip()
+    assert said in message
+    assert len(message.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_members_are_averaged_and_nothing_finished_is_trained_again(tmp_path, named_npz, capsys):
+    command = TinyNet, FAST, tmp_path, "--data", named_npz, "--members"
+    assert call(*command, 2) == 0
+    folder, models = (tmp_path / part / "tiny_named_members" for part in ("results", "models"))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    own = {name: table(folder / name / "val_probabilities.csv") for name in ("seed42", "seed123")}
+    averaged = table(folder / "val_probabilities.csv")
+    mean = np.mean([values["probability"] for values in own.values()], axis=0)
+    np.testing.assert_allclose(averaged["probability"], mean, rtol=1e-12)
+    assert metrics["threshold"] == choose_threshold(averaged["label"], mean)
+    test = table(folder / "test_probabilities.csv")
+    assert metrics["test"]["auc"] == pytest.approx(
+        roc_auc_score(test["label"], test["probability"])
+    )
+    said = (test["probability"] >= metrics["threshold"]) == test["label"]
+    assert metrics["test"]["accuracy"] == pytest.approx(said.mean())
+    assert metrics["bootstrap_unit"] == "patient"
+
+    members = metrics["members"]
+    assert [m["seed"] for m in members] == [42, 123]
+    aucs = [m["test"]["auc"] for m in members]
+    assert metrics["mean_and_sd"]["test"]["auc"] == {
+        "mean": pytest.approx(np.mean(aucs)),
+        "sd": pytest.approx(np.std(aucs, ddof=1)),
+    }
+    best = max(members, key=lambda m: (m["val"]["accuracy"], m["val"]["auc"]))
+    assert metrics["best_member"]["name"] == best["name"]
+    patients = datareader.load(str(named_npz)).test.patients
+    theirs = table(folder / best["name"] / "test_probabilities.csv")["probability"]
+    assert metrics["best_member"]["gain_of_the_average"]["test"] == paired_difference(
+        test["label"],
+        test["probability"],
+        theirs,
+        (metrics["threshold"], best["threshold"]),
+        patients,
+    )
+    assert metrics["parameters"] == 2 * 689
+    assert best["name"] in (folder / "README.md").read_text()
+
+    before = {path: path.stat().st_mtime_ns for path in models.glob("*.pth")}
+    capsys.readouterr()
+    assert call(*command, 3) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert capsys.readouterr().out.count("is finished: nothing to do") == 2
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert [m["seed"] for m in metrics["members"]] == [42, 123, 456]
+
+
+def test_members_of_another_recipe_are_trained_anew(tmp_path, named_npz):
+    command = TinyNet, FAST, tmp_path, "--data", named_npz, "--members", 2, "--name", "same"
+    assert call(*command) == 0
+    assert call(*command, "--lr", 1e-3) == 0
+    metrics = json.loads((tmp_path / "results/same_members/metrics.json").read_text())
+    assert metrics["recipe"]["lr"] == 1e-3
+    one = json.loads((tmp_path / "results/same_members/seed42/metrics.json").read_text())
+    assert one["recipe"]["lr"] == 1e-3
+
+
+def test_an_interrupted_ensemble_goes_on_to_the_same_bits(tmp_path, named_npz, monkeypatch, capsys):
+    arguments = "--data", named_npz, "--members", 2
+    assert call(TinyNet, FAST, tmp_path / "whole", *arguments) == 0
+    whole = engine.Trainer.run_epoch
+    calls = []
+
+    def cut_off(trainer):
+        calls.append(trainer)
+        if len(calls) == 4:  # the second epoch of the second member
+            raise console.Interrupted(2)
+        return whole(trainer)
+
+    monkeypatch.setattr(engine.Trainer, "run_epoch", cut_off)
+    assert call(TinyNet, FAST, tmp_path / "cut", *arguments) == 130
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert call(TinyNet, FAST, tmp_path / "cut", *arguments) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert call(TinyNet, FAST, tmp_path / "cut", *arguments, "--resume") == 0
+    for name in ("val_probabilities.csv", "test_probabilities.csv"):
+        one, two = (
+            (tmp_path / kind / "results/tiny_named_members" / name).read_bytes()
+            for kind in ("whole", "cut")
+        )
+        assert one == two
+
+
+@pytest.mark.parametrize("over", ["train", "train+val"])
+def test_folds_are_judged_out_of_fold(tmp_path, named_npz, over):
+    command = TinyNet, FAST, tmp_path, "--data", named_npz, "--folds", 2, "--folds-over", over
+    assert call(*command) == 0
+    name = "tiny_named_folds2" + ("_trainval" if over == "train+val" else "")
+    folder = tmp_path / "results" / name
+    metrics = json.loads((folder / "metrics.json").read_text())
+    oof = table(folder / "oof_probabilities.csv")
+    data = datareader.load(str(named_npz))
+    assert len(oof["label"]) == len(data.train) + (len(data.val) if over == "train+val" else 0)
+    part = "held_out" if over == "train" else "val"
+    own = [table(folder / f"fold{k}" / f"{part}_probabilities.csv") for k in (1, 2)]
+    parts = np.concatenate([values["probability"] for values in own])
+    np.testing.assert_array_equal(oof["probability"], parts)
+    assert metrics["threshold"] == choose_threshold(oof["label"], oof["probability"])
+    assert metrics["oof"]["auc"] == pytest.approx(roc_auc_score(oof["label"], oof["probability"]))
+    assert metrics["val"]["n"] == len(data.val)
+    assert "fold" not in metrics["data"]
+    assert metrics["data"]["counts"] == data.counts()
+    if over == "train+val":
+        inside = oof["split"] == "val"
+        val = table(folder / "val_probabilities.csv")
+        np.testing.assert_array_equal(val["probability"], oof["probability"][inside])
+        assert set(metrics["best_member"]["gain_of_the_average"]) == {"test"}
+    else:
+        both = [table(folder / f"fold{k}" / "val_probabilities.csv") for k in (1, 2)]
+        mean = np.mean([values["probability"] for values in both], axis=0)
+        val = table(folder / "val_probabilities.csv")
+        np.testing.assert_allclose(val["probability"], mean, rtol=1e-12)
+
+
+def test_no_test_leaves_the_test_images_alone(tmp_path, named_npz):
+    command = TinyNet, FAST, tmp_path, "--data", named_npz, "--folds", 2
+    assert call(*command, "--no-test") == 0
+    folder = tmp_path / "results/tiny_named_folds2"
+    assert json.loads((folder / "metrics.json").read_text())["test"] is None
+    assert not list(folder.rglob("test_probabilities.csv"))
+    assert call(*command) == 0  # finished but for the test images: nothing is trained again
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["test"]["n"] == 24
+
+
+def stages(tmp_path, *arguments) -> int:
+    return call(TinyStages, STAGES, tmp_path, *arguments, url="http://127.0.0.1:9/x-00000000.pth")
+
+
+def test_folds_never_start_from_a_network_that_knows_the_images_left_out(
+    tmp_path, named_npz, capsys
+):
+    once = "--data", named_npz, "--weights"
+    assert stages(tmp_path / "first", *once, "none", "--epochs", 1, "--name", "first") == 0
+    weights = tmp_path / "first/models/first_best.pth"
+    seen = load_checkpoint(weights)["seen"]
+    data = datareader.load(str(named_npz))
+    assert seen["trained"]["names"] == data.train.names.tolist()
+    assert seen["chosen"]["rows"] == {"val": data.val.index.tolist()}
+    capsys.readouterr()
+    for over in ("train", "train+val"):
+        again = tmp_path / "again"
+        assert stages(again, *once, weights, "--folds", 2, "--folds-over", over) == 2
+        message = capsys.readouterr().err
+        assert "has seen" in message
+        assert not again.exists()
+
+
+def test_a_fold_may_start_from_its_own_earlier_network_and_passes_on_what_that_saw(
+    tmp_path, named_npz
+):
+    data = datareader.load(str(named_npz))
+    part = make_folds(data, 2, "train")[0]
+    known = provenance.record([("train", part.train)])
+    judged = {"split": "held_out", "images": part.held_out, "phantom": False, "by_patient": True}
+    provenance.check_unseen([known], source="x", **judged)
+    more = provenance.union(known, provenance.record([("train", part.held_out.take([0]))]))
+    with pytest.raises(InputError, match="has seen"):
+        provenance.check_unseen([more], source="x", **judged)
+
+
+def test_weights_trained_on_val_or_test_are_refused_for_a_plain_run(tmp_path, named_npz, capsys):
+    once = "--data", named_npz, "--weights"
+    assert stages(tmp_path / "first", *once, "none", "--epochs", 1, "--name", "first") == 0
+    path = tmp_path / "first/models/first_best.pth"
+    state = load_checkpoint(path)
+    assert stages(tmp_path / "fine", *once, path, "--epochs", 1) == 0
+    data = datareader.load(str(named_npz))
+    for name in ("val", "test"):
+        bad = tmp_path / f"{name}.pth"
+        record = provenance.record([(name, getattr(data, name))], phantom=True)
+        torch.save({**state, "seen": {"trained": record}}, bad)
+        capsys.readouterr()
+        assert stages(tmp_path / "bad", *once, bad, "--epochs", 1) == 2
+        assert f"{name} images" in capsys.readouterr().err
