@@ -140,7 +140,7 @@ class Run:
         if imagenet_url is not None:
             self.start = starting_point(options.weights, imagenet_url)
             self.build = partial(self.build, self.start)
-            self.build()  # weights that do not fit are told before anything is written
+            self._check_network(self.build())
         self.identity = {
             "model": build.__name__,
             **({"model_arguments": options.model_arguments} if options.model_arguments else {}),
@@ -153,6 +153,22 @@ class Run:
                 "counts": self.data.counts(),
             },
         }
+
+    def _check_network(self, model: nn.Module) -> None:
+        """Tell what does not fit before anything is written; depthwise networks lose CPU bf16.
+
+        Raises:
+            InputError: the input is smaller than the network's ``smallest_input``.
+        """
+        side = self.recipe.image_size or self.data.size
+        smallest = getattr(model, "smallest_input", 1)
+        if side < smallest:
+            raise InputError(
+                f"--image-size: this network needs {smallest} pixels or more, these are {side}"
+            )
+        convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+        if any(module.groups > 1 for module in convolutions):  # slower with it, see Recipe
+            self.recipe = dataclasses.replace(self.recipe, cpu_bf16=False)
 
     def go(self) -> None:
         """Train, evaluate and draw what is not done yet, holding the run's lock."""
