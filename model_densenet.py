@@ -1,4 +1,4 @@
-"""DenseNet-121 and its rivals for one grey channel and one logit; DenseNet-121 has 7,603,969.
+"""DenseNet-121 (7,603,969 parameters) and its rivals for one grey channel and one logit.
 
 The backbones are torchvision's, each with the same classifier on top:
 

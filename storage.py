@@ -172,9 +172,7 @@ def load_checkpoint(path: Path, sealed: bool = False) -> dict[str, Any]:
         with path.open("rb") as file:
             legacy = not sealed and file.read(len(LEGACY_START)) == LEGACY_START
         if legacy:
-            source = io.BytesIO(
-                path.read_bytes()
-            )  # of a file PyTorch would try whether it is a tar
+            source = io.BytesIO(path.read_bytes())  # PyTorch would try a path as a tar first
         else:
             with zipfile.ZipFile(path) as archive:
                 if any(i.compress_type != zipfile.ZIP_STORED for i in archive.infolist()):
