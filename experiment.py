@@ -158,8 +158,9 @@ class Run:
         if imagenet_url is not None:
             self.start = starting_point(options.weights, imagenet_url)
             self.build = partial(self.build, self.start)
-            self.build()  # weights that do not fit are told before anything is written
             self._check_leaks()
+        network = self.build()  # what does not fit is told before anything is written
+        self._check_network(network)
         before, now = self.start.seen if self.start else {}, {"trained": "train", "chosen": "val"}
         self.seen = {
             how: provenance.union(
@@ -169,7 +170,7 @@ class Run:
             for how, split in now.items()
         }
         self.identity = {
-            "model": build.__name__,
+            "model": type(network).__name__,
             **({"model_arguments": options.model_arguments} if options.model_arguments else {}),
             **({"starting_weights": self._weights_note()} if self.start is not None else {}),
             "recipe": as_dict(self.recipe),
@@ -211,6 +212,22 @@ class Run:
     @property
     def _val_is_fold(self) -> bool:
         return bool(self.data.fold) and self.data.held_out is None
+
+    def _check_network(self, model: nn.Module) -> None:
+        """Refuse an input that is too small, and leave bf16 on a CPU to full convolutions.
+
+        Raises:
+            InputError: the input is smaller than the network's ``smallest_input``.
+        """
+        side = self.recipe.image_size or self.data.size
+        smallest = getattr(model, "smallest_input", 1)
+        if side < smallest:
+            raise InputError(
+                f"--image-size: this network needs {smallest} pixels or more, these are {side}"
+            )
+        convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+        if any(module.groups > 1 for module in convolutions):  # slower with it, see Recipe
+            self.recipe = dataclasses.replace(self.recipe, cpu_bf16=False)
 
     def go(self) -> None:
         """Train, evaluate and draw what is not done yet, holding the run's lock."""

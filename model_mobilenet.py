@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision.models import MobileNet_V3_Large_Weights, mobilenet_v3_large
 
-from weights import StartingPoint, load_backbone
+from weights import StartingPoint, grey_stem, load_backbone
 
 IMAGENET_URL = MobileNet_V3_Large_Weights.IMAGENET1K_V2.url
 
@@ -28,9 +28,7 @@ class MobileNetV3Chest(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = mobilenet_v3_large(weights=None).features
-        coloured = self.backbone[0][0]
-        self.backbone[0][0] = nn.Conv2d(1, coloured.out_channels, 3, 2, 1, bias=False)
-        nn.init.kaiming_normal_(self.backbone[0][0].weight, mode="fan_out")
+        grey_stem(self.backbone)
         if start is not None:
             load_backbone(self.backbone, start, "features.")
         self.classifier = nn.Sequential(

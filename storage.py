@@ -26,6 +26,7 @@ from typing import IO, Any, NoReturn
 
 TEMPORARY_SUFFIX = ".tmp"
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # some network drives
+LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # of PyTorch's files before the zip
 UNFINISHED = ".unfinished"  # ending of a run that will replace a finished one of the same name
 ARTEFACTS = (
     "history.csv",
@@ -158,7 +159,8 @@ def load_checkpoint(path: Path, sealed: bool = False) -> dict[str, Any]:
     """Read a checkpoint on the CPU without running any code that a pickle might carry.
 
     Args:
-        path: a checkpoint, or a state dict that somebody else has saved.
+        path: a checkpoint, or a state dict that somebody else has saved. PyTorch's format from
+            before the zip has no checksums: a changed number in such a file is not noticed.
         sealed: it must be as `save_checkpoint` has written it, value for value.
 
     Raises:
@@ -166,16 +168,24 @@ def load_checkpoint(path: Path, sealed: bool = False) -> dict[str, Any]:
     """
     import torch
 
+    source: Path | io.BytesIO = path
     try:
-        with zipfile.ZipFile(path) as archive:
-            if any(i.compress_type != zipfile.ZIP_STORED for i in archive.infolist()):
-                raise InputError(f"checkpoint '{path}' is compressed; PyTorch's own are not")
-            damaged = archive.testzip()  # torch.load takes flipped bits for other numbers
-        if damaged:
-            raise InputError(f"checkpoint '{path}' is damaged: wrong checksum of '{damaged}'")
+        with path.open("rb") as file:
+            legacy = not sealed and file.read(len(LEGACY_START)) == LEGACY_START
+        if legacy:
+            source = io.BytesIO(path.read_bytes())  # PyTorch would try a path as a tar first
+        else:
+            with zipfile.ZipFile(path) as archive:
+                if any(i.compress_type != zipfile.ZIP_STORED for i in archive.infolist()):
+                    raise InputError(f"checkpoint '{path}' is compressed; PyTorch's own are not")
+                damaged = archive.testzip()  # torch.load takes flipped bits for other numbers
+            if damaged:
+                raise InputError(f"checkpoint '{path}' is damaged: wrong checksum of '{damaged}'")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(source, map_location="cpu", weights_only=True)
+        if legacy and source.read(1):  # tensors that are not listed would hold what memory held
+            raise InputError(f"checkpoint '{path}' is damaged: it goes on behind its last tensor")
     except InputError:
         raise
     except FileNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch import nn
 from storage import InputError, load_checkpoint
 
 RANDOM_MARK = "random initialisation, not the report's experiment"
+# torchvision's DenseNet files are older than the rule that no module's name contains a dot.
+OLD_DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
 @dataclass(frozen=True)
@@ -68,16 +71,35 @@ def starting_point(choice: str, url: str) -> StartingPoint:
     return StartingPoint(source, digest, load_checkpoint(path))
 
 
-def load_backbone(backbone: nn.Module, start: StartingPoint, prefix: str) -> None:
+def grey_stem(network: nn.Module, from_fan_in: bool = False) -> None:
+    """Turn the first convolution of a randomly initialised network from three colours to one.
+
+    One colour's weights stay. They are what torchvision would draw for one channel where it draws
+    by the number of outputs; where it draws by the number of inputs (``from_fan_in``), a third of
+    the inputs means weights that are larger by the root of three.
+    """
+    stem = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    factor = stem.in_channels**0.5 if from_fan_in else 1
+    stem.in_channels = 1
+    stem.weight = nn.Parameter(stem.weight.detach()[:, :1] * factor)
+    if stem.bias is not None:
+        stem.bias = nn.Parameter(stem.bias.detach() * factor)
+
+
+def load_backbone(
+    backbone: nn.Module, start: StartingPoint, prefix: str = "", leave: str = ""
+) -> None:
     """Put the starting point's weights into ``backbone``; the head stays as it is.
 
-    A first convolution over three colours is averaged to one channel.
+    A first convolution over three colours is averaged to one channel. What the network then makes
+    of an image is what the original makes of that image, divided by three, in all three colours.
 
     Args:
         backbone: the part to fill.
         start: a torchvision state dict, or a checkpoint of this project whose network has the
             same backbone, whatever it was trained for.
         prefix: of the backbone's names in torchvision's state dict.
+        leave: how the names of the head begin there, empty where ``prefix`` tells them apart.
 
     Raises:
         InputError: names or shapes do not fit.
@@ -85,14 +107,20 @@ def load_backbone(backbone: nn.Module, start: StartingPoint, prefix: str) -> Non
     state = start.state
     if state is None:
         return
-    if "weights" in state:
-        state, prefix = state["weights"], "backbone."
+    if isinstance(state.get("weights"), dict):
+        state, prefix, leave = state["weights"], "backbone.", ""
     wanted = backbone.state_dict()
-    found = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-    for name, value in found.items():
+    found = {}
+    for name, value in state.items():
+        if not isinstance(name, str) or not name.startswith(prefix):
+            continue
+        if leave and name.startswith(leave):
+            continue
+        name = OLD_DENSENET_NAME.sub(r"\1\2.", name[len(prefix) :])
         grey = name in wanted and wanted[name].dim() == 4 and wanted[name].shape[1] == 1
         if grey and torch.is_tensor(value) and value.dim() == 4 and value.shape[1] == 3:
-            found[name] = value.mean(1, keepdim=True)
+            value = value.mean(1, keepdim=True)
+        found[name] = value
     try:
         backbone.load_state_dict(found)
     except (RuntimeError, AttributeError, TypeError) as error:

@@ -1,0 +1,116 @@
+"""DenseNet-121 (7,603,969 parameters) and its rivals for one grey channel and one logit.
+
+The backbones are torchvision's, each with the same classifier on top:
+
+- ``densenet121``, ``densenet169``: Huang et al. (https://arxiv.org/abs/1608.06993)
+- ``mobilenet_v2``: Sandler et al. (https://arxiv.org/abs/1801.04381)
+- ``efficientnet_b0``, ``efficientnet_b3``: Tan and Le (https://arxiv.org/abs/1905.11946)
+- ``resnet50``, ``resnet101``: He et al. (https://arxiv.org/abs/1512.03385)
+- ``swin_t``: Liu et al. (https://arxiv.org/abs/2103.14030)
+- ``vit_b_16``: Dosovitskiy et al. (https://arxiv.org/abs/2010.11929)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models import get_model, get_model_weights
+
+from weights import StartingPoint, grey_stem, load_backbone
+
+ARCHITECTURES = (
+    "densenet121",
+    "densenet169",
+    "mobilenet_v2",
+    "efficientnet_b0",
+    "efficientnet_b3",
+    "resnet50",
+    "resnet101",
+    "swin_t",
+    "vit_b_16",
+)
+
+
+def imagenet_url(arch: str = "densenet121") -> str:
+    """Address of torchvision's best ImageNet weights of a network."""
+    return get_model_weights(arch).DEFAULT.url
+
+
+def torchvision_backbone(arch: str) -> tuple[nn.Module, str, int]:
+    """A torchvision classifier without its head and for one grey channel, randomly initialised.
+
+    Dropout and stochastic depth before the head are torchvision's defaults.
+
+    Args:
+        arch: a name torchvision's `get_model` knows.
+
+    Returns:
+        The network from (N, 1, H, W) to features (N, F), the name its head had, and F.
+    """
+    backbone = get_model(arch, weights=None)
+    path, last = [(n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Linear)][-1]
+    head = path.split(".")[0]
+    setattr(backbone, head, nn.Identity())
+    grey_stem(backbone, from_fan_in=arch.startswith(("densenet", "swin", "vit")))
+    return backbone, head, last.in_features
+
+
+class TorchvisionChest(nn.Module):
+    """(N, 1, H, W) to logits (N,): torchvision's network up to its pooled features, a new head.
+
+    The classifier is F->512->256->1, where DenseNet-121's F is 1024. ReLU is DenseNet's own
+    activation. The dropout rates and their places are those of experiment 3, whose classifier is
+    the only other one of three layers here, so that the two experiments differ in the backbone.
+
+    A vision transformer's position embeddings are of one input size, 224 px for ``vit_b_16``:
+    other images are resized to it, bilinearly, so its cost does not depend on ``--image-size``.
+
+    Args:
+        start: weights of the backbone; None leaves torchvision's random initialisation.
+        arch: one of `ARCHITECTURES`.
+        dropout: before the second and the third linear layer.
+
+    Attributes:
+        smallest_input: side in pixels below which there is nothing left to pool.
+
+    Raises:
+        InputError: the weights do not fit.
+    """
+
+    def __init__(
+        self,
+        start: StartingPoint | None = None,
+        arch: str = "densenet121",
+        dropout: tuple[float, float] = (0.5, 0.25),
+    ) -> None:
+        super().__init__()
+        self.backbone, head, features = torchvision_backbone(arch)
+        # DenseNet halves five times, the last three without padding; the others pad everywhere.
+        self.smallest_input = 29 if arch.startswith("densenet") else 1
+        if start is not None:
+            load_backbone(self.backbone, start, leave=f"{head}.")
+        self.classifier = nn.Sequential(
+            nn.Linear(features, 512),
+            nn.ReLU(),
+            nn.Dropout(dropout[0]),
+            nn.Linear(512, 256),
+            nn.ReLU(),
+            nn.Dropout(dropout[1]),
+            nn.Linear(256, 1),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        side = getattr(self.backbone, "image_size", x.shape[-1])
+        if side != x.shape[-1]:
+            x = F.interpolate(x, (side, side), mode="bilinear", antialias=side < x.shape[-1])
+        return self.classifier(self.backbone(x)).squeeze(1)
+
+
+class DenseNet121Chest(TorchvisionChest):
+    """`TorchvisionChest` at its defaults, under the name of experiment 4."""
+
+
+def torchvision_chest(start: StartingPoint | None = None, arch: str = "densenet121") -> nn.Module:
+    """The network of experiment 4, or one of its rivals."""
+    return (DenseNet121Chest if arch == "densenet121" else TorchvisionChest)(start, arch)

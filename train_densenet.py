@@ -1,0 +1,32 @@
+"""Experiment 4: DenseNet-121 from ImageNet, classifier first, then everything, at 128 px; --arch
+puts another of torchvision's networks in its place."""
+
+from engine import Recipe, knob
+from experiment import run
+from model_densenet import ARCHITECTURES, imagenet_url, torchvision_chest
+
+REPORT = Recipe(
+    name="densenet121",
+    stage1_epochs=30,
+    stage1_lr=1e-3,
+    epochs=120,
+    lr=1e-4,
+    patience=40,
+    batch_size=16,
+    accumulation=4,
+    weight_decay=0.01,
+    clip=1.0,
+    monitor="val_accuracy",
+    image_size=128,
+    mean=0.449,  # of ImageNet's three channels together
+    std=0.226,
+    flip=0.5,
+    tta="flip",
+    seed=2024,
+    cpu_bf16=True,  # takes half the time: 0.54 s a batch against 1.05 s, one core with AMX
+)
+
+ARCH = knob("densenet121", "torchvision's network under the classifier", choices=ARCHITECTURES)
+
+if __name__ == "__main__":
+    run(torchvision_chest, {"report": REPORT}, imagenet_url=imagenet_url, knobs={"arch": ARCH})
