@@ -177,6 +177,7 @@ class Run:
                 "source": self.data.source,
                 "size": self.data.size,
                 "sha256": self.data.sha256,
+                "size": self.data.size,
                 "counts": self.data.counts(),
                 **({"fold": self.data.fold} if self.data.fold else {}),
             },
@@ -288,6 +289,7 @@ class Run:
         except (KeyError, TypeError):
             raise InputError(f"'{path}' is not of a run of this project") from None
         now = _flat(self.identity)
+        before.setdefault("data size", now["data size"])  # runs begun before it was stored
         different = [key for key in now if before.get(key) != now[key]]
         if different:
             telling = [key for key in different if key != "data sha256"] or different

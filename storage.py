@@ -36,6 +36,7 @@ ARTEFACTS = (
     "val_predictions.png",
     "confusion_matrix.png",
     "roc_curve.png",
+    "gradcam.png",
     "metrics.json",
 )
 
