@@ -201,7 +201,9 @@ def describe_shares(maps: np.ndarray) -> list[str]:
             f"a flat map would have {100 * flat:.0f} % there."
         )
     if empty:
-        lines.append(f"For {empty} images nothing in the map speaks for the predicted class.")
+        lines.append(
+            f"For {empty} of {len(maps)} images nothing in the map speaks for the predicted class."
+        )
     return lines
 
 

@@ -74,7 +74,7 @@ def read_xray(path: Path, size: int) -> Xray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata; sizes are checked here
-            with Image.open(path, formats=("PNG", "JPEG", "MPO")) as image:
+            with Image.open(path, formats=("PNG", "JPEG")) as image:
                 _check(image, size)
                 grey = _grey(ImageOps.exif_transpose(image))
     except InputError:
@@ -202,9 +202,9 @@ class Overlays:
         self.folder.mkdir(parents=True, exist_ok=True)
         for xray, map_, p, k in zip(xrays, maps, probabilities, predicted, strict=True):
             title = (
-                f"{_printable(Path(xray.path.name))}\n{CLASS_NAMES[k]}: probability of "
+                f"{_printable(Path(xray.path.name))}\npredicted: {CLASS_NAMES[k]}; probability of "
                 f"{CLASS_NAMES[1]} {p:.3f}, threshold {trained.threshold:.2f}\n"
-                f"{trained.name} · {trained.architecture}, trained on {trained.source}"
+                f"{trained.name}\n{trained.architecture}, trained on {trained.source}"
             )
             nothing = "" if map_.any() else f"Nothing in the map speaks for {CLASS_NAMES[k]}."
             visualize.draw_overlay(
