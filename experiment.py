@@ -177,7 +177,6 @@ class Run:
                 "source": self.data.source,
                 "size": self.data.size,
                 "sha256": self.data.sha256,
-                "size": self.data.size,
                 "counts": self.data.counts(),
                 **({"fold": self.data.fold} if self.data.fold else {}),
             },
