@@ -204,7 +204,7 @@ class Overlays:
             title = (
                 f"{_printable(Path(xray.path.name))}\npredicted: {CLASS_NAMES[k]}; probability of "
                 f"{CLASS_NAMES[1]} {p:.3f}, threshold {trained.threshold:.2f}\n"
-                f"{trained.name}\n{trained.architecture}, trained on {trained.source}"
+                f"{trained.name} · {trained.architecture}\ntrained on {trained.source}"
             )
             nothing = "" if map_.any() else f"Nothing in the map speaks for {CLASS_NAMES[k]}."
             visualize.draw_overlay(

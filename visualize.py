@@ -446,15 +446,22 @@ def draw_gradcam(
     Raises:
         OSError: ``path`` cannot be written.
     """
-    figure = _titled_figure(title, body_height=9.1)
+    predicted = probabilities >= threshold
+    cells = ((0, True), (0, False), (1, True), (1, False))
+    groups = [
+        np.flatnonzero((labels == label) & ((predicted == labels) == right))
+        for label, right in cells
+    ]
+    filled = [len(group) > 0 for group in groups]
+    figure = _titled_figure(title, body_height=2.9 + 1.55 * sum(filled))
     figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0, hspace=0)
-    predicted, rng = probabilities >= threshold, np.random.default_rng(seed)
     ratios = [1, 1, 0.12] * GRADCAM_PAIRS
+    heights = [height for shown in filled for height in (0.2, 1 if shown else 0.02)]
     grid = figure.add_gridspec(
-        9, len(ratios) - 1, height_ratios=[0.2, 1] * 4 + [0.12], width_ratios=ratios[:-1]
+        9, len(ratios) - 1, height_ratios=[*heights, 0.12], width_ratios=ratios[:-1]
     )
-    for row, (label, right) in enumerate(((0, True), (0, False), (1, True), (1, False))):
-        group = np.flatnonzero((labels == label) & ((predicted == labels) == right))
+    rng = np.random.default_rng(seed)
+    for row, ((label, right), group) in enumerate(zip(cells, groups, strict=True)):
         chosen = np.sort(rng.permutation(group)[:GRADCAM_PAIRS])
         mark, color = ("✓ right", GREEN) if right else ("✗ WRONG", VERMILLION)
         called = CLASS_NAMES[label if right else 1 - label]
