@@ -27,6 +27,7 @@ import datareader
 from augment import to_input
 from flags import pick_device
 from inference import TrainedModel, load_model
+from provenance import overlap
 from storage import InputError, OneLineParser, check_writable
 
 BATCH = 32  # gradients need more memory than predictions
@@ -207,7 +208,9 @@ def describe_shares(maps: np.ndarray) -> list[str]:
     return lines
 
 
-def load_data(trained: TrainedModel, data: str | None, root: Path | None) -> Any:
+def load_data(
+    trained: TrainedModel, data: str | None, root: Path | None
+) -> datareader.TwoClassData:
     """The data that the checkpoint was trained on, or those that ``--data`` names.
 
     Raises:
@@ -240,11 +243,27 @@ def results_file(trained: TrainedModel, checkpoint: Path, results_dir: Path) -> 
     Raises:
         InputError: there is no such folder.
     """
-    apart = "phantom" if checkpoint.resolve().parent.name == "phantom" else ""
-    folder = results_dir / apart / trained.name
-    if not folder.is_dir():
-        raise InputError(f"there is no results folder '{folder}': --out names another place")
-    return folder / "gradcam.png"
+    above = checkpoint.resolve().parent.parts[-2:]  # a phantom's, an ensemble's, or both
+    for number in range(len(above), -1, -1):
+        apart = above[len(above) - number :]
+        folder = results_dir.joinpath(*apart, trained.name)
+        if folder.is_dir() and ("phantom" in apart or "phantom" not in above):
+            return folder / "gradcam.png"
+    raise InputError(
+        f"there is no folder of '{trained.name}' in '{results_dir}': --out names another place"
+    )
+
+
+def trained_on(trained: TrainedModel, data: datareader.TwoClassData, split: str) -> int:
+    """How many images of a split the network was trained on, as far as its checkpoint tells."""
+    record = trained.seen.get("trained")
+    images: datareader.Split = getattr(data, split)
+    if record is None or record["phantom"] != data.phantom:
+        return 0
+    named = record["names"] is not None and images.names is not None
+    if not named and data.sha256 != trained.sha256:  # row numbers of another file tell nothing
+        return 0
+    return overlap(record, split, images, by_patient=False)
 
 
 def explain(options: argparse.Namespace) -> None:
@@ -272,6 +291,8 @@ def explain(options: argparse.Namespace) -> None:
     title += f"{data.source} · {options.split} n = {len(split)}, threshold {trained.threshold:.2f}"
     if data.sha256 != trained.sha256:
         title += f"\nnot the data it was trained on ({trained.source})"
+    if count := trained_on(trained, data, options.split):
+        title += f"\nthe network was trained on {count} of these images"
     if trained.note:
         title += f"\n{trained.note}"
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,7 @@ class TrainedModel:
         source: what those images were, in one line.
         sha256: of their file.
         note: a warning that belongs to every artefact of the run, or empty.
+        seen: records of `provenance.record` of the images it was ``trained`` and ``chosen`` on.
         device: where the network is.
     """
 
@@ -54,6 +55,7 @@ class TrainedModel:
     source: str
     sha256: str
     note: str
+    seen: Mapping[str, Any]
     device: torch.device
 
     @property
@@ -102,6 +104,7 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
             "source": state["data"]["source"],
             "sha256": state["data"]["sha256"],
             "note": state.get("starting_weights", {}).get("note", ""),
+            "seen": state.get("seen", {}),
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"checkpoint '{path}' is of another version: {error}") from None

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import datareader
 import explain
 import visualize
 from engine import Recipe
@@ -36,6 +37,7 @@ def trained(model, size=28, **changes):
         "source": "ChestMNIST 28 px",
         "sha256": "",
         "note": "",
+        "seen": {},
         "device": torch.device("cpu"),
     }
     return TrainedModel(**{**values, **changes})
@@ -291,6 +293,53 @@ def test_other_data_are_named_in_the_title(run_of_one_epoch, monkeypatch, tmp_pa
     arguments = ["--data", str(other), "--split", "test", "--out", str(out)]
     assert explain.main(["--checkpoint", checkpoint, *arguments]) == 0
     assert "not the data it was trained on" in titles[0] and "test n = 8" in titles[0]
+
+
+@needs_captum
+@pytest.mark.parametrize("rows", [0, 5])
+def test_images_that_the_network_was_trained_on_are_told(
+    rows, run_of_one_epoch, monkeypatch, tmp_path
+):
+    """As for a member of a cross-validation, whose folds go across the source's splits."""
+    folder, data = run_of_one_epoch
+    state = load_checkpoint(folder / "trained_models" / "one_best.pth", sealed=True)
+    seen = state["seen"]["trained"]
+    assert seen["rows"].keys() == {"train"}
+    known = {
+        **seen,
+        "rows": {**seen["rows"], "val": datareader.load(str(data)).val.index[:rows].tolist()},
+    }
+    save_checkpoint(tmp_path / "one_best.pth", {**state, "seen": {"trained": known}})
+    titles = []
+    monkeypatch.setattr(visualize, "draw_gradcam", lambda *v, title, **n: titles.append(title))
+    arguments = ["--data", str(data), "--out", str(tmp_path / "picture.png")]
+    assert explain.main(["--checkpoint", str(tmp_path / "one_best.pth"), *arguments]) == 0
+    assert (f"was trained on {rows} of these images" in titles[0]) == (rows > 0)
+    assert ("was trained on" in titles[0]) == (rows > 0)
+
+
+@pytest.mark.parametrize(
+    ("models", "there", "expected"),
+    [
+        ("models", ["one"], "one"),
+        ("models/ens", ["one", "ens/one"], "ens/one"),
+        ("models/phantom", ["one", "phantom/one"], "phantom/one"),
+        ("models/phantom/ens", ["phantom/one", "phantom/ens/one"], "phantom/ens/one"),
+        ("models/phantom", ["one"], None),
+        ("models", ["two"], None),
+    ],
+)
+def test_the_picture_goes_where_the_run_has_its_results(models, there, expected, tmp_path):
+    results = tmp_path / "results"
+    for name in there:
+        (results / name).mkdir(parents=True, exist_ok=True)
+    network = trained(Dark())
+    checkpoint = tmp_path / models / "one_best.pth"
+    if expected is None:
+        with pytest.raises(InputError, match="--out names another place"):
+            explain.results_file(network, checkpoint, results)
+        return
+    assert explain.results_file(network, checkpoint, results) == results / expected / "gradcam.png"
 
 
 @pytest.mark.parametrize(("wrong", "right"), [(0, 6), (6, 0), (1, 2)])
