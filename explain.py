@@ -27,6 +27,7 @@ import datareader
 from augment import to_input
 from flags import pick_device
 from inference import TrainedModel, load_model
+from phantom import PHANTOM_MARK
 from provenance import overlap
 from storage import InputError, OneLineParser, check_writable
 
@@ -220,7 +221,8 @@ def load_data(
     if known:
         data = "phantom" if trained.phantom else "chestmnist"
         if ".npz" in trained.source:
-            data = trained.source[trained.source.rfind("(") + 1 :].rstrip(")")
+            data = trained.source.removeprefix(f"{PHANTOM_MARK} (")
+            data = data.removesuffix(")") if trained.phantom else data
             if not Path(data).is_file():
                 raise InputError(f"it was trained on '{data}', which is not here: --data names it")
     found = datareader.load(data, root, None if data.endswith(".npz") else trained.size)

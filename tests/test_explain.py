@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -316,6 +317,31 @@ def test_images_that_the_network_was_trained_on_are_told(
     assert explain.main(["--checkpoint", str(tmp_path / "one_best.pth"), *arguments]) == 0
     assert (f"was trained on {rows} of these images" in titles[0]) == (rows > 0)
     assert ("was trained on" in titles[0]) == (rows > 0)
+
+
+@pytest.mark.parametrize(
+    ("source", "asked"),
+    [
+        ("chestmnist (1).npz", "chestmnist (1).npz"),
+        ("PHANTOM DATA, not ChestMNIST (small (2).npz)", "small (2).npz"),
+        ("PHANTOM DATA, not ChestMNIST (28 px)", "phantom"),
+        ("ChestMNIST 28 px", "chestmnist"),
+    ],
+)
+def test_the_data_of_the_training_are_asked_for(source, asked, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    network = trained(Dark(), source=source, sha256="f00")
+    calls = []
+
+    def load(*arguments):
+        calls.append(arguments)
+        return SimpleNamespace(size=28, sha256="f00", source=source)
+
+    monkeypatch.setattr(datareader, "load", load)
+    if asked.endswith(".npz"):
+        (tmp_path / asked).write_bytes(b"")
+    explain.load_data(network, None, None)
+    assert calls == [(asked, None, None if asked.endswith(".npz") else 28)]
 
 
 @pytest.mark.parametrize(
