@@ -305,6 +305,7 @@ class Run:
         except (KeyError, TypeError):
             raise InputError(f"'{path}' is not of a run of this project") from None
         now = _flat(self.identity)
+        before.setdefault("data size", now["data size"])  # runs begun before it was stored
         different = [key for key in now if before.get(key) != now[key]]
         if different:
             telling = [key for key in different if key != "data sha256"] or different

@@ -37,6 +37,7 @@ ARTEFACTS = (
     "val_predictions.png",
     "confusion_matrix.png",
     "roc_curve.png",
+    "gradcam.png",
     "metrics.json",
 )
 

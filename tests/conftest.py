@@ -37,6 +37,16 @@ def real_npz(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def run_of_one_epoch(tmp_path_factory, phantom_npz) -> tuple[Path, Path]:
+    """The folder of a finished run 'one' of train.py on the small phantom, and the phantom."""
+    folder = tmp_path_factory.mktemp("one_epoch")
+    arguments = "--data", phantom_npz, "--epochs", 1, "--name", "one", "--device", "cpu"
+    result = run_script("train.py", *arguments, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, phantom_npz
+
+
 def run_script(
     script: Path | str, *arguments: object, cwd: Path, timeout: float = 300, **environment: str
 ) -> subprocess.CompletedProcess[str]:

@@ -779,6 +779,25 @@ def test_resume_of_a_finished_run_says_so_and_touches_nothing(start, tmp_path, w
     assert contents(tmp_path) == before
 
 
+def test_a_run_from_before_the_image_size_was_stored_is_known_as_the_same(start, tmp_path, whole):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "results" / "one" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    del metrics["data"]["size"]
+    path.write_text(json.dumps(metrics))
+    ended = start("--resume")
+    assert ended.status == 0, ended.err
+    assert "is finished" in ended.out
+
+
+def test_a_new_run_takes_the_old_ones_grad_cam_away(start, tmp_path, whole, no_pictures):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    picture = tmp_path / "results" / "one" / "gradcam.png"
+    picture.write_bytes(b"of the old weights")
+    assert start("--lr", 0.02).status == 0
+    assert not picture.exists()
+
+
 def test_a_plain_start_over_a_finished_run_replaces_it_when_it_is_finished_itself(
     start, tmp_path, whole, successor
 ):

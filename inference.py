@@ -1,0 +1,149 @@
+"""A trained network with all that belongs to it, rebuilt from its checkpoint.
+
+What a checkpoint stores is used as it is: the recipe with its preprocessing, the decision
+threshold, the test-time augmentation and the size of the images it was trained on.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from engine import Recipe, predict, resolve_amp
+from metrics import sigmoid
+from phantom import PHANTOM_MARK
+from storage import InputError, load_checkpoint
+
+PROJECT = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network in evaluation mode and how its numbers are to be read.
+
+    Attributes:
+        name: of the run, as the checkpoint's file name tells it.
+        architecture: name of the network's class.
+        model: takes (N, 1, H, W) normalised floats, returns logits (N,).
+        recipe: its preprocessing is `augment.to_input`'s.
+        threshold: probability from which class 1, pneumothorax, is predicted.
+        tta: test-time augmentation the threshold was chosen with, ``none`` or ``flip``.
+        size: side in pixels of the source images it was trained on.
+        source: what those images were, in one line.
+        sha256: of their file.
+        note: a warning that belongs to every artefact of the run, or empty.
+        seen: records of `provenance.record` of the images it was ``trained`` and ``chosen`` on.
+        device: where the network is.
+    """
+
+    name: str
+    architecture: str
+    model: nn.Module
+    recipe: Recipe
+    threshold: float
+    tta: str
+    size: int
+    source: str
+    sha256: str
+    note: str
+    seen: Mapping[str, Any]
+    device: torch.device
+
+    @property
+    def phantom(self) -> bool:
+        """It was trained on procedural images and no X-rays."""
+        return PHANTOM_MARK in self.source
+
+    def tensor(self, images: np.ndarray) -> torch.Tensor:
+        """Images (N, S, S) uint8 as (N, 1, S, S) on the device."""
+        return torch.from_numpy(images)[:, None].to(self.device)
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities (N,) of pneumothorax of images (N, S, S) uint8, S being ``size``."""
+        amp = resolve_amp(self.recipe, self.device)
+        if amp == torch.float16 and self.device.type == "cpu":  # trained elsewhere
+            amp = None
+        logits = predict(self.model, self.tensor(images), self.recipe, amp, self.tta)
+        return sigmoid(logits)
+
+
+def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
+    """Rebuild the network of a finished run from its checkpoint.
+
+    Args:
+        path: ``NAME_best.pth`` or, of a run in two stages, ``NAME_final.pth``.
+        device: where it is to run; None is the CPU.
+
+    Raises:
+        InputError: the file is missing, damaged, no checkpoint of a finished run, or of a network
+            that is not (or no longer) among this project's files.
+    """
+    device = device or torch.device("cpu")
+    state = load_checkpoint(path, sealed=True)
+    if "weights" not in state or "threshold" not in state:
+        raise InputError(
+            f"checkpoint '{path}' has no threshold yet: it is of an unfinished run, of a first "
+            "stage, or to resume from; wanted is NAME_best.pth of a finished run"
+        )
+    try:
+        size = state["data"].get("size")
+        fields = {
+            "architecture": state["model"],
+            "recipe": Recipe(**state["recipe"]),
+            "threshold": float(state["threshold"]),
+            "tta": state["tta"],
+            "source": state["data"]["source"],
+            "sha256": state["data"]["sha256"],
+            "note": state.get("starting_weights", {}).get("note", ""),
+            "seen": state.get("seen", {}),
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"checkpoint '{path}' is of another version: {error}") from None
+    if size is None:
+        raise InputError(
+            f"checkpoint '{path}' does not say how large the images of its training were: "
+            "it is of an older version; train again"
+        )
+    model = _build(state, path).to(device, memory_format=torch.channels_last).eval()
+    name = re.sub(r"_(best|final)$", "", path.stem)
+    return TrainedModel(name=name, model=model, size=size, device=device, **fields)
+
+
+def _build(state: Mapping[str, Any], path: Path) -> nn.Module:
+    network = find_network(state["model"])
+    try:
+        model = network(**state.get("model_arguments", {}))
+        model.load_state_dict(state["weights"])
+    except (TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"checkpoint '{path}' does not fit {state['model']}: {reason}") from None
+    return model
+
+
+def find_network(name: str, folder: Path = PROJECT) -> type[nn.Module]:
+    """The network class of that name among the files beside this one; no list to keep.
+
+    Only the file that defines the class is imported.
+
+    Raises:
+        InputError: no file defines it, or it is no `torch.nn.Module`.
+    """
+    for file in sorted(folder.glob("*.py")):
+        try:
+            definitions = ast.parse(file.read_bytes()).body
+        except (SyntaxError, ValueError):  # somebody's half-written file beside ours
+            continue
+        if any(isinstance(part, ast.ClassDef) and part.name == name for part in definitions):
+            network = getattr(importlib.import_module(file.stem), name)
+            if issubclass(network, nn.Module):
+                return network
+    raise InputError(f"the checkpoint's network '{name}' is not defined in any file of '{folder}'")

@@ -1,0 +1,360 @@
+"""Images of one's own: the probability of training's own path, and whatever files people have."""
+
+import csv
+import importlib.util
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REAL_DATA, run_script
+from PIL import Image
+
+import datareader
+import predict
+from inference import load_model
+from storage import InputError
+
+
+def noise(*shape, seed=0, high=256, kind=np.uint8):
+    return np.random.default_rng(seed).integers(0, high, shape).astype(kind)
+
+
+def seen(path, size=28):
+    return predict.read_xray(path, size).seen
+
+
+@pytest.fixture(scope="module")
+def checkpoint(run_of_one_epoch):
+    return run_of_one_epoch[0] / "trained_models" / "one_best.pth"
+
+
+@pytest.fixture
+def test_images(run_of_one_epoch, tmp_path):
+    """A folder with the run's 24 test images as PNG, and their stored probabilities by name."""
+    folder, data = run_of_one_epoch
+    split = datareader.load(str(data)).test
+    (tmp_path / "images").mkdir()
+    for image, row in zip(split.images, split.index, strict=True):
+        Image.fromarray(image).save(tmp_path / "images" / f"{row:03}.png")
+    with (folder / "results" / "one" / "test_probabilities.csv").open(newline="") as file:
+        stored = {int(row["index"]): float(row["probability"]) for row in csv.DictReader(file)}
+    return tmp_path / "images", {f"{row:03}.png": p for row, p in stored.items()}
+
+
+def read_table(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_test_images_saved_as_png_get_the_probabilities_of_the_run(
+    checkpoint, test_images, tmp_path, capsys
+):
+    folder, stored = test_images
+    table = tmp_path / "new" / "table.csv"
+    arguments = ["--checkpoint", str(checkpoint), "--csv", str(table), "--device", "cpu"]
+    assert predict.main([str(folder), *arguments]) == 0
+    rows = read_table(table)
+    threshold = load_model(checkpoint).threshold
+    assert [Path(row["file"]).name for row in rows] == sorted(stored)
+    for row in rows:
+        p = float(row["probability"])
+        assert p == pytest.approx(stored[Path(row["file"]).name], abs=1e-6)
+        assert row["class"] == datareader.CLASS_NAMES[p >= threshold]
+        assert float(row["threshold"]) == threshold
+    out = capsys.readouterr().out
+    assert len([line for line in out.splitlines() if "medical device" in line]) == 1
+    assert f"threshold {threshold:.2f}" in out
+    assert out.splitlines()[-1] == "PHANTOM DATA, not ChestMNIST"
+
+
+def test_the_script_predicts_what_the_function_does_and_goes_on_after_a_bad_file(
+    checkpoint, test_images, tmp_path
+):
+    folder, stored = test_images
+    (folder / "000_bad.png").write_bytes(b"")
+    result = run_script("predict.py", folder, "--checkpoint", checkpoint, cwd=tmp_path)
+    assert result.returncode == 1, result.stderr
+    bad = [line for line in result.stderr.splitlines() if "000_bad.png" in line]
+    assert len(bad) == 1 and "Traceback" not in result.stderr
+    for name, p in stored.items():
+        assert any(name in line and f"{p:.4f}" in line for line in result.stdout.splitlines())
+
+
+@pytest.mark.skipif(not os.environ.get(REAL_DATA), reason=f"no real X-rays: {REAL_DATA} is not set")
+def test_the_real_64_px_images_become_the_28_px_ones(tmp_path):
+    """The subset's 28-px images were made of its 64-px ones: exactly by what predict does."""
+    folder = Path(os.environ[REAL_DATA])
+    with np.load(folder / "chestmnist_nih_subset_64.npz") as large:
+        sources = large["val_images"][:50]
+    with np.load(folder / "chestmnist_nih_subset_28.npz") as small:
+        expected = small["val_images"][:50]
+    for number, source in enumerate(sources):
+        Image.fromarray(source).save(tmp_path / "image.png")
+        assert np.array_equal(seen(tmp_path / "image.png"), expected[number])
+
+
+GREY = noise(28, 28)
+
+
+def rgba(alpha):
+    return np.dstack([GREY, GREY, GREY, alpha]).astype(np.uint8)
+
+
+def test_each_way_to_write_the_same_grey_image_gives_the_same_pixels(tmp_path):
+    ways = {
+        "grey": Image.fromarray(GREY),
+        "colour": Image.fromarray(np.dstack([GREY] * 3)),
+        "opaque": Image.fromarray(rgba(np.full((28, 28), 255))),
+        "grey with alpha": Image.fromarray(GREY).convert("LA"),
+        "palette": Image.fromarray(GREY).convert("P"),
+        "16 bit": Image.fromarray(GREY.astype(np.uint16) * 257),
+    }
+    ways["palette"].putpalette([value for value in range(256) for _ in range(3)])
+    for name, image in ways.items():
+        image.save(tmp_path / "image.png")
+        assert np.array_equal(seen(tmp_path / "image.png"), GREY), name
+
+
+def test_16_bit_values_are_divided_by_257_and_rounded(tmp_path):
+    values = noise(28, 28, high=65536, kind=np.uint16)
+    values[0, :3] = 0, 128, 129
+    values[1, 0] = 65535
+    Image.fromarray(values).save(tmp_path / "image.png")
+    found = seen(tmp_path / "image.png")
+    assert np.array_equal(found, np.rint(values / 257).astype(np.uint8))
+    assert found[0, :3].tolist() == [0, 0, 1] and found[1, 0] == 255
+
+
+def test_12_bit_values_in_16_bit_are_not_taken_for_a_black_image(tmp_path):
+    Image.fromarray(noise(28, 28, high=4096, kind=np.uint16)).save(tmp_path / "image.png")
+    with pytest.raises(InputError, match="12-bit"):
+        seen(tmp_path / "image.png")
+
+
+def test_what_is_transparent_is_black(tmp_path):
+    alpha = np.full((28, 28), 255)
+    alpha[:, :14] = 0
+    Image.fromarray(rgba(alpha)).save(tmp_path / "image.png")
+    found = seen(tmp_path / "image.png")
+    assert not found[:, :14].any() and np.array_equal(found[:, 14:], GREY[:, 14:])
+    palette = Image.fromarray(np.full((28, 28), 7, np.uint8)).convert("P")
+    palette.save(tmp_path / "image.png", transparency=palette.getpixel((0, 0)))
+    assert not seen(tmp_path / "image.png").any()
+
+
+def test_one_bit_is_black_and_white(tmp_path):
+    Image.fromarray(GREY > 128).save(tmp_path / "image.png")
+    assert np.array_equal(seen(tmp_path / "image.png"), np.where(GREY > 128, 255, 0))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_jpeg_in_grey_colour_and_for_print(mode, tmp_path):
+    smooth = np.outer(np.arange(28), np.full(28, 8)).astype(np.uint8)
+    Image.fromarray(smooth).convert("RGB").convert(mode).save(tmp_path / "image.jpg", quality=98)
+    assert np.abs(seen(tmp_path / "image.jpg").astype(int) - smooth).max() <= 4
+
+
+def test_a_jpeg_is_turned_upright_by_its_exif(tmp_path):
+    upright = np.zeros((28, 28), np.uint8)
+    upright[:14] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned right by a quarter
+    turned = Image.fromarray(np.rot90(upright))
+    turned.save(tmp_path / "image.jpg", quality=98, exif=exif)
+    assert np.abs(seen(tmp_path / "image.jpg").astype(int) - upright).max() <= 4
+
+
+def test_of_a_telephones_two_pictures_in_one_jpeg_the_first_is_taken(tmp_path):
+    flat = [Image.new("L", (28, 28), grey) for grey in (200, 20)]
+    flat[0].save(tmp_path / "image.jpg", "MPO", save_all=True, append_images=flat[1:])
+    assert np.abs(seen(tmp_path / "image.jpg").astype(int) - 200).max() <= 4
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 40), (40, 60), (41, 60), (28, 56)])
+def test_the_middle_of_an_oblong_is_taken(height, width, tmp_path):
+    picture = noise(height, width)
+    Image.fromarray(picture).save(tmp_path / "image.png")
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    middle = Image.fromarray(picture[top : top + side, left : left + side])
+    expected = np.asarray(middle.resize((28, 28), Image.Resampling.BICUBIC))
+    assert np.array_equal(seen(tmp_path / "image.png"), expected)
+
+
+def test_a_large_image_is_reduced_to_the_source_size_and_shown_in_a_few_pixels(tmp_path):
+    Image.fromarray(noise(1024, 1024)).save(tmp_path / "image.png")
+    xray = predict.read_xray(tmp_path / "image.png", 64)
+    assert xray.seen.shape == (64, 64) and xray.shown.shape == (448, 448)
+    assert xray.seen.std() < 20  # antialiased: of noise, the mean of many pixels is left
+
+
+def chunk(kind, content):
+    checksum = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + checksum
+
+
+def claimed_png(width, height):
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+    return b"\x89PNG\r\n\x1a\n" + content + chunk(b"IEND", b"")
+
+
+def encoded(image, form, **options):
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+PICTURE = Image.fromarray(noise(64, 64))
+FRAMES = [Image.fromarray(noise(64, 64, seed=seed)) for seed in range(3)]
+NAN = Image.fromarray(np.full((64, 64), np.nan, np.float32))
+HOSTILE = {
+    "empty": (b"", "neither a PNG nor a JPEG"),
+    "text": (b"no image, only words\n" * 50, "neither a PNG nor a JPEG"),
+    "truncated png": (encoded(PICTURE, "PNG")[:2000], "cannot be read"),
+    "truncated jpeg": (encoded(PICTURE, "JPEG")[:1000], "cannot be read"),
+    "header only": (encoded(PICTURE, "PNG")[:20], "cannot be read"),
+    "flipped bits": (encoded(PICTURE, "PNG")[:500] + b"\xff" * 3000, "cannot be read"),
+    "bomb": (claimed_png(100_000, 100_000), "pixels"),
+    "small bomb": (claimed_png(9_000, 9_000), "allowed are 50,000,000"),
+    "short of data": (claimed_png(100, 100), "cannot be read"),
+    "no pixels": (claimed_png(0, 100), "neither a PNG nor|cannot be read"),
+    "long": (claimed_png(40_000, 30), "longer than 2:1"),
+    "thin": (claimed_png(57, 28), "longer than 2:1"),
+    "small": (encoded(PICTURE.resize((27, 27)), "PNG"), "the network was trained on 28"),
+    "animated gif": (
+        encoded(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]),
+        "neither a PNG nor a JPEG",
+    ),
+    "animated png": (
+        encoded(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]),
+        "is an animation",
+    ),
+    "float tiff": (encoded(NAN, "TIFF"), "neither a PNG nor a JPEG"),
+    "bmp": (encoded(PICTURE, "BMP"), "neither a PNG nor a JPEG"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_file_that_is_no_usable_image_is_refused_in_one_line(case, tmp_path):
+    content, message = HOSTILE[case]
+    (tmp_path / "image.png").write_bytes(content)
+    with pytest.raises(InputError, match=message) as refused:
+        seen(tmp_path / "image.png")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_hostile_files_have_a_line_each_and_the_others_are_predicted(checkpoint, tmp_path, capsys):
+    for case, (content, _) in HOSTILE.items():
+        (tmp_path / f"{case}.png").write_bytes(content)
+    PICTURE.save(tmp_path / "sound.png")
+    PICTURE.convert("RGB").save(tmp_path / "sound too.JPEG")
+    (tmp_path / "notes.txt").write_text("left alone in a folder")
+    (tmp_path / "._sound.png").write_text("what macOS leaves on foreign disks")
+    missing = str(tmp_path / "missing.png")
+    arguments = ["--checkpoint", str(checkpoint), "--device", "cpu"]
+    assert predict.main([missing, str(tmp_path), *arguments]) == 1
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert len(lines) == len(HOSTILE) + 1
+    assert lines[0] == f"{missing}: there is no such file"
+    for case in HOSTILE:
+        assert sum(f"{case}.png: " in line and str(tmp_path) in line for line in lines) >= 1
+    predicted = [line for line in said.out.splitlines() if str(tmp_path) in line]
+    names = [line.rsplit(os.sep, 1)[1] for line in predicted]
+    assert names == ["sound too.JPEG", "sound.png"]
+
+
+def test_folders_are_searched_in_order_each_file_once_and_without_earlier_overlays(tmp_path):
+    for name in ("b/2.png", "b/10.PNG", "a/x/1.jpeg", "c.jpg", "over/1_gradcam.png", "a/n.gif"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    paths = [tmp_path / "b" / "2.png", tmp_path]
+    found = [
+        file.relative_to(tmp_path).as_posix()
+        for file in predict.find_files(paths, without=tmp_path / "over")
+    ]
+    assert found == ["b/2.png", "c.jpg", "a/x/1.jpeg", "b/10.PNG"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["empty"], "no PNG or JPEG to predict"),
+        (["missing.png"], "no PNG or JPEG to predict"),
+        ([], "required"),
+        (["empty", "--csv", "empty"], "is a folder"),
+        (["empty", "--csv", "text.txt/table.csv"], "is not a folder"),
+        (["empty", "--device", "tpu"], "--device"),
+        (["empty", "--checkpoint", "missing.pth"], "does not exist"),
+        (["empty", "--checkpoint", "text.txt"], "damaged or none"),
+    ],
+    ids=str,
+)
+def test_nothing_to_do_and_wrong_input_end_with_status_2(
+    arguments, message, checkpoint, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.txt").write_text("text")
+    before = sorted(tmp_path.rglob("*"))
+    assert predict.main(["--checkpoint", str(checkpoint), *arguments]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_overlays_without_captum_are_refused_before_anything_is_done(
+    checkpoint, tmp_path, capsys, monkeypatch
+):
+    PICTURE.save(tmp_path / "image.png")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    arguments = ["--checkpoint", str(checkpoint), "--overlay", str(tmp_path / "over")]
+    assert predict.main([str(tmp_path), *arguments]) == 2
+    said = capsys.readouterr()
+    assert "pip install captum" in said.err and not said.out
+    assert not (tmp_path / "over").exists()
+
+
+def test_overlays_of_equal_names_do_not_replace_each_other(checkpoint, tmp_path):
+    pytest.importorskip("captum")
+    for name in ("a/x.png", "b/X.jpg"):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(noise(100, 120, seed=len(name))).save(tmp_path / name)
+    over = tmp_path / "over"
+    arguments = ["--checkpoint", str(checkpoint), "--overlay", str(over), "--device", "cpu"]
+    for _ in range(2):  # the second time the pictures are there
+        assert predict.main([str(tmp_path), *arguments]) == 0
+        assert sorted(path.name for path in over.iterdir()) == ["X_gradcam_2.png", "x_gradcam.png"]
+    for path in over.iterdir():
+        with Image.open(path) as picture:
+            assert picture.width > 1000 and path.stat().st_size < 300_000
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such names")
+def test_odd_names_of_files_are_printed_and_written_in_one_line(checkpoint, tmp_path, capsys):
+    names = [b"new\nline.png", b"not utf-8 \xff.png"]
+    try:
+        for name in names:
+            (tmp_path / os.fsdecode(name)).write_bytes(encoded(PICTURE, "PNG"))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    arguments = ["--checkpoint", str(checkpoint), "--csv", str(tmp_path / "table.csv")]
+    assert predict.main([str(tmp_path), *arguments, "--device", "cpu"]) == 0
+    assert len(read_table(tmp_path / "table.csv")) == 2
+    assert sum(str(tmp_path) in line for line in capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "image.png")
+    with pytest.raises(InputError, match="no regular file"):
+        seen(tmp_path / "image.png")
+
+
+def test_a_path_too_long_for_the_system_is_no_file(checkpoint, capsys):
+    assert predict.main(["x" * 5000 + ".png", "--checkpoint", str(checkpoint)]) == 2
+    assert "no such file" in capsys.readouterr().err
