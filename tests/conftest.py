@@ -47,6 +47,14 @@ def run_of_one_epoch(tmp_path_factory, phantom_npz) -> tuple[Path, Path]:
     return folder, phantom_npz
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """For the tests of numbers and of what happens before pictures, most of a short run."""
+    import experiment
+
+    monkeypatch.setattr(experiment.Run, "_draw", lambda *arguments: None)
+
+
 def run_script(
     script: Path | str, *arguments: object, cwd: Path, timeout: float = 300, **environment: str
 ) -> subprocess.CompletedProcess[str]:

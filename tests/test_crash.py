@@ -89,12 +89,6 @@ def whole(tmp_path_factory, phantom_npz):
     return folder, time.monotonic() - begin
 
 
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """For the tests of what happens before them; they take most of a short run."""
-    monkeypatch.setattr(experiment.Run, "_draw", lambda *arguments: None)
-
-
 def with_fault(fault, at, base=TinyNet):
     """A network whose batch number ``at`` in training calls ``fault`` first."""
 
@@ -827,7 +821,9 @@ def test_a_run_without_test_that_replaces_one_with_it_leaves_none_of_its_test_fi
     assert not (tmp_path / "results" / "one" / "test_probabilities.csv").exists()
 
 
-def test_a_finished_run_without_test_is_resumed_for_the_test_images_alone(start, tmp_path, whole):
+def test_a_finished_run_without_test_is_resumed_for_the_test_images_alone(
+    start, tmp_path, whole, monkeypatch
+):
     assert start("--no-test").status == 0
     models = tmp_path / "trained_models"
     weights = [checkpoint(tmp_path, kind) for kind in ("best", "last")]
@@ -836,8 +832,8 @@ def test_a_finished_run_without_test_is_resumed_for_the_test_images_alone(start,
     assert "nothing to do" in start("--resume", "--no-test").out
     assert contents(models) == before
 
-    build = with_fault(lambda: pytest.fail("it was trained again"), at=1)
-    ended = start("--resume", build=build)
+    monkeypatch.setattr(Trainer, "run_epoch", lambda trainer: pytest.fail("it was trained again"))
+    ended = start("--resume")
     assert ended.status == 0, ended.err
     assert history(tmp_path) == kept
     assert_same([checkpoint(tmp_path, kind) for kind in ("best", "last")], weights)

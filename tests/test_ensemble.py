@@ -30,8 +30,8 @@ FAST = Recipe(name="tiny", epochs=2, batch_size=16, lr=1e-2, patience=50)
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """Drawing takes longer than training here; the pictures have tests of their own."""
+def only_the_ensembles_own_picture(monkeypatch):
+    """Drawing takes longer than training here; the others have tests of their own."""
     import visualize
 
     for name in dir(visualize):

@@ -44,12 +44,6 @@ def start(tmp_path, phantom_npz, capsys, monkeypatch):
     return start
 
 
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """For the tests of numbers; pictures take most of a short run."""
-    monkeypatch.setattr(experiment.Run, "_draw", lambda *arguments: None)
-
-
 def breaking(value, batch, training=True):
     """TinyNet, but from batch number ``batch`` on every output is ``value``."""
 
