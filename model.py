@@ -7,6 +7,8 @@ squeeze-and-excitation of EfficientNet (Tan and Le, https://arxiv.org/abs/1905.1
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -17,13 +19,16 @@ class SqueezeExcitation(nn.Module):
     Args:
         channels: C of the input.
         squeezed: width of the hidden layer.
+        activation: of the hidden layer; the paper's is ReLU.
     """
 
-    def __init__(self, channels: int, squeezed: int) -> None:
+    def __init__(
+        self, channels: int, squeezed: int, activation: Callable[[], nn.Module] = nn.GELU
+    ) -> None:
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.reduce = nn.Conv2d(channels, squeezed, 1)
-        self.activation = nn.GELU()
+        self.activation = activation()
         self.expand = nn.Conv2d(squeezed, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
