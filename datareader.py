@@ -1,9 +1,10 @@
-"""ChestMNIST as a two-class problem: cardiomegaly (0) against pneumothorax (1).
+"""ChestMNIST as a two-class problem: cardiomegaly (0) against pneumothorax (1); or all of it.
 
 A sample is kept when its 14-flag label vector sums to exactly one and the single flag is column 1
 (cardiomegaly) or column 7 (pneumothorax). The source is streamed out of its zip in blocks, so even
 the 224-px file (3.9 GB of training images once unpacked) takes little memory, and the two-class
-subset is cached as a small npz, so that the next start takes no time.
+subset is cached as a small npz, so that the next start takes no time. With all 14 findings every
+image is kept: memory then is that of the images, and there is nothing to cache.
 
 ChestMNIST: Yang et al., MedMNIST v2 (https://doi.org/10.1038/s41597-022-01721-8), CC BY 4.0, made
 from NIH ChestX-ray14 (Wang et al., CVPR 2017).
@@ -36,7 +37,23 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val", "test")
 CLASS_NAMES = ("cardiomegaly", "pneumothorax")
 CLASS_COLUMNS = (1, 7)  # of the 14 ChestMNIST labels
-N_FINDINGS = 14
+FINDINGS = (  # MedMNIST's order of the label columns
+    "atelectasis",
+    "cardiomegaly",
+    "effusion",
+    "infiltration",
+    "mass",
+    "nodule",
+    "pneumonia",
+    "pneumothorax",
+    "consolidation",
+    "edema",
+    "emphysema",
+    "fibrosis",
+    "pleural thickening",
+    "hernia",
+)
+OFFICIAL_IMAGES = {"train": 78_468, "val": 11_219, "test": 22_433}
 SOURCE_SIZES = (28, 64, 128, 224)
 NIH_CREDIT = "X-rays: NIH Clinical Center, ChestX-ray14 (Wang et al., CVPR 2017)"
 PATIENT_CHARACTERS = 8  # of an NIH file name: 00000013_005.png is image 5 of patient 00000013
@@ -51,11 +68,11 @@ _CACHE_VERSION = 1
 
 @dataclass(frozen=True)
 class Split:
-    """The two-class images of one split, in the order of the source.
+    """The images of one split, in the order of the source.
 
     Attributes:
         images: (N, S, S) uint8.
-        labels: (N,) uint8, 0 cardiomegaly, 1 pneumothorax.
+        labels: (N,) uint8, 0 cardiomegaly, 1 pneumothorax; or (N, 14) of 0 and 1, `FINDINGS`.
         index: (N,) int64, row in the source's split.
         names: (N,) file names, or None where the source has none.
         origin: (N,) name of each image's split in the source, where several were joined.
@@ -86,7 +103,7 @@ class Split:
         return names.astype(f"U{PATIENT_CHARACTERS}")
 
     def to(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (N, 1, S, S) uint8 and labels (N,) float32 on ``device``."""
+        """Images (N, 1, S, S) uint8 and labels (N,) or (N, 14) float32 on ``device``."""
         import torch
 
         images = torch.from_numpy(self.images)[:, None].to(device)
@@ -94,7 +111,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class TwoClassData:
+class _Data:
     """Train, val and test with what a reader must know about where they come from.
 
     Attributes:
@@ -120,6 +137,10 @@ class TwoClassData:
         """Side of the source images in pixels."""
         return int(self.train.images.shape[1])
 
+
+class TwoClassData(_Data):
+    """Images with exactly one finding, one of two."""
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Images per split and class."""
         return {
@@ -130,10 +151,24 @@ class TwoClassData:
         }
 
 
+class FindingsData(_Data):
+    """All images of the source, with labels (N, 14)."""
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images per split and finding; one image can have several findings, or none."""
+        return {
+            name: dict(zip(FINDINGS, getattr(self, name).labels.sum(0).tolist(), strict=True))
+            for name in SPLITS
+        }
+
+
 def load(
-    data: str = "auto", root: Path | None = None, source_size: int | None = None
-) -> TwoClassData:
-    """Read the two-class subset of the source that ``--data`` names.
+    data: str = "auto",
+    root: Path | None = None,
+    source_size: int | None = None,
+    findings: bool = False,
+) -> TwoClassData | FindingsData:
+    """Read the two-class subset of the source that ``--data`` names, or all of it.
 
     Args:
         data: ``chestmnist`` (the official file, downloaded if need be), ``phantom``, ``auto``
@@ -141,16 +176,18 @@ def load(
             ChestMNIST's layout.
         root: folder of the official files; None is medmnist's, ``~/.medmnist``.
         source_size: 28 (None), 64, 128 or 224 px; for a file it must be None or the file's own.
+        findings: every image with its 14 labels. Memory: the images plus one block of 8 MB; those
+            of the official 224-px file take 5.6 GB.
 
     Raises:
         InputError: the source is missing, damaged, of another layout, or cannot be downloaded.
     """
     size = source_size or SOURCE_SIZES[0]
     if data == "phantom":
-        return _phantom(size)
+        return _phantom(size, findings)
     if data in ("auto", "chestmnist"):
         try:
-            return _official(root, size)
+            return _official(root, size, findings)
         except _NotAvailable as error:
             if data == "chestmnist":
                 raise InputError(f"--data chestmnist: {error}") from None
@@ -160,7 +197,7 @@ def load(
                 file=sys.stderr,
                 flush=True,
             )
-            return _phantom(size)
+            return _phantom(size, findings)
     path = Path(data)
     if path.suffix != ".npz":
         raise InputError(
@@ -171,13 +208,13 @@ def load(
     if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
         raise InputError(f"--data '{data}': there is no such file")
 
-    def check(loaded: TwoClassData) -> None:
+    def check(loaded: _Data) -> None:
         if source_size not in (None, loaded.size):
             raise InputError(
                 f"--source-size {source_size}: '{path.name}' holds {loaded.size}-px images"
             )
 
-    return _with_cache(path, check)
+    return (_uncached if findings else _with_cache)(path, check)
 
 
 def two_class_mask(labels: np.ndarray) -> np.ndarray:
@@ -185,18 +222,18 @@ def two_class_mask(labels: np.ndarray) -> np.ndarray:
     return (labels.sum(1, dtype=np.int64) == 1) & labels[:, CLASS_COLUMNS].any(1)
 
 
-def filter_npz(path: Path) -> TwoClassData:
-    """Stream an npz in ChestMNIST's layout and keep its two-class images.
+def filter_npz(path: Path, findings: bool = False) -> TwoClassData | FindingsData:
+    """Stream an npz in ChestMNIST's layout and keep its two-class images, or all with 14 labels.
 
     Memory: the kept images plus one block of 8 MB, whatever the size of the source.
 
     Raises:
         InputError: no sound npz, an array is missing or of wrong type or shape, a label is not 0
-            or 1, or a split lacks a class.
+            or 1, or a split lacks a class (has no finding that some images have and some not).
     """
     try:
         with _open_npz(path) as archive:
-            splits = {name: _filter_split(archive, name) for name in SPLITS}
+            splits = {name: _filter_split(archive, name, findings) for name in SPLITS}
             phantom = "phantom.npy" in archive.namelist()
     except InputError as error:
         raise InputError(f"'{path}': {error}") from None
@@ -211,7 +248,7 @@ def filter_npz(path: Path) -> TwoClassData:
     if len(set(sizes.values())) > 1:
         raise InputError(f"'{path}': the splits differ in image size: {sizes}")
     name = path.name.encode(errors="replace").decode()  # a name that is not UTF-8 cannot be printed
-    return TwoClassData(
+    return (FindingsData if findings else TwoClassData)(
         **splits,
         source=f"{PHANTOM_MARK} ({name})" if phantom else name,
         sha256=_sha256(path),
@@ -219,23 +256,27 @@ def filter_npz(path: Path) -> TwoClassData:
     )
 
 
-def _filter_split(archive: zipfile.ZipFile, split: str) -> Split:
+def _filter_split(archive: zipfile.ZipFile, split: str, findings: bool) -> Split:
     images, labels = _Array(archive, f"{split}_images"), _Array(archive, f"{split}_labels")
     n = labels.shape[0] if labels.shape else 0
     labels.check(
-        labels.dtype == np.uint8 and labels.shape == (n, N_FINDINGS), f"uint8 (N, {N_FINDINGS})"
+        labels.dtype == np.uint8 and labels.shape == (n, len(FINDINGS)),
+        f"uint8 (N, {len(FINDINGS)})",
     )
     images.check_images(n)
 
-    keep, classes = [np.zeros(0, bool)], [np.zeros(0, np.uint8)]
+    keep, flags = [np.zeros(0, bool)], [np.zeros((0, len(FINDINGS)), np.uint8)]
     for _, block in labels.blocks():
         if block.max() > 1:
             raise InputError(f"{split}_labels holds {block.max()}; allowed are 0 and 1")
-        keep.append(two_class_mask(block))
-        classes.append(block[keep[-1]][:, CLASS_COLUMNS[1]])
-    keep, classes = np.concatenate(keep), np.concatenate(classes)
+        keep.append(np.ones(len(block), bool) if findings else two_class_mask(block))
+        flags.append(block[keep[-1]])
+    keep, flags = np.concatenate(keep), np.concatenate(flags)
+    classes = flags if findings else flags[:, CLASS_COLUMNS[1]]
+    if findings and (classes.min(0, initial=1) == classes.max(0, initial=0)).all():
+        raise InputError(f"the {split} split has no finding that some images have and some do not")
     for k, name in enumerate(CLASS_NAMES):
-        if not (classes == k).any():
+        if not findings and not (classes == k).any():
             raise InputError(f"the {split} split has no image labelled {name} alone")
 
     names = None
@@ -352,7 +393,7 @@ def _sha256(path: Path) -> str:
 
 def _with_cache(
     path: Path,
-    check: Callable[[TwoClassData], None],
+    check: Callable[[_Data], None],
     fetch: Callable[[Path], None] | None = None,
 ) -> TwoClassData:
     """The subset from the cache if it belongs to this very source, else from the source.
@@ -377,6 +418,18 @@ def _with_cache(
     check(data)
     if identity is not None:
         _write_cache(places, identity, data)
+    return data
+
+
+def _uncached(
+    path: Path, check: Callable[[_Data], None], fetch: Callable[[Path], None] | None = None
+) -> FindingsData:
+    """All images; a cache of them would be another copy of the source."""
+    path = path.resolve()
+    if fetch is not None:
+        fetch(path)
+    data = filter_npz(path, findings=True)
+    check(data)
     return data
 
 
@@ -477,7 +530,7 @@ class _NotAvailable(Exception):
     """The official file is neither on disk nor to be downloaded; the message says why."""
 
 
-def _official(root: Path | None, size: int) -> TwoClassData:
+def _official(root: Path | None, size: int, findings: bool) -> TwoClassData | FindingsData:
     try:
         root = root or Path.home() / ".medmnist"
     except RuntimeError:
@@ -508,19 +561,23 @@ def _official(root: Path | None, size: int) -> TwoClassData:
         except OSError as error:
             raise _NotAvailable(f"cannot write in '{path.parent}': {error.strerror}") from None
 
-    def check(data: TwoClassData) -> None:
-        found = {name: tuple(data.counts()[name].values()) for name in SPLITS}
-        if found != OFFICIAL_COUNTS or data.size != size:
+    def check(data: _Data) -> None:
+        if findings:
+            found, official = {name: len(getattr(data, name)) for name in SPLITS}, OFFICIAL_IMAGES
+        else:
+            found = {name: tuple(data.counts()[name].values()) for name in SPLITS}
+            official = OFFICIAL_COUNTS
+        if found != official or data.size != size:
             raise InputError(
                 f"'{path}' holds {found} images of {data.size} px; the official file has "
-                f"{OFFICIAL_COUNTS} of {size} px"
+                f"{official} of {size} px"
             )
 
-    data = _with_cache(path, check, fetch)
+    data = (_uncached if findings else _with_cache)(path, check, fetch)
     return dataclasses.replace(data, source=f"ChestMNIST {size} px", phantom=False)
 
 
-def _phantom(size: int) -> TwoClassData:
+def _phantom(size: int, findings: bool) -> TwoClassData | FindingsData:
     from phantom import make_phantom
 
     arrays = make_phantom(size=size)
@@ -529,9 +586,10 @@ def _phantom(size: int) -> TwoClassData:
     for split in SPLITS:
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         digest.update(images.tobytes() + labels.tobytes())
-        keep = two_class_mask(labels)
-        splits[split] = Split(images[keep], labels[keep][:, CLASS_COLUMNS[1]], np.flatnonzero(keep))
-    return TwoClassData(
+        keep = np.ones(len(labels), bool) if findings else two_class_mask(labels)
+        classes = labels if findings else labels[keep][:, CLASS_COLUMNS[1]]
+        splits[split] = Split(images[keep], classes, np.flatnonzero(keep))
+    return (FindingsData if findings else TwoClassData)(
         **splits,
         source=f"{PHANTOM_MARK} ({size} px)",
         sha256=digest.hexdigest(),

@@ -206,7 +206,7 @@ def predict(
     amp: torch.dtype | None = None,
     tta: str = "none",
 ) -> np.ndarray:
-    """Logits (N,) float64 of images (N, 1, S, S) uint8, in evaluation mode.
+    """Logits (N,) or (N, F) float64 of images (N, 1, S, S) uint8, in evaluation mode.
 
     Under ``tta="flip"`` the mean of the logits of each image and of its mirror image.
     """
@@ -236,7 +236,8 @@ class Trainer:
     Args:
         build: makes the model, called after seeding.
         recipe: the knobs.
-        train: images (N, 1, S, S) uint8 and labels (N,) float, on the device of the training.
+        train: images (N, 1, S, S) uint8 and labels (N,) float, on the device of the training; or
+            labels (N, F) of F findings, whose losses and hits are averaged.
         val: the same, for choosing the epoch.
         frozen: train all but ``model.backbone``. Its batch norms stay in evaluation mode, too:
             statistics of a new domain under weights that cannot follow would be a third thing,
@@ -362,7 +363,7 @@ class Trainer:
         row = {
             "epoch": len(self.history) + 1,
             "train_loss": float(step_losses.sum()) / len(order),
-            "train_accuracy": int(hits) / len(order),
+            "train_accuracy": int(hits) / self.train_labels[order].numel(),
             "val_loss": mean_loss(labels, logits),
             "val_accuracy": float(np.mean((logits >= 0) == (labels == 1))),
             "val_auc": roc_auc(labels, logits),

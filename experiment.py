@@ -32,7 +32,7 @@ from engine import (
     predict,
 )
 from flags import check_name, parse, pick_device, run_name
-from metrics import choose_threshold, evaluate, sigmoid
+from metrics import evaluate, sigmoid
 from storage import (
     InputError,
     RunFiles,
@@ -43,15 +43,8 @@ from storage import (
     save_checkpoint,
     write_csv,
 )
+from tasks import SPLIT_TITLES, task_of
 from weights import RANDOM_MARK, starting_point
-
-GOAL = 0.90  # validation accuracy the reports aim at
-SPLIT_TITLES = {
-    "val": "validation (as selected)",
-    "test": "test (held out)",
-    "fold": "fold left out (as selected)",
-    "oof": "out of fold",
-}
 
 
 def run(
@@ -60,11 +53,14 @@ def run(
     argv: Sequence[str] | None = None,
     imagenet_url: str | Callable[..., str] | None = None,
     knobs: Mapping[str, dataclasses.Field] | None = None,
-) -> None:
+    findings: bool = False,
+    below: str = "",
+) -> RunFiles | None:
     """Run a training script: parse the flags, train or resume, evaluate, draw.
 
     Ends the process with status 2 for wrong input, 130 or 143 when interrupted (resumable), 1 for
-    any other failure, each with one line on stderr; returns when done.
+    any other failure, each with one line on stderr; returns where everything lies when done (None
+    for an ensemble).
 
     Args:
         build: model class.
@@ -74,22 +70,25 @@ def run(
             `weights.StartingPoint` first and which has a ``backbone``; a callable gets what
             ``knobs`` have become and returns the address.
         knobs: arguments of the model's constructor that are flags, made with `engine.knob`.
+        findings: the constructor takes ``outputs``, so that ``--task findings`` can be asked for.
+        below: folder of what this run is a part of, inside both output folders.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name outside a Windows code page must not end a run
             stream.reconfigure(errors="backslashreplace")
     try:
         with StopSignals() as signals:
-            options = parse(recipes, argv, imagenet_url is not None, knobs)
+            options = parse(recipes, argv, imagenet_url is not None, knobs, findings)
             if callable(imagenet_url):
                 imagenet_url = imagenet_url(**options.model_arguments)
             if options.members or options.folds:
                 from ensemble import Ensemble
 
                 Ensemble(partial(Run, build, signals, imagenet_url), options).go()
-            else:
-                Run(build, signals, imagenet_url, options).go()
-        return
+                return None
+            one = Run(build, signals, imagenet_url, options, below=below)
+            one.go()
+        return one.final
     except InputError as error:
         status, message = 2, f"error: {error}"
     except TrainingError as error:
@@ -114,7 +113,7 @@ class Run:
         imagenet_url: of torchvision's weights, where the model can start from any.
         options: of `flags.parse`.
         data: by default what the options name.
-        below: folder of the ensemble that this run is a member of, inside both output folders.
+        below: folder of what this run is a part of, inside both output folders.
 
     Attributes:
         final: where the finished run lies.
@@ -133,6 +132,7 @@ class Run:
         data: datareader.TwoClassData | None = None,
         below: str = "",
     ) -> None:
+        self.task = task_of(options.task)
         self.build = partial(build, **options.model_arguments)
         self.options, self.signals = options, signals
         self.recipe: Recipe = options.recipe
@@ -145,7 +145,10 @@ class Run:
             )
         check_writable(options.results_dir, "--results-dir")
         check_writable(options.models_dir, "--models-dir")
-        self.data = data or datareader.load(options.data, options.root, options.source_size)
+        findings = options.task == "findings"
+        self.data = data or datareader.load(
+            options.data, options.root, options.source_size, findings
+        )
         self.name = options.name or run_name(self.recipe, options.data, self.data.size)
         check_name(self.name)
         results_dir, models_dir = places(options, self.data)
@@ -434,6 +437,7 @@ class Run:
             title=self._title("train", "val"),
             best_epoch=trainer.best_epoch,
             stage_changes=[trainer.first_epoch + 1] if trainer.first_epoch else (),
+            measure=self.task.measure,
         )
 
     def _report(self, trainer: Trainer) -> None:
@@ -447,18 +451,18 @@ class Run:
         logits = self._predict(trainer, splits, self.recipe.tta)
         probabilities = {name: sigmoid(values) for name, values in logits.items()}
         before = time.perf_counter()
-        threshold = choose_threshold(self.data.val.labels, probabilities["val"])
+        decision = self.task.decide(self.data.val.labels, probabilities["val"])
         choosing = time.perf_counter() - before
         figures = {
-            name: evaluate(split.labels, logits[name], threshold, split.patients)
+            name: self.task.evaluate(split, logits[name], **decision)
             for name, split in splits.items()
         }
         del splits["train"]
         for name, split in splits.items():
             path = self.files.folder / f"{name}_probabilities.csv"
             write_probabilities(path, split, probabilities[name])
-        self._draw(trainer, splits, probabilities, figures, threshold)
-        decision = {"threshold": threshold, "tta": self.recipe.tta}
+        self._draw(trainer, splits, probabilities, figures, decision)
+        decision["tta"] = self.recipe.tta
         self._save_weights(self.files.best, trainer, **decision)
         if ladder is not None:
             self._save_weights(self.files.finished, trainer, **decision)
@@ -483,8 +487,7 @@ class Run:
             "epochs_run": len(trainer.history),
             "best_epoch": trainer.best_epoch,
             **({"stage1_epochs_run": trainer.first_epoch} if ladder is not None else {}),
-            "threshold": threshold,
-            "tta": self.recipe.tta,
+            **decision,
             "bootstrap_unit": "image" if self.data.val.patients is None else "patient",
             "seconds": seconds + time.perf_counter() - start,
             "images_per_second": trainer.images_per_epoch
@@ -556,43 +559,23 @@ class Run:
         splits: Mapping[str, datareader.Split],
         probabilities: Mapping[str, Any],
         figures: Mapping[str, Mapping[str, Any]],
-        threshold: float,
+        decision: Mapping[str, float],
     ) -> None:
-        import visualize
-
         splits = {name: split for name, split in splits.items() if name != "held_out"}
         titles = {name: SPLIT_TITLES[name] for name in splits}
         if self._val_is_fold:
             titles["val"] = SPLIT_TITLES["fold"]
         self._draw_curves(trainer)
-        visualize.draw_predictions(
-            splits["val"].images,
-            splits["val"].labels,
-            probabilities["val"],
-            splits["val"].index,
-            self.files.folder / "val_predictions.png",
-            threshold=threshold,
-            title=self._title("val"),
-            credit="" if self.data.phantom else datareader.NIH_CREDIT,
-        )
-        visualize.draw_confusion_matrix(
-            {titles[name]: figures[name]["confusion"] for name in splits},
-            self.files.folder / "confusion_matrix.png",
-            title=f"{self._title(*splits)}, threshold {threshold:.2f}",
-        )
-        visualize.draw_roc_curve(
-            {
-                titles[name]: {
-                    "labels": split.labels,
-                    "probabilities": probabilities[name],
-                    "auc": figures[name]["auc"],
-                    "auc_ci95": figures[name]["auc_ci95"],
-                }
-                for name, split in splits.items()
-            },
-            self.files.folder / "roc_curve.png",
-            title=self._title(*splits),
-            threshold=threshold,
+        credit = "" if self.data.phantom else datareader.NIH_CREDIT
+        self.task.draw(
+            self.files.folder,
+            splits,
+            probabilities,
+            figures,
+            titles,
+            self._title,
+            credit,
+            **decision,
         )
 
 
@@ -624,10 +607,17 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def write_probabilities(path: Path, split: datareader.Split, probabilities: np.ndarray) -> None:
-    """Write row in the source's split, label and probability (N,), the split too where joined."""
-    columns = {"index": split.index, "label": split.labels, "probability": probabilities}
-    if split.origin is not None:
-        columns = {"split": split.origin, **columns}
+    """Write row in the source's split, label and probability, the split too where joined.
+
+    Of findings there are 14 probabilities, and the 14 labels are the digits of one column.
+    """
+    columns = {} if split.origin is None else {"split": split.origin}
+    columns["index"] = split.index
+    if split.labels.ndim == 1:
+        columns |= {"label": split.labels, "probability": probabilities}
+    else:
+        columns["labels"] = np.array(["".join(map(str, row)) for row in split.labels])
+        columns |= zip(datareader.FINDINGS, probabilities.T, strict=True)
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     write_csv(path, list(columns), list(rows))
 
@@ -657,9 +647,10 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 def _print_summary(files: RunFiles) -> None:
     metrics = read_metrics(files.metrics)
+    threshold = f"threshold {metrics['threshold']:.2f}, " if "threshold" in metrics else ""
     print(
-        f"best epoch {metrics['best_epoch']} of {metrics['epochs_run']}, threshold "
-        f"{metrics['threshold']:.2f}, {duration(metrics['seconds'])} (minutes:seconds)"
+        f"best epoch {metrics['best_epoch']} of {metrics['epochs_run']}, {threshold}"
+        f"{duration(metrics['seconds'])} (minutes:seconds)"
     )
     print_scores(metrics)
     print(f"results: {files.folder}   checkpoint: {files.best}", flush=True)
@@ -669,18 +660,8 @@ def _print_summary(files: RunFiles) -> None:
 
 def print_scores(metrics: Mapping[str, Any]) -> None:
     """Val and test with their intervals, of a run's or an ensemble's `metrics.json`."""
-
-    def line(split: str) -> str:
-        figures = metrics[split]
-        low, high = figures["accuracy_ci95"]
-        auc_low, auc_high = figures["auc_ci95"]
-        return (
-            f"accuracy {figures['accuracy']:.1%} ({low:.1%} to {high:.1%}), "
-            f"AUC {figures['auc']:.3f} ({auc_low:.3f} to {auc_high:.3f}), n = {figures['n']}"
-        )
-
-    reached = "reached" if metrics["val"]["accuracy"] >= GOAL else "not reached"
-    print(f"val, as selected: {line('val')}; {GOAL:.0%} goal {reached}")
+    task = task_of("two-class" if "threshold" in metrics else "findings")
+    print(f"val, as selected: {task.line(metrics['val'])}{task.goal(metrics['val'])}")
     if metrics["test"] is not None:
-        print(f"test, held out:   {line('test')}")
+        print(f"test, held out:   {task.line(metrics['test'])}")
     print(f"95 % intervals resample {metrics['bootstrap_unit']}s")

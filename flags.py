@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from datareader import SOURCE_SIZES
+from datareader import FINDINGS, SOURCE_SIZES
 from engine import Recipe
 from storage import UNFINISHED, InputError, OneLineParser
 
@@ -29,6 +29,7 @@ def parse(
     argv: Sequence[str] | None,
     pretrained: bool = False,
     knobs: Mapping[str, dataclasses.Field] | None = None,
+    findings: bool = False,
 ) -> argparse.Namespace:
     """Flags to a namespace whose ``recipe`` is the chosen one with every override applied.
 
@@ -41,6 +42,7 @@ def parse(
             stage unless ``--stage1-epochs`` asks for it, since random features teach nothing.
         knobs: arguments of the network's constructor, made with `engine.knob`. One called
             ``arch`` names the run in the recipe's stead.
+        findings: there is a second task, with 14 outputs.
 
     Raises:
         InputError: a flag is unknown or its value is not allowed.
@@ -67,6 +69,14 @@ def parse(
         choices=SOURCE_SIZES,
         help="side of the official or phantom images in pixels (default: 28)",
     )
+    if findings:
+        add(
+            "--task",
+            choices=("two-class", "findings"),
+            default="two-class",
+            help="cardiomegaly or pneumothorax, or each of the 14 findings on all images; the "
+            "latter is monitored by its mean AUC (default: two-class)",
+        )
     if pretrained:
         add(
             "--weights",
@@ -135,6 +145,13 @@ def parse(
     }
     if "arch" in options.model_arguments:
         overrides["name"] = options.model_arguments["arch"]
+    options.task = getattr(options, "task", "two-class")
+    if options.task == "findings":
+        if options.members or options.folds:
+            parser.error("--members and --folds are for --task two-class")
+        overrides.setdefault("monitor", "val_auc")
+        overrides["name"] = recipes[options.recipe].name + "_findings"
+        options.model_arguments["outputs"] = len(FINDINGS)
     options.recipe = dataclasses.replace(recipes[options.recipe], **overrides)
     if 0 < options.recipe.image_size < 16:
         parser.error("--image-size: allowed are 0 and 16 to 1024 pixels")

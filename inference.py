@@ -89,6 +89,10 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
     """
     device = device or torch.device("cpu")
     state = load_checkpoint(path, sealed=True)
+    if "tta" in state and "threshold" not in state:
+        raise InputError(
+            f"checkpoint '{path}' is of --task findings; wanted is one of the two classes"
+        )
     if "weights" not in state or "threshold" not in state:
         raise InputError(
             f"checkpoint '{path}' has no threshold yet: it is of an unfinished run, of a first "

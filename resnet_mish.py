@@ -1,7 +1,6 @@
-"""Mish-ResNet-34: Mish in the place of every ReLU; and with SE, SE-Mish-ResNet-34.
+"""Mish-ResNet-34: Mish in the place of every ReLU.
 
     python resnet_mish.py
-    python resnet_mish.py --se
 
 Misra, Mish: A Self Regularized Non-Monotonic Activation Function
 (https://arxiv.org/abs/1908.08681).
@@ -12,18 +11,20 @@ from __future__ import annotations
 from torch import nn
 
 from resnet_plain import ResNet34
-from resnet_se import SEResNet34
 
 
 class MishResNet34(ResNet34):
-    """(N, 1, H, W) to logits (N,): 21,278,913 parameters, as `ResNet34`, whose arguments it has."""
+    """(N, 1, H, W) to logits (N,): 21,278,913 parameters, as `ResNet34`.
+
+    Args:
+        outputs, width: as of `ResNet34`.
+    """
 
     def __init__(self, outputs: int = 1, width: int = 64) -> None:
         super().__init__(outputs, width, activation=nn.Mish)
 
 
-class SEMishResNet34(SEResNet34):
-    """(N, 1, H, W) to logits (N,): 21,440,109 parameters at reduction 16, as `SEResNet34`."""
+if __name__ == "__main__":
+    from family import train
 
-    def __init__(self, outputs: int = 1, width: int = 64, reduction: int = 16) -> None:
-        super().__init__(outputs, width, reduction, activation=nn.Mish)
+    train(MishResNet34, "mishresnet34")

@@ -82,3 +82,18 @@ class ModifiedResNet34(ResNet34):
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         return self.last(super().features(x))
+
+
+if __name__ == "__main__":
+    from engine import knob
+    from family import train
+
+    KNOBS = {
+        "order": knob(
+            "pre", "batch norm before the convolutions, or after", choices=("pre", "post")
+        ),
+        "reduction": knob(16, "channels over the hidden width of SE, 0 for none", low=0, high=512),
+        "dropout": knob(0.1, "probability of a zero between the convolutions", low=0, high=0.9),
+        "activation": knob("silu", "the nonlinearity everywhere", choices=tuple(ACTIVATIONS)),
+    }
+    train(ModifiedResNet34, "modifiedresnet34", KNOBS)

@@ -117,3 +117,9 @@ class Plain34(ResNet34):
 
     def __init__(self, outputs: int = 1, width: int = 64) -> None:
         super().__init__(outputs, width, block=partial(BasicBlock, shortcut=False))
+
+
+if __name__ == "__main__":
+    from family import train_both
+
+    train_both({"plain34": Plain34, "resnet34": ResNet34})

@@ -42,3 +42,9 @@ class SEResNet34(ResNet34):
         attention = partial(squeeze_excitation, reduction=reduction, activation=activation)
         block = partial(BasicBlock, attention=attention)
         super().__init__(outputs, width, block=block, activation=activation)
+
+
+if __name__ == "__main__":
+    from family import REDUCTION, train
+
+    train(SEResNet34, "seresnet34", {"reduction": REDUCTION})

@@ -38,6 +38,7 @@ ARTEFACTS = (
     "confusion_matrix.png",
     "roc_curve.png",
     "gradcam.png",
+    "finding_aucs.png",
     "metrics.json",
 )
 

@@ -52,6 +52,7 @@ def draw_training_curves(
     title: str,
     best_epoch: int | None = None,
     stage_changes: Sequence[int] = (),
+    measure: str = "accuracy",
 ) -> None:
     """Draw loss (left) and accuracy with the validation AUC (right) over the epochs.
 
@@ -65,6 +66,8 @@ def draw_training_curves(
         title: wrapped to the width of the picture.
         best_epoch: epoch whose weights were kept, if any.
         stage_changes: first epoch of every later training stage.
+        measure: what is right: ``accuracy``, or another name for the AUC, which is then alone:
+            with 14 findings nearly every answer is a right no.
 
     Raises:
         OSError: ``path`` cannot be written.
@@ -73,9 +76,10 @@ def draw_training_curves(
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     epochs = [int(entry["epoch"]) for entry in history]
     train_loss, val_loss = _series(history, "train_loss"), _series(history, "val_loss")
-    train_percent = 100 * _series(history, "train_accuracy")
-    val_percent = 100 * _series(history, "val_accuracy")
     auc_percent = 100 * _series(history, "val_auc")
+    accurate = measure == "accuracy"
+    train_percent = 100 * _series(history, "train_accuracy") if accurate else auc_percent
+    val_percent = 100 * _series(history, "val_accuracy") if accurate else auc_percent
     # a single epoch has no line, and many markers would hide the line
     size = 5 if len(epochs) <= 25 else 0
     train = {"color": ORANGE, "marker": "o", "linewidth": 1.6, "markersize": size}
@@ -83,22 +87,30 @@ def draw_training_curves(
     auc = {"color": INK, "marker": "d", "linewidth": 1.1, "markersize": size, "linestyle": "-."}
     loss_axes.plot(epochs, train_loss, **train)
     loss_axes.plot(epochs, val_loss, **val)
-    accuracy_axes.plot(epochs, train_percent, label="training", **train)
-    accuracy_axes.plot(epochs, val_percent, label="validation", **val)
-    accuracy_axes.plot(epochs, auc_percent, label="validation AUC x 100", **auc)
-    handles = accuracy_axes.get_legend_handles_labels()[0]
+    if accurate:
+        accuracy_axes.plot(epochs, train_percent, label="training", **train)
+        accuracy_axes.plot(epochs, val_percent, label="validation", **val)
+        accuracy_axes.plot(epochs, auc_percent, label="validation AUC x 100", **auc)
+        handles = accuracy_axes.get_legend_handles_labels()[0]
+    else:
+        accuracy_axes.plot(epochs, auc_percent, **val)
+        handles = [Line2D([], [], label="training", **train)]
+        handles.append(Line2D([], [], label="validation", **val))
 
     spikes = _limit_loss(loss_axes, epochs, {ORANGE: train_loss, BLUE: val_loss})
     seen = np.concatenate([train_percent, val_percent, auc_percent])
     lowest = np.nanmin(seen) if np.isfinite(seen).any() else 50
     accuracy_axes.set_ylim(max(-1, 5 * math.floor(lowest / 5) - 2), 101)
-    accuracy_axes.axhline(GOAL_PERCENT, color=GREY, linestyle="--", linewidth=1.4, zorder=1)
-    beside = {"xycoords": ("axes fraction", "data"), "va": "center", "color": INK}
-    accuracy_axes.annotate(f"{GOAL_PERCENT} % goal", (1.02, GOAL_PERCENT), fontsize=SMALL, **beside)
+    if accurate:
+        accuracy_axes.axhline(GOAL_PERCENT, color=GREY, linestyle="--", linewidth=1.4, zorder=1)
+        beside = {"xycoords": ("axes fraction", "data"), "va": "center", "color": INK}
+        text = f"{GOAL_PERCENT} % goal"
+        accuracy_axes.annotate(text, (1.02, GOAL_PERCENT), fontsize=SMALL, **beside)
 
     first, last = min(epochs, default=1), max(epochs, default=1)
     changes = [epoch for epoch in stage_changes if first < epoch <= last]
-    for axes, ylabel in ((loss_axes, "loss"), (accuracy_axes, "accuracy (%)")):
+    right_label = "accuracy (%)" if accurate else f"{measure} x 100"
+    for axes, ylabel in ((loss_axes, "loss"), (accuracy_axes, right_label)):
         for epoch in changes:
             axes.axvline(epoch - 0.5, color=GREY, linestyle=":", linewidth=1.6, zorder=1)
         axes.set_xlim(first - 0.6, last + 0.6)
@@ -110,11 +122,12 @@ def draw_training_curves(
         best = epochs.index(best_epoch)
         ring = {"marker": "o", "markersize": 14, "markerfacecolor": "none", "markeredgewidth": 2}
         ring |= {"color": VERMILLION, "linewidth": 1.2, "zorder": 4}
-        accuracy_text = f"val {_number(val_percent[best], '.1f')} %"
-        auc_text = f"AUC {_number(auc_percent[best] / 100, '.3f')}"
+        auc_text = f"{measure} {_number(auc_percent[best] / 100, '.3f')}"
+        if accurate:
+            auc_text = f"val {_number(val_percent[best], '.1f')} %, AUC {auc_text.split()[-1]}"
         for axes, values, text in (
             (loss_axes, val_loss, f"val loss {_number(val_loss[best], '.3f')}"),
-            (accuracy_axes, val_percent, f"{accuracy_text}, {auc_text}"),
+            (accuracy_axes, val_percent, auc_text),
         ):
             axes.axvline(best_epoch, color=VERMILLION, linewidth=1.2, zorder=1.5)
             axes.plot(best_epoch, min(values[best], axes.get_ylim()[1]), clip_on=False, **ring)
@@ -382,6 +395,50 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
     figure.legend(
         handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=NORMAL
     )
+    _save(figure, path)
+
+
+def draw_finding_aucs(
+    splits: Mapping[str, Mapping[str, Any]], path: Path | str, *, title: str
+) -> None:
+    """Draw the AUC of every finding with its 95 % interval, and the mean, one marker per split.
+
+    Args:
+        splits: name to the figures of `metrics.evaluate_findings`; one or two of them.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    names = list(next(iter(splits.values()))["auc_per_finding"])
+    figure = _titled_figure(title, body_height=6.4)
+    axes = figure.subplots()
+    looks = ((BLUE, "s"), (ORANGE, "o"))
+    height = 0.3
+    for place, ((split, figures), (color, marker)) in enumerate(
+        zip(splits.items(), looks, strict=False)
+    ):
+        shift = height * (place - (len(splits) - 1) / 2)
+        values = {**figures["auc_per_finding"], "mean": figures["auc"]}
+        intervals = {**figures["auc_ci95_per_finding"], "mean": figures["auc_ci95"]}
+        for row, name in enumerate((*names, "mean")):
+            style = {"color": color, "marker": marker, "markersize": 6.5, "markeredgecolor": INK}
+            if values[name] is None:
+                axes.text(0.5, row + shift, " one class only", fontsize=SMALL, va="center")
+                continue
+            axes.plot(intervals[name], [row + shift] * 2, color=color, linewidth=2.2)
+            axes.plot(values[name], row + shift, **style)
+        label = f"{split}: mean {figures['auc']:.3f}"
+        axes.plot([], [], label=label, linewidth=2.2, **style)
+    axes.axvline(0.5, color=GREY, linestyle=":", linewidth=1.4, zorder=1)
+    axes.axhline(len(names) - 0.5, color=INK, linewidth=0.8)
+    counts = [figures["positives_per_finding"] for figures in splits.values()]
+    labels = [f"{name} ({' / '.join(str(count[name]) for count in counts)})" for name in names]
+    axes.set_yticks(range(len(names) + 1), [*labels, "mean"])
+    axes.set_ylim(len(names) + 0.6, -0.6)
+    _tidy(axes, "AUC with 95 % interval (dotted: chance)", "finding (images that have it)")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL + 0.5, frameon=False)
     _save(figure, path)
 
 

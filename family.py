@@ -1,0 +1,138 @@
+"""How the 34-layer family is trained: the reports' recipes, the same for every member.
+
+Where a report is silent the value is our assumption, marked below. Every member gets the same
+treatment, or a comparison would say nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine import Recipe, knob
+from experiment import run
+from storage import RunFiles
+
+CPU_SIZE, GPU_SIZE = 64, 224  # pixels; the reports' size would take a CPU twelve times longer
+NEVER = 100_000  # epochs of patience: the reports of two recipes know no early stopping
+
+# Assumed for all: no clipping, no augmentation, pixels to -1..1, val accuracy chooses the epoch.
+_ALL = Recipe(name="", batch_size=32, weight_decay=1e-4, clip=0, seed=42, cpu_bf16=True)
+RECIPES = {
+    # AdamW 1e-3, weight decay 1e-4, 10 epochs, seed 42, from a report; batch size assumed.
+    "adamw": dataclasses.replace(_ALL, epochs=10, lr=1e-3, schedule="constant", patience=NEVER),
+    # 6e-4 cut to a tenth every 5 epochs, weight decay 1e-4, label smoothing 0.05, 30 epochs and
+    # patience 10, from a report; AdamW, image size, batch size and seed assumed.
+    "step": dataclasses.replace(
+        _ALL,
+        epochs=30,
+        lr=6e-4,
+        schedule="step",
+        step_size=5,
+        gamma=0.1,
+        label_smoothing=0.05,
+        patience=10,
+    ),
+    # 3e-4, weight decay 1e-4, cosine after 1 epoch of warm-up (a tenth of the run), label
+    # smoothing 0.1, 10 epochs, from a report; AdamW, batch size and seed assumed.
+    "cosine": dataclasses.replace(
+        _ALL,
+        epochs=10,
+        lr=3e-4,
+        schedule="cosine",
+        warmup=0.1,
+        label_smoothing=0.1,
+        patience=NEVER,
+    ),
+}
+WIDTH = knob(64, "channels of the first stage, doubled by each of the others", low=4, high=512)
+REDUCTION = knob(16, "channels of a block over the hidden width of its SE", low=1, high=512)
+
+
+def train(
+    build: Callable[..., nn.Module],
+    name: str,
+    knobs: Mapping[str, dataclasses.Field] | None = None,
+    argv: Sequence[str] | None = None,
+    below: str = "",
+) -> RunFiles | None:
+    """Train one member as its script does; see `experiment.run` for how the process ends.
+
+    Without ``--image-size`` images have 224 px on a GPU and 64 on a CPU.
+
+    Args:
+        build: its class.
+        name: of its runs.
+        knobs: arguments of its constructor that are flags, besides ``width``.
+        argv: flags, by default the process's own.
+        below: folder of what this run is a part of.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if _peek(argv, "--image-size") is None and not {"-h", "--help"} & set(argv):
+        size = recipes_for(name, argv)["cosine"].image_size
+        print(f"image size {size} px (by default {GPU_SIZE} on a GPU, {CPU_SIZE} on a CPU)")
+    return run(
+        build,
+        recipes_for(name, argv),
+        argv,
+        knobs={"width": WIDTH, **(knobs or {})},
+        findings=True,
+        below=below,
+    )
+
+
+def train_both(members: Mapping[str, Callable[..., nn.Module]]) -> None:
+    """Train members one after the other with the same flags, and draw them side by side.
+
+    Args:
+        members: by the name of their runs; with ``--name`` that follows the name given.
+    """
+    from visualize_family import draw_side_by_side
+
+    argv = sys.argv[1:]
+    prefix = _peek(argv, "--name")
+    runs, folders = {}, []
+    for name, build in members.items():
+        named = [] if prefix is None else ["--name", f"{prefix}_{name}"]
+        files = train(build, name, argv=[*argv, *named])
+        runs[build.__name__] = read_run(files)
+        folders.append(files.folder)
+    path = files.results_dir / ("_vs_".join(folder.name for folder in folders) + ".png")
+    draw_side_by_side(runs, path)
+    print(f"side by side: {path}")
+
+
+def read_run(files: RunFiles) -> dict[str, Any]:
+    """A finished run's ``metrics.json``, with its history under ``history``."""
+    with (files.folder / "history.csv").open(newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return {**json.loads(files.metrics.read_text()), "history": rows}
+
+
+def recipes_for(name: str, argv: Sequence[str]) -> dict[str, Recipe]:
+    """The recipes under a run's name, with the image size that suits the device asked for."""
+    device = _peek(argv, "--device") or "auto"
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    size = CPU_SIZE if device == "cpu" or (device == "auto" and not gpu) else GPU_SIZE
+    return {
+        key: dataclasses.replace(recipe, name=name, image_size=size)
+        for key, recipe in RECIPES.items()
+    }
+
+
+def _peek(argv: Sequence[str], flag: str) -> str | None:
+    """A flag's value, before all flags are read and checked; None where there is none."""
+    value = None
+    for word, following in zip(argv, [*argv[1:], None], strict=False):
+        if word == flag:
+            value = following
+        elif word.startswith(f"{flag}="):
+            value = word.partition("=")[2]
+    return value

@@ -1,0 +1,147 @@
+"""What a run is asked: which of two classes, or which of the 14 findings.
+
+A task knows the figures, tables and pictures; how a network is trained is the same for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datareader import FINDINGS, Split
+from metrics import choose_threshold, evaluate, evaluate_findings
+
+GOAL = 0.90  # validation accuracy the reports aim at
+SPLIT_TITLES = {
+    "val": "validation (as selected)",
+    "test": "test (held out)",
+    "fold": "fold left out (as selected)",
+    "oof": "out of fold",
+}
+
+
+class TwoClassTask:
+    """Cardiomegaly or pneumothorax: one logit, and a threshold chosen on the validation images."""
+
+    measure = "accuracy"
+
+    def decide(self, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+        """What is chosen on the validation images besides the epoch."""
+        return {"threshold": choose_threshold(labels, probabilities)}
+
+    def evaluate(self, split: Split, logits: np.ndarray, threshold: float) -> dict[str, Any]:
+        """The split's figures, as of `metrics.evaluate`."""
+        return evaluate(split.labels, logits, threshold, split.patients)
+
+    def draw(
+        self,
+        folder: Path,
+        splits: Mapping[str, Split],
+        probabilities: Mapping[str, np.ndarray],
+        figures: Mapping[str, Mapping[str, Any]],
+        titles: Mapping[str, str],
+        title: Callable[..., str],
+        credit: str,
+        threshold: float,
+    ) -> None:
+        """Sample predictions, confusion matrices and ROC curves."""
+        import visualize
+
+        visualize.draw_predictions(
+            splits["val"].images,
+            splits["val"].labels,
+            probabilities["val"],
+            splits["val"].index,
+            folder / "val_predictions.png",
+            threshold=threshold,
+            title=title("val"),
+            credit=credit,
+        )
+        visualize.draw_confusion_matrix(
+            {titles[name]: figures[name]["confusion"] for name in splits},
+            folder / "confusion_matrix.png",
+            title=f"{title(*splits)}, threshold {threshold:.2f}",
+        )
+        visualize.draw_roc_curve(
+            {
+                titles[name]: {
+                    "labels": split.labels,
+                    "probabilities": probabilities[name],
+                    "auc": figures[name]["auc"],
+                    "auc_ci95": figures[name]["auc_ci95"],
+                }
+                for name, split in splits.items()
+            },
+            folder / "roc_curve.png",
+            title=title(*splits),
+            threshold=threshold,
+        )
+
+    def line(self, figures: Mapping[str, Any]) -> str:
+        """A split's figures in one line."""
+        low, high = figures["accuracy_ci95"]
+        auc_low, auc_high = figures["auc_ci95"]
+        return (
+            f"accuracy {figures['accuracy']:.1%} ({low:.1%} to {high:.1%}), "
+            f"AUC {figures['auc']:.3f} ({auc_low:.3f} to {auc_high:.3f}), n = {figures['n']}"
+        )
+
+    def goal(self, figures: Mapping[str, Any]) -> str:
+        """Whether validation reached the reports' goal."""
+        return f"; {GOAL:.0%} goal {'reached' if figures['accuracy'] >= GOAL else 'not reached'}"
+
+
+class FindingsTask:
+    """All 14 findings of every image: as many logits, judged by their mean AUC; no threshold."""
+
+    measure = "mean AUC"
+
+    def decide(self, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+        """Nothing: an area under the curve needs no threshold."""
+        return {}
+
+    def evaluate(self, split: Split, logits: np.ndarray) -> dict[str, Any]:
+        """The split's figures, as of `metrics.evaluate_findings`."""
+        return evaluate_findings(split.labels, logits, FINDINGS, split.patients)
+
+    def draw(
+        self,
+        folder: Path,
+        splits: Mapping[str, Split],
+        probabilities: Mapping[str, np.ndarray],
+        figures: Mapping[str, Mapping[str, Any]],
+        titles: Mapping[str, str],
+        title: Callable[..., str],
+        credit: str,
+    ) -> None:
+        """The AUC of each finding."""
+        import visualize
+
+        visualize.draw_finding_aucs(
+            {titles[name]: figures[name] for name in splits},
+            folder / "finding_aucs.png",
+            title=title(*splits),
+        )
+
+    def line(self, figures: Mapping[str, Any]) -> str:
+        """A split's figures in one line."""
+        low, high = figures["auc_ci95"]
+        missing = [name for name, auc in figures["auc_per_finding"].items() if auc is None]
+        without = f", without {', '.join(missing)} (one class only)" if missing else ""
+        count = len(figures["auc_per_finding"]) - len(missing)
+        return (
+            f"mean AUC of {count} findings {figures['auc']:.3f} ({low:.3f} to {high:.3f}), "
+            f"n = {figures['n']}{without}"
+        )
+
+    def goal(self, figures: Mapping[str, Any]) -> str:
+        """The reports' goal is one of two-class accuracy."""
+        return ""
+
+
+def task_of(name: str) -> TwoClassTask | FindingsTask:
+    """The task that ``--task`` names."""
+    return FindingsTask() if name == "findings" else TwoClassTask()
