@@ -6,11 +6,12 @@ Every training script is a recipe, a model and one call of `run`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,22 +74,29 @@ def run(
         findings: the constructor takes ``outputs``, so that ``--task findings`` can be asked for.
         below: folder of what this run is a part of, inside both output folders.
     """
+    with one_line_errors(), StopSignals() as signals:
+        options = parse(recipes, argv, imagenet_url is not None, knobs, findings)
+        if callable(imagenet_url):
+            imagenet_url = imagenet_url(**options.model_arguments)
+        if options.members or options.folds:
+            from ensemble import Ensemble
+
+            Ensemble(partial(Run, build, signals, imagenet_url), options).go()
+            return None
+        one = Run(build, signals, imagenet_url, options, below=below)
+        one.go()
+    return one.final
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Context that turns errors into one line on stderr and the exit statuses of `run`."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name outside a Windows code page must not end a run
             stream.reconfigure(errors="backslashreplace")
     try:
-        with StopSignals() as signals:
-            options = parse(recipes, argv, imagenet_url is not None, knobs, findings)
-            if callable(imagenet_url):
-                imagenet_url = imagenet_url(**options.model_arguments)
-            if options.members or options.folds:
-                from ensemble import Ensemble
-
-                Ensemble(partial(Run, build, signals, imagenet_url), options).go()
-                return None
-            one = Run(build, signals, imagenet_url, options, below=below)
-            one.go()
-        return one.final
+        yield
+        return
     except InputError as error:
         status, message = 2, f"error: {error}"
     except TrainingError as error:

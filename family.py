@@ -78,6 +78,8 @@ def train(
     if _peek(argv, "--image-size") is None and not {"-h", "--help"} & set(argv):
         size = recipes_for(name, argv)["cosine"].image_size
         print(f"image size {size} px (by default {GPU_SIZE} on a GPU, {CPU_SIZE} on a CPU)")
+    if torch.cuda.is_initialized():  # the costs of an earlier run in this process are not ours
+        torch.cuda.reset_peak_memory_stats()
     return run(
         build,
         recipes_for(name, argv),
@@ -94,26 +96,28 @@ def train_both(members: Mapping[str, Callable[..., nn.Module]]) -> None:
     Args:
         members: by the name of their runs; with ``--name`` that follows the name given.
     """
-    from visualize_family import draw_side_by_side
-
     argv = sys.argv[1:]
     prefix = _peek(argv, "--name")
-    runs, folders = {}, []
+    found = {}
     for name, build in members.items():
         named = [] if prefix is None else ["--name", f"{prefix}_{name}"]
-        files = train(build, name, argv=[*argv, *named])
-        runs[build.__name__] = read_run(files)
-        folders.append(files.folder)
-    path = files.results_dir / ("_vs_".join(folder.name for folder in folders) + ".png")
-    draw_side_by_side(runs, path)
+        found[build.__name__] = train(build, name, argv=[*argv, *named])
+    if None in found.values():  # ensembles have pictures of their own
+        return
+    from visualize_family import draw_side_by_side
+
+    files = list(found.values())
+    path = files[0].results_dir / ("_vs_".join(one.name for one in files) + ".png")
+    draw_side_by_side({name: [read_run(one)] for name, one in found.items()}, path)
     print(f"side by side: {path}")
 
 
 def read_run(files: RunFiles) -> dict[str, Any]:
-    """A finished run's ``metrics.json``, with its history under ``history``."""
+    """A finished run's ``metrics.json``, with its history, by column, under ``history``."""
     with (files.folder / "history.csv").open(newline="") as file:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    return {**json.loads(files.metrics.read_text()), "history": rows}
+        rows = list(csv.DictReader(file))
+    history = {key: [float(row[key]) for row in rows] for key in rows[0]}
+    return {**json.loads(files.metrics.read_text()), "history": history}
 
 
 def recipes_for(name: str, argv: Sequence[str]) -> dict[str, Recipe]:

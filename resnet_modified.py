@@ -25,10 +25,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine import knob
 from resnet_plain import BasicBlock, ResNet34
 from resnet_se import squeeze_excitation
 
 ACTIVATIONS = {"silu": nn.SiLU, "gelu": nn.GELU, "mish": nn.Mish, "relu": nn.ReLU}
+KNOBS = {
+    "order": knob("pre", "batch norm before or after convolutions", choices=("pre", "post")),
+    "reduction": knob(16, "channels over the hidden width of SE, 0 for none", low=0, high=512),
+    "dropout": knob(0.1, "probability of a zero between the convolutions", low=0, high=0.9),
+    "activation": knob("silu", "the nonlinearity everywhere", choices=tuple(ACTIVATIONS)),
+}
 
 
 class PreActivationBlock(BasicBlock):
@@ -85,15 +92,6 @@ class ModifiedResNet34(ResNet34):
 
 
 if __name__ == "__main__":
-    from engine import knob
     from family import train
 
-    KNOBS = {
-        "order": knob(
-            "pre", "batch norm before the convolutions, or after", choices=("pre", "post")
-        ),
-        "reduction": knob(16, "channels over the hidden width of SE, 0 for none", low=0, high=512),
-        "dropout": knob(0.1, "probability of a zero between the convolutions", low=0, high=0.9),
-        "activation": knob("silu", "the nonlinearity everywhere", choices=tuple(ACTIVATIONS)),
-    }
     train(ModifiedResNet34, "modifiedresnet34", KNOBS)

@@ -1,0 +1,151 @@
+"""What paired runs say about a hypothesis: an interval, what it could have shown, and a verdict.
+
+Networks are compared on the same seeds and the same images. Two things make a difference uncertain
+and are crossed, for every seed meets every patient: which patients are in the split, and the seed.
+The variance of the first is that of a bootstrap over whole patients of the mean over seeds; that
+of the second is the variance between seeds over their number. Their sum, with Satterthwaite's
+degrees of freedom, gives a t interval. A bootstrap of three seeds would draw from three values and
+come out a fifth too narrow even with the right quantile; t with two degrees of freedom does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from metrics import BOOTSTRAP_RESAMPLES, FINDINGS_RESAMPLES, bootstrap_weights, weighted_auc
+
+POWER = 0.8  # with which a difference of `Estimate.detectable` is told from none
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and how uncertain it is.
+
+    Attributes:
+        value: the mean.
+        low, high: its 95 % interval; of the patients alone where there is one seed.
+        error: standard error.
+        detectable: the smallest true value that such an experiment tells from 0 in 80 % of cases:
+            2.8 standard errors, more where few seeds make most of the error.
+        seeds: number of runs.
+    """
+
+    value: float
+    low: float
+    high: float
+    error: float
+    detectable: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One run's probabilities of one split.
+
+    Attributes:
+        labels: (N,) or (N, F) of 0 and 1.
+        probabilities: of the same shape.
+        threshold: chosen on validation images; None for findings.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    threshold: float | None = None
+
+
+def estimate(values: Sequence[float], resampled: np.ndarray, groups: int) -> Estimate:
+    """Mean over seeds with a 95 % interval over seeds and patients.
+
+    Args:
+        values: (S,) of the runs, one per seed, on the whole split.
+        resampled: (B, S) of the same runs, on B bootstrap samples that all runs share.
+        groups: number of patients (of images, where patients are not known).
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, np.float64)
+    means = resampled.mean(1)
+    patients = float(np.var(means[np.isfinite(means)], ddof=1))
+    seeds = float(np.var(values, ddof=1) / len(values)) if len(values) > 1 else 0.0
+    total = patients + seeds
+    uncertain = patients**2 / max(groups - 1, 1) + seeds**2 / max(len(values) - 1, 1)
+    freedom = total**2 / uncertain if uncertain else math.inf
+    error = math.sqrt(total)
+    half = float(t.ppf(0.975, freedom)) * error
+    return Estimate(
+        value=float(values.mean()),
+        low=float(values.mean()) - half,
+        high=float(values.mean()) + half,
+        error=error,
+        detectable=half + float(t.ppf(POWER, freedom)) * error,
+        seeds=len(values),
+    )
+
+
+def score(runs: Sequence[Scored], measure: str, groups: Sequence[Any] | None) -> tuple:
+    """The measure of every run, on the split and on shared bootstrap samples of it.
+
+    Args:
+        runs: one per seed, on the same images.
+        measure: ``accuracy`` or ``auc``, of findings the mean over those with both classes.
+        groups: (N,) patient of each image; None resamples images.
+
+    Returns:
+        (S,) values, (B, S) resampled values, and the number of groups, as `estimate` wants them.
+    """
+    labels = np.asarray(runs[0].labels)
+    n = len(labels)
+    resamples = BOOTSTRAP_RESAMPLES if labels.ndim == 1 else FINDINGS_RESAMPLES
+    weights = np.concatenate([np.ones((1, n), np.uint16), bootstrap_weights(n, groups, resamples)])
+    columns = []
+    for run in runs:
+        if not np.array_equal(run.labels, labels):
+            raise ValueError("the runs are not on the same images")
+        if measure == "accuracy":
+            hits = (run.probabilities >= run.threshold) == (labels == 1)
+            columns.append(weights @ hits.astype(np.float64) / weights.sum(1))
+        elif labels.ndim == 1:
+            columns.append(weighted_auc(labels, run.probabilities, weights))
+        else:
+            usable = np.flatnonzero(labels.min(0) != labels.max(0))
+            areas = [weighted_auc(labels[:, k], run.probabilities[:, k], weights) for k in usable]
+            columns.append(np.nanmean(areas, axis=0))
+    scores = np.stack(columns, 1)
+    return scores[0], scores[1:], len(np.unique(groups)) if groups is not None else n
+
+
+def difference(
+    first: Sequence[Scored],
+    second: Sequence[Scored],
+    measure: str,
+    groups: Sequence[Any] | None,
+) -> Estimate:
+    """How much better ``first`` is than ``second``, runs of the same seeds on the same images."""
+    (one, drawn_one, n), (two, drawn_two, _) = (
+        score(runs, measure, groups) for runs in (first, second)
+    )
+    return estimate(one - two, drawn_one - drawn_two, n)
+
+
+def verdict(found: Estimate, low: float, high: float) -> str:
+    """``supported``, ``refuted`` or ``undecided``.
+
+    A hypothesis claims a gain of ``low`` to ``high``. It is refuted where the interval lies wholly
+    outside that range, above it too. It is supported where the interval lies above 0 (above
+    ``low``, if that is negative) and meets the range. Anything else is undecided, and so is
+    everything with a single seed.
+
+    Args:
+        found: the gain, in the unit of the other two.
+        low, high: the claim; ``math.inf`` for no upper limit.
+    """
+    if found.seeds < 2 or not math.isfinite(found.low):
+        return "undecided"
+    if found.high < low or found.low > high:
+        return "refuted"
+    return "supported" if found.low > min(low, 0) else "undecided"
