@@ -23,7 +23,7 @@ from engine import Recipe, predict, resolve_amp
 from family import read_run
 from metrics import sigmoid
 from storage import RunFiles, atomic_write, load_checkpoint, write_csv
-from tasks import SPLIT_TITLES
+from tasks import GOAL, SPLIT_TITLES
 from verdicts import Estimate, Scored, difference, estimate, score, verdict
 from visualize import draw_confusion_matrix
 
@@ -308,6 +308,7 @@ def _ablation(found: Comparison, folder: Path) -> list[dict[str, Any]]:
         points,
         folder / "se_ablation.png",
         title=found.title("SE-ResNet-34: reduction of the attention", "val", "test"),
+        caption=f"Bars: 95 % intervals over seeds and {found.first['bootstrap_unit']}s.",
     )
     write_csv(folder / "se_ablation.csv", tuple(rows[0]), [tuple(row.values()) for row in rows])
     return rows
@@ -339,7 +340,7 @@ def _inside(found: Comparison, folder: Path) -> dict[str, str]:
             caption=(
                 "Euclidean norm of the loss's gradient in each 7x7 and 3x3 convolution, mean over "
                 f"batches of the first {used} training images, batch norm in training mode. After "
-                "training: weights of the best epoch. Line: mean over seeds; area: their range."
+                f"training: weights of the best epoch. {pictures.RANGE}"
             ),
         )
         ratios = {
@@ -370,8 +371,8 @@ def _inside(found: Comparison, folder: Path) -> dict[str, str]:
             caption=(
                 "A unit is a channel of an activation layer. It is silent when the slope of its "
                 f"activation is below {SILENT_SLOPE:g} in magnitude at every position of every "
-                "validation image: for ReLU, when its output is 0 everywhere. Line: mean over "
-                "seeds; area: their range."
+                "validation image: for ReLU, when its output is 0 everywhere. "
+                f"{pictures.RANGE}"
             ),
         )
         means = {
@@ -399,7 +400,7 @@ def _draw_member(
     measure = "auc" if found.findings else "accuracy"
     pictures.draw_curve(title, runs, measure, folder / f"{measure[:3]}_curve.png")
     if not found.findings:
-        added = f", added over {len(runs)} seeds" if len(runs) > 1 else ""
+        added = ", counts added up" if len(runs) > 1 else ""
         draw_confusion_matrix(
             {
                 text: np.sum([run[split]["confusion"] for run in runs], axis=0)
@@ -454,7 +455,7 @@ def _readme(
             low, high = show(row[f"test_{one}_low"]), show(row[f"test_{one}_high"])
             cells.append(f"{show(row[f'test_{one}'])} ({low} to {high})")
         cells += [
-            f"{row['multiply_accumulates'] / 1e6:,.0f} M",
+            f"{row['multiply_accumulates'] / 1e6:,.1f} M",
             f"{row['batch1_ms']:.1f} / {row['batch64_ms']:.1f}",
             "n/a" if memory is None else f"{memory / 2**20:,.0f} MiB",
             f"{row['epoch_seconds']:.1f}",
@@ -466,6 +467,26 @@ def _readme(
         f"Means over seeds. Intervals are over seeds and {unit}s together (`verdicts.py`). "
         "Times are medians; memory as `costs.py` counts it."
     )
+    if found.findings:
+        without = {
+            split: [name for name, auc in first[split]["auc_per_finding"].items() if auc is None]
+            for split in ("val", "test")
+        }
+        parts.append(
+            "Left out of the mean AUC, because all images of the split agree: "
+            + "; ".join(f"{split} {', '.join(of) or 'none'}" for split, of in without.items())
+            + "."
+        )
+    else:
+        reached = [
+            f"{found.titles[name]} with seed {run['seed']}"
+            for name, runs in found.runs.items()
+            for run in runs
+            if run["val"]["accuracy"] >= GOAL
+        ]
+        parts.append(
+            f"Runs that reached {GOAL:.0%} validation accuracy: {', '.join(reached) or 'none'}."
+        )
     if judged:
         parts += ["## Hypotheses", _verdict_table(judged), _rule(found)]
     if ablation:
@@ -476,7 +497,9 @@ def _readme(
         ]
     if inside:
         parts.append("## Inside")
-        parts += [f"![{sentence}]({file})\n\n{sentence}" for file, sentence in inside.items()]
+        parts += [
+            f"![{file[:-4].replace('_', ' ')}]({file})\n\n{text}" for file, text in inside.items()
+        ]
     curve = "auc" if found.findings else "acc"
     names = ["loss_curve", f"{curve}_curve"] + ["confusion_matrix"] * (not found.findings)
     listing = [

@@ -58,13 +58,16 @@ class Scored:
     threshold: float | None = None
 
 
-def estimate(values: Sequence[float], resampled: np.ndarray, groups: int) -> Estimate:
+def estimate(
+    values: Sequence[float], resampled: np.ndarray, groups: int, least: float = 0, most: float = 1
+) -> Estimate:
     """Mean over seeds with a 95 % interval over seeds and patients.
 
     Args:
         values: (S,) of the runs, one per seed, on the whole split.
         resampled: (B, S) of the same runs, on B bootstrap samples that all runs share.
         groups: number of patients (of images, where patients are not known).
+        least, most: what the values can be; the interval ends there.
     """
     from scipy.stats import t
 
@@ -79,8 +82,8 @@ def estimate(values: Sequence[float], resampled: np.ndarray, groups: int) -> Est
     half = float(t.ppf(0.975, freedom)) * error
     return Estimate(
         value=float(values.mean()),
-        low=float(values.mean()) - half,
-        high=float(values.mean()) + half,
+        low=max(least, float(values.mean()) - half),
+        high=min(most, float(values.mean()) + half),
         error=error,
         detectable=half + float(t.ppf(POWER, freedom)) * error,
         seeds=len(values),
@@ -97,15 +100,16 @@ def score(runs: Sequence[Scored], measure: str, groups: Sequence[Any] | None) ->
 
     Returns:
         (S,) values, (B, S) resampled values, and the number of groups, as `estimate` wants them.
+
+    Raises:
+        ValueError: the runs are not on the same images.
     """
-    labels = np.asarray(runs[0].labels)
+    labels = _shared_labels(runs)
     n = len(labels)
     resamples = BOOTSTRAP_RESAMPLES if labels.ndim == 1 else FINDINGS_RESAMPLES
     weights = np.concatenate([np.ones((1, n), np.uint16), bootstrap_weights(n, groups, resamples)])
     columns = []
     for run in runs:
-        if not np.array_equal(run.labels, labels):
-            raise ValueError("the runs are not on the same images")
         if measure == "accuracy":
             hits = (run.probabilities >= run.threshold) == (labels == 1)
             columns.append(weights @ hits.astype(np.float64) / weights.sum(1))
@@ -119,6 +123,13 @@ def score(runs: Sequence[Scored], measure: str, groups: Sequence[Any] | None) ->
     return scores[0], scores[1:], len(np.unique(groups)) if groups is not None else n
 
 
+def _shared_labels(runs: Sequence[Scored]) -> np.ndarray:
+    labels = runs[0].labels
+    if not all(np.array_equal(run.labels, labels) for run in runs):
+        raise ValueError("the runs are not on the same images")
+    return labels
+
+
 def difference(
     first: Sequence[Scored],
     second: Sequence[Scored],
@@ -126,10 +137,11 @@ def difference(
     groups: Sequence[Any] | None,
 ) -> Estimate:
     """How much better ``first`` is than ``second``, runs of the same seeds on the same images."""
+    _shared_labels([*first, *second])
     (one, drawn_one, n), (two, drawn_two, _) = (
         score(runs, measure, groups) for runs in (first, second)
     )
-    return estimate(one - two, drawn_one - drawn_two, n)
+    return estimate(one - two, drawn_one - drawn_two, n, least=-1)
 
 
 def verdict(found: Estimate, low: float, high: float) -> str:

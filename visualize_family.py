@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from visualize import (
     BLUE,
+    GOAL_PERCENT,
     GREEN,
     GREY,
     INK,
@@ -38,6 +39,7 @@ LOOKS = (  # colour, line style, marker: each alone tells two networks apart
     (PURPLE, (0, (1, 1)), "v"),
     (INK, (0, (5, 1, 1, 1)), "P"),
 )
+RANGE = "Line: mean over seeds; area: from the lowest to the highest."
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # name of the network to `family.read_run` of each
 
 
@@ -59,7 +61,7 @@ def draw_side_by_side(runs: Runs, path: Path) -> None:
             ylabel = ("loss", label)[row] if column == 0 else ""
             _tidy(panels[row, column], "epoch" if row else "", ylabel)
         panels[0, column].set_title(name, fontsize=NORMAL, color=INK, pad=8)
-    _legend(figure, panels[0, 0])
+    _legend(figure, panels[1, 0], RANGE if len(first) > 1 else "")
     _save(figure, path)
 
 
@@ -76,7 +78,7 @@ def draw_curve(name: str, runs: Sequence[Mapping[str, Any]], key: str, path: Pat
     axes = figure.subplots()
     _draw_splits(axes, runs, key)
     _tidy(axes, "epoch", "loss" if key == "loss" else measure_of(runs[0])[1])
-    _legend(figure, axes)
+    _legend(figure, axes, RANGE if len(runs) > 1 else "")
     _save(figure, path)
 
 
@@ -95,9 +97,10 @@ def draw_overlay(runs: Runs, path: Path) -> None:
         panels, ("loss", measure), ("validation loss", label), strict=True
     ):
         for (name, of_name), look in zip(runs.items(), LOOKS, strict=False):
-            _band(axes, _epochs(of_name, f"val_{key}"), look, name)
+            _band(axes, _epochs(of_name, f"val_{key}"), look, name, alpha=0.08)
+        _goal(axes, key)
         _tidy(axes, "epoch", ylabel)
-    _legend(figure, panels[0])
+    _legend(figure, panels[1], RANGE if len(first) > 1 else "")
     _save(figure, path)
 
 
@@ -154,7 +157,7 @@ def draw_silent_units(
 
 
 def draw_ablation(
-    points: Sequence[tuple[str, int, Mapping[str, Any]]], path: Path, *, title: str
+    points: Sequence[tuple[str, int, Mapping[str, Any]]], path: Path, *, title: str, caption: str
 ) -> None:
     """Draw AUC over parameters with 95 % intervals, validation and test.
 
@@ -162,6 +165,7 @@ def draw_ablation(
         points: label, parameters, and the `verdicts.Estimate` of ``val`` and of ``test``.
         path: PNG to write; its folder must exist.
         title: wrapped to the width of the picture.
+        caption: says what the bars are.
     """
     figure = _titled_figure(title, body_height=4.6)
     axes = figure.subplots()
@@ -180,7 +184,7 @@ def draw_ablation(
     axes.set_xticks(range(len(points)), names)
     axes.set_xlim(-0.5, len(points) - 0.5)
     _tidy(axes, "parameters", "AUC, mean over seeds")
-    _legend(figure, axes, "Bars: 95 % intervals over seeds and patients.")
+    _legend(figure, axes, caption)
     _save(figure, path)
 
 
@@ -219,19 +223,24 @@ def _draw_splits(axes: Axes, runs: Sequence[Mapping[str, Any]], key: str) -> Non
         label = "best epoch" + (" of each seed" if len(runs) > 1 else "")
         style = {"color": GREY, "linewidth": 1.2, "linestyle": ":", "zorder": 1.5}
         axes.axvline(run["best_epoch"], label=None if number else label, **style)
+    _goal(axes, key)
 
 
-def _band(axes: Axes, values: np.ndarray, look: tuple, label: str) -> None:
+def _goal(axes: Axes, key: str) -> None:
+    if key == "accuracy":
+        style = {"color": INK, "linestyle": "--", "linewidth": 1.2, "zorder": 1}
+        axes.axhline(GOAL_PERCENT, label=f"{GOAL_PERCENT} % goal", **style)
+
+
+def _band(axes: Axes, values: np.ndarray, look: tuple, label: str, alpha: float = 0.15) -> None:
     """The mean over rows as a line, and the range from the lowest to the highest as an area."""
     color, line, marker = look
-    with np.errstate(invalid="ignore"):
-        counts = np.isfinite(values).sum(0)
-        known = counts > 0
+    known = np.isfinite(values).any(0)
     places = np.arange(1, values.shape[1] + 1)[known]
     values = values[:, known]
     if len(values) > 1:
         low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-        axes.fill_between(places, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.fill_between(places, low, high, color=color, alpha=alpha, linewidth=0)
     style = {"color": color, "linestyle": line, "marker": marker, "linewidth": 1.9}
     size = 5 if len(places) <= 35 else 0
     axes.plot(places, np.nanmean(values, axis=0), label=label, markersize=size, **style)
@@ -240,9 +249,9 @@ def _band(axes: Axes, values: np.ndarray, look: tuple, label: str) -> None:
 
 def _legend(figure: Figure, axes: Axes, caption: str = "") -> None:
     """Below the panels, with the caption between."""
-    if caption:
-        text = _wrapped(figure, caption, SMALL)
-        figure.supxlabel(text, fontsize=SMALL, color=INK, parse_math=False)
     handles, labels = axes.get_legend_handles_labels()
     place = {"loc": "outside lower center", "ncols": 3, "handlelength": 3.4}
-    figure.legend(handles, labels, fontsize=SMALL + 0.5, frameon=False, **place)
+    style = {"fontsize": SMALL + 0.5, "title_fontsize": SMALL, "frameon": False}
+    text = _wrapped(figure, caption, SMALL) if caption else None
+    legend = figure.legend(handles, labels, title=text, **place, **style)
+    legend.get_title().set(multialignment="center", parse_math=False)
