@@ -403,8 +403,8 @@ def _draw_member(
         added = ", counts added up" if len(runs) > 1 else ""
         draw_confusion_matrix(
             {
-                text: np.sum([run[split]["confusion"] for run in runs], axis=0)
-                for split, text in SPLIT_TITLES.items()
+                SPLIT_TITLES[split]: np.sum([run[split]["confusion"] for run in runs], axis=0)
+                for split in ("val", "test")
             },
             folder / "confusion_matrix.png",
             title=found.title(f"{title}{added}", "val", "test"),

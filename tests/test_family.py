@@ -21,6 +21,7 @@ from console import Interrupted
 from diagnostics import gradient_norms, silent_units
 from engine import PER_STEP, Recipe, Trainer, make_scheduler, parameter_count
 from family import RECIPES, recipes_for
+from inference import load_model
 from metrics import bootstrap_weights, evaluate_findings, roc_auc, weighted_auc
 from phantom import make_phantom
 from resnet_mish import MishResNet34
@@ -219,6 +220,14 @@ def test_a_networks_flags_reach_its_constructor_and_are_kept(script, tmp_path, p
     assert metrics["parameters"] == parameter_count(ModifiedResNet34(**arguments))
     weights = torch.load(tmp_path / "trained_models/one_best.pth", weights_only=True)["weights"]
     ModifiedResNet34(**arguments).load_state_dict(weights)
+
+
+def test_findings_have_no_ensembles(script, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        script("resnet_plain.py", "--task", "findings", "--members", 2)
+    assert end.value.code == 2
+    assert "--members" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -433,6 +442,9 @@ def test_a_run_on_all_findings_leaves_figures_that_can_be_recomputed(
     best = history[metrics["best_epoch"] - 1]
     assert metrics["val"]["auc"] == pytest.approx(float(best["val_auc"]))
     assert 0 <= float(best["train_accuracy"]) <= 1
+    checkpoint = tmp_path / "trained_models/seresnet34_findings_all_best.pth"
+    with pytest.raises(InputError, match="--task findings"):
+        load_model(checkpoint)
 
 
 def stop_at_epoch(monkeypatch, number):
@@ -636,7 +648,7 @@ def test_a_comparison_that_was_interrupted_goes_on_and_ends_as_one_that_was_not(
 ):
     flags = ["--data", findings_npz, *SMALL, "--epochs", 1, "--task", task, "--seeds", 1, 2]
     members = MEMBERS if task == "two-class" else MEMBERS[:2]
-    everything = [*flags, "--members", *members, "--name", "whole"]
+    everything = [*flags, "--networks", *members, "--name", "whole"]
     with monkeypatch.context() as patch:
         stop_at_epoch(patch, 3)
         with pytest.raises(SystemExit) as end:
@@ -678,7 +690,7 @@ def test_a_comparison_that_was_interrupted_goes_on_and_ends_as_one_that_was_not(
             assert (row["verdict"], row["note"]) == ("undecided", "run for 1 epochs only")
             assert math.isfinite(float(row["value"]))
 
-    script("compare_family.py", *flags, "--members", *members[:2], "--name", "part")
+    script("compare_family.py", *flags, "--networks", *members[:2], "--name", "part")
     for row, other in zip(table, read_table(tmp_path / "results/part/table.csv"), strict=False):
         times = ("_ms", "seconds")
         for key in (key for key in row if not key.endswith(times)):
@@ -689,7 +701,7 @@ def test_a_comparison_of_phantoms_lies_with_the_phantoms(script, tmp_path, monke
     monkeypatch.setattr(
         "phantom.make_phantom", lambda size: make_phantom(size, train=16, val=8, test=8)
     )
-    flags = ("--data", "phantom", *SMALL, "--epochs", 1, "--seeds", 1, "--members", "resnet34")
+    flags = ("--data", "phantom", *SMALL, "--epochs", 1, "--seeds", 1, "--networks", "resnet34")
     script("compare_family.py", *flags)
     folder = tmp_path / "results/phantom/resnet34_family"
     text = (folder / "README.md").read_text()
@@ -703,7 +715,7 @@ def test_a_comparison_of_phantoms_lies_with_the_phantoms(script, tmp_path, monke
     [
         (("--seeds", "-1"), "--seeds"),
         (("--seeds", "many"), "--seeds"),
-        (("--members", "resnet50"), "--members"),
+        (("--networks", "resnet50"), "--networks"),
         (("--no-test",), "--no-test"),
         (("--epochs", "0"), "--epochs"),
     ],
