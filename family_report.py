@@ -22,9 +22,9 @@ from diagnostics import GRADIENT_BATCHES, SILENT_SLOPE, gradient_norms, silent_u
 from engine import Recipe, predict, resolve_amp
 from family import read_run
 from metrics import sigmoid
-from storage import RunFiles, atomic_write, load_checkpoint, write_csv
+from storage import InputError, RunFiles, atomic_write, load_checkpoint, write_csv
 from tasks import GOAL, SPLIT_TITLES
-from verdicts import Estimate, Scored, difference, estimate, score, verdict
+from verdicts import Estimate, Scored, difference, estimate, gain, score, verdict
 from visualize import draw_confusion_matrix
 
 if TYPE_CHECKING:
@@ -87,28 +87,34 @@ class Comparison:
         self.findings = isinstance(data, FindingsData)
         self.measures = ("auc",) if self.findings else ("accuracy", "auc")
         self.recipe = Recipe(**self.first["recipe"])
-        self._scored: dict[tuple[str, str], list[Scored]] = {}
+        self._scores: dict[tuple[str, str, str], tuple] = {}
 
-    def scored(self, name: str, split: str) -> list[Scored]:
-        """What the runs of a network say of a split, from their tables of probabilities."""
-        if (name, split) not in self._scored:
-            self._scored[name, split] = [
-                _read_scored(files.folder / f"{split}_probabilities.csv", run.get("threshold"))
-                for files, run in zip(self.files[name], self.runs[name], strict=True)
-            ]
-        return self._scored[name, split]
+    def score(self, name: str, split: str, measure: str) -> tuple:
+        """`verdicts.score` of a network's runs, from their tables of probabilities.
+
+        Raises:
+            InputError: a table is not of the images of this comparison.
+        """
+        if (name, split, measure) not in self._scores:
+            runs = []
+            for files, run in zip(self.files[name], self.runs[name], strict=True):
+                path = files.folder / f"{split}_probabilities.csv"
+                runs.append(_read_scored(path, run.get("threshold")))
+                if not np.array_equal(runs[-1].labels, getattr(self.data, split).labels):
+                    raise InputError(f"'{path}' is not of the images of '{self.data.source}'")
+            self._scores[name, split, measure] = score(runs, measure, self.patients(split))
+        return self._scores[name, split, measure]
 
     def patients(self, split: str) -> np.ndarray | None:
         return getattr(self.data, split).patients
 
     def estimate(self, name: str, split: str, measure: str) -> Estimate:
         """Of a network's own figure."""
-        return estimate(*score(self.scored(name, split), measure, self.patients(split)))
+        return estimate(*self.score(name, split, measure))
 
     def gain(self, name: str, over: str, split: str, measure: str) -> Estimate:
         """Of the difference of two networks."""
-        runs = self.scored(name, split), self.scored(over, split)
-        return difference(*runs, measure, self.patients(split))
+        return gain(self.score(name, split, measure), self.score(over, split, measure))
 
     def network(self, name: str, number: int, moment: str) -> nn.Module:
         """A network at the ``start`` of a run, after its ``best`` epoch or its ``last``."""
@@ -249,20 +255,20 @@ def _verdicts(found: Comparison) -> list[dict[str, Any]]:
             note = "one seed"
         for measure in found.measures:
             if not claim.last_epoch:
-                gain = found.gain(claim.member, claim.over, "test", measure)
+                points = found.gain(claim.member, claim.over, "test", measure)
             elif last:
-                gain = difference(*last, measure, found.patients("val"))
+                points = difference(*last, measure, found.patients("val"))
             else:
-                gain = Estimate(*[math.nan] * 5, len(found.seeds))
-            gain = _points(gain)
-            said = "undecided" if note else verdict(gain, claim.low, claim.high)
+                points = Estimate(*[math.nan] * 5, len(found.seeds))
+            points = _points(points)
+            said = "undecided" if note else verdict(points, claim.low, claim.high)
             where = f"val after epoch {max(lengths)}" if claim.last_epoch else "test"
             rows.append(
                 {
                     "hypothesis": claim.text,
                     "measure": measure,
                     "images": where,
-                    **asdict(gain),
+                    **asdict(points),
                     "claimed_low": claim.low,
                     "claimed_high": claim.high,
                     "verdict": said,
@@ -272,9 +278,9 @@ def _verdicts(found: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
-def _points(gain: Estimate) -> Estimate:
-    values = {key: 100 * value for key, value in asdict(gain).items() if key != "seeds"}
-    return Estimate(**values, seeds=gain.seeds)
+def _points(found: Estimate) -> Estimate:
+    values = {key: 100 * value for key, value in asdict(found).items() if key != "seeds"}
+    return Estimate(**values, seeds=found.seeds)
 
 
 def _ablation(found: Comparison, folder: Path) -> list[dict[str, Any]]:
@@ -299,10 +305,10 @@ def _ablation(found: Comparison, folder: Path) -> list[dict[str, Any]]:
         for split, of_split in estimates.items():
             row |= {f"{split}_auc{k}": v for k, v in _three(of_split).items()}
         if "resnet34" in found.runs and reduction is not None:
-            gain = found.gain(name, "resnet34", "test", "auc")
+            more = found.gain(name, "resnet34", "test", "auc")
         else:
-            gain = Estimate(*[math.nan] * 5, len(found.seeds))
-        row |= {f"gain_over_no_se{k}": v for k, v in _three(gain).items()}
+            more = Estimate(*[math.nan] * 5, len(found.seeds))
+        row |= {f"gain_over_no_se{k}": v for k, v in _three(more).items()}
         rows.append(row)
     pictures.draw_ablation(
         points,

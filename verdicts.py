@@ -138,10 +138,13 @@ def difference(
 ) -> Estimate:
     """How much better ``first`` is than ``second``, runs of the same seeds on the same images."""
     _shared_labels([*first, *second])
-    (one, drawn_one, n), (two, drawn_two, _) = (
-        score(runs, measure, groups) for runs in (first, second)
-    )
-    return estimate(one - two, drawn_one - drawn_two, n, least=-1)
+    return gain(score(first, measure, groups), score(second, measure, groups))
+
+
+def gain(first: tuple, second: tuple) -> Estimate:
+    """`difference` of what `score` has returned for two networks."""
+    (one, drawn_one, groups), (two, drawn_two, _) = first, second
+    return estimate(one - two, drawn_one - drawn_two, groups, least=-1)
 
 
 def verdict(found: Estimate, low: float, high: float) -> str:
