@@ -23,7 +23,6 @@ import numpy as np
 
 import datareader
 from experiment import (
-    SPLIT_TITLES,
     Run,
     make_folder,
     places,
@@ -35,6 +34,7 @@ from flags import check_name, run_name
 from folds import join, make_folds
 from metrics import choose_threshold, evaluate_probabilities, paired_difference
 from storage import InputError, RunFiles, atomic_write, check_writable, run_lock
+from tasks import SPLIT_TITLES
 
 SEEDS = (42, 123, 456, 789, 1011)  # of the course reports, then one after the other
 SHARED = (
@@ -244,25 +244,19 @@ class Ensemble:
             title += f"\n{note}"
         drawn = ["oof", "test"] if "oof" in splits else ["val", "test"]
         drawn = [name for name in drawn if name in splits]
-        folder, threshold = self.files.folder, metrics["threshold"]
-        visualize.draw_confusion_matrix(
-            {SPLIT_TITLES[name]: metrics[name]["confusion"] for name in drawn},
-            folder / "confusion_matrix.png",
-            title=f"{title}, threshold {threshold:.2f}",
-        )
-        visualize.draw_roc_curve(
+        folder = self.files.folder
+        visualize.draw_evaluation(
+            folder,
             {
-                SPLIT_TITLES[name]: {
-                    "labels": splits[name].labels,
-                    "probabilities": probabilities[name],
-                    "auc": metrics[name]["auc"],
-                    "auc_ci95": metrics[name]["auc_ci95"],
-                }
+                SPLIT_TITLES[name]: (
+                    splits[name].labels,
+                    probabilities[name],
+                    metrics[name],
+                )
                 for name in drawn
             },
-            folder / "roc_curve.png",
             title=title,
-            threshold=threshold,
+            threshold=metrics["threshold"],
         )
         visualize.draw_members(metrics, folder / "members.png", title=title)
 

@@ -55,20 +55,7 @@ def parse(
     )
     add = parser.add_argument
     add("--recipe", choices=list(recipes), default=default, help="(default: %(default)s)")
-    add(
-        "--data",
-        default="auto",
-        metavar="{auto,chestmnist,phantom,FILE.npz}",
-        help="what to train on; auto: the official file, or marked phantoms where it cannot be "
-        "had (default: auto)",
-    )
-    add("--root", type=_folder, metavar="DIR", help="of the official files (default: ~/.medmnist)")
-    add(
-        "--source-size",
-        type=int,
-        choices=SOURCE_SIZES,
-        help="side of the official or phantom images in pixels (default: 28)",
-    )
+    add_data(parser)
     if findings:
         add(
             "--task",
@@ -107,8 +94,8 @@ def parse(
         help="what is divided; train+val leaves no other images to choose the epoch on than the "
         "part held out (default: train)",
     )
-    for flag, folder in (("--results-dir", "results"), ("--models-dir", "trained_models")):
-        add(flag, type=_folder, default=Path(folder), metavar="DIR", help=f"(default: {folder})")
+    add_folder(parser, "--results-dir", "results")
+    add_folder(parser, "--models-dir", "trained_models")
     add("--name", help="of the run's folder and files (default: made of recipe, file and size)")
     group = parser.add_argument_group(
         "recipe", f"The values in brackets are those of --recipe {default}."
@@ -171,6 +158,33 @@ def _add_knob(group: Any, name: str, knob: dataclasses.Field, value: Any) -> Non
         type=_checked(knob),
         metavar=metavar,
         help=f"{knob.metadata['help']} ({value})",
+    )
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the flags whose values `datareader.load` takes: data, root and source size."""
+    parser.add_argument(
+        "--data",
+        default="auto",
+        metavar="{auto,chestmnist,phantom,FILE.npz}",
+        help="the images; auto: the official file, or marked phantoms where it cannot be "
+        "had (default: auto)",
+    )
+    parser.add_argument(
+        "--root", type=_folder, metavar="DIR", help="of the official files (default: ~/.medmnist)"
+    )
+    parser.add_argument(
+        "--source-size",
+        type=int,
+        choices=SOURCE_SIZES,
+        help="side of the official or phantom images in pixels (default: 28)",
+    )
+
+
+def add_folder(parser: argparse.ArgumentParser, flag: str, default: str) -> None:
+    """Add a flag that names a folder."""
+    parser.add_argument(
+        flag, type=_folder, default=Path(default), metavar="DIR", help=f"(default: {default})"
     )
 
 

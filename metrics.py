@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 THRESHOLDS = np.arange(30, 71) / 100  # 0.30..0.70 in steps of 0.01
+CALIBRATION_BINS = 10
 BOOTSTRAP_RESAMPLES = 2000
 FINDINGS_RESAMPLES = 500  # of 14 areas over thousands of images each
 BOOTSTRAP_SEED = 0
@@ -278,3 +279,61 @@ def evaluate_findings(
         "positives_per_finding": dict(zip(names, labels.sum(0).tolist(), strict=True)),
         "resamples": resamples,
     }
+
+
+def calibration(
+    labels: np.ndarray, probabilities: np.ndarray, bins: int = CALIBRATION_BINS
+) -> dict[str, Any]:
+    """How often class 1 is true where it was given a certain probability.
+
+    Args:
+        labels: (N,) of 0 and 1.
+        probabilities: (N,) of class 1.
+        bins: number of equally wide bins of the probability.
+
+    Returns:
+        ``bins``, for every bin that holds an image its ``low`` and ``high`` edge, number ``n`` of
+        images, mean ``probability`` and ``share`` of class 1; and ``error``, the expected
+        calibration error: the mean over the images of the distance between these two in the
+        image's bin (Naeini et al., AAAI 2015).
+    """
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
+    edges = np.arange(bins + 1) / bins
+    place = np.clip(np.searchsorted(edges, probabilities, side="right") - 1, 0, bins - 1)
+    rows = []
+    for number in np.unique(place):
+        inside = place == number
+        rows.append(
+            {
+                "low": float(edges[number]),
+                "high": float(edges[number + 1]),
+                "n": int(inside.sum()),
+                "probability": float(probabilities[inside].mean()),
+                "share": float(labels[inside].mean()),
+            }
+        )
+    distances = [row["n"] * abs(row["probability"] - row["share"]) for row in rows]
+    return {"bins": rows, "error": float(sum(distances) / len(labels))}
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
+    """McNemar's exact test of whether two classifiers err equally often on the same images.
+
+    It takes every image for an independent piece of evidence; where patients own several images
+    its p is too small (McNemar, Psychometrika 1947).
+
+    Args:
+        first: (N,) booleans, the first classifier's prediction is right.
+        second: (N,) the same of the second.
+
+    Returns:
+        ``only_first`` and ``only_second``, images that only the one has right, and ``p``,
+        two-sided.
+    """
+    from scipy.stats import binomtest
+
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    n = only_first + only_second
+    p = float(binomtest(only_first, n).pvalue) if n else 1.0
+    return {"only_first": only_first, "only_second": only_second, "p": p}

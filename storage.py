@@ -33,12 +33,16 @@ ARTEFACTS = (
     "val_probabilities.csv",
     "test_probabilities.csv",
     "held_out_probabilities.csv",
+    "oof_probabilities.csv",
     "training_curves.png",
     "val_predictions.png",
     "confusion_matrix.png",
     "roc_curve.png",
+    "calibration.png",
     "gradcam.png",
     "finding_aucs.png",
+    "mistakes.md",
+    "mistakes.png",
     "metrics.json",
 )
 

@@ -47,7 +47,7 @@ class TwoClassTask:
         credit: str,
         threshold: float,
     ) -> None:
-        """Sample predictions, confusion matrices and ROC curves."""
+        """Sample predictions, confusion matrices, ROC curves and calibration."""
         import visualize
 
         visualize.draw_predictions(
@@ -60,22 +60,12 @@ class TwoClassTask:
             title=title("val"),
             credit=credit,
         )
-        visualize.draw_confusion_matrix(
-            {titles[name]: figures[name]["confusion"] for name in splits},
-            folder / "confusion_matrix.png",
-            title=f"{title(*splits)}, threshold {threshold:.2f}",
-        )
-        visualize.draw_roc_curve(
+        visualize.draw_evaluation(
+            folder,
             {
-                titles[name]: {
-                    "labels": split.labels,
-                    "probabilities": probabilities[name],
-                    "auc": figures[name]["auc"],
-                    "auc_ci95": figures[name]["auc_ci95"],
-                }
+                titles[name]: (split.labels, probabilities[name], figures[name])
                 for name, split in splits.items()
             },
-            folder / "roc_curve.png",
             title=title(*splits),
             threshold=threshold,
         )

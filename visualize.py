@@ -1,8 +1,12 @@
-"""The pictures of a run: training curves, sample predictions, confusion matrices and ROC curves.
+"""Every picture, and the page that shows them all.
 
-    python visualize.py augmentation --data FILE.npz
+    python visualize.py                               # every run -> results/README.md
+    python visualize.py --lang id                     # the same in Indonesian: README.id.md
+    python visualize.py pair RUN RUN                  # two runs compared on the test images
+    python visualize.py mistakes --data FILE.npz      # what the runs on these images got wrong
+    python visualize.py names --data FILE.npz         # which image of the NIH each one is
+    python visualize.py augmentation --data FILE.npz  # what experiment 2's random warps do
 
-draws what experiment 2's random warps do to training images, so that a person can judge them.
 Every figure is drawn on its own ``Figure`` and Agg canvas, never through pyplot: no window system
 is needed and no figure stays in memory. The same input gives the same bytes.
 Colours are from the Okabe-Ito palette; line style, shape or text says the same thing again.
@@ -15,7 +19,7 @@ import io
 import math
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from datareader import CLASS_NAMES, NIH_CREDIT, PHANTOM_MARK
+from metrics import calibration
 from storage import InputError, OneLineParser, atomic_write, check_writable
 
 GOAL_PERCENT = 90
@@ -42,6 +47,8 @@ DPI = 150
 SMALL, NORMAL, LARGE = 9, 10.5, 22  # points
 GRID_COLUMNS, GRID_IMAGES = 5, 20
 GRADCAM_PAIRS, GRADCAM_COLORS = 3, "inferno"
+KINDS = {"network": (BLUE, "o"), "ensemble": (VERMILLION, "D"), "yardstick": (GREY, "s")}
+POINT = {"markersize": 13, "markeredgewidth": 1.6, "zorder": 3}
 MAX_SIDE = 64  # px; larger images are averaged down, which keeps the picture under 300 kB
 
 
@@ -213,23 +220,8 @@ def draw_predictions(
     grid = figure.subplots(rows, GRID_COLUMNS, squeeze=False).ravel()
     right = 0
     for axes, number in zip(grid, chosen, strict=False):
-        predicted = int(probabilities[number] >= threshold)
-        confidence = probabilities[number] if predicted else 1 - probabilities[number]
-        correct = predicted == labels[number]
-        right += int(correct)
-        mark, color, dashes = "✓ right", GREEN, "-"
-        if not correct:
-            mark, color, dashes = "✗ WRONG", VERMILLION, (0, (1.6, 0.8))
-        image = _reduced(images[number])
-        axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set(color=color, linewidth=4, linestyle=dashes, capstyle="butt")
-        axes.set_title(mark, fontsize=NORMAL, color=color, weight="bold", pad=5)
-        text = (
-            f"true: {CLASS_NAMES[int(labels[number])]}\npred: {CLASS_NAMES[predicted]}\n"
-            f"confidence {_number(100 * confidence, '.1f')} %\nindex {indices[number]}"
-        )
-        axes.set_xlabel(text, fontsize=SMALL, color=INK, labelpad=5)
+        case = images[number], labels[number], probabilities[number], indices[number]
+        right += _draw_case(axes, *case, threshold)
     for axes in grid[shown:]:
         axes.set_axis_off()
     notes = (
@@ -242,6 +234,101 @@ def draw_predictions(
     text = "\n".join(_wrapped(figure, note, SMALL) for note in notes if note)
     figure.supxlabel(text, fontsize=SMALL, color=INK, parse_math=False)
     _save(figure, path)
+
+
+def _draw_case(
+    axes: Axes, image: np.ndarray, label: int, probability: float, index: int, threshold: float
+) -> bool:
+    """One image (H, W) framed by whether its prediction is right, which is returned."""
+    predicted = int(probability >= threshold)
+    confidence = probability if predicted else 1 - probability
+    correct = predicted == label
+    mark, color, dashes = "✓ right", GREEN, "-"
+    if not correct:
+        mark, color, dashes = "✗ WRONG", VERMILLION, (0, (1.6, 0.8))
+    axes.imshow(_reduced(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color=color, linewidth=4, linestyle=dashes, capstyle="butt")
+    axes.set_title(mark, fontsize=NORMAL, color=color, weight="bold", pad=5)
+    text = (
+        f"true: {CLASS_NAMES[int(label)]}\npred: {CLASS_NAMES[predicted]}\n"
+        f"confidence {_number(100 * confidence, '.1f')} %\nindex {index}"
+    )
+    axes.set_xlabel(text, fontsize=SMALL, color=INK, labelpad=5)
+    return bool(correct)
+
+
+def draw_mistakes(
+    groups: Mapping[str, Sequence[tuple[np.ndarray, int, float, int]]],
+    path: Path | str,
+    *,
+    threshold: float,
+    title: str,
+    notes: Sequence[str] = (),
+) -> None:
+    """Draw a row of up to five images for every group.
+
+    Args:
+        groups: heading to cases (image (H, W) uint8, label, probability of class 1, index).
+        path: PNG to write; its folder must exist.
+        threshold: class 1 is predicted when its probability is at least this.
+        title: wrapped to the width of the picture.
+        notes: lines at the bottom.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    figure = _titled_figure(title, body_height=2.85 * len(groups) + 0.1)
+    text = "\n".join(_wrapped(figure, note, SMALL) for note in notes)
+    figure.set_figheight(figure.get_figheight() + 0.17 * len(text.splitlines()))
+    figure.get_layout_engine().set(hspace=0.03)
+    bands = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
+    for band, (heading, cases) in zip(bands, groups.items(), strict=True):
+        band.suptitle(heading, fontsize=NORMAL + 1, weight="bold", color=INK)
+        tiles = band.subplots(1, GRID_COLUMNS)
+        for axes, case in zip(tiles, cases, strict=False):
+            _draw_case(axes, *case, threshold)
+        for axes in tiles[len(cases) :]:
+            axes.set_axis_off()
+    figure.supxlabel(text, fontsize=SMALL, color=INK, parse_math=False)
+    _save(figure, path)
+
+
+def draw_evaluation(
+    folder: Path,
+    splits: Mapping[str, tuple[np.ndarray, np.ndarray, Mapping[str, Any]]],
+    *,
+    title: str,
+    threshold: float,
+) -> None:
+    """Draw what any set of probabilities gets: confusion matrices, ROC curves and calibration.
+
+    Args:
+        folder: gets ``confusion_matrix.png``, ``roc_curve.png`` and ``calibration.png``.
+        splits: title of one or two splits to labels (N,), probabilities (N,) of class 1 and the
+            figures of `metrics.evaluate`.
+        title: wrapped to the width of the pictures.
+        threshold: class 1 is predicted when its probability is at least this.
+
+    Raises:
+        OSError: a picture cannot be written.
+    """
+    draw_confusion_matrix(
+        {name: figures["confusion"] for name, (_, _, figures) in splits.items()},
+        folder / "confusion_matrix.png",
+        title=f"{title}, threshold {threshold:.2f}",
+    )
+    curves = {
+        name: {
+            "labels": labels,
+            "probabilities": probabilities,
+            "auc": figures["auc"],
+            "auc_ci95": figures["auc_ci95"],
+        }
+        for name, (labels, probabilities, figures) in splits.items()
+    }
+    draw_roc_curve(curves, folder / "roc_curve.png", title=title, threshold=threshold)
+    draw_calibration(curves, folder / "calibration.png", title=title, threshold=threshold)
 
 
 def draw_confusion_matrix(
@@ -345,6 +432,181 @@ def draw_roc_curve(
     style = {"fontsize": SMALL + 0.5, "frameon": False, "labelspacing": 1.1, "handlelength": 3}
     axes.legend(handles=handles, **beside, **style)
     _save(figure, path)
+
+
+def draw_calibration(
+    curves: Mapping[str, Mapping[str, Any]], path: Path | str, *, title: str, threshold: float
+) -> None:
+    """Draw one or two calibration curves, and the confidences of right and wrong predictions.
+
+    Args:
+        curves: name to ``labels`` (N,) of 0 and 1 and ``probabilities`` (N,) of class 1.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+        threshold: class 1 is predicted when its probability is at least this.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    figure = _titled_figure(title, body_height=4.9)
+    grid = figure.add_gridspec(len(curves), 2, width_ratios=(1.15, 1))
+    axes = figure.add_subplot(grid[:, 0])
+    diagonal = {"color": GREY, "linestyle": ":", "linewidth": 1.6, "label": "perfect calibration"}
+    handles = axes.plot([0, 1], [0, 1], **diagonal)
+    looks = ((BLUE, "-", "s"), (ORANGE, (0, (4, 1.5)), "o"))
+    for row, ((name, curve), (color, line, marker)) in enumerate(
+        zip(curves.items(), looks, strict=False)
+    ):
+        labels = np.asarray(curve["labels"])
+        probabilities = np.asarray(curve["probabilities"], dtype=float)
+        result = calibration(labels, probabilities)
+        points = [(bin["probability"], bin["share"]) for bin in result["bins"]]
+        label = f"{name}: expected calibration error {result['error']:.3f}"
+        style = {"color": color, "linestyle": line, "linewidth": 1.6}
+        axes.plot(*zip(*points, strict=True), clip_on=False, **style)
+        edge = {"marker": marker, "markersize": 8, "markeredgecolor": INK}
+        handles.append(Line2D([], [], label=label, **style, **edge))
+        sizes = [12 + 260 * bin["n"] / len(labels) for bin in result["bins"]]
+        edge = {"edgecolor": INK, "linewidth": 0.9, "clip_on": False, "zorder": 3}
+        axes.scatter(*zip(*points, strict=True), s=sizes, color=color, marker=marker, **edge)
+
+        beside = figure.add_subplot(grid[row, 1])
+        predicted = probabilities >= threshold
+        confidence = np.where(predicted, probabilities, 1 - probabilities)
+        hits = predicted == (labels == 1)
+        lowest = math.floor(20 * min(0.5, threshold, 1 - threshold) + 1e-9)
+        edges = np.arange(lowest, 21) / 20
+        parts = {
+            f"right ({hits.sum()})": (confidence[hits], {"color": GREEN}),
+            f"wrong ({(~hits).sum()})": (
+                confidence[~hits],
+                {"color": "white", "edgecolor": VERMILLION, "hatch": "/////"},
+            ),
+        }
+        width, tallest = 0.021, 1
+        for side, (label, (values, look)) in zip((-1, 1), parts.items(), strict=True):
+            counts = np.histogram(values, edges)[0]
+            centers = (edges[:-1] + edges[1:]) / 2 + side * width / 2
+            beside.bar(centers, counts, width, label=label, linewidth=1, **look)
+            tallest = max(tallest, counts.max())
+        beside.set_ylim(0, 1.3 * tallest)  # room for the legend above the bars
+        beside.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
+        beside.set_title(name, fontsize=NORMAL, weight="bold", color=INK)
+        beside.legend(loc="upper left", fontsize=SMALL + 0.5, frameon=False, ncols=2)
+        _tidy(beside, "confidence in the predicted class", "images")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    _tidy(axes, f"mean predicted probability of {CLASS_NAMES[1]}", f"share of {CLASS_NAMES[1]}")
+    axes.set_title("ten bins, larger points hold more images", fontsize=NORMAL, color=INK, pad=10)
+    for line in axes.lines:
+        line.set_in_layout(False)
+    legend = {"loc": "outside lower center", "ncols": 1, "fontsize": SMALL + 0.5, "frameon": False}
+    figure.legend(handles=handles, handlelength=3.5, **legend)
+    _save(figure, path)
+
+
+def draw_comparison(runs: Sequence[Mapping[str, Any]], path: Path | str, *, title: str) -> None:
+    """Draw the test accuracy of runs on the same images over their parameters and their time.
+
+    Args:
+        runs: each with ``number`` (printed in its point), ``kind`` (a key of `KINDS`),
+            ``accuracy`` and ``interval`` (low, high) in 0..1, ``parameters`` and ``seconds``,
+            either of them None where there is none.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    figure = _titled_figure(title, body_height=8.4)
+    panels = figure.subplots(2, 1)
+    lows, highs = zip(*(run["interval"] for run in runs), strict=True)
+    bottom = max(0, 5 * math.floor(20 * min(lows)) - 2)
+    top = max(GOAL_PERCENT + 4, min(101, 100 * max(highs) + 2))
+    columns = (("parameters", "parameters"), ("seconds", "training time (seconds)"))
+    for axes, (key, xlabel) in zip(panels, columns, strict=True):
+        shown = [run for run in runs if run[key]]
+        axes.set_ylim(bottom, top)
+        axes.axhline(GOAL_PERCENT, color=GREY, linestyle="--", linewidth=1.4, zorder=1)
+        _tidy(axes, xlabel, "test accuracy (%)")
+        if not shown:
+            axes.set(xticks=[])
+            continue
+        exponents = np.log10([run[key] for run in shown])
+        margin = 0.1 + 0.05 * float(np.ptp(exponents))
+        low, high = exponents.min() - margin, exponents.max() + margin
+        axes.set_xlim(low, high)
+        ticks = [
+            exponent + math.log10(digit)
+            for exponent in range(math.floor(low), math.ceil(high))
+            for digit in ((1,) if high - low > 2.5 else (1, 2, 5))
+        ]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        axes.set_xticks(ticks, [_short_number(10**tick) for tick in ticks])
+        wanted = np.stack(
+            [
+                (exponents - low) / (high - low),
+                [(100 * run["accuracy"] - bottom) / (top - bottom) for run in shown],
+            ],
+            axis=1,
+        )
+        for run, x in zip(shown, _side_by_side(wanted), strict=True):
+            color, marker = KINDS[run["kind"]]
+            x, y = low + x * (high - low), 100 * run["accuracy"]
+            ends = [100 * end for end in run["interval"]]
+            axes.plot([x, x], ends, color=color, linewidth=1.3, zorder=2)
+            axes.plot(x, y, marker, color="white", markeredgecolor=color, **POINT)
+            text = {"ha": "center", "va": "center_baseline", "color": INK, "zorder": 4}
+            axes.text(x, y, str(run["number"]), fontsize=SMALL - 1, **text)
+    handles = [
+        Line2D(
+            [], [], linestyle="", marker=m, color="white", markeredgecolor=c, label=kind, **POINT
+        )
+        for kind, (c, m) in KINDS.items()
+        if any(run["kind"] == kind for run in runs)
+    ]
+    goal = {"color": GREY, "linestyle": "--", "linewidth": 1.4}
+    label = f"{GOAL_PERCENT} %, the goal of the reports on validation images"
+    handles.append(Line2D([], [], label=label, **goal))
+    legend = {"loc": "outside lower center", "ncols": 4, "fontsize": SMALL + 0.5, "frameon": False}
+    figure.legend(handles=handles, **legend)
+    _save(figure, path)
+
+
+def _side_by_side(
+    points: np.ndarray, width: float = 0.03, height: float = 0.065, bar: float = 0.008
+) -> list[float]:
+    """First coordinates that keep markers, and the bars through them, from covering each other.
+
+    No point is moved by more than three widths: then it rather covers another.
+
+    Args:
+        points: (N, 2) in 0..1.
+        width, height: of a marker.
+        bar: distance to be kept between the bars.
+    """
+    placed: list[tuple[float, float]] = []
+    result = [0.0] * len(points)
+    for number in np.lexsort(points.T[::-1]):
+        x, y = points[number]
+        shifts = (sign * step * bar / 2 for step in range(int(6 * width / bar)) for sign in (1, -1))
+        free = (
+            x + shift
+            for shift in shifts
+            if 0 <= x + shift <= 1
+            and all(
+                abs(x + shift - a) >= (width if abs(y - b) < height else bar) for a, b in placed
+            )
+        )
+        result[number] = float(next(free, x))
+        placed.append((result[number], y))
+    return result
+
+
+def _short_number(value: float) -> str:
+    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.999 * factor:
+            return f"{value / factor:.3g}{letter}"
+    return f"{value:.3g}"
 
 
 def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) -> None:
@@ -739,11 +1001,61 @@ def _augmentation(options: argparse.Namespace) -> None:
     print(options.out)
 
 
-def main() -> None:
-    """The command line; status 2 and one line on stderr for wrong input."""
-    parser = OneLineParser(description=__doc__.splitlines()[0])
+def _readme(options: argparse.Namespace) -> None:
+    import report
+
+    print(report.write_report(options.results_dir, options.lang))
+
+
+def _pair(options: argparse.Namespace) -> None:
+    import report
+
+    print(report.describe_pair(options.results_dir, *options.runs))
+
+
+def _mistakes(options: argparse.Namespace) -> None:
+    import datareader
+    import report
+
+    data = datareader.load(options.data, options.root, options.source_size)
+    for path in report.write_mistakes(data, options.results_dir, options.run):
+        print(path)
+
+
+def _names(options: argparse.Namespace) -> None:
+    import datareader
+    import report
+
+    check_writable(options.results_dir, "--results-dir")
+    data = datareader.load(options.data, options.root, options.source_size)
+    print(report.write_names(data, options.results_dir))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; status 2 and one line on stderr for wrong input, 1 for a full disk."""
+    from flags import add_data, add_folder
+
+    description = __doc__.split("Every figure")[0]
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = OneLineParser(description=description, formatter_class=raw, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=OneLineParser)
-    augmentation = commands.add_parser("augmentation", help="what the random warps do")
+
+    def command(name: str, work: Callable[[argparse.Namespace], None], help: str) -> Any:
+        added = commands.add_parser(name, help=help, allow_abbrev=False)
+        added.set_defaults(work=work)
+        if work is not _augmentation:
+            add_folder(added, "--results-dir", "results")
+        return added
+
+    readme = command("readme", _readme, "all runs on one page (what happens without a command)")
+    readme.add_argument("--lang", choices=("en", "id"), default="en", help="(default: en)")
+    pair = command("pair", _pair, "two runs compared on the test images")
+    pair.add_argument("runs", nargs=2, metavar="RUN", help="folder in the results")
+    mistakes = command("mistakes", _mistakes, "pages of the errors and of the uncertain cases")
+    mistakes.add_argument("--run", metavar="NAME", help="(default: every run on these images)")
+    add_data(mistakes)
+    add_data(command("names", _names, "list of the two-class images' names"))
+    augmentation = command("augmentation", _augmentation, "what the random warps do")
     augmentation.add_argument("--data", default="auto", help="as in train.py (default: auto)")
     augmentation.add_argument("--seed", type=int, default=0, help="(default: 0)")
     augmentation.add_argument(
@@ -753,11 +1065,15 @@ def main() -> None:
         metavar="FILE.png",
         help="(default: results/augmentation.png)",
     )
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
+        argv.insert(0, "readme")
     try:
-        _augmentation(parser.parse_args())
+        options = parser.parse_args(argv)
+        options.work(options)
     except (InputError, OSError) as error:
         print(" ".join(f"error: {error}".splitlines()), file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, InputError) else 1)
 
 
 if __name__ == "__main__":

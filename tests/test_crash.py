@@ -46,6 +46,7 @@ RESULTS = {
     "val_predictions.png",
     "confusion_matrix.png",
     "roc_curve.png",
+    "calibration.png",
 }
 MODELS = {"one_best.pth", "one_last.pth", "one.lock"}  # the lock file stays, unlocked
 

@@ -8,8 +8,10 @@ from metrics import (
     BOOTSTRAP_SEED,
     THRESHOLDS,
     bootstrap_intervals,
+    calibration,
     choose_threshold,
     evaluate,
+    mcnemar,
     paired_difference,
     roc_auc,
     sigmoid,
@@ -183,3 +185,34 @@ def test_paired_difference_resamples_patients() -> None:
         return high - low
 
     assert width(patients) > 2 * width(images)
+
+
+def test_calibration_of_a_case_worked_by_hand():
+    labels = np.array([0, 1, 1, 0, 1])
+    probabilities = np.array([0.1, 0.15, 0.95, 1.0, 0.3])
+    result = calibration(labels, probabilities)
+    assert [(row["low"], row["n"]) for row in result["bins"]] == [(0.1, 2), (0.3, 1), (0.9, 2)]
+    assert result["bins"][0]["share"] == 0.5
+    # (2 |0.125 - 0.5| + 1 |0.3 - 1| + 2 |0.975 - 0.5|) / 5
+    np.testing.assert_allclose(result["error"], (0.75 + 0.7 + 0.95) / 5)
+
+
+def test_calibrated_probabilities_have_a_small_error():
+    rng = np.random.default_rng(0)
+    probabilities = rng.random(100_000)
+    labels = rng.random(100_000) < probabilities
+    assert calibration(labels, probabilities)["error"] < 0.01
+    assert calibration(~labels, probabilities)["error"] > 0.4
+
+
+@pytest.mark.parametrize(
+    "only_first, only_second, p",
+    [(0, 0, 1.0), (5, 0, 2 / 2**5), (3, 1, 0.625), (8, 8, 1.0)],  # sums of binomial coefficients
+)
+def test_mcnemar_is_exact(only_first, only_second, p):
+    first = np.array([True] * only_first + [False] * only_second + [True, False])
+    second = np.array([False] * only_first + [True] * only_second + [True, False])
+    result = mcnemar(first, second)
+    assert (result["only_first"], result["only_second"]) == (only_first, only_second)
+    np.testing.assert_allclose(result["p"], p)
+    assert mcnemar(second, first)["p"] == result["p"]

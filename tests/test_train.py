@@ -12,7 +12,7 @@ from PIL import Image
 from metrics import choose_threshold
 from model import EfficientChestNet
 
-PICTURES = ("training_curves", "val_predictions", "confusion_matrix", "roc_curve")
+PICTURES = ("training_curves", "val_predictions", "confusion_matrix", "roc_curve", "calibration")
 CSV_FILES = ("history", "val_probabilities", "test_probabilities")
 
 

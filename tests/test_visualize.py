@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.metrics import roc_curve
 
 import visualize
+from metrics import calibration
 
 LONG_TITLE = (
     "efficientchestnet_chestmnist_nih_subset_28 · EfficientChestNet · "
@@ -55,6 +56,21 @@ def make_curve(count, decimals=1):
     _, labels, probabilities, _ = make_predictions(count)
     probabilities = probabilities.round(decimals)
     return {"labels": labels, "probabilities": probabilities, "auc": 0.9, "auc_ci95": [0.8, 0.97]}
+
+
+def make_runs(count):
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "number": number,
+            "kind": list(visualize.KINDS)[number % 3],
+            "accuracy": 0.8 + 0.01 * (number % 5),
+            "interval": (0.7, 0.9),
+            "parameters": None if number == 2 else 10 ** rng.uniform(3, 7),
+            "seconds": 60.0,
+        }
+        for number in range(1, count + 1)
+    ]
 
 
 @pytest.fixture
@@ -112,6 +128,13 @@ PICTURES = {
     ),
     "confusion": (visualize.draw_confusion_matrix, [CONFUSIONS], {}),
     "roc": (visualize.draw_roc_curve, [CURVES], {"threshold": 0.4}),
+    "calibration": (visualize.draw_calibration, [CURVES], {"threshold": 0.4}),
+    "comparison": (visualize.draw_comparison, [make_runs(12)], {}),
+    "mistakes": (
+        visualize.draw_mistakes,
+        [{f"group {k}": list(zip(*make_predictions(5 - k), strict=True)) for k in range(4)}],
+        {"threshold": 0.4, "notes": ["A warning.", "X-rays: somebody"]},
+    ),
 }
 
 
@@ -131,7 +154,7 @@ def test_picture_is_small_and_the_same_every_time(name, tmp_path):
 
 
 @pytest.mark.parametrize("title", [LONG_TITLE, PHANTOM_TITLE, "W" * 200, r"not math: $\frac$"])
-@pytest.mark.parametrize("name", ["curves", "predictions", "confusion", "roc"])
+@pytest.mark.parametrize("name", [name for name in PICTURES if name != "large images"])
 def test_title_is_complete_and_nothing_is_clipped(name, title, drawn):
     function, arguments, options = PICTURES[name]
     figure = drawn(function, *arguments, title=title, **options)
@@ -336,3 +359,42 @@ def test_roc_with_one_class_is_drawn(auc, drawn):
     assert labels[0] == "validation\nno curve: only one class"
     assert labels[1].startswith("test\nAUC 0.900\nat 0.5") and labels[1].count("sens.") == 1
     assert_nothing_clipped(figure)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("splits", [1, 2])
+def test_calibration_states_error_and_counts(drawn, splits, threshold):
+    rng = np.random.default_rng(0)
+    labels, probabilities = rng.integers(0, 2, 90), rng.random(90)
+    curve = {"labels": labels, "probabilities": probabilities}
+    curves = {name: curve for name in ("validation", "test")[:splits]}
+    figure = drawn(visualize.draw_calibration, curves, title="run", threshold=threshold)
+    error = calibration(labels, probabilities)["error"]
+    assert f"validation: expected calibration error {error:.3f}" in texts(figure)
+    hits = ((probabilities >= threshold) == labels).sum()
+    assert texts(figure).count(f"right ({hits})") == splits
+    bars = [bar.get_height() for axes in figure.axes[1:] for bar in axes.patches]
+    assert sum(bars) == 90 * splits  # none falls outside the bins
+    assert_nothing_clipped(figure)
+
+
+@pytest.mark.parametrize("count", [1, 2, 12, 40])
+def test_comparison_shows_every_run_near_its_place(drawn, count):
+    runs = make_runs(count)
+    figure = drawn(visualize.draw_comparison, runs, title="runs\nsmall.npz")
+    shown = [[text for text in axes.texts if text.get_text().isdigit()] for axes in figure.axes]
+    assert [len(numbers) for numbers in shown] == [count - (count >= 2), count]
+    for text in shown[0]:
+        run = runs[int(text.get_text()) - 1]
+        low, high = figure.axes[0].get_xlim()
+        moved = abs(text.get_position()[0] - np.log10(run["parameters"])) / (high - low)
+        assert moved < 0.1 and text.get_position()[1] == 100 * run["accuracy"]
+    assert_nothing_clipped(figure)
+
+
+def test_points_stand_side_by_side():
+    points = np.array([[0.5, 0.5], [0.5, 0.5], [0.5, 0.52], [0.1, 0.5]])
+    places = visualize._side_by_side(points, width=0.03, height=0.06)
+    assert places[0] == 0.5 and places[3] == 0.1
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert abs(places[a] - places[b]) >= 0.03 - 1e-9

@@ -1,0 +1,207 @@
+"""Every sentence of `results/README.md` and `README.id.md`, in English and Indonesian."""
+
+LANGUAGES = ("en", "id")
+
+MESSAGES: dict[str, tuple[str, str]] = {
+    "language": ("English", "Bahasa Indonesia"),
+    "title": ("Results", "Hasil"),
+    "intro": (
+        "Chest X-rays of two classes, cardiomegaly (0) against pneumothorax (1). This page is "
+        "written by `python visualize.py` from what every run has left in its folder. It is no "
+        "medical device, and nothing here says anything about a patient.",
+        "Foto rontgen dada dari dua kelas, kardiomegali (0) dan pneumotoraks (1). Halaman ini "
+        "ditulis oleh `python visualize.py --lang id` dari berkas yang ditinggalkan setiap "
+        "percobaan di foldernya. Ini bukan alat medis, dan tidak ada satu pun angka di sini yang "
+        "menyatakan sesuatu tentang seorang pasien.",
+    ),
+    "protocol_title": ("How the numbers are chosen", "Cara angka-angka ini dipilih"),
+    "protocol": (
+        "Training images train. Validation images choose the epoch, the decision threshold and the "
+        'recipe, so that "val, as selected" is optimistic by construction. Test images are '
+        'evaluated once per run, at that epoch and that threshold: "test, held out" is the figure '
+        "to believe.",
+        "Citra latih dipakai untuk melatih. Citra validasi memilih epoch, ambang keputusan, dan "
+        'resep, sehingga angka "validasi, hasil pemilihan" pasti terlalu optimistis. Citra uji '
+        'dievaluasi satu kali per percobaan, pada epoch dan ambang tersebut: angka "uji, tidak '
+        'ikut memilih" inilah yang patut dipercaya.',
+    ),
+    "reading": (
+        "The positive class is pneumothorax. Rows are in the order of their validation AUC, with "
+        "the yardsticks below: to order them by test would be to choose on test. A test figure is "
+        "**bold** only if it is the highest of its table and the 95 % interval of its paired "
+        "difference to every other row lies above zero (both models resampled together, by "
+        "patients where they are known; without a correction for the number of comparisons).",
+        "Kelas positif adalah pneumotoraks. Baris diurutkan menurut AUC validasi, dengan "
+        "pembanding klasik di bagian bawah: mengurutkan menurut data uji berarti memilih dengan "
+        "data uji. Angka uji dicetak **tebal** hanya jika angka itu yang tertinggi di tabelnya dan "
+        "selang 95 % dari selisih berpasangannya terhadap setiap baris lain berada di atas nol "
+        "(kedua model di-bootstrap bersama, per pasien bila pasiennya diketahui; tanpa koreksi "
+        "untuk banyaknya perbandingan).",
+    ),
+    "phantom_title": ("Phantom runs", "Percobaan dengan data tiruan (phantom)"),
+    "phantom": (
+        "The images of these runs are procedural. Their numbers say nothing about X-rays; they "
+        "show that the programs run.",
+        "Citra pada percobaan ini dibuat oleh program. Angkanya tidak menyatakan apa pun tentang "
+        "foto rontgen; angka itu hanya menunjukkan bahwa programnya berjalan.",
+    ),
+    "names": (
+        "Which image of the NIH each of them is",
+        "Nama berkas NIH dari setiap citra",
+    ),
+    "train": ("train", "latih"),
+    "val": ("val", "validasi"),
+    "test": ("test", "uji"),
+    "split": ("split", "bagian"),
+    "together": ("together", "jumlah"),
+    "cardiomegaly": ("cardiomegaly", "kardiomegali"),
+    "pneumothorax": ("pneumothorax", "pneumotoraks"),
+    "table_title": ("All runs", "Semua percobaan"),
+    "head_run": ("run", "percobaan"),
+    "head_val_accuracy": ("val accuracy,<br>as selected", "akurasi validasi,<br>hasil pemilihan"),
+    "head_goal": ("val 90 %<br>reached", "validasi 90 %<br>tercapai"),
+    "head_val_auc": ("val AUC", "AUC validasi"),
+    "head_test_accuracy": ("test accuracy,<br>held out", "akurasi uji,<br>tidak ikut memilih"),
+    "head_test_auc": ("test AUC", "AUC uji"),
+    "head_parameters": ("parameters", "parameter"),
+    "head_time": ("training time", "waktu latih"),
+    "head_milliseconds": ("ms per image,<br>alone / of 64", "ms per citra,<br>satu / dari 64"),
+    "head_looks": ("runs of this recipe<br>evaluated on test", "percobaan resep ini<br>yang diuji"),
+    "interval": ("({low} to {high})", "({low} s.d. {high})"),
+    "yes": ("yes", "ya"),
+    "no": ("no", "tidak"),
+    "seed": ("seed {seed}", "seed {seed}"),
+    "average_of_seeds": ("average of {n} seeds", "rerata {n} seed"),
+    "average_of_folds": ("average of {n} folds", "rerata {n} lipatan"),
+    "members_alone": (
+        "Members of run {run} alone on test, mean ± standard deviation: accuracy {accuracy}, AUC "
+        "{auc}.",
+        "Anggota percobaan {run} sendiri-sendiri pada data uji, rerata ± simpangan baku: akurasi "
+        "{accuracy}, AUC {auc}.",
+    ),
+    "patient": ("patients", "pasien"),
+    "image": ("images", "citra"),
+    "yardstick_majority": ("Majority class", "Kelas mayoritas"),
+    "yardstick_logistic_pixels": (
+        "Logistic regression on pixels",
+        "Regresi logistik pada piksel",
+    ),
+    "yardstick_hog_linear_svm": ("HOG + linear SVM", "HOG + SVM linear"),
+    "yardstick_hog_rbf_svm": ("HOG + RBF SVM", "HOG + SVM RBF"),
+    "below_table": (
+        "In brackets: 95 % bootstrap intervals, which resample {unit}. Times of under a minute are "
+        "in seconds, longer ones in m:ss. The last column counts the runs here whose recipe "
+        "differs in nothing but the seed and that were evaluated on test, members of averages "
+        "included: of many, the highest is partly luck.",
+        "Dalam kurung: selang bootstrap 95 % dengan pengambilan ulang per {unit}. Waktu di bawah "
+        "satu menit ditulis dalam detik, selebihnya dalam m:dd. Kolom terakhir menghitung "
+        "percobaan di halaman ini yang resepnya hanya berbeda pada seed dan sudah dievaluasi pada "
+        "data uji, termasuk anggota sebuah rerata: dari banyak percobaan, angka "
+        "tertinggi sebagian adalah keberuntungan.",
+    ),
+    "test_accuracy": ("test accuracy", "akurasi uji"),
+    "test_auc": ("test AUC", "AUC uji"),
+    "best_clear": (
+        "Highest {figure}: run {run}, with the interval of its difference to every other run above "
+        "zero.",
+        "Nilai {figure} tertinggi: percobaan {run}; selang selisihnya terhadap setiap percobaan "
+        "lain berada di atas nol.",
+    ),
+    "best_unclear": (
+        "Highest {figure}: run {run}, not bold because the interval of its difference to these "
+        "runs reaches zero: {others}.",
+        "Nilai {figure} tertinggi: percobaan {run}, tidak dicetak tebal karena selang selisihnya "
+        "terhadap percobaan berikut mencakup nol: {others}.",
+    ),
+    "no_yardsticks": (
+        "No yardsticks yet: `python baselines.py` with the same `--data` adds them.",
+        "Belum ada pembanding klasik: `python baselines.py` dengan `--data` yang sama "
+        "menambahkannya.",
+    ),
+    "cross_validation_title": (
+        "Cross-validation with patients kept together",
+        "Validasi silang dengan citra seorang pasien tetap bersama",
+    ),
+    "head_divided": ("what is divided", "data yang dibagi"),
+    "head_images": ("images", "citra"),
+    "head_oof_auc": ("AUC out of fold", "AUC di luar lipatan"),
+    "head_gain": ("AUC minus that of {reference}", "AUC dikurangi AUC {reference}"),
+    "below_cross_validation": (
+        "Each image is judged by the one model that was fitted without its fold; 95 % intervals "
+        "as above, the differences paired. Where train and val are divided together, a network "
+        "chooses its epoch on the fold it is judged on, which favours it a little; a yardstick "
+        "chooses nothing there.",
+        "Setiap citra dinilai oleh satu-satunya model yang dilatih tanpa lipatan citra itu; selang "
+        "95 % seperti di atas, selisihnya berpasangan. Bila data latih dan validasi dibagi "
+        "bersama, sebuah jaringan memilih epoch pada lipatan yang juga menilainya, sehingga "
+        "sedikit diuntungkan; pembanding klasik tidak memilih apa pun di sana.",
+    ),
+    "comparison_caption": (
+        "Test accuracy with 95 % intervals against the number of parameters and against training "
+        "time; the numbers are those of the table. Points that would cover each other stand "
+        "side by side.",
+        "Akurasi uji dengan selang 95 % terhadap banyaknya parameter dan terhadap waktu latih; "
+        "nomornya sama dengan nomor di tabel. Titik yang akan saling menutupi digeser sedikit ke "
+        "samping.",
+    ),
+    "pairs_title": ("Pairs of runs on the test images", "Pasangan percobaan pada citra uji"),
+    "some_pairs": (
+        "Each run against {references}: the highest validation AUC of all and of the yardsticks. "
+        "Any other pair: `python visualize.py pair RUN RUN`.",
+        "Setiap percobaan dibandingkan dengan {references}: AUC validasi tertinggi dari semuanya "
+        "dan dari pembanding klasik. Pasangan lain: `python visualize.py pair RUN RUN`.",
+    ),
+    "pairs_summary": ("The {n} pairs", "Ke-{n} pasangan"),
+    "head_first": ("first", "pertama"),
+    "head_second": ("second", "kedua"),
+    "head_accuracy_gain": ("accuracy, first minus second", "akurasi, pertama dikurangi kedua"),
+    "head_auc_gain": ("AUC, first minus second", "AUC, pertama dikurangi kedua"),
+    "head_only_first": ("only first right", "hanya pertama benar"),
+    "head_only_second": ("only second right", "hanya kedua benar"),
+    "head_mcnemar": ("McNemar's p", "p McNemar"),
+    "below_pairs": (
+        "Differences of accuracy are in percentage points. Their 95 % intervals are those of a "
+        "paired bootstrap that resamples {unit}. McNemar's exact test takes every image for "
+        "independent; several images of one patient are not, so its p is too small, and the "
+        "interval is the one to go by.",
+        "Selisih akurasi dinyatakan dalam poin persen. Selang 95 %-nya berasal dari bootstrap "
+        "berpasangan dengan pengambilan ulang per {unit}. Uji eksak McNemar menganggap setiap "
+        "citra saling bebas; beberapa citra dari satu pasien tidaklah demikian, sehingga nilai p "
+        "itu terlalu kecil dan selanglah yang sebaiknya dipegang.",
+    ),
+    "gallery_title": ("Pictures", "Gambar"),
+    "caption_training_curves": (
+        "Loss and accuracy over the epochs; the ring marks the epoch that was kept.",
+        "Loss dan akurasi sepanjang epoch; lingkaran menandai epoch yang disimpan.",
+    ),
+    "caption_confusion_matrix": (
+        "Confusion matrices at the chosen threshold.",
+        "Matriks konfusi pada ambang terpilih.",
+    ),
+    "caption_roc_curve": (
+        "ROC curves with the thresholds 0.5 and the chosen one.",
+        "Kurva ROC dengan ambang 0,5 dan ambang terpilih.",
+    ),
+    "caption_calibration": (
+        "Calibration, and the confidence of right and wrong predictions.",
+        "Kalibrasi, serta tingkat keyakinan prediksi yang benar dan yang salah.",
+    ),
+    "caption_gradcam": (
+        "Where the network looks (Grad-CAM).",
+        "Bagian citra yang dilihat jaringan (Grad-CAM).",
+    ),
+    "caption_members": (
+        "The members and their average.",
+        "Para anggota dan reratanya.",
+    ),
+    "caption_val_predictions": (
+        "Random validation images with true class, predicted class and confidence.",
+        "Citra validasi acak dengan kelas sebenarnya, kelas prediksi, dan tingkat keyakinan.",
+    ),
+    "mistakes": (
+        "The most confident errors and the most uncertain cases, with indices and pictures (test "
+        "images: to be looked at only after the recipe is final)",
+        "Kesalahan yang paling diyakini model dan kasus yang paling meragukan, dengan indeks dan "
+        "gambar (citra uji: baru dilihat setelah resepnya final)",
+    ),
+}

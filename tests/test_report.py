@@ -1,0 +1,443 @@
+"""The pages in `results/`: what they say is in the runs' files, and no more than that."""
+
+import csv
+import dataclasses
+import json
+import re
+import string
+
+import numpy as np
+import pytest
+from conftest import TINY, run_script
+from PIL import Image
+
+import datareader
+import report
+import visualize
+from messages import MESSAGES
+from metrics import choose_threshold, evaluate_probabilities
+from storage import InputError
+from tasks import SPLIT_TITLES
+
+COUNTS = {"train": (40, 60), "val": (12, 20), "test": (20, 32)}
+
+
+def split_images(split):
+    """Row in the source, label and file name of every image of a made-up source."""
+    negatives, positives = COUNTS[split]
+    labels = np.array([0] * negatives + [1] * positives)
+    index = 3 * np.arange(len(labels)) + 5
+    names = [f"{split_number(split)}{i // 2:07d}_{i % 2:03d}.png" for i in range(len(labels))]
+    return index, labels, names
+
+
+def split_number(split):
+    return list(COUNTS).index(split)
+
+
+def make_run(results_dir, name, skill=1.0, noise=0, seed=42, test=True, **changes):
+    """Write a run's folder as training does, with probabilities ``skill`` away from chance."""
+    folder = results_dir / name
+    folder.mkdir(parents=True)
+    figures, predicted = {}, {}
+    rng = np.random.default_rng(noise)
+    for split in ("val", "test"):
+        index, labels, _ = split_images(split)
+        logits = skill * (2 * labels - 1) + rng.normal(0, 1, len(labels))
+        predicted[split] = index, labels, 1 / (1 + np.exp(-logits))
+    threshold = choose_threshold(*predicted["val"][1:])
+    for split, (index, labels, probabilities) in predicted.items():
+        if split == "test" and not test:
+            continue
+        figures[split] = evaluate_probabilities(labels, probabilities, threshold)
+        write_table(folder / f"{split}_probabilities.csv", index, labels, probabilities)
+    data = {
+        "source": "small.npz",
+        "sha256": "ab" * 32,
+        "phantom": False,
+        "counts": {s: dict(zip(datareader.CLASS_NAMES, n, strict=True)) for s, n in COUNTS.items()},
+    }
+    metrics = {
+        "name": name,
+        "model": "TinyNet",
+        "parameters": 12345,
+        "data": {**data, **changes.pop("data", {})},
+        "recipe": {"name": "tiny", "epochs": 4, "lr": 0.01, "seed": seed},
+        "recipe_name": "report",
+        "seed": seed,
+        "device": "cpu",
+        "threshold": threshold,
+        "tta": "none",
+        "bootstrap_unit": "patient",
+        "seconds": 83.0,
+        "train": None,
+        "test": None,
+        **figures,
+        **changes,
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return metrics
+
+
+def write_table(path, index, labels, probabilities, origin=None):
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow((["split"] if origin else []) + ["index", "label", "probability"])
+        for row in zip(index.tolist(), labels.tolist(), probabilities.tolist(), strict=True):
+            writer.writerow(([origin] if origin else []) + list(row))
+
+
+def write_names(results_dir, source="small"):
+    with (results_dir / f"{source}_names.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["split", "index", "name", "label"])
+        for split in COUNTS:
+            index, labels, names = split_images(split)
+            writer.writerows(
+                (split, *row) for row in zip(index.tolist(), names, labels.tolist(), strict=True)
+            )
+
+
+def page_of(results_dir, language="en"):
+    return report.write_report(results_dir, language).read_text(encoding="utf-8")
+
+
+def row_of(page, name):
+    """Cells of the run's row in the table of all runs."""
+    line = next(line for line in page.splitlines() if f"[{name}](" in line)
+    return [cell.strip() for cell in line.strip("| ").split(" | ")]
+
+
+def test_row_states_the_runs_figures(tmp_path):
+    costs = {f"inference_batch{n}": {"median_ms": ms} for n, ms in ((1, 1.25), (64, 0.5))}
+    metrics = make_run(tmp_path, "one_small", costs=costs)
+    cells = row_of(page_of(tmp_path), "one")
+    val, test = metrics["val"], metrics["test"]
+    low, high = (100 * end for end in test["accuracy_ci95"])
+    assert cells[1] == "[one](one_small/)<br>TinyNet · report · seed 42"
+    assert cells[2].startswith(f"{100 * val['accuracy']:.1f} %")
+    assert cells[3] == ("yes" if val["accuracy"] >= 0.9 else "no")
+    assert cells[4] == f"{val['auc']:.3f}"
+    assert cells[5] == f"{100 * test['accuracy']:.1f} %<br>({low:.1f} to {high:.1f})"
+    assert cells[6].startswith(f"{test['auc']:.3f}")
+    assert cells[7:] == ["12,345", "1:23 (cpu)", "1.25 / 0.5", "1"]
+
+
+@pytest.mark.parametrize("skill, reached", [(0.1, "no"), (9.0, "yes")])
+def test_goal_is_about_val(tmp_path, skill, reached):
+    make_run(tmp_path, "one_small", skill)
+    assert row_of(page_of(tmp_path), "one")[3] == reached
+
+
+def test_runs_on_different_data_and_phantoms_never_share_a_table(tmp_path):
+    make_run(tmp_path, "a_small")
+    make_run(tmp_path, "b_other", data={"source": "other.npz", "sha256": "cd" * 32})
+    phantom = {"source": f"{datareader.PHANTOM_MARK} (28 px)", "sha256": "ef" * 32, "phantom": True}
+    make_run(tmp_path / "phantom", "c", data=phantom)
+    page = page_of(tmp_path)
+    positions = [
+        page.index(f"[{name}]({link}")
+        for name, link in (("b", "b_other"), ("a", "a_small"), ("c", "phantom/c"))
+    ]
+    headings = [page.index(text) for text in ("## other.npz", "## small.npz", "## Phantom runs")]
+    assert headings[0] < positions[0] < headings[1] < positions[1] < headings[2] < positions[2]
+    assert page.count("**PHANTOM DATA, not ChestMNIST.**") == 1
+
+
+def test_files_of_one_name_with_other_content_are_other_data(tmp_path):
+    for number, sha256 in enumerate(("ab" * 32, "cd" * 32)):
+        for kind in "xy":
+            make_run(tmp_path, f"{kind}{number}_small", noise=number, data={"sha256": sha256})
+    page = page_of(tmp_path)
+    assert page.count("\n## small.npz") == 2
+    assert {p.name for p in tmp_path.glob("*.png")} == {
+        "comparison_small_ababab.png",
+        "comparison_small_cdcdcd.png",
+    }
+
+
+def test_looks_at_test_are_counted_by_recipe(tmp_path):
+    make_run(tmp_path, "a_small", seed=1)
+    make_run(tmp_path, "b_small", seed=2, noise=1)
+    make_run(tmp_path, "c_small", seed=3, noise=2, test=False)
+    make_run(tmp_path, "d_small", recipe={"name": "tiny", "epochs": 4, "lr": 0.02, "seed": 1})
+    members = [{"test": {"accuracy": 0.7, "auc": 0.8}}] * 3
+    make_run(tmp_path, "e_small", members=members, kind="3 seeds")
+    page = page_of(tmp_path)
+    looks = {name: row_of(page, name)[-1] for name in "abcde"}
+    assert looks == {"a": "5", "b": "5", "c": "5", "d": "1", "e": "1"}
+    assert row_of(page, "c")[5:7] == ["-", "-"]
+    assert "average of 3 seeds" in row_of(page, "e")[1]
+
+
+def test_knob_that_an_older_run_lacks_is_off(tmp_path):
+    from engine import Recipe, as_dict
+
+    make_run(tmp_path, "old_small")
+    recipe = as_dict(Recipe(name="tiny", epochs=4, lr=0.01, seed=7))
+    make_run(tmp_path, "new_small", recipe=recipe)
+    page = page_of(tmp_path)
+    assert row_of(page, "old")[-1] == row_of(page, "new")[-1] == "2"
+
+
+def test_only_a_supported_best_is_bold(tmp_path):
+    make_run(tmp_path, "good_small", skill=4)
+    make_run(tmp_path, "poor_small", skill=0, noise=1)
+    page = page_of(tmp_path)
+    assert [row_of(page, "good")[k].startswith("**") for k in (5, 6)] == [True, True]
+    assert not any(cell.startswith("**") for cell in row_of(page, "poor"))
+    make_run(tmp_path, "twin_small", skill=4, seed=2)
+    page = page_of(tmp_path)
+    assert not any(
+        cell.startswith("**") for name in ("good", "twin") for cell in row_of(page, name)
+    )
+    assert "not bold because the interval" in page
+
+
+def test_rows_are_in_the_order_of_val_with_yardsticks_below(tmp_path):
+    make_run(tmp_path, "low_small", skill=0.3)
+    make_run(tmp_path, "high_small", skill=3)
+    make_run(tmp_path, "svm_small", skill=9, yardstick=True, recipe={"name": "hog_rbf_svm"})
+    page = page_of(tmp_path)
+    assert [row_of(page, name)[0] for name in ("high", "low", "svm")] == ["1", "2", "3"]
+    assert "HOG + RBF SVM" in row_of(page, "svm")[1] and "seed" not in row_of(page, "svm")[1]
+    assert "No yardsticks yet" not in page
+
+
+def test_patients_come_from_a_list_of_names_that_fits(tmp_path):
+    make_run(tmp_path, "a_small")
+    make_run(tmp_path, "b_small", noise=1)
+    run = report.read_runs(tmp_path)[0]
+    assert report.read_patients(tmp_path, run, "test") is None
+    assert "paired bootstrap that resamples images" in page_of(tmp_path)
+    write_names(tmp_path)
+    patients = report.read_patients(tmp_path, run, "test")
+    assert patients.tolist() == [name[:8] for name in split_images("test")[2]]
+    assert "paired bootstrap that resamples patients" in page_of(tmp_path)
+    path = tmp_path / "small_names.csv"
+    path.write_text(path.read_text().replace(",1\n", ",0\n"))  # a list of other labels
+    assert report.read_patients(tmp_path, run, "test") is None
+
+
+def test_pairs_count_what_only_one_has_right(tmp_path):
+    make_run(tmp_path, "a_small", skill=2)
+    make_run(tmp_path, "b_small", skill=0.5, noise=1)
+    one, other = report.read_runs(tmp_path)
+    page = page_of(tmp_path)
+    line = next(line for line in page.splitlines() if line.startswith("| 1 a |"))
+    cells = [cell.strip() for cell in line.strip("| ").split("|")]
+    only = (one.hits("test") & ~other.hits("test")).sum()
+    assert cells[4] == str(only)
+    gain = 100 * (one.metrics["test"]["accuracy"] - other.metrics["test"]["accuracy"])
+    assert cells[2].startswith(f"{gain:+.1f} (")
+    text = report.describe_pair(tmp_path, "a_small", "b_small")
+    assert f"only the first right {only}," in text and "resample images" in text
+
+
+def test_many_runs_are_compared_with_two_references(tmp_path):
+    for number in range(7):
+        make_run(tmp_path, f"net{number}_small", skill=number / 3, noise=number)
+    make_run(tmp_path, "svm_small", yardstick=True, recipe={"name": "hog_rbf_svm"})
+    page = page_of(tmp_path)
+    assert "The 13 pairs" in page
+    assert "Each run against net6, svm" in page
+
+
+def test_cross_validation_is_set_against_the_best_yardstick(tmp_path):
+    make_run(tmp_path, "net_small")
+    make_run(tmp_path, "svm_small", yardstick=True, recipe={"name": "hog_rbf_svm"})
+    index, labels, _ = split_images("train")
+    for name, skill in (("net_small", 4), ("svm_small", 0.2)):
+        rng = np.random.default_rng(0)
+        probabilities = 1 / (1 + np.exp(-skill * (2 * labels - 1) - rng.normal(size=len(labels))))
+        rows = rng.permutation(len(labels))  # the order of the folds
+        path = tmp_path / name / "oof_probabilities.csv"
+        write_table(path, index[rows], labels[rows], probabilities[rows])
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        metrics["oof"] = evaluate_probabilities(labels, probabilities, 0.5)
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+    page = page_of(tmp_path)
+    line = next(line for line in page.splitlines() if line.startswith("| 1 net | train | 100"))
+    low = float(re.search(r"\((\+\d\.\d+) to", line.rsplit("|", 2)[1])[1])
+    assert "AUC minus that of svm" in page and low > 0
+
+
+def test_indonesian_page_has_its_own_file_and_decimal_comma(tmp_path):
+    metrics = make_run(tmp_path, "one_small")
+    make_run(tmp_path, "two_small", noise=1)
+    page = page_of(tmp_path, "id")
+    assert (tmp_path / "README.id.md").exists() and not (tmp_path / "README.md").exists()
+    assert f"{100 * metrics['test']['accuracy']:.1f} %".replace(".", ",") in page
+    assert "12.345" in page and page.startswith("# Hasil")
+    assert "[Bahasa Indonesia](README.id.md)" in page_of(tmp_path)
+
+
+def test_messages_have_the_same_values_in_every_language():
+    for key, texts_of in MESSAGES.items():
+        english, indonesian = (
+            {field for _, field, _, _ in string.Formatter().parse(text)} for text in texts_of
+        )
+        assert english == indonesian, key
+
+
+@pytest.mark.parametrize("language", ["en", "id"])
+def test_every_link_leads_to_a_file_and_pictures_are_small(tmp_path, language):
+    make_run(tmp_path, "one_small")
+    make_run(tmp_path, "two_small", noise=1)
+    write_names(tmp_path)
+    page = page_of(tmp_path, language)
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", page) if not link.startswith("http")]
+    assert "comparison_small.png" in links and "one_small/calibration.png" in links
+    for link in links:
+        assert (tmp_path / link).exists(), link
+        if link.endswith(".png"):
+            assert (tmp_path / link).stat().st_size < 300_000
+            assert Image.open(tmp_path / link).format == "PNG"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "metrics.json").write_text("{"),
+        lambda folder: (folder / "metrics.json").write_text("[]"),
+        lambda folder: (folder / "val_probabilities.csv").unlink(),
+        lambda folder: (folder / "test_probabilities.csv").write_text("index,label,probability\n"),
+        lambda folder: (folder / "test_probabilities.csv").write_text(
+            re.sub(
+                r"[\d.]+(e-\d+)?$",
+                "0.5",
+                (folder / "test_probabilities.csv").read_text(),
+                flags=re.MULTILINE,
+            )
+        ),
+    ],
+    ids=["no json", "a list", "no table", "empty table", "other probabilities"],
+)
+def test_damaged_run_is_named_and_left_out(tmp_path, damage, capsys):
+    make_run(tmp_path, "sound_small")
+    make_run(tmp_path, "broken_small", noise=1)
+    damage(tmp_path / "broken_small")
+    assert [run.name for run in report.read_runs(tmp_path)] == ["sound_small"]
+    assert "broken_small" in capsys.readouterr().err
+
+
+def test_unfinished_run_is_not_reported(tmp_path):
+    make_run(tmp_path, "a_small")
+    make_run(tmp_path, "a_small.unfinished")
+    assert [run.name for run in report.read_runs(tmp_path)] == ["a_small"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--lang", "fr"],
+        ["pair", "a", "b"],
+        ["mistakes", "--data", "no.npz", "--run", "a"],
+        ["names", "--data", "no.npz"],
+        ["--results-dir"],
+        ["nonsense"],
+    ],
+)
+def test_wrong_input_is_one_line_and_writes_nothing(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        visualize.main(arguments)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_pair_refuses_what_cannot_be_compared(tmp_path):
+    make_run(tmp_path, "a_small")
+    make_run(tmp_path, "b_small", test=False)
+    make_run(tmp_path, "c_other", data={"source": "other.npz", "sha256": "cd" * 32})
+    for other, reason in (
+        ("b_small", "not evaluated"),
+        ("c_other", "different data"),
+        ("d", "no finished run 'd'"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            report.describe_pair(tmp_path, "a_small", other)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, phantom_npz):
+    """A results folder with one small run on a phantom file."""
+    folder = tmp_path_factory.mktemp("trained")
+    ended = run_script(
+        TINY, "--data", phantom_npz, "--epochs", 1, "--device", "cpu", "--name", "one", cwd=folder
+    )
+    assert ended.returncode == 0, ended.stderr
+    return folder / "results"
+
+
+def test_training_leaves_its_calibration_and_the_page_shows_it(trained):
+    assert (trained / "one" / "calibration.png").exists()
+    page = page_of(trained)
+    assert "(one/calibration.png)" in page and "(one/training_curves.png)" in page
+    assert page.index("## Phantom runs") < page.index("[one](one/)")
+
+
+def test_mistakes_are_the_most_confident_errors_first(trained, phantom_npz):
+    data = datareader.load(str(phantom_npz))
+    (path,) = report.write_mistakes(data, trained)
+    assert (path.parent / "mistakes.png").stat().st_size < 300_000
+    text = path.read_text(encoding="utf-8")
+    assert "Look at the test images only after the recipe is final." in text
+    (run,) = report.read_runs(trained)
+    for split in ("val", "test"):
+        predictions, hits = run.predictions[split], run.hits(split)
+        section = text.split(f"## {SPLIT_TITLES[split].capitalize()}")[1]
+        assert section.startswith(f": {(~hits).sum()} of {len(hits)} wrong")
+        errors, uncertain = re.findall(r"### Most [^\n]*\n\n((?:\|[^\n]*\n?)+)", section)[:2]
+        listed = [int(line.split("|")[1]) for line in errors.splitlines()[2:]]
+        away = np.abs(predictions.probabilities - run.metrics["threshold"])
+        confidence = np.where(
+            predictions.probabilities >= run.metrics["threshold"],
+            predictions.probabilities,
+            1 - predictions.probabilities,
+        )
+        wrong = np.flatnonzero(~hits)
+        expected = wrong[np.argsort(-confidence[wrong], kind="stable")][: report.LISTED]
+        assert listed == predictions.index[expected].tolist()
+        nearest = int(uncertain.splitlines()[2].split("|")[1])
+        assert nearest == predictions.index[np.argmin(away)]
+    assert "(one/mistakes.md)" in page_of(trained)
+
+
+def test_mistakes_of_other_data_are_refused(trained, phantom_npz):
+    other = dataclasses.replace(datareader.load(str(phantom_npz)), sha256="0" * 64)
+    with pytest.raises(InputError, match="was made from"):
+        report.write_mistakes(other, trained)
+    with pytest.raises(InputError, match="no such finished run"):
+        report.write_mistakes(other, trained, "two")
+
+
+def test_new_run_of_the_name_takes_the_mistakes_of_the_old_one_away(trained):
+    from storage import RunFiles
+
+    files = RunFiles(trained, trained, "one")
+    assert {trained / "one" / name for name in ("mistakes.md", "mistakes.png")} <= set(files.paths)
+    assert files.paths[-1] == files.metrics
+
+
+def test_names_of_the_real_subset(real_npz, tmp_path):
+    data = datareader.load(str(real_npz))
+    path = report.write_names(data, tmp_path)
+    assert path.name == "chestmnist_nih_subset_28_names.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 605
+    for split in datareader.SPLITS:
+        part = getattr(data, split)
+        mine = [row for row in rows if row["split"] == split]
+        assert [int(row["index"]) for row in mine] == part.index.tolist()
+        assert [row["name"] for row in mine] == part.names.tolist()
+        assert [int(row["label"]) for row in mine] == part.labels.tolist()
+
+
+def test_source_without_names_is_refused(phantom_npz, tmp_path):
+    with pytest.raises(InputError, match="holds no names"):
+        report.write_names(datareader.load(str(phantom_npz)), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
