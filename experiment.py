@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from storage import (
     write_csv,
 )
 from tasks import SPLIT_TITLES, task_of
-from weights import RANDOM_MARK, starting_point
+from weights import RANDOM_MARK, StartingPoint, starting_point
 
 
 def run(
@@ -76,14 +76,18 @@ def run(
     """
     with one_line_errors(), StopSignals() as signals:
         options = parse(recipes, argv, imagenet_url is not None, knobs, findings)
-        if callable(imagenet_url):
-            imagenet_url = imagenet_url(**options.model_arguments)
+        start = None
+        if imagenet_url is not None:
+            url = imagenet_url
+            if callable(imagenet_url):
+                url = imagenet_url(**options.model_arguments)
+            start = cache(partial(starting_point, options.weights, url))  # once for all members
         if options.members or options.folds:
             from ensemble import Ensemble
 
-            Ensemble(partial(Run, build, signals, imagenet_url), options).go()
+            Ensemble(partial(Run, build, signals, start), options).go()
             return None
-        one = Run(build, signals, imagenet_url, options, below=below)
+        one = Run(build, signals, start, options, below=below)
         one.go()
     return one.final
 
@@ -118,7 +122,7 @@ class Run:
     Args:
         build: model class.
         signals: checked between two batches.
-        imagenet_url: of torchvision's weights, where the model can start from any.
+        start: reads the weights to start from, where the model can start from any.
         options: of `flags.parse`.
         data: by default what the options name.
         below: folder of what this run is a part of, inside both output folders.
@@ -135,7 +139,7 @@ class Run:
         self,
         build: Callable[..., nn.Module],
         signals: StopSignals,
-        imagenet_url: str | None,
+        start: Callable[[], StartingPoint] | None,
         options: argparse.Namespace,
         data: datareader.TwoClassData | None = None,
         below: str = "",
@@ -147,7 +151,7 @@ class Run:
         self.device = pick_device(options.device)
         if self.recipe.amp == "fp16" and self.device.type == "cpu":
             raise InputError("--amp fp16: not on a CPU; allowed there are auto, off and bf16")
-        if self.recipe.stage1_epochs and imagenet_url is None:
+        if self.recipe.stage1_epochs and start is None:
             raise InputError(
                 "--stage1-epochs: this network has no backbone to freeze; allowed is 0"
             )
@@ -165,9 +169,8 @@ class Run:
         check_writable(self.final.models_dir, "--models-dir")
         self.files = self.final
         self.history_lines: list[str] = []
-        self.start = None
-        if imagenet_url is not None:
-            self.start = starting_point(options.weights, imagenet_url)
+        self.start = start() if start else None
+        if self.start is not None:
             self.build = partial(self.build, self.start)
             self._check_leaks()
         network = self.build()  # what does not fit is told before anything is written

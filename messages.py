@@ -38,6 +38,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "(kedua model di-bootstrap bersama, per pasien bila pasiennya diketahui; tanpa koreksi "
         "untuk banyaknya perbandingan).",
     ),
+    "own_pages": (
+        "Comparisons with a page of their own:",
+        "Perbandingan yang punya halaman sendiri:",
+    ),
     "phantom_title": ("Phantom runs", "Percobaan dengan data tiruan (phantom)"),
     "phantom": (
         "The images of these runs are procedural. Their numbers say nothing about X-rays; they "
@@ -67,6 +71,27 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "head_time": ("training time", "waktu latih"),
     "head_milliseconds": ("ms per image,<br>alone / of 64", "ms per citra,<br>satu / dari 64"),
     "head_looks": ("runs of this recipe<br>evaluated on test", "percobaan resep ini<br>yang diuji"),
+    "costs_title": ("What each network costs", "Biaya setiap jaringan"),
+    "head_arithmetic": ("million multiply-<br>accumulates", "juta operasi<br>kali-tambah"),
+    "head_speed": ("speed<br>ratio", "rasio<br>kecepatan"),
+    "head_training_rate": ("images/s<br>in training", "citra/dtk<br>saat latih"),
+    "head_alone": ("ms per image,<br>alone", "ms per citra,<br>satu per satu"),
+    "head_of_64": ("ms per image,<br>64 at once", "ms per citra,<br>64 sekaligus"),
+    "head_memory": ("memory in<br>training, MB", "memori saat<br>latih, MB"),
+    "head_checkpoint": ("checkpoint,<br>MB", "checkpoint,<br>MB"),
+    "below_costs": (
+        "Multiply-accumulates are those of one image at the size the network sees. The speed ratio "
+        "is the longest training time of this table on the same device over the run's own, early "
+        "stopping included; of an average, all members are counted. Milliseconds are medians with "
+        "quartiles, without test-time augmentation. Memory: tensors of one training step. Times "
+        "are of whatever machine the run was made on, with whatever else it had to do.",
+        "Operasi kali-tambah dihitung untuk satu citra pada ukuran masukan jaringan. Rasio "
+        "kecepatan adalah waktu latih terlama di tabel ini pada perangkat yang sama dibagi waktu "
+        "latih percobaan itu, termasuk penghentian dini; untuk sebuah rerata, semua anggotanya "
+        "dihitung. Milidetik adalah median dengan kuartil, tanpa augmentasi saat uji. Memori: "
+        "tensor pada satu langkah latih. Waktu bergantung pada mesin tempat percobaan dijalankan "
+        "dan pada beban lain di mesin itu.",
+    ),
     "interval": ("({low} to {high})", "({low} s.d. {high})"),
     "yes": ("yes", "ya"),
     "no": ("no", "tidak"),

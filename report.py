@@ -316,6 +316,14 @@ def write_report(results_dir: Path, language: str = "en") -> Path:
     page.add(f"## {page.say('protocol_title')}")
     page.add(page.say("protocol"))
     page.add(page.say("reading"))
+    own_pages = [  # of comparisons, whose runs lie deeper
+        path
+        for path in sorted(results_dir.glob("*/README.md"))
+        if not (path.parent / "metrics.json").exists()
+    ]
+    if own_pages:
+        links = (f"[{_escaped(p.parent.name)}]({_link(results_dir, p)})" for p in own_pages)
+        page.add(f"{page.say('own_pages')} {', '.join(links)}.")
     groups: dict[tuple[bool, str], list[StoredRun]] = {}
     for run in runs:
         key = run.phantom, run.metrics["data"]["sha256"]
@@ -387,6 +395,7 @@ def _add_source(
         page.add(f"*{page.say('comparison_caption')}*")
         page.add(f"{sub} {page.say('pairs_title')}")
         _add_pairs(page, group, tested, patients)
+    _add_costs(page, group, sub)
     _add_cross_validation(page, results_dir, group, sub)
     page.add(f"{sub} {page.say('gallery_title')}")
     for number, run in enumerate(group, 1):
@@ -470,6 +479,50 @@ def _add_table(
     page.table(["#", *(page.say(f"head_{head}") for head in heads)], rows)
     unit = group[0].metrics.get("bootstrap_unit")
     page.add(page.say("below_table", unit=page.say(unit if unit == "patient" else "image")))
+
+
+def _add_costs(page: Page, group: Sequence[StoredRun], sub: str) -> None:
+    """What each network costs; times and speed ratios only among runs on the same device."""
+    rows = []
+    for number, run in enumerate(group, 1):
+        metrics, costs = run.metrics, run.metrics.get("costs")
+        if not costs:
+            continue
+        same = [r.metrics for r in group if r.metrics.get("device") == metrics.get("device")]
+        slowest = max(other["seconds"] for other in same)
+        spread = []
+        for n in (1, 64):
+            times = costs.get(f"inference_batch{n}") or {}
+            ends = [times[key] for key in ("low_ms", "high_ms") if key in times]
+            text = page.number(times.get("median_ms"), ".3g")
+            spread.append(_two_lines(text, page, ends, ".3g", 1))
+        rows.append(
+            [
+                str(number),
+                _escaped(run.short_name),
+                page.number(metrics.get("parameters"), ","),
+                page.number(_over(costs.get("multiply_accumulates"), 1e6), ".3g"),
+                page.percent(metrics["val"]["accuracy"]),
+                page.percent(metrics["test"]["accuracy"]) if metrics["test"] else NOTHING,
+                _time(page, metrics["seconds"], metrics.get("device")),
+                f"{page.number(slowest / metrics['seconds'], '.1f')}x",
+                page.number(metrics.get("images_per_second"), ".3g"),
+                *spread,
+                page.number(_over(costs.get("peak_memory_bytes"), 1e6), ".3g"),
+                page.number(_over(costs.get("checkpoint_bytes"), 1e6), ".3g"),
+            ]
+        )
+    if not rows:
+        return
+    heads = ["run", "parameters", "arithmetic", "val_accuracy", "test_accuracy", "time", "speed"]
+    heads += ["training_rate", "alone", "of_64", "memory", "checkpoint"]
+    page.add(f"{sub} {page.say('costs_title')}")
+    page.table(["#", *(page.say(f"head_{head}") for head in heads)], rows)
+    page.add(page.say("below_costs"))
+
+
+def _over(value: float | None, unit: float) -> float | None:
+    return None if value is None else value / unit
 
 
 def _looks(group: Sequence[StoredRun]) -> Counter[str]:

@@ -123,6 +123,44 @@ def test_row_states_the_runs_figures(tmp_path):
     assert cells[7:] == ["12,345", "1:23 (cpu)", "1.25 / 0.5", "1"]
 
 
+COSTS = {
+    "multiply_accumulates": 94_000_000,
+    "inference_batch1": {"median_ms": 4.5, "low_ms": 4.25, "high_ms": 5.0},
+    "inference_batch64": {"median_ms": 1.5, "low_ms": 1.25, "high_ms": 2.0},
+    "peak_memory_bytes": None,
+    "checkpoint_bytes": 5_000_000,
+}
+
+
+def test_costs_are_told_with_speed_against_the_slowest_on_the_same_device(tmp_path):
+    make_run(tmp_path, "slow", costs=COSTS, seconds=300.0, images_per_second=50.0)
+    make_run(tmp_path, "fast", costs=COSTS, seconds=120.0, images_per_second=125.0)
+    make_run(tmp_path, "other_device", costs=COSTS, seconds=1.0, device="cuda")
+    make_run(tmp_path, "without_costs")
+    page = page_of(tmp_path).split("### What each network costs")[1].split("### ")[0]
+    rows = {
+        cells[1]: cells
+        for line in page.splitlines()
+        if line.startswith("| ") and len(cells := line.strip("| ").split(" | ")) == 13
+    }
+    assert {name for name in rows if name not in ("run", "---")} == {"slow", "fast", "other_device"}
+    assert rows["fast"][2:4] == ["12,345", "94"]
+    assert (rows["fast"][6], rows["fast"][7]) == ("2:00 (cpu)", "2.5x")
+    assert (rows["slow"][7], rows["other_device"][7]) == ("1.0x", "1.0x")
+    assert rows["fast"][8:11] == ["125", "4.5<br>(4.25 to 5)", "1.5<br>(1.25 to 2)"]
+    assert rows["fast"][11:] == ["-", "5"]
+
+
+def test_pages_of_comparisons_are_linked(tmp_path):
+    make_run(tmp_path, "one")
+    (tmp_path / "family").mkdir()
+    (tmp_path / "family" / "README.md").write_text("# The family")
+    (tmp_path / "one" / "README.md").write_text("# An ensemble's own page")
+    page = page_of(tmp_path)
+    assert "[family](family/README.md)" in page
+    assert "one/README.md" not in page
+
+
 @pytest.mark.parametrize("skill, reached", [(0.1, "no"), (9.0, "yes")])
 def test_goal_is_about_val(tmp_path, skill, reached):
     make_run(tmp_path, "one_small", skill)
