@@ -156,7 +156,7 @@ class Ensemble:
                 "counts": self.data.counts(),
             },
             "threshold": threshold,
-            "threshold_chosen_on": SPLIT_TITLES["oof"] if basis == "oof" else basis,
+            "threshold_chosen_on": "out-of-fold" if basis == "oof" else basis,
             "seconds": sum(member.metrics["seconds"] for member in members),
             "train": None,
             "test": None,
@@ -235,9 +235,10 @@ class Ensemble:
     ) -> None:
         import visualize
 
-        counts = ", ".join(f"{name} n = {len(split)}" for name, split in splits.items())
+        names = {"oof": "out of fold"}
+        counts = ", ".join(f"{names.get(k, k)} n = {len(split)}" for k, split in splits.items())
         title = (
-            f"{metrics['name']} · {metrics['model']}, average of {metrics['kind']}\n"
+            f"{metrics['name']}\n{metrics['model']}, average of {metrics['kind']}\n"
             f"{self.data.source} · {counts}"
         )
         if note := metrics.get("starting_weights", {}).get("note"):
@@ -367,7 +368,7 @@ def _page(metrics: Mapping[str, Any]) -> str:
             f"{metrics['device']} in {metrics['amp']}, PyTorch {metrics['torch']}, "
             f"{metrics['seconds']:.0f} seconds in all. Probabilities are averaged; the threshold "
             f"{metrics['threshold']:.2f} was chosen on the {metrics['threshold_chosen_on']} "
-            f"probabilities of the average. Intervals: 95 %, resampling "
+            f"probabilities. Intervals: 95 %, resampling "
             f"{metrics['bootstrap_unit']}s.{f' {note.capitalize()}.' if note else ''}",
             "",
             *_table(
