@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from experiment import make_folder, places, write_probabilities
 from flags import add_data, add_folder, check_name, run_name
 from folds import FOLDS_SEED, join, make_folds
 from metrics import choose_threshold, evaluate_probabilities, roc_auc
+from notebook_cell import leave
 from storage import InputError, OneLineParser, RunFiles, atomic_write, check_writable
 from tasks import SPLIT_TITLES
 
@@ -368,8 +368,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             check_name(options.name)
         run(options)
     except (InputError, OSError) as error:
-        print(" ".join(f"error: {error}".splitlines()), file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+        leave(2 if isinstance(error, InputError) else 1, f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from console import StopSignals
 from experiment import one_line_errors
 from family import REDUCTION, WIDTH, recipes_for, train
 from flags import check_name, parse, pick_device, run_name
+from notebook_cell import command_line
 from resnet_mish import MishResNet34
 from resnet_modified import ModifiedResNet34
 from resnet_plain import Plain34, ResNet34
@@ -70,7 +70,7 @@ MEMBERS = {**FAMILY, **ABLATION}
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is not finished, then write the comparison; exit statuses of `experiment.run`."""
     with one_line_errors(), StopSignals():
-        own, flags = _own_flags(sys.argv[1:] if argv is None else argv)
+        own, flags = _own_flags(command_line() if argv is None else argv)
         recipes = recipes_for(NAME, flags)
         options = parse(recipes, flags, knobs={"width": WIDTH}, findings=True)
         if options.no_test or options.overwrite or options.members or options.folds:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from notebook_cell import Line, in_notebook
+
 
 class Interrupted(BaseException):
     """Ctrl-C or SIGTERM; like KeyboardInterrupt, no ``except Exception`` catches it.
@@ -58,7 +60,7 @@ class StopSignals:
 
 
 class Progress:
-    """A bar in a terminal or a notebook, a line per epoch in a log file."""
+    """A bar in a terminal, one line in a notebook, a line per epoch in a log file."""
 
     def __init__(self, epochs: int, steps: int, done: int) -> None:
         from tqdm import tqdm
@@ -66,11 +68,11 @@ class Progress:
         self.epochs, self.steps, self.epoch = epochs, steps, done
         self.bar = None
         self.start, self.started_at = time.perf_counter(), done
-        if sys.stdout.isatty() or "ipykernel" in sys.modules:
+        if sys.stdout.isatty() or in_notebook():
             self.bar = tqdm(
                 total=epochs * steps,
                 initial=done * steps,
-                file=sys.stdout,
+                file=Line() if in_notebook() else sys.stdout,
                 mininterval=0.5,
                 dynamic_ncols=True,
                 bar_format="{desc} |{bar:16}| {elapsed} < {remaining}{postfix}",

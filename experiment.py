@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 import datareader
+import notebook_cell
 import provenance
 from console import Interrupted, Progress, StopSignals, duration
 from engine import (
@@ -60,8 +61,8 @@ def run(
     """Run a training script: parse the flags, train or resume, evaluate, draw.
 
     Ends the process with status 2 for wrong input, 130 or 143 when interrupted (resumable), 1 for
-    any other failure, each with one line on stderr; returns where everything lies when done (None
-    for an ensemble).
+    any other failure, each with one line on stderr (see `notebook_cell.leave` for a cell's end);
+    returns where everything lies when done (None for an ensemble). A notebook shows the pictures.
 
     Args:
         build: model class.
@@ -85,10 +86,14 @@ def run(
         if options.members or options.folds:
             from ensemble import Ensemble
 
-            Ensemble(partial(Run, build, signals, start), options).go()
+            ensemble = Ensemble(partial(Run, build, signals, start), options)
+            ensemble.go()
+            notebook_cell.show(ensemble.files.folder.glob("*.png"))
             return None
         one = Run(build, signals, start, options, below=below)
         one.go()
+        if not below:
+            notebook_cell.show(one.final.folder.glob("*.png"))
     return one.final
 
 
@@ -112,8 +117,7 @@ def one_line_errors() -> Iterator[None]:
     except Interrupted as interruption:
         status = 128 + interruption.signum
         message = f"interrupted{interruption.when}: the same command with --resume goes on"
-    print(" ".join(message.splitlines()), file=sys.stderr, flush=True)
-    sys.exit(status)
+    notebook_cell.leave(status, message)
 
 
 class Run:

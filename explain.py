@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import datareader
+import notebook_cell
 from augment import to_input
 from flags import pick_device
 from inference import TrainedModel, load_model
@@ -311,6 +312,7 @@ def explain(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     print("\n".join([*lines, str(out)]))
+    notebook_cell.show([out])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -339,4 +341,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    notebook_cell.leave(main())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import nn
 
 from engine import Recipe, knob
 from experiment import run
+from notebook_cell import command_line, show
 from storage import RunFiles
 
 CPU_SIZE, GPU_SIZE = 64, 224  # pixels; the reports' size would take a CPU twelve times longer
@@ -74,7 +74,7 @@ def train(
         argv: flags, by default the process's own.
         below: folder of what this run is a part of.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    argv = command_line() if argv is None else argv
     if _peek(argv, "--image-size") is None and not {"-h", "--help"} & set(argv):
         size = recipes_for(name, argv)["cosine"].image_size
         print(f"image size {size} px (by default {GPU_SIZE} on a GPU, {CPU_SIZE} on a CPU)")
@@ -96,7 +96,7 @@ def train_both(members: Mapping[str, Callable[..., nn.Module]]) -> None:
     Args:
         members: by the name of their runs; with ``--name`` that follows the name given.
     """
-    argv = sys.argv[1:]
+    argv = command_line()
     prefix = _peek(argv, "--name")
     found = {}
     for name, build in members.items():
@@ -110,6 +110,7 @@ def train_both(members: Mapping[str, Callable[..., nn.Module]]) -> None:
     path = files[0].results_dir / ("_vs_".join(one.name for one in files) + ".png")
     draw_side_by_side({name: [read_run(one)] for name, one in found.items()}, path)
     print(f"side by side: {path}")
+    show([path])
 
 
 def read_run(files: RunFiles) -> dict[str, Any]:

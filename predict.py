@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+import notebook_cell
 from datareader import CLASS_NAMES
 from flags import pick_device
 from inference import TrainedModel, load_model
@@ -308,4 +309,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    notebook_cell.leave(main())

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from notebook_cell import command_line
+
 TEMPORARY_SUFFIX = ".tmp"
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # some network drives
 LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # of PyTorch's files before the zip
@@ -55,7 +57,13 @@ class InputError(ValueError):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Raises `InputError` for a wrong command line instead of printing a page of usage."""
+    """Raises `InputError` for a wrong command line instead of printing a page of usage.
+
+    By default it parses `notebook_cell.command_line`.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return super().parse_known_args(command_line() if args is None else args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see --help)")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import io
 import math
-import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +34,7 @@ from PIL import Image
 
 from datareader import CLASS_NAMES, NIH_CREDIT, PHANTOM_MARK
 from metrics import calibration
+from notebook_cell import command_line, leave, show
 from storage import InputError, OneLineParser, atomic_write, check_writable
 
 GOAL_PERCENT = 90
@@ -999,6 +999,7 @@ def _augmentation(options: argparse.Namespace) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     draw_augmentation(originals, np.stack(warps, 1), options.out, title=title, credit=credit)
     print(options.out)
+    show([options.out])
 
 
 def _readme(options: argparse.Namespace) -> None:
@@ -1018,8 +1019,9 @@ def _mistakes(options: argparse.Namespace) -> None:
     import report
 
     data = datareader.load(options.data, options.root, options.source_size)
-    for path in report.write_mistakes(data, options.results_dir, options.run):
-        print(path)
+    pages = report.write_mistakes(data, options.results_dir, options.run)
+    print(*pages, sep="\n")
+    show(page.with_suffix(".png") for page in pages)
 
 
 def _names(options: argparse.Namespace) -> None:
@@ -1065,15 +1067,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="FILE.png",
         help="(default: results/augmentation.png)",
     )
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = command_line() if argv is None else list(argv)
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         argv.insert(0, "readme")
     try:
         options = parser.parse_args(argv)
         options.work(options)
     except (InputError, OSError) as error:
-        print(" ".join(f"error: {error}".splitlines()), file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+        leave(2 if isinstance(error, InputError) else 1, f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,74 @@
+"""What differs where a script runs in a notebook's cell, by ``%run`` or with its text pasted in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class Stopped(Exception):
+    """Ends a cell as a wrong flag or Ctrl-C ends a script: shown as its one line alone."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback."""
+        return [str(self)]
+
+
+class Line:
+    """A file for a progress bar: what is written takes the place of what was written before.
+
+    The cell's output thus holds one line, also where a notebook is stored after a long training.
+    """
+
+    def __init__(self) -> None:
+        from IPython.display import display
+
+        self._handle = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def write(self, text: str) -> None:
+        """Show ``text``, which tqdm begins with a carriage return."""
+        if text.strip():
+            self._handle.update({"text/plain": text.strip()}, raw=True)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def in_notebook() -> bool:
+    """Whether the code runs in the kernel of a notebook, Colab's and VS Code's included."""
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+    return hasattr(get_ipython(), "kernel")
+
+
+def command_line() -> list[str]:
+    """The process's own arguments; none in a cell without ``%run``, which has the kernel's."""
+    arguments = sys.argv[1:]
+    if in_notebook() and any(word.endswith(".json") for word in arguments):  # its connection file
+        return []
+    return arguments
+
+
+def show(pictures: Iterable[Path]) -> None:
+    """Show PNG files below the cell, the oldest first; elsewhere do nothing."""
+    if in_notebook():
+        from IPython.display import Image, display
+
+        for path in sorted(pictures, key=lambda path: (path.stat().st_mtime_ns, path.name)):
+            display(Image(path.read_bytes()))
+
+
+def leave(status: int, message: str = "") -> None:
+    """End the process with an exit status after one line on stderr, if there is any.
+
+    Raises:
+        Stopped: in a notebook, where the process goes on and a status of 0 needs no end.
+    """
+    message = " ".join(message.splitlines())
+    if in_notebook():
+        if status:
+            raise Stopped(message or "stopped: see above")
+        return
+    if message:
+        print(message, file=sys.stderr, flush=True)
+    sys.exit(status)
