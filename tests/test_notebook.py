@@ -63,6 +63,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, allow_errors: bool = 
     client = NotebookClient(
         notebook,
         timeout=300,
+        startup_timeout=300,
         kernel_name="python3",
         allow_errors=allow_errors,
         resources={"metadata": {"path": str(folder)}},
@@ -125,7 +126,7 @@ def test_the_notebook_trains_looks_compares_and_packs_on_colab(kernel_home, phan
     notebook.cells.insert(0, new_code_cell(stubs))
     cells = execute(notebook, kernel_home)
 
-    assert not [error for cell in cells for error in errors(cell)]
+    assert not [printed(cell) + error for cell in cells for error in errors(cell)]
     *_, mount, train, look, compare, pack = cells
     output = kernel_home / "drive" / "MyDrive" / "chestmnist"
     assert printed(mount).strip() == str(output / "results")
