@@ -45,7 +45,7 @@ APPENDED = {  # by the beginning of a command, the longest counts
 }
 PLACEHOLDERS = {"FILE.npz": ["{phantom}"], "IMAGE_OR_FOLDER": ["images"], "RUN RUN": COMMITTED}
 ELSEWHERE = ("pip install", "python -m pytest")  # installation, and what runs this very file
-SLOW = ("--members", "--folds", "benchmarks/seeds.py", "compare_family.py")
+SLOW = ("--source-size", "--members", "--folds", "benchmarks/seeds.py", "compare_family.py")
 
 
 def blocks(readme: str, language: str) -> list[str]:
