@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from engine import Recipe, autocast
 
 BATCHES = (1, 64)  # images at once: one patient waiting, and a folder full of them
 SLOW_SECONDS = 1.0  # a batch that takes longer is timed fewer times
-MEMORY_BATCH = 8  # activations of a larger batch are in proportion
+MEMORY_BATCH = 2  # activations of a larger batch are in proportion
 
 
 def measure(
@@ -33,7 +34,8 @@ def measure(
         ``input_size`` in pixels; ``multiply_accumulates`` of one image through
         convolutions, linear layers and attention; ``inference_batch1`` and ``inference_batch64``,
         milliseconds per image with quartiles, from uint8 image to logit, without test-time
-        augmentation; ``peak_memory_bytes`` of a training step (see `training_memory`).
+        augmentation; ``peak_memory_bytes`` of a training step (see `training_memory`). What does
+        not fit into the device's memory is None.
     """
     model.eval()
     with torch.enable_grad():  # without it PyTorch fuses attention, which the counter cannot see
@@ -41,9 +43,20 @@ def measure(
     return {
         "input_size": recipe.image_size or images.shape[-1],
         "multiply_accumulates": arithmetic,
-        **{f"inference_batch{n}": _inference(model, images, recipe, amp, n) for n in BATCHES},
-        "peak_memory_bytes": training_memory(model, images, recipe, amp),
+        **{
+            f"inference_batch{n}": _where_it_fits(_inference, model, images, recipe, amp, n)
+            for n in BATCHES
+        },
+        "peak_memory_bytes": _where_it_fits(training_memory, model, images, recipe, amp),
     }
+
+
+def _where_it_fits(measurement: Callable[..., Any], *arguments: Any) -> Any:
+    """What a measurement says, None where the device's memory does not suffice for it."""
+    try:
+        return measurement(*arguments)
+    except torch.OutOfMemoryError:
+        return None
 
 
 def multiply_accumulates(model: nn.Module, x: torch.Tensor) -> int:

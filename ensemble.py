@@ -316,7 +316,9 @@ def _costs(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "input_size": costs[0]["input_size"],
         **{key: sum(cost[key] for cost in costs) for key in summed},
         **{
-            batch: {key: sum(cost[batch][key] for cost in costs) for key in costs[0][batch]}
+            batch: None
+            if any(cost[batch] is None for cost in costs)
+            else {key: sum(cost[batch][key] for cost in costs) for key in costs[0][batch]}
             for batch in ("inference_batch1", "inference_batch64")
         },
         "peak_memory_bytes": None if None in peaks else max(peaks),

@@ -220,8 +220,12 @@ def _table(found: Comparison) -> list[dict[str, Any]]:
         costs = [run["costs"] for run in runs]
         row |= {
             "multiply_accumulates": costs[0]["multiply_accumulates"],
-            "batch1_ms": np.median([cost["inference_batch1"]["median_ms"] for cost in costs]),
-            "batch64_ms": np.median([cost["inference_batch64"]["median_ms"] for cost in costs]),
+            **{
+                f"batch{n}_ms": np.median(
+                    [(cost[f"inference_batch{n}"] or {}).get("median_ms", np.nan) for cost in costs]
+                )
+                for n in (1, 64)
+            },
             "peak_memory_bytes": costs[0]["peak_memory_bytes"],
             "epoch_seconds": np.median([s for run in runs for s in run["history"]["seconds"]]),
             "epochs": np.mean([run["epochs_run"] for run in runs]),

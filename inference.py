@@ -89,7 +89,7 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
     """
     device = device or torch.device("cpu")
     state = load_checkpoint(path, sealed=True)
-    if "tta" in state and "threshold" not in state:
+    if state.get("model_arguments", {}).get("outputs", 1) > 1:
         raise InputError(
             f"checkpoint '{path}' is of --task findings; wanted is one of the two classes"
         )

@@ -112,3 +112,16 @@ def test_memory_grows_with_the_batch_and_repeats() -> None:
     large = costs.training_memory(model, images(), Recipe(name="tiny", batch_size=64), None)
     fixed = 4 * sum(p.nbytes for p in model.parameters())
     assert 14 < (large - fixed) / (small - fixed) < 18
+
+
+def test_what_does_not_fit_is_left_open_and_ends_no_run() -> None:
+    class Hungry(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training or len(x) > 8:
+                raise torch.OutOfMemoryError("out of memory: tried to allocate 3.00 GiB")
+            return super().forward(x)
+
+    figures = costs.measure(Hungry(), images(), RECIPE, None)
+    assert figures["inference_batch1"]["median_ms"] > 0
+    assert figures["inference_batch64"] is None
+    assert figures["peak_memory_bytes"] is None
