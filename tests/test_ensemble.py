@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -374,3 +376,23 @@ def test_weights_trained_on_val_or_test_are_refused_for_a_plain_run(tmp_path, na
         capsys.readouterr()
         assert stages(tmp_path / "bad", *once, bad, "--epochs", 1) == 2
         assert f"{name} images" in capsys.readouterr().err
+
+
+def test_a_finished_members_network_leaves_the_memory(tmp_path, named_npz, monkeypatch):
+    """Or an ensemble's optimiser states pile up on a small graphics card."""
+    alive = []
+    start = engine.Trainer.__init__
+
+    def remember(trainer, *arguments, **more):
+        assert not any(one() for one in alive)
+        start(trainer, *arguments, **more)
+        alive.extend(map(weakref.ref, (trainer, trainer.model, trainer.optimizer)))
+
+    monkeypatch.setattr(engine.Trainer, "__init__", remember)
+    gc.disable()  # it comes when it likes; a device's memory cannot wait for it
+    try:
+        assert call(TinyNet, FAST, tmp_path, "--data", named_npz, "--members", 3) == 0
+    finally:
+        gc.enable()
+    assert len(alive) == 9
+    assert not any(one() for one in alive)
