@@ -155,6 +155,7 @@ class Ensemble:
                 **{key: first["data"][key] for key in ("source", "size", "sha256", "phantom")},
                 "counts": self.data.counts(),
             },
+            "recipe_changes": self.options.recipe_changes,
             "threshold": threshold,
             "threshold_chosen_on": "out-of-fold" if basis == "oof" else basis,
             "seconds": sum(member.metrics["seconds"] for member in members),
@@ -362,11 +363,13 @@ def _page(metrics: Mapping[str, Any]) -> str:
         for name, gain in best["gain_of_the_average"].items()
     ]
     note = metrics.get("starting_weights", {}).get("note")
+    changes = ", ".join(f"`{key}` {value}" for key, value in metrics["recipe_changes"].items())
     return "\n".join(
         [
             f"# {metrics['model']}, average of {metrics['kind']}",
             "",
-            f"Data: `{metrics['data']['source']}`. Recipe `{metrics['recipe_name']}`, "
+            f"Data: `{metrics['data']['source']}`. Recipe `{metrics['recipe_name']}`"
+            f"{f' with {changes}' if changes else ''}, "
             f"{metrics['device']} in {metrics['amp']}, PyTorch {metrics['torch']}, "
             f"{metrics['seconds']:.0f} seconds in all. Probabilities are averaged; the threshold "
             f"{metrics['threshold']:.2f} was chosen on the {metrics['threshold_chosen_on']} "

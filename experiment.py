@@ -495,6 +495,7 @@ class Run:
             "data": {**self.identity["data"], "phantom": self.data.phantom},
             "recipe": self.identity["recipe"],
             "recipe_name": self.options.recipe_name,
+            "recipe_changes": self.options.recipe_changes,
             "seed": self.recipe.seed,
             "device": self.device.type,
             "amp": _precision(trainer),

@@ -33,7 +33,8 @@ def parse(
 ) -> argparse.Namespace:
     """Flags to a namespace whose ``recipe`` is the chosen one with every override applied.
 
-    Its ``model_arguments`` are those of the network's constructor that have flags.
+    Its ``model_arguments`` are those of the network's constructor that have flags, its
+    ``recipe_changes`` what the run does otherwise than the recipe it names, the seed aside.
 
     Args:
         recipes: by name; the last one is the default.
@@ -139,7 +140,13 @@ def parse(
         overrides.setdefault("monitor", "val_auc")
         overrides["name"] = recipes[options.recipe].name + "_findings"
         options.model_arguments["outputs"] = len(FINDINGS)
-    options.recipe = dataclasses.replace(recipes[options.recipe], **overrides)
+    named = recipes[options.recipe]
+    options.recipe_changes = {
+        key: value
+        for key, value in overrides.items()
+        if key not in ("name", "seed") and value != getattr(named, key)
+    }
+    options.recipe = dataclasses.replace(named, **overrides)
     if 0 < options.recipe.image_size < 16:
         parser.error("--image-size: allowed are 0 and 16 to 1024 pixels")
     return options

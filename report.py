@@ -438,9 +438,9 @@ def _add_table(
         if run.kind == "ensemble":
             kind = "folds" if "folds" in str(metrics.get("kind")) else "seeds"
             about.append(page.say(f"average_of_{kind}", n=len(metrics["members"])))
-            about.append(metrics.get("recipe_name") or "")
+            about.append(_recipe(metrics))
         elif run.kind == "network":
-            about += [metrics.get("recipe_name") or "", page.say("seed", seed=metrics.get("seed"))]
+            about += [_recipe(metrics), page.say("seed", seed=metrics.get("seed"))]
         if run.kind != "yardstick":
             note = (metrics.get("starting_weights") or {}).get("note")
             about += [note] if note else []
@@ -523,6 +523,12 @@ def _add_costs(page: Page, group: Sequence[StoredRun], sub: str) -> None:
 
 def _over(value: float | None, unit: float) -> float | None:
     return None if value is None else value / unit
+
+
+def _recipe(metrics: Mapping[str, Any]) -> str:
+    """The recipe's name, and what the run does otherwise."""
+    changes = (metrics.get("recipe_changes") or {}).items()
+    return ", ".join([metrics.get("recipe_name") or "", *(f"{key} {v}" for key, v in changes)])
 
 
 def _looks(group: Sequence[StoredRun]) -> Counter[str]:

@@ -151,6 +151,11 @@ def test_costs_are_told_with_speed_against_the_slowest_on_the_same_device(tmp_pa
     assert rows["fast"][11:] == ["-", "5"]
 
 
+def test_a_row_says_what_was_done_otherwise_than_its_recipe(tmp_path):
+    make_run(tmp_path, "one", recipe_changes={"epochs": 30, "image_size": 64})
+    assert "TinyNet · report, epochs 30, image_size 64 · seed 42" in page_of(tmp_path)
+
+
 def test_pages_of_comparisons_are_linked(tmp_path):
     make_run(tmp_path, "one")
     (tmp_path / "family").mkdir()
