@@ -20,7 +20,7 @@ import visualize_family as pictures
 from datareader import FindingsData, TwoClassData
 from diagnostics import GRADIENT_BATCHES, SILENT_SLOPE, gradient_norms, silent_units
 from engine import Recipe, predict, resolve_amp
-from family import read_run
+from family import RECIPES, read_run
 from metrics import sigmoid
 from storage import InputError, RunFiles, atomic_write, load_checkpoint, write_csv
 from tasks import GOAL, SPLIT_TITLES
@@ -180,6 +180,17 @@ def write_report(
         pictures.draw_overlay(overlay, folder / "validation_curves.png")
     text = _readme(found, table, judged, ablation, inside, bool(overlay))
     atomic_write(folder / "README.md", text)
+
+
+def _changes(recipe: Recipe, named: Recipe) -> str:
+    """What a run does otherwise than the recipe it names, besides what the page tells anyway."""
+    told = ("name", "seed", "epochs", "image_size", "monitor")
+    changes = {
+        key: value
+        for key, value in asdict(recipe).items()
+        if key not in told and value != getattr(named, key)
+    }
+    return "".join(f", `{key}` {value}" for key, value in changes.items())
 
 
 def _read_scored(path: Path, threshold: float | None) -> Scored:
@@ -438,7 +449,8 @@ def _readme(
     parts = [
         f"# The 34-layer family: {task}",
         f"{found.data.source} ({n} images), {found.recipe.image_size} px, recipe "
-        f"`{first['recipe_name']}` ({found.recipe.epochs} epochs at most), seeds "
+        f"`{first['recipe_name']}`{_changes(found.recipe, RECIPES[first['recipe_name']])} "
+        f"({found.recipe.epochs} epochs at most), seeds "
         f"{', '.join(map(str, found.seeds))}, {first['device']} in {first['amp']}, PyTorch "
         f"{first['torch']}. Every network had the same recipe, seeds and order of images. Written "
         "by `compare_family.py`; every run is in `runs/`.",
