@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 import datareader
+from costs import BATCHES, milliseconds_per_image
 from engine import Recipe
 from experiment import make_folder, places, write_probabilities
 from flags import add_data, add_folder, check_name, run_name
@@ -35,7 +36,6 @@ from notebook_cell import leave
 from storage import InputError, OneLineParser, RunFiles, atomic_write, check_writable
 from tasks import SPLIT_TITLES
 
-BATCHES = (1, 64)  # images at once whose time is taken, as for the networks
 FOLDS = 5
 CELLS = 7  # of HOG along each side, so that every image size gives the same number of features
 PIXELS = 28  # larger images are averaged down for the regression on pixels, to at least this
@@ -303,13 +303,7 @@ def _inference(
 ) -> dict[str, float]:
     """Milliseconds per image, from uint8 image to probability, with quartiles."""
     images = data.val.images[np.arange(n) % len(data.val)]
-    seconds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        predict(yardstick, classifier, images)
-        seconds.append(time.perf_counter() - start)
-    low, median, high = np.percentile(seconds[1:], [25, 50, 75]) / n * 1000  # one warms up
-    return {"median_ms": float(median), "low_ms": float(low), "high_ms": float(high)}
+    return milliseconds_per_image(lambda: predict(yardstick, classifier, images), n)
 
 
 def run(options: argparse.Namespace) -> None:

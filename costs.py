@@ -72,13 +72,24 @@ def _inference(
     model: nn.Module, images: torch.Tensor, recipe: Recipe, amp: torch.dtype | None, n: int
 ) -> dict[str, float]:
     batch = images[torch.arange(n, device=images.device) % len(images)]
-    seconds: list[float] = []
-    repeats = 21 if n == 1 else 6
-    while len(seconds) < repeats:
-        start = time.perf_counter()
+
+    def ask() -> None:
         with torch.inference_mode(), autocast(images.device, amp):
             x = to_input(batch, recipe).contiguous(memory_format=torch.channels_last)
             model(x).float().cpu()  # a copy waits for the device
+
+    return milliseconds_per_image(ask, n, repeats=21 if n == 1 else 6)
+
+
+def milliseconds_per_image(ask: Callable[[], Any], n: int, repeats: int = 6) -> dict[str, float]:
+    """Median and quartiles of the time that ``ask`` takes for each of its ``n`` images.
+
+    The first of the repeats warms up and does not count.
+    """
+    seconds: list[float] = []
+    while len(seconds) < repeats:
+        start = time.perf_counter()
+        ask()
         seconds.append(time.perf_counter() - start)
         if seconds[-1] > SLOW_SECONDS:
             repeats = min(repeats, 4)

@@ -328,6 +328,8 @@ def _costs(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _page(metrics: Mapping[str, Any]) -> str:
     """The ensemble's own README.md."""
+    from report import markdown_table  # by way of matplotlib
+
     splits = [name for name in ("val", "held_out", "test") if name in metrics["mean_and_sd"]]
     head = ["member", *(f"{COLUMNS[s]} {f}" for s in splits for f in ("accuracy", "AUC"))]
     head += ["best epoch", "threshold", "seconds"]
@@ -376,11 +378,11 @@ def _page(metrics: Mapping[str, Any]) -> str:
             f"probabilities. Intervals: 95 %, resampling "
             f"{metrics['bootstrap_unit']}s.{f' {note.capitalize()}.' if note else ''}",
             "",
-            *_table(
+            markdown_table(
                 ["the average on", "n", "accuracy", "AUC", "sensitivity", "specificity"], together
             ),
             "",
-            *_table(head, rows),
+            markdown_table(head, rows),
             "",
             "![The members and their average](members.png)",
             "",
@@ -391,11 +393,6 @@ def _page(metrics: Mapping[str, Any]) -> str:
             "",
         ]
     )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def _with_interval(figures: Mapping[str, Any], key: str) -> str:

@@ -22,6 +22,7 @@ from diagnostics import GRADIENT_BATCHES, SILENT_SLOPE, gradient_norms, silent_u
 from engine import Recipe, predict, resolve_amp
 from family import RECIPES, read_run
 from metrics import sigmoid
+from report import markdown_table
 from storage import InputError, RunFiles, atomic_write, load_checkpoint, write_csv
 from tasks import GOAL, SPLIT_TITLES
 from verdicts import Estimate, Scored, difference, estimate, gain, score, verdict
@@ -483,7 +484,7 @@ def _readme(
             f"{row['epoch_seconds']:.1f}",
         ]
         lines.append(cells)
-    parts.append(_markdown(head, lines))
+    parts.append(markdown_table(head, lines))
     unit = first["bootstrap_unit"]
     parts.append(
         f"Means over seeds. Intervals are over seeds and {unit}s together (`verdicts.py`). "
@@ -542,7 +543,7 @@ def _verdict_table(judged: Sequence[Mapping[str, Any]]) -> str:
         least = f"{row['detectable']:.1f}" if known else "n/a"
         said = f"**{row['verdict']}**" + (f": {row['note']}" if row["note"] else "")
         rows.append((row["hypothesis"], f"{row['images']} {measure}", gain, least, said))
-    return _markdown(head, rows)
+    return markdown_table(head, rows)
 
 
 def _rule(found: Comparison) -> str:
@@ -570,9 +571,4 @@ def _ablation_table(rows: Sequence[Mapping[str, Any]]) -> str:
         known = math.isfinite(value)
         cells.append(f"{value:+.1f} ({low:+.1f} to {high:+.1f})" if known else "")
         lines.append(cells)
-    return _markdown(head, lines)
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [" | ".join(head), " | ".join("---" for _ in head), *(" | ".join(r) for r in rows)]
-    return "\n".join(f"| {line} |" for line in lines)
+    return markdown_table(head, lines)

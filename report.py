@@ -35,9 +35,8 @@ from datareader import (
 from messages import LANGUAGES, MESSAGES
 from metrics import mcnemar, paired_difference
 from storage import UNFINISHED, InputError, atomic_write, write_csv
-from tasks import SPLIT_TITLES
+from tasks import GOAL, SPLIT_TITLES
 
-GOAL = visualize.GOAL_PERCENT / 100
 ALL_PAIRS = 6  # runs of which every pair is listed; of more, each against two references
 LISTED, SHOWN = 10, visualize.GRID_COLUMNS  # mistakes of a kind in the table and in the picture
 WARNING = "Look at the test images only after the recipe is final."
@@ -287,13 +286,17 @@ class Page:
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], left: int = 2) -> None:
         """Add a table whose first ``left`` columns are flush left."""
-        self.add(_table(heads, rows, left))
+        self.add(markdown_table(heads, rows, left))
 
     def text(self) -> str:
         return "\n\n".join(self.blocks) + "\n"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+def markdown_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], left: int | None = None
+) -> str:
+    """A table whose first ``left`` columns are flush left, the others right; None: all left."""
+    left = len(heads) if left is None else left
     rules = ["---"] * left + ["---:"] * (len(heads) - left)
     return "\n".join(f"| {' | '.join(line)} |" for line in [heads, rules, *rows])
 
@@ -805,7 +808,9 @@ def _write_mistakes(run: StoredRun, data: TwoClassData) -> Path:
                 for i in rows[:LISTED]
             ]
             sections.append(f"### {kind.capitalize()}")
-            sections.append(_table(heads, cells, 3) if cells else "None: every one is right.")
+            sections.append(
+                markdown_table(heads, cells, 3) if cells else "None: every one is right."
+            )
     page = Page("en")
     page.add(f"# Mistakes of {run.name}")
     page.add(f"{_escaped(run.metrics['model'])} on {_escaped(run.source)}.")
