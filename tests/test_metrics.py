@@ -63,6 +63,16 @@ def test_hand_worked_case():
     assert figures["auc"] == pytest.approx(5 / 6)  # of six pairs only (-1, 1) is the wrong way
 
 
+@pytest.mark.parametrize("levels", [2, 9, 100_000])
+def test_area_under_the_curve_is_that_of_scikit_learn_with_and_without_ties(levels):
+    rng = np.random.default_rng(levels)
+    for n in (2, 58, 2306):
+        labels = np.arange(n) % 3 > 0 if n > 2 else np.array([0, 1])
+        scores = rng.integers(0, levels, n) / levels - 0.5 + 0.1 * labels
+        expected = reference.roc_auc_score(labels, scores)
+        assert roc_auc(labels, scores) == pytest.approx(expected, abs=1e-12)
+
+
 def test_probability_equal_to_the_threshold_is_positive():
     assert evaluate(np.array([0, 1]), np.array([0.0, 0.0]), 0.5)["confusion"] == [[0, 1], [0, 1]]
 
