@@ -1,0 +1,125 @@
+"""The speed benchmark: that it runs, and that its opponent trains the same thing."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import re
+import zipfile
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_script
+from torch.utils.data import DataLoader
+
+import datareader
+from benchmarks import textbook, train_speed
+from engine import Recipe, Trainer, predict
+from model import EfficientChestNet
+
+RECIPE = Recipe(
+    name="same",
+    epochs=2,
+    patience=2,
+    batch_size=16,
+    lr=1e-3,
+    schedule="onecycle",
+    warmup=0.25,
+    seed=3,
+)
+
+
+@pytest.fixture(scope="module")
+def data(phantom_npz):
+    return datareader.load(str(phantom_npz))
+
+
+def test_a_quick_run_writes_a_table_with_finite_ratios_and_the_figure(tmp_path):
+    """One row, the start and the figure: the other rows are the same code with other networks."""
+    rows = "--rows", "efficientchestnet", "start", "scaling"
+    result = run_script(
+        "benchmarks/train_speed.py", "--quick", "--threads", 1, "--out", tmp_path, *rows,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")]
+    assert len(cells) == 1 + 2
+    for row in cells[1:]:
+        figures = [float(figure) for cell in row[1:5] for figure in re.findall(r"-?[\d.]+", cell)]
+        assert len(figures) == 5
+        assert all(math.isfinite(figure) for figure in figures)
+    assert torch.__version__ in text
+    assert "PHANTOM DATA" in text
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["RESULTS.md", "scaling.png"]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "accumulation"), [("onecycle", 1), ("plateau", 1), ("constant", 2)]
+)
+def test_the_textbook_loop_and_ours_have_the_same_losses(schedule, accumulation, data):
+    """With the order made equal, nothing augmented and no dropout, two epochs of both."""
+    recipe = dataclasses.replace(RECIPE, schedule=schedule, accumulation=accumulation)
+    build = partial(EfficientChestNet, dropout=(0.0, 0.0))
+    cpu = torch.device("cpu")
+    trainer = Trainer(build, recipe, data.train.to(cpu), data.val.to(cpu))
+    order = torch.Generator().set_state(trainer.shuffle.get_state())
+    model = copy.deepcopy(trainer.model).to(memory_format=torch.contiguous_format)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
+    )
+    scheduler = textbook.make_scheduler(optimizer, recipe, trainer.steps_per_epoch)
+    dataset = textbook.ChestDataset(data.train, textbook.make_transform(recipe, training=True))
+    val = textbook.make_loader(data.val, recipe, training=False, workers=0)
+    for epoch in range(recipe.epochs):
+        ours = trainer.run_epoch()
+        rows = torch.randperm(len(data.train), generator=order)
+        batches = [batch.tolist() for batch in rows.split(recipe.batch_size)]
+        loader = DataLoader(dataset, batch_sampler=batches)
+        losses = textbook.train_epoch(model, loader, optimizer, scheduler, recipe, cpu)
+        _, _, val_loss = textbook.predict(model, val, cpu)
+        if schedule == "plateau":
+            scheduler.step(val_loss)
+        tolerance = 1e-5 if epoch == 0 else 1e-3  # rounding grows from step to step
+        assert np.mean(losses) == pytest.approx(ours["train_loss"], rel=tolerance)
+        assert val_loss == pytest.approx(ours["val_loss"], rel=10 * tolerance)
+        if epoch == 0:  # after the last step of all PyTorch's one-cycle class goes on below zero
+            rates = [o.param_groups[0]["lr"] for o in (optimizer, trainer.optimizer)]
+            assert rates[0] == pytest.approx(rates[1], rel=1e-6)
+
+
+def test_the_textbook_evaluates_mirror_images_as_ours_does(data):
+    torch.manual_seed(0)
+    model = EfficientChestNet()
+    recipe = dataclasses.replace(RECIPE, image_size=0, tta="flip")
+    images, labels = data.test.to(torch.device("cpu"))
+    loader = textbook.make_loader(data.test, recipe, training=False, workers=0)
+    logits, truth, _ = textbook.predict(model, loader, torch.device("cpu"), "flip")
+    np.testing.assert_allclose(logits, predict(model, images, recipe, tta="flip"), atol=1e-5)
+    assert (truth == labels.numpy()).all()
+
+
+def test_the_made_source_is_read_as_chestmnist_is(tmp_path):
+    path = tmp_path / "source.npz"
+    train_speed.make_source(path, 0.002)
+    loaded = datareader.filter_npz(path)
+    assert loaded.size == 224
+    with np.load(path) as whole:
+        for split in datareader.SPLITS:
+            kept = datareader.two_class_mask(whole[f"{split}_labels"])
+            expected = whole[f"{split}_images"][kept]
+            assert (getattr(loaded, split).images == expected).all()
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo("train_images.npy")
+    assert 1.2 < info.file_size / info.compress_size < 5
+
+
+def test_the_fit_of_a_step_finds_its_two_parts(tmp_path):
+    steps = {batch: 0.004 + 0.001 * batch for batch in (2, 8, 32, 128)}
+    result = {"steps": steps, "sizes": {100: 50.0, 1000: 60.0}, "batch_size": 32}
+    fixed, per_image = train_speed.draw_scaling(result, tmp_path / "figure.png", "made up")
+    assert (fixed, per_image) == pytest.approx((0.004, 0.001))
