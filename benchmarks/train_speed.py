@@ -36,7 +36,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import datareader
-from phantom import make_phantom
+from phantom import LABELS, make_phantom
 from storage import OneLineParser, atomic_write
 
 HERE = Path(__file__).resolve().parent
@@ -529,7 +529,7 @@ def make_source(path: Path, share: float) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for split, (n, kept) in counts.items():
             n, kept = max(8, round(n * share)), max(4, round(kept * share))
-            labels = np.zeros((n, datareader.N_FINDINGS), np.uint8)
+            labels = np.zeros((n, LABELS), np.uint8)
             chosen = rng.permutation(n)[:kept]
             labels[chosen[::2], datareader.CLASS_COLUMNS[0]] = 1
             labels[chosen[1::2], datareader.CLASS_COLUMNS[1]] = 1
@@ -561,10 +561,10 @@ def draw_scaling(result: dict[str, Any], path: Path, title: str) -> tuple[float,
 
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.loglog(batches, batches / seconds, "o", color="#1f4e79", label="measured")
+    left.semilogx(batches, batches / seconds, "o", color="#1f4e79", label="measured")
     line = np.geomspace(batches[0], batches[-1], 100)
     label = f"step = {fixed * 1e3:.1f} ms + {per_image * 1e3:.2f} ms x images"
-    left.loglog(line, line / (fixed + per_image * line), color="#1f4e79", label=label)
+    left.semilogx(line, line / (fixed + per_image * line), color="#1f4e79", label=label)
     left.axhline(1 / per_image, color="#808080", linestyle=":", label="arithmetic alone")
     crossing = fixed / per_image
     if crossing >= batches[0]:
@@ -583,7 +583,7 @@ def draw_scaling(result: dict[str, Any], path: Path, title: str) -> tuple[float,
     right.set_xlabel(f"training images (batches of {result['batch_size']})")
     right.set_title("an epoch with its validation", fontsize=11)
     for axis in (left, right):
-        axis.set_ylim(bottom=0 if axis is right else None)
+        axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
         axis.set_ylabel("training images per second")
         axis.grid(alpha=0.3)
     left.legend(fontsize=9, loc="lower right")
