@@ -7,17 +7,30 @@ batch, which trains on less variety than it seems.)
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 
-if TYPE_CHECKING:
-    from engine import Recipe
+from policies import apply_policy
+from recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Warp:
+    """Parameters of `affine` for N images: angle, translate, scale and flip."""
+
+    angle: torch.Tensor
+    translate: torch.Tensor
+    scale: torch.Tensor
+    flip: torch.Tensor
 
 
 def to_input(
-    images: torch.Tensor, recipe: Recipe, generator: torch.Generator | None = None
+    images: torch.Tensor,
+    recipe: Recipe,
+    generator: torch.Generator | None = None,
+    warp: Warp | None = None,
 ) -> torch.Tensor:
     """What the network sees: resized, augmented if a generator is given, then normalised.
 
@@ -27,6 +40,7 @@ def to_input(
         images: (N, 1, S, S) uint8.
         recipe: image size, augmentation and normalisation.
         generator: on the images' device; None for evaluation.
+        warp: of one image, done to all of them: a view for test-time augmentation.
 
     Returns:
         (N, 1, H, W) float32 with H = W = ``recipe.image_size`` or S.
@@ -43,6 +57,15 @@ def to_input(
         )
     if generator is not None:
         x = augment(x, recipe, generator)
+    if warp is not None:
+        n = len(x)
+        x = affine(
+            x,
+            warp.angle.expand(n),
+            warp.translate.expand(n, 2),
+            warp.scale.expand(n),
+            warp.flip.expand(n),
+        )
     return normalize(x, recipe)
 
 
@@ -59,28 +82,78 @@ def normalize(x: torch.Tensor, recipe: Recipe) -> torch.Tensor:
 
 
 def augment(x: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:
-    """Random rotation, translation, scale and horizontal flip, independent for each image.
+    """Warp, flip, change intensities and erase, as the recipe says, independently for each image.
 
     Args:
-        x: (N, 1, H, W) float.
+        x: (N, 1, H, W) in 0..1.
         generator: on ``x``'s device; it advances by the same amount for every batch of N.
     """
-    geometric = recipe.rotate or recipe.translate or recipe.scale
-    if not geometric and not recipe.flip:
-        return x
     n = len(x)
-    draws = torch.rand(5, n, generator=generator, device=x.device)
-    flip = draws[4] < recipe.flip
-    if not geometric:
-        return torch.where(flip[:, None, None, None], x.flip(-1), x)
+    if recipe.rotate or recipe.translate or recipe.scale or recipe.flip:
+        warp = draw_warps(n, recipe, generator)
+        if recipe.rotate or recipe.translate or recipe.scale:
+            x = affine(x, warp.angle, warp.translate, warp.scale, warp.flip)
+        else:
+            x = torch.where(warp.flip[:, None, None, None], x.flip(-1), x)
+    if recipe.vertical_flip:
+        upside_down = torch.rand(n, generator=generator, device=x.device) < recipe.vertical_flip
+        x = torch.where(upside_down[:, None, None, None], x.flip(-2), x)
+    if recipe.policy != "none":
+        x = apply_policy(x, recipe.policy, recipe.magnitude, generator)
+    if recipe.jitter:
+        draws = torch.rand(2, n, 1, 1, 1, generator=generator, device=x.device) * 2 - 1
+        brightness, contrast = 1 + draws * recipe.jitter
+        mean = x.mean((1, 2, 3), keepdim=True)
+        x = (((x - mean) * contrast + mean) * brightness).clamp(0, 1)
+    if recipe.erase:
+        x = erase(x, recipe.erase, generator)
+    return x
+
+
+def draw_warps(n: int, recipe: Recipe, generator: torch.Generator) -> Warp:
+    """Rotation, shift, zoom and flip of n images, drawn from what the recipe allows."""
+    draws = torch.rand(5, n, generator=generator, device=generator.device)
     symmetric = draws[:4] * 2 - 1
-    return affine(
-        x,
+    return Warp(
         angle=symmetric[0] * recipe.rotate,
         translate=symmetric[1:3].T * recipe.translate,
         scale=1 + symmetric[3] * recipe.scale,
-        flip=flip,
+        flip=draws[4] < recipe.flip,
     )
+
+
+def random_warps(recipe: Recipe, device: torch.device) -> list[Warp]:
+    """The recipe's warps for test-time augmentation, the same at every call."""
+    n, generator = recipe.tta_warps, torch.Generator().manual_seed(recipe.seed)
+    warps = draw_warps(n, recipe, generator)
+    parts = [getattr(warps, field.name).to(device).split(1) for field in fields(Warp)]
+    return [Warp(*one) for one in zip(*parts, strict=True)]
+
+
+def erase(x: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
+    """Black out a rectangle of 2 to 20 % of the area, sides up to 3:1 (Random Erasing).
+
+    Zhong et al., https://arxiv.org/abs/1708.04896; black instead of noise, as CutOut does.
+    The rectangle's centre lies anywhere, so a part of it may be outside.
+
+    Args:
+        x: (N, 1, H, W).
+    """
+    n, height, width = len(x), *x.shape[-2:]
+    hit, area, ratio, across, down = torch.rand(5, n, generator=generator, device=x.device)
+    area, ratio = 0.02 + 0.18 * area, torch.exp((ratio * 2 - 1) * math.log(3))
+    inside = (
+        between(down, torch.sqrt(area * ratio), height)[:, :, None]
+        & between(across, torch.sqrt(area / ratio), width)[:, None, :]
+        & (hit < probability)[:, None, None]
+    )
+    return x * ~inside[:, None]
+
+
+def between(centre: torch.Tensor, side: torch.Tensor, pixels: int) -> torch.Tensor:
+    """(N, P) booleans: pixels of a line within ``side`` (of 0..1) about ``centre`` (of 0..1)."""
+    position = (torch.arange(pixels, device=centre.device) + 0.5) / pixels
+    return (position - centre[:, None]).abs() < side[:, None] / 2
 
 
 def affine(

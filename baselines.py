@@ -27,12 +27,12 @@ import numpy as np
 
 import datareader
 from costs import BATCHES, milliseconds_per_image
-from engine import Recipe
 from experiment import make_folder, places, write_probabilities
 from flags import add_data, add_folder, check_name, run_name
 from folds import FOLDS_SEED, join, make_folds
 from metrics import choose_threshold, evaluate_probabilities, roc_auc
 from notebook_cell import leave
+from recipe import Recipe
 from storage import InputError, OneLineParser, RunFiles, atomic_write, check_writable
 from tasks import SPLIT_TITLES
 

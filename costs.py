@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from augment import to_input
-from engine import Recipe, autocast
+from device import autocast
+from recipe import Recipe
 
 BATCHES = (1, 64)  # images at once: one patient waiting, and a folder full of them
 SLOW_SECONDS = 1.0  # a batch that takes longer is timed fewer times

@@ -121,6 +121,8 @@ class _Data:
         fold: which part of a cross-validation this is, in words, or empty.
         held_out: images of a fold that train, val and test leave out; None where it is val's
             turn to be the fold.
+        related: training images that show one of the two classes beside other findings; None
+            where they were not asked for.
     """
 
     train: Split
@@ -131,6 +133,7 @@ class _Data:
     phantom: bool = False
     fold: str = ""
     held_out: Split | None = None
+    related: Split | None = None
 
     @property
     def size(self) -> int:
@@ -167,6 +170,7 @@ def load(
     root: Path | None = None,
     source_size: int | None = None,
     findings: bool = False,
+    related: bool = False,
 ) -> TwoClassData | FindingsData:
     """Read the two-class subset of the source that ``--data`` names, or all of it.
 
@@ -178,16 +182,18 @@ def load(
         source_size: 28 (None), 64, 128 or 224 px; for a file it must be None or the file's own.
         findings: every image with its 14 labels. Memory: the images plus one block of 8 MB; those
             of the official 224-px file take 5.6 GB.
+        related: of the training images those, too, that show one of the two classes beside other
+            findings; they take more than twice the memory of the two-class ones.
 
     Raises:
         InputError: the source is missing, damaged, of another layout, or cannot be downloaded.
     """
     size = source_size or SOURCE_SIZES[0]
     if data == "phantom":
-        return _phantom(size, findings)
+        return _phantom(size, findings, related)
     if data in ("auto", "chestmnist"):
         try:
-            return _official(root, size, findings)
+            return _official(root, size, findings, related)
         except _NotAvailable as error:
             if data == "chestmnist":
                 raise InputError(f"--data chestmnist: {error}") from None
@@ -197,7 +203,7 @@ def load(
                 file=sys.stderr,
                 flush=True,
             )
-            return _phantom(size, findings)
+            return _phantom(size, findings, related)
     path = Path(data)
     if path.suffix != ".npz":
         raise InputError(
@@ -214,7 +220,7 @@ def load(
                 f"--source-size {source_size}: '{path.name}' holds {loaded.size}-px images"
             )
 
-    return (_uncached if findings else _with_cache)(path, check)
+    return _uncached(path, check) if findings else _with_cache(path, check, related=related)
 
 
 def two_class_mask(labels: np.ndarray) -> np.ndarray:
@@ -222,7 +228,15 @@ def two_class_mask(labels: np.ndarray) -> np.ndarray:
     return (labels.sum(1, dtype=np.int64) == 1) & labels[:, CLASS_COLUMNS].any(1)
 
 
-def filter_npz(path: Path, findings: bool = False) -> TwoClassData | FindingsData:
+def related_mask(labels: np.ndarray) -> np.ndarray:
+    """(N, 14) flags to (N,) booleans: several findings, one of columns 1 and 7 among them."""
+    one = labels[:, CLASS_COLUMNS].sum(1, dtype=np.int64) == 1
+    return one & (labels.sum(1, dtype=np.int64) > 1)
+
+
+def filter_npz(
+    path: Path, findings: bool = False, related: bool = False
+) -> TwoClassData | FindingsData:
     """Stream an npz in ChestMNIST's layout and keep its two-class images, or all with 14 labels.
 
     Memory: the kept images plus one block of 8 MB, whatever the size of the source.
@@ -234,6 +248,8 @@ def filter_npz(path: Path, findings: bool = False) -> TwoClassData | FindingsDat
     try:
         with _open_npz(path) as archive:
             splits = {name: _filter_split(archive, name, findings) for name in SPLITS}
+            if related:
+                splits["related"] = _filter_split(archive, "train", related=True)
             phantom = "phantom.npy" in archive.namelist()
     except InputError as error:
         raise InputError(f"'{path}': {error}") from None
@@ -256,7 +272,10 @@ def filter_npz(path: Path, findings: bool = False) -> TwoClassData | FindingsDat
     )
 
 
-def _filter_split(archive: zipfile.ZipFile, split: str, findings: bool) -> Split:
+def _filter_split(
+    archive: zipfile.ZipFile, split: str, findings: bool = False, related: bool = False
+) -> Split:
+    wanted = related_mask if related else two_class_mask
     images, labels = _Array(archive, f"{split}_images"), _Array(archive, f"{split}_labels")
     n = labels.shape[0] if labels.shape else 0
     labels.check(
@@ -269,14 +288,14 @@ def _filter_split(archive: zipfile.ZipFile, split: str, findings: bool) -> Split
     for _, block in labels.blocks():
         if block.max() > 1:
             raise InputError(f"{split}_labels holds {block.max()}; allowed are 0 and 1")
-        keep.append(np.ones(len(block), bool) if findings else two_class_mask(block))
+        keep.append(np.ones(len(block), bool) if findings else wanted(block))
         flags.append(block[keep[-1]])
     keep, flags = np.concatenate(keep), np.concatenate(flags)
     classes = flags if findings else flags[:, CLASS_COLUMNS[1]]
     if findings and (classes.min(0, initial=1) == classes.max(0, initial=0)).all():
         raise InputError(f"the {split} split has no finding that some images have and some do not")
     for k, name in enumerate(CLASS_NAMES):
-        if not findings and not (classes == k).any():
+        if not findings and not related and not (classes == k).any():
             raise InputError(f"the {split} split has no image labelled {name} alone")
 
     names = None
@@ -395,6 +414,7 @@ def _with_cache(
     path: Path,
     check: Callable[[_Data], None],
     fetch: Callable[[Path], None] | None = None,
+    related: bool = False,
 ) -> TwoClassData:
     """The subset from the cache if it belongs to this very source, else from the source.
 
@@ -403,18 +423,19 @@ def _with_cache(
         check: raises where the data are not what was asked for; nothing is cached then.
         fetch: makes sure that ``path`` is the sound official file, before it is read. The cache
             remembers that it was.
+        related: see `load`. A cache without these images is made anew with them.
     """
     path = path.resolve()
     places = _cache_places(path)
     identity = _identity(path, verified=fetch is not None)
     for place in places:
-        if identity is not None and (data := _read_cache(place, identity)) is not None:
+        if identity is not None and (data := _read_cache(place, identity, related)) is not None:
             check(data)
             return data
     if fetch is not None:
         fetch(path)
         identity = _identity(path, verified=True)  # it may be another file now
-    data = filter_npz(path)
+    data = filter_npz(path, related=related)
     check(data)
     if identity is not None:
         _write_cache(places, identity, data)
@@ -467,7 +488,8 @@ def _cache_places(path: Path) -> list[Path]:
     return places
 
 
-def _read_cache(path: Path, identity: str) -> TwoClassData | None:
+def _read_cache(path: Path, identity: str, related: bool) -> TwoClassData | None:
+    splits = [*SPLITS, "related"] if related else SPLITS
     try:
         with _open_npz(path) as archive:
             about = _Array(archive, "about")
@@ -476,7 +498,7 @@ def _read_cache(path: Path, identity: str) -> TwoClassData | None:
             if about.pop("identity") != identity:
                 return None
             return TwoClassData(
-                **{split: _read_cached_split(archive, split) for split in SPLITS},
+                **{split: _read_cached_split(archive, split) for split in splits},
                 source=str(about["source"]),
                 sha256=str(about["sha256"]),
                 phantom=bool(about["phantom"]),
@@ -509,7 +531,7 @@ def _write_cache(places: list[Path], identity: str, data: TwoClassData) -> None:
         "phantom": data.phantom,
     }
     arrays = {"about": np.array([json.dumps(about)])}
-    for name in SPLITS:
+    for name in [*SPLITS, *(["related"] if data.related is not None else [])]:
         split = getattr(data, name)
         arrays |= {f"{name}_{key}": getattr(split, key) for key in ("images", "labels", "index")}
         if split.names is not None:
@@ -530,7 +552,9 @@ class _NotAvailable(Exception):
     """The official file is neither on disk nor to be downloaded; the message says why."""
 
 
-def _official(root: Path | None, size: int, findings: bool) -> TwoClassData | FindingsData:
+def _official(
+    root: Path | None, size: int, findings: bool, related: bool
+) -> TwoClassData | FindingsData:
     try:
         root = root or Path.home() / ".medmnist"
     except RuntimeError:
@@ -573,11 +597,11 @@ def _official(root: Path | None, size: int, findings: bool) -> TwoClassData | Fi
                 f"{official} of {size} px"
             )
 
-    data = (_uncached if findings else _with_cache)(path, check, fetch)
+    data = _uncached(path, check, fetch) if findings else _with_cache(path, check, fetch, related)
     return dataclasses.replace(data, source=f"ChestMNIST {size} px", phantom=False)
 
 
-def _phantom(size: int, findings: bool) -> TwoClassData | FindingsData:
+def _phantom(size: int, findings: bool, related: bool) -> TwoClassData | FindingsData:
     from phantom import make_phantom
 
     arrays = make_phantom(size=size)
@@ -589,6 +613,11 @@ def _phantom(size: int, findings: bool) -> TwoClassData | FindingsData:
         keep = np.ones(len(labels), bool) if findings else two_class_mask(labels)
         classes = labels if findings else labels[keep][:, CLASS_COLUMNS[1]]
         splits[split] = Split(images[keep], classes, np.flatnonzero(keep))
+    if related:
+        labels = arrays["train_labels"]
+        keep = related_mask(labels)
+        classes = labels[keep][:, CLASS_COLUMNS[1]]
+        splits["related"] = Split(arrays["train_images"][keep], classes, np.flatnonzero(keep))
     return (FindingsData if findings else TwoClassData)(
         **splits,
         source=f"{PHANTOM_MARK} ({size} px)",

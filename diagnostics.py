@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from augment import to_input
-from engine import EVALUATION_BATCH, Recipe
+from engine import EVALUATION_BATCH
+from recipe import Recipe
 
 GRADIENT_BATCHES = 2
 SILENT_SLOPE = 0.01  # ReLU's slope is 0 or 1; Mish's is below this for inputs under -6.3

@@ -79,7 +79,9 @@ class Ensemble:
         self.options = options
         check_writable(options.results_dir, "--results-dir")
         check_writable(options.models_dir, "--models-dir")
-        self.data = datareader.load(options.data, options.root, options.source_size)
+        self.data = datareader.load(
+            options.data, options.root, options.source_size, related=options.recipe.related
+        )
         name = options.name or run_name(options.recipe, options.data, self.data.size)
         name += "_members" if options.members else f"_folds{options.folds}"
         name += "_trainval" if options.folds_over == "train+val" else ""

@@ -24,17 +24,12 @@ import datareader
 import notebook_cell
 import provenance
 from console import Interrupted, Progress, StopSignals, duration
-from engine import (
-    HISTORY_COLUMNS,
-    Recipe,
-    Trainer,
-    TrainingError,
-    as_dict,
-    parameter_count,
-    predict,
-)
+from engine import HISTORY_COLUMNS, Trainer, TrainingError, parameter_count, predict
 from flags import check_name, parse, pick_device, run_name
-from metrics import roc_auc, sigmoid
+from metrics import fit_temperature, roc_auc, sigmoid
+from recipe import Recipe, as_dict
+from sampling import related_images, training_split
+from stochastic_depth import set_drop_paths
 from storage import (
     InputError,
     RunFiles,
@@ -71,7 +66,7 @@ def run(
         imagenet_url: of torchvision's weights, for a model whose constructor takes a
             `weights.StartingPoint` first and which has a ``backbone``; a callable gets what
             ``knobs`` have become and returns the address.
-        knobs: arguments of the model's constructor that are flags, made with `engine.knob`.
+        knobs: arguments of the model's constructor that are flags, made with `recipe.knob`.
         findings: the constructor takes ``outputs``, so that ``--task findings`` can be asked for.
         below: folder of what this run is a part of, inside both output folders.
     """
@@ -159,11 +154,13 @@ class Run:
             raise InputError(
                 "--stage1-epochs: this network has no backbone to freeze; allowed is 0"
             )
+        if self.recipe.freeze and start is None:
+            raise InputError("--freeze: this network has no backbone to freeze; allowed is 0")
         check_writable(options.results_dir, "--results-dir")
         check_writable(options.models_dir, "--models-dir")
         findings = options.task == "findings"
         self.data = data or datareader.load(
-            options.data, options.root, options.source_size, findings
+            options.data, options.root, options.source_size, findings, self.recipe.related
         )
         self.name = options.name or run_name(self.recipe, options.data, self.data.size)
         check_name(self.name)
@@ -178,14 +175,23 @@ class Run:
             self.build = partial(self.build, self.start)
             self._check_leaks()
         network = self.build()  # what does not fit is told before anything is written
+        if self.recipe.drop_path:
+            set_drop_paths(network, self.recipe.drop_path)
         self._check_network(network)
-        before, now = self.start.seen if self.start else {}, {"trained": "train", "chosen": "val"}
+        before = self.start.seen if self.start else {}
+        self.train = self.data.train
+        if not findings:
+            self.train = training_split(self.data, self.recipe)
+        trained = [("train", self.data.train)]
+        if self.recipe.related:
+            trained.append(("train", related_images(self.data)))
+        now = {"trained": trained, "chosen": [("val", self.data.val)]}
         self.seen = {
             how: provenance.union(
                 before.get(how),
-                provenance.record([(split, getattr(self.data, split))], self.data.phantom),
+                provenance.record(parts, self.data.phantom),
             )
-            for how, split in now.items()
+            for how, parts in now.items()
         }
         self.identity = {
             "model": type(network).__name__,
@@ -335,7 +341,7 @@ class Run:
     def _train(self, state: dict[str, Any] | None) -> Trainer:
         """Go through the stages from where the state left off; returns the last one's trainer."""
         stages = self.recipe.stages
-        train, val = self.data.train.to(self.device), self.data.val.to(self.device)
+        train, val = self.train.to(self.device), self.data.val.to(self.device)
         trainer = None
         for number in range(state["stage"] if state else 0, len(stages)):
             frozen = number < len(stages) - 1
@@ -464,6 +470,11 @@ class Run:
         ladder = self._ladder(trainer) if self.start is not None else None
         trainer.model.load_state_dict(trainer.best_weights)
         logits = self._predict(trainer, splits, self.recipe.tta)
+        scaling = {}
+        if self.recipe.temperature:
+            temperature = fit_temperature(self.data.val.labels, logits["val"])
+            scaling = {"temperature": temperature}
+            logits = {name: values / temperature for name, values in logits.items()}
         probabilities = {name: sigmoid(values) for name, values in logits.items()}
         before = time.perf_counter()
         decision = self.task.decide(self.data.val.labels, probabilities["val"])
@@ -477,7 +488,7 @@ class Run:
             path = self.files.folder / f"{name}_probabilities.csv"
             write_probabilities(path, split, probabilities[name])
         self._draw(trainer, splits, probabilities, figures, decision)
-        decision["tta"] = self.recipe.tta
+        decision |= {"tta": self.recipe.tta, **scaling}
         self._save_weights(self.files.best, trainer, **decision)
         if ladder is not None:
             self._save_weights(self.files.finished, trainer, **decision)

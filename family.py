@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine import Recipe, knob
 from experiment import run
 from notebook_cell import command_line, show
+from recipe import Recipe, knob
 from storage import RunFiles
 
 CPU_SIZE, GPU_SIZE = 64, 224  # pixels; the reports' size would take a CPU twelve times longer

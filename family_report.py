@@ -18,10 +18,12 @@ from torch import nn
 
 import visualize_family as pictures
 from datareader import FindingsData, TwoClassData
+from device import resolve_amp
 from diagnostics import GRADIENT_BATCHES, SILENT_SLOPE, gradient_norms, silent_units
-from engine import Recipe, predict, resolve_amp
+from engine import predict
 from family import RECIPES, read_run
 from metrics import sigmoid
+from recipe import Recipe
 from report import markdown_table
 from storage import InputError, RunFiles, atomic_write, load_checkpoint, write_csv
 from tasks import GOAL, SPLIT_TITLES

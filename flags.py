@@ -1,4 +1,4 @@
-"""The command line of every training script, generated from `engine.Recipe`."""
+"""The command line of every training script, generated from `recipe.Recipe`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from datareader import FINDINGS, SOURCE_SIZES
-from engine import Recipe
+from recipe import Recipe
 from storage import UNFINISHED, InputError, OneLineParser
 
 LARGEST_ENSEMBLE = 100
@@ -41,7 +41,7 @@ def parse(
         argv: None for the process's own.
         pretrained: the script's network can start from weights; without any there is no frozen
             stage unless ``--stage1-epochs`` asks for it, since random features teach nothing.
-        knobs: arguments of the network's constructor, made with `engine.knob`. One called
+        knobs: arguments of the network's constructor, made with `recipe.knob`. One called
             ``arch`` names the run in the recipe's stead.
         findings: there is a second task, with 14 outputs.
 
@@ -137,7 +137,8 @@ def parse(
     if options.task == "findings":
         if options.members or options.folds:
             parser.error("--members and --folds are for --task two-class")
-        overrides.setdefault("monitor", "val_auc")
+        if recipes[options.recipe].monitor == "val_accuracy":
+            overrides.setdefault("monitor", "val_auc")
         overrides["name"] = recipes[options.recipe].name + "_findings"
         options.model_arguments["outputs"] = len(FINDINGS)
     named = recipes[options.recipe]
@@ -147,6 +148,12 @@ def parse(
         if key not in ("name", "seed") and value != getattr(named, key)
     }
     options.recipe = dataclasses.replace(named, **overrides)
+    if options.task == "findings":
+        for knob in ("related", "smote", "temperature"):
+            if getattr(options.recipe, knob):
+                parser.error(f"--{knob} is for --task two-class")
+        if options.recipe.sampler == "balanced":
+            parser.error("--sampler balanced is for --task two-class")
     if 0 < options.recipe.image_size < 16:
         parser.error("--image-size: allowed are 0 and 16 to 1024 pixels")
     return options

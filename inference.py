@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine import Recipe, predict, resolve_amp
+from device import resolve_amp
+from engine import predict
 from metrics import sigmoid
 from phantom import PHANTOM_MARK
+from recipe import Recipe
 from storage import InputError, load_checkpoint
 
 PROJECT = Path(__file__).resolve().parent
@@ -36,7 +38,8 @@ class TrainedModel:
         model: takes (N, 1, H, W) normalised floats, returns logits (N,).
         recipe: its preprocessing is `augment.to_input`'s.
         threshold: probability from which class 1, pneumothorax, is predicted.
-        tta: test-time augmentation the threshold was chosen with, ``none`` or ``flip``.
+        tta: test-time augmentation the threshold was chosen with.
+        temperature: what the logits are divided by, 1 where none was fitted.
         size: side in pixels of the source images it was trained on.
         source: what those images were, in one line.
         sha256: of their file.
@@ -51,6 +54,7 @@ class TrainedModel:
     recipe: Recipe
     threshold: float
     tta: str
+    temperature: float
     size: int
     source: str
     sha256: str
@@ -73,7 +77,7 @@ class TrainedModel:
         if amp == torch.float16 and self.device.type == "cpu":  # trained elsewhere
             amp = None
         logits = predict(self.model, self.tensor(images), self.recipe, amp, self.tta)
-        return sigmoid(logits)
+        return sigmoid(logits / self.temperature)
 
 
 def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
@@ -105,6 +109,7 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
             "recipe": Recipe(**state["recipe"]),
             "threshold": float(state["threshold"]),
             "tta": state["tta"],
+            "temperature": float(state.get("temperature", 1.0)),
             "source": state["data"]["source"],
             "sha256": state["data"]["sha256"],
             "note": state.get("starting_weights", {}).get("note", ""),

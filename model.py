@@ -54,6 +54,8 @@ class Bottleneck(nn.Module):
         super().__init__()
         hidden = in_channels * expansion
         self.skip = stride == 1 and in_channels == out_channels
+        if self.skip:
+            self.drop_path = nn.Identity()  # for `stochastic_depth.set_drop_paths`
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels, hidden, 1, bias=False),
             nn.BatchNorm2d(hidden),
@@ -67,7 +69,7 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.layers(x) if self.skip else self.layers(x)
+        return x + self.drop_path(self.layers(x)) if self.skip else self.layers(x)
 
 
 class EfficientChestNet(nn.Module):

@@ -123,7 +123,7 @@ class StoredRun:
 
         A knob that a recipe of an older version lacks counts as what it is by default, off.
         """
-        from engine import Recipe
+        from recipe import Recipe
 
         recipe = dict(self.metrics.get("recipe") or {})
         if "epochs" in recipe:

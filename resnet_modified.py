@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine import knob
+from recipe import knob
 from resnet_plain import BasicBlock, ResNet34
 from resnet_se import squeeze_excitation
 

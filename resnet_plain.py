@@ -58,11 +58,13 @@ class BasicBlock(nn.Module):
                 nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
             )
         self.act2 = activation()
+        if shortcut:
+            self.drop_path = nn.Identity()  # for `stochastic_depth.set_drop_paths`
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.dropout(self.act1(self.bn1(self.conv1(x))))
         y = self.attention(self.bn2(self.conv2(y)))
-        return self.act2(y + self.downsample(x) if self.shortcut else y)
+        return self.act2(self.drop_path(y) + self.downsample(x) if self.shortcut else y)
 
 
 class ResNet34(nn.Module):

@@ -1,8 +1,8 @@
 """Experiment 1: EfficientChestNet, SE bottlenecks, from scratch at 28 px."""
 
-from engine import Recipe
 from experiment import run
 from model import EfficientChestNet
+from recipe import Recipe
 
 REPORT = Recipe(
     name="efficientchestnet",

@@ -1,9 +1,9 @@
 """Experiment 4: DenseNet-121 from ImageNet, classifier first, then everything, at 128 px; --arch
 puts another of torchvision's networks in its place."""
 
-from engine import Recipe, knob
 from experiment import run
 from model_densenet import ARCHITECTURES, imagenet_url, torchvision_chest
+from recipe import Recipe, knob
 
 REPORT = Recipe(
     name="densenet121",

@@ -1,8 +1,8 @@
 """Experiment 2: the residual version of EfficientChestNet, from scratch with augmentation."""
 
-from engine import Recipe
 from experiment import run
 from model_improved import ResidualChestNet
+from recipe import Recipe
 
 REPORT = Recipe(
     name="residualchestnet",

@@ -1,8 +1,8 @@
 """Experiment 3: MobileNetV3-Large from ImageNet, classifier first, then everything, at 128 px."""
 
-from engine import Recipe
 from experiment import run
 from model_mobilenet import IMAGENET_URL, MobileNetV3Chest
+from recipe import Recipe
 
 REPORT = Recipe(
     name="mobilenetv3",

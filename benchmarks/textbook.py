@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from datareader import Split
-from engine import Recipe
+from recipe import Recipe
 
 
 class ChestDataset(Dataset):

@@ -6,7 +6,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
 from augment import affine, augment, normalize, to_input
-from engine import Recipe
+from recipe import Recipe
 
 RANDOM = Recipe(name="r", rotate=15, translate=0.1, scale=0.1, flip=0.5)
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import costs
-from engine import Recipe
 from model import EfficientChestNet
 from model_improved import ResidualChestNet
 from model_mobilenet import MobileNetV3Chest
+from recipe import Recipe
 
 RECIPE = Recipe(name="tiny", batch_size=4)
 

@@ -22,10 +22,10 @@ import engine
 import experiment
 import provenance
 from datareader import Split, TwoClassData
-from engine import Recipe
 from ensemble import SEEDS, seeds
 from folds import join, make_folds
 from metrics import choose_threshold, paired_difference
+from recipe import Recipe
 from storage import InputError, load_checkpoint
 
 FAST = Recipe(name="tiny", epochs=2, batch_size=16, lr=1e-2, patience=50)

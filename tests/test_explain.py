@@ -13,12 +13,12 @@ from torch import nn
 import datareader
 import explain
 import visualize
-from engine import Recipe
 from inference import TrainedModel, find_network, load_model
 from model import EfficientChestNet
 from model_improved import ResidualChestNet
 from model_mobilenet import MobileNetV3Chest
 from phantom import make_phantom
+from recipe import Recipe
 from storage import InputError, load_checkpoint, save_checkpoint
 
 needs_captum = pytest.mark.skipif(

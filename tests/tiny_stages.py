@@ -7,8 +7,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine import Recipe
 from experiment import run
+from recipe import Recipe
 from weights import load_backbone
 
 

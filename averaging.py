@@ -1,0 +1,52 @@
+"""An exponential moving average of a network's weights (Polyak and Juditsky, 1992)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class WeightAverage:
+    """A second network whose weights and batch-norm statistics follow the first one's slowly.
+
+    The decay of step t is the smaller of ``decay`` and (1 + t) / (10 + t), so that the random
+    start is soon forgotten. `torch.optim.swa_utils.AveragedModel` does not have that, and reads its
+    counter back from the device at every step.
+
+    Attributes:
+        model: the averaged network.
+        steps: number of updates so far.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.steps = decay, 0
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        pairs = list(zip(self._tensors(self.model), self._tensors(model), strict=True))
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._own, self._followed = [list(side) for side in zip(*floating, strict=True)]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @staticmethod
+    def _tensors(model: nn.Module) -> list[torch.Tensor]:
+        return [*model.parameters(), *model.buffers()]
+
+    def update(self) -> None:
+        """Take one step towards the followed network's present weights."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        get_ema_multi_avg_fn(decay)(self._own, self._followed, None)
+        for own, followed in self._counters:
+            own.copy_(followed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averaged network's state dict and the number of updates."""
+        return {"steps": self.steps, "model": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.steps = state["steps"]
+        self.model.load_state_dict(state["model"])
