@@ -193,7 +193,7 @@ class Trainer:
         hits = torch.zeros((), dtype=torch.int64, device=self.device)
         for rows in order.split(self.images_per_step):
             rates.append(self.optimizer.param_groups[0]["lr"])
-            loss, right = self._step(rows)
+            loss, right = self.step(rows)
             losses.append(loss * len(rows))
             hits += right
             self.tick()
@@ -243,7 +243,7 @@ class Trainer:
             weights, self.images_per_epoch, replacement=True, generator=self.shuffle
         )
 
-    def _step(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimiser step on the images ``rows``; mean loss and number of hits, on the device.
 
         The gradient is that of the mean over all of ``rows``, however they are split into

@@ -57,7 +57,8 @@ def run(
 
     Ends the process with status 2 for wrong input, 130 or 143 when interrupted (resumable), 1 for
     any other failure, each with one line on stderr (see `notebook_cell.leave` for a cell's end);
-    returns where everything lies when done (None for an ensemble). A notebook shows the pictures.
+    returns where everything lies when done (None for an ensemble or a search for the learning
+    rate). A notebook shows the pictures.
 
     Args:
         build: model class.
@@ -86,6 +87,12 @@ def run(
             notebook_cell.show(ensemble.files.folder.glob("*.png"))
             return None
         one = Run(build, signals, start, options, below=below)
+        if options.find_lr:
+            from lr_finder import find_learning_rate
+
+            find_learning_rate(one)
+            notebook_cell.show(one.final.folder.glob("lr_finder.png"))
+            return None
         one.go()
         if not below:
             notebook_cell.show(one.final.folder.glob("*.png"))
@@ -443,7 +450,7 @@ class Run:
     def _n(self) -> dict[str, int]:
         return {name: len(split) for name, split in self._parts.items()}
 
-    def _title(self, *splits: str) -> str:
+    def title(self, *splits: str) -> str:
         n = ", ".join(f"{split.replace('_', ' ')} n = {self._n()[split]}" for split in splits)
         fold = f" · {self.data.fold}" if self.data.fold else ""
         mark = self._mark("\n")
@@ -455,7 +462,7 @@ class Run:
         visualize.draw_training_curves(
             trainer.history,
             self.files.folder / "training_curves.png",
-            title=self._title("train", "val"),
+            title=self.title("train", "val"),
             best_epoch=trainer.best_epoch,
             stage_changes=[trainer.first_epoch + 1] if trainer.first_epoch else (),
             measure=self.task.measure,
@@ -603,7 +610,7 @@ class Run:
             probabilities,
             figures,
             titles,
-            self._title,
+            self.title,
             credit,
             **decision,
         )

@@ -76,6 +76,7 @@ def parse(
     add("--resume", action="store_true", help="go on with an unfinished run; else start one")
     add("--overwrite", action="store_true", help="start anew where an unfinished run lies")
     add("--no-test", action="store_true", help="leave the test images alone: for searches")
+    add("--find-lr", action="store_true", help="draw the loss over rising rates, suggest one")
     add(
         "--members",
         type=_count,
@@ -110,6 +111,8 @@ def parse(
     options = parser.parse_args(argv)
     if options.resume and options.overwrite:
         parser.error("--resume and --overwrite exclude each other")
+    if options.find_lr and (options.members or options.folds or options.resume):
+        parser.error("--find-lr goes with none of --members, --folds and --resume")
     if options.members and options.folds:
         parser.error("--members and --folds exclude each other")
     if options.members and options.seed is not None:

@@ -159,6 +159,48 @@ def draw_training_curves(
     _save(figure, path)
 
 
+def draw_lr_finder(
+    rates: np.ndarray,
+    losses: np.ndarray,
+    smoothed: np.ndarray,
+    suggestion: float,
+    path: Path | str,
+    *,
+    title: str,
+) -> None:
+    """Draw the training loss over a rising learning rate, and the rate that it suggests.
+
+    Args:
+        rates: (N,) learning rates, rising.
+        losses: (N,) of single steps.
+        smoothed: (N,) running means of these.
+        suggestion: learning rate.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    figure = _titled_figure(title, body_height=4.2)
+    axes = figure.subplots()
+    axes.plot(rates, losses, ".", color=GREY, markersize=4, label="one step")
+    axes.plot(rates, smoothed, color=BLUE, linewidth=2.2, label="running mean")
+    axes.axvline(
+        suggestion,
+        color=VERMILLION,
+        linestyle="--",
+        linewidth=1.6,
+        label=f"steepest fall: {suggestion:.2g}",
+    )
+    axes.set_xscale("log")
+    low, high = smoothed.min(), np.percentile(smoothed, 90)
+    margin = max(0.5 * (high - low), 0.05)
+    axes.set_ylim(max(0, low - margin), high + 2 * margin)
+    _tidy(axes, "learning rate", "training loss")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=SMALL + 0.5, frameon=False)
+    _save(figure, path)
+
+
 def _limit_loss(axes: Axes, epochs: Sequence[int], losses: Mapping[str, np.ndarray]) -> list[float]:
     """Keep spikes out of the y range, mark them at its upper edge and return their values."""
     values = np.concatenate(list(losses.values()))

@@ -255,7 +255,7 @@ def first_step(options: argparse.Namespace) -> None:
     """`train.py` until its first optimiser step is done."""
     import engine
 
-    step = engine.Trainer._step
+    step = engine.Trainer.step
 
     def one_step(trainer: engine.Trainer, rows: Any) -> None:
         step(trainer, rows)
@@ -266,7 +266,7 @@ def first_step(options: argparse.Namespace) -> None:
         sys.stdout.flush()
         os._exit(0)
 
-    engine.Trainer._step = one_step
+    engine.Trainer.step = one_step
     import experiment
     import train
     from model import EfficientChestNet
@@ -308,8 +308,8 @@ def measure_scaling(options: argparse.Namespace) -> dict[str, Any]:
         trainer = engine.Trainer(build, now, (images, labels), val)
         trainer.model.train()
         rows = torch.arange(batch, device=device) % len(labels)
-        trainer._step(rows)
-        seconds = [timed(partial(trainer._step, rows), device) for _ in range(options.repeats)]
+        trainer.step(rows)
+        seconds = [timed(partial(trainer.step, rows), device) for _ in range(options.repeats)]
         steps[batch] = statistics.median(seconds)
     sizes = {}
     for times in options.multiples:
@@ -321,8 +321,8 @@ def measure_scaling(options: argparse.Namespace) -> dict[str, Any]:
         # A CPU would take an hour for all of ChestMNIST: some of its steps stand for the others.
         few = min(trainer.steps_per_epoch, options.repeats * (100 if device.type == "cuda" else 2))
         parts = order.split(recipe.batch_size)
-        trainer._step(parts[0])
-        seconds = [timed(partial(trainer._step, rows), device) for rows in parts[:few]]
+        trainer.step(parts[0])
+        seconds = [timed(partial(trainer.step, rows), device) for rows in parts[:few]]
         training = statistics.mean(seconds) * trainer.steps_per_epoch
         validation = timed(lambda t=trainer: engine.predict(t.model, val[0], recipe), device)
         sizes[n] = n / (training + validation)
