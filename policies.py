@@ -170,6 +170,6 @@ def _equalize(x: torch.Tensor) -> torch.Tensor:
     counts = torch.zeros(len(x), 256, device=x.device)
     counts.scatter_add_(1, levels, torch.ones_like(levels, dtype=torch.float32))
     below = counts.cumsum(1) - counts
-    lowest = counts.gather(1, levels.amin(1, keepdim=True))
-    share = below / (levels.shape[1] - lowest).clamp(min=1)
+    brightest = counts.gather(1, levels.amax(1, keepdim=True))
+    share = below / (levels.shape[1] - brightest).clamp(min=1)
     return share.gather(1, levels).clamp(0, 1).reshape(x.shape)

@@ -27,4 +27,5 @@ def set_drop_paths(model: nn.Module, last: float) -> None:
     if not blocks:
         raise InputError("--drop-path: this network has no residual branches to leave out")
     for number, block in enumerate(blocks, 1):
-        block.drop_path = StochasticDepth(last * number / len(blocks), "row")
+        layer = StochasticDepth(last * number / len(blocks), "row")
+        block.drop_path = layer.train(block.training)
