@@ -177,7 +177,8 @@ def test_operation_is_torchvisions(name):
     x = images(size=128, seed=3) // 2 + 40
     ours = _operate(x / 255, drawn(name), torch.full((6,), 0.5), torch.ones(6)) * 255
     theirs = THEIRS[name](x, 0.5).float()
-    assert (ours - theirs).abs().max() <= 1.51
+    largest = 4 if name == "equalize" else 1.51  # torchvision equalises in whole pixel counts
+    assert (ours - theirs).abs().max() <= largest
 
 
 def test_sharpness_at_no_strength_and_identity_change_nothing():
