@@ -90,7 +90,7 @@ class Trainer:
         recipe: the knobs.
         train: images (N, 1, S, S) uint8 and labels (N,) float, on the device of the training; or
             labels (N, F) of F findings, whose losses and hits are averaged.
-        val: the same, for choosing the epoch.
+        val: the same, for choosing the epoch; may be empty where the recipe monitors nothing.
         frozen: train all but ``model.backbone``. Its batch norms stay in evaluation mode, too:
             statistics of a new domain under weights that cannot follow would be a third thing,
             neither the pre-trained network nor a trained one.
@@ -208,20 +208,11 @@ class Trainer:
             )
         self.training_seconds += time.perf_counter() - start
 
-        logits = predict(self.judged, self.val_images, self.recipe, self.amp)
-        if not np.isfinite(logits).all():
-            raise TrainingError(
-                f"the validation loss is not finite after epoch {len(self.history) + 1}, at "
-                f"learning rate {rates[-1]:.3g}: try a lower --lr or --amp off"
-            )
-        labels = self.val_labels.cpu().numpy()
         row = {
             "epoch": len(self.history) + 1,
             "train_loss": float(step_losses.sum()) / len(order),
             "train_accuracy": int(hits) / self.train_labels[order].numel(),
-            "val_loss": mean_loss(labels, logits),
-            "val_accuracy": float(np.mean((logits >= 0) == (labels == 1))),
-            "val_auc": roc_auc(labels, logits),
+            **self._validate(rates[-1]),
             "lr": rates[-1],
         }
         if self.recipe.schedule == "plateau":
@@ -231,6 +222,23 @@ class Trainer:
         row["seconds"] = time.perf_counter() - start
         self._remember(row)
         return row
+
+    def _validate(self, rate: float) -> dict[str, float]:
+        """Figures of the validation images after an epoch; NaN where there are none."""
+        if not len(self.val_images):
+            return dict.fromkeys(("val_loss", "val_accuracy", "val_auc"), math.nan)
+        logits = predict(self.judged, self.val_images, self.recipe, self.amp)
+        if not np.isfinite(logits).all():
+            raise TrainingError(
+                f"the validation loss is not finite after epoch {len(self.history) + 1}, at "
+                f"learning rate {rate:.3g}: try a lower --lr or --amp off"
+            )
+        labels = self.val_labels.cpu().numpy()
+        return {
+            "val_loss": mean_loss(labels, logits),
+            "val_accuracy": float(np.mean((logits >= 0) == (labels == 1))),
+            "val_auc": roc_auc(labels, logits),
+        }
 
     def _order(self) -> torch.Tensor:
         """Rows of the training images in the order of an epoch."""

@@ -23,5 +23,24 @@ REPORT = Recipe(
     seed=42,
 )
 
+BEST = Recipe(
+    name="efficientchestnet_best",
+    epochs=40,
+    batch_size=32,
+    lr=2e-3,
+    weight_decay=0.05,
+    schedule="onecycle",
+    warmup=0.3,
+    ema=0.99,
+    monitor="last",
+    normalize="per-image",
+    flip=0.5,
+    rotate=10,
+    translate=0.1,
+    scale=0.1,
+    tta="flip",
+    related=True,
+)
+
 if __name__ == "__main__":
-    run(EfficientChestNet, {"report": REPORT})
+    run(EfficientChestNet, {"report": REPORT, "best": BEST})
