@@ -18,17 +18,18 @@ from datareader import SPLITS, load
 from experiment import run
 from flags import parse, run_name
 from storage import InputError, check_writable
+from train import BEST
 
 CONTRACT_FLAGS = {  # and the default that --help of train.py must show, as text
-    "--recipe": "report",
+    "--recipe": "best",
     "--data": "auto",
     "--root": "~/.medmnist",
     "--source-size": "28",
     "--image-size": "0",
-    "--epochs": "100",
+    "--epochs": str(BEST.epochs),
     "--batch-size": "32",
-    "--lr": "0.001",
-    "--weight-decay": "0.0001",
+    "--lr": str(BEST.lr),
+    "--weight-decay": str(BEST.weight_decay),
     "--patience": "15",
     "--seed": "42",
     "--device": "auto",
@@ -223,7 +224,10 @@ BAD_FLAGS = {
     "name phantom": (["--name", "Phantom"], "--name 'Phantom'"),
     "name unfinished": (["--name", "a.unfinished"], "'.unfinished' is taken"),
     "recipe": (["--recipe", "mine"], "invalid choice: 'mine' .*report"),
-    "schedule": (["--schedule", "linear"], "constant or onecycle or cosine or step or plateau"),
+    "schedule": (
+        ["--schedule", "linear"],
+        "constant or onecycle or cosine or restarts or step or plateau",
+    ),
     "amp": (["--amp", "fp8"], "'fp8' is not auto or off or bf16 or fp16"),
     "no value": (["--epochs"], "argument --epochs: expected one argument"),
     "stray word": (["now"], "unrecognized arguments: now"),

@@ -214,7 +214,7 @@ def test_looks_at_test_are_counted_by_recipe(tmp_path):
 
 
 def test_knob_that_an_older_run_lacks_is_off(tmp_path):
-    from engine import Recipe, as_dict
+    from recipe import Recipe, as_dict
 
     make_run(tmp_path, "old_small")
     recipe = as_dict(Recipe(name="tiny", epochs=4, lr=0.01, seed=7))

@@ -25,9 +25,8 @@ def read_csv(path):
 def finished(tmp_path_factory, phantom_npz):
     """A run of train.py over three epochs on the small phantom: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("run")
-    result = run_script(
-        "train.py", "--data", phantom_npz, "--epochs", 3, "--name", "one", cwd=folder
-    )
+    arguments = "--data", phantom_npz, "--recipe", "report", "--epochs", 3, "--name", "one"
+    result = run_script("train.py", *arguments, cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder, result
 
