@@ -337,6 +337,10 @@ class Run:
             raise InputError(f"'{path}' is not of a run of this project") from None
         now = _flat(self.identity)
         before.setdefault("data size", now["data size"])  # runs begun before it was stored
+        for name, value in as_dict(
+            Recipe(name="")
+        ).items():  # a newer knob was what it is by default
+            before.setdefault(f"recipe {name}", value)
         different = [key for key in now if before.get(key) != now[key]]
         if different:
             telling = [key for key in different if key != "data sha256"] or different
