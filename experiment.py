@@ -339,7 +339,7 @@ class Run:
         before.setdefault("data size", now["data size"])  # runs begun before it was stored
         for name, value in as_dict(
             Recipe(name="")
-        ).items():  # a newer knob was what it is by default
+        ).items():  # newer knobs, off
             before.setdefault(f"recipe {name}", value)
         different = [key for key in now if before.get(key) != now[key]]
         if different:
