@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from functools import partial
 
@@ -14,7 +15,22 @@ PER_STEP = ("onecycle", "cosine", "restarts")  # schedules that move after every
 RATE_GROUPS = 12  # different learning rates that layer_decay makes of a network's depth
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+class AdamW(torch.optim.AdamW):
+    """`torch.optim.AdamW`, without the second it takes to load a compiler that nothing here uses.
+
+    torch wraps these methods so that `torch.compile` leaves them alone, and the wrappers import
+    all of it at their first call. Here are the methods inside; where a version of torch has no
+    such wrapper, `inspect.unwrap` returns the method as it is.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
     """AdamW over what is to be trained.
 
     With ``recipe.layer_decay`` below 1 the rate falls geometrically from the last layer to the
@@ -33,7 +49,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
             shares.setdefault(share, []).extend(layer)
         groups = [{"params": p, "lr": recipe.lr * share} for share, p in shares.items() if p]
     device = next(model.parameters()).device
-    return torch.optim.AdamW(
+    return AdamW(
         groups,
         lr=recipe.lr,
         betas=(recipe.beta1, recipe.beta2),
