@@ -19,6 +19,7 @@ from torch import nn
 from augment import random_warps, to_input
 from averaging import WeightAverage
 from device import autocast, keep_freed_memory, resolve_amp
+from graph import CaptureError, StepGraph, supported
 from losses import training_loss
 from metrics import mean_loss, roc_auc
 from mixing import mix
@@ -36,7 +37,7 @@ HISTORY_COLUMNS = (
     "lr",
     "seconds",
 )
-EVALUATION_BATCH = 128
+EVALUATION_BATCH = 128  # images; on CUDA more, where they are smaller than 224 px
 
 
 class TrainingError(RuntimeError):
@@ -61,6 +62,9 @@ def predict(
     model.eval()
     warps = random_warps(recipe, images.device) if tta == "warps" else []
     size = EVALUATION_BATCH
+    if images.device.type == "cuda":
+        side = recipe.image_size or images.shape[-1]
+        size *= min(8, max(1, 224**2 // side**2))
     while size:
         with (
             contextlib.suppress(torch.OutOfMemoryError),
@@ -105,6 +109,7 @@ class Trainer:
         best_epoch: the epoch chosen on the validation images so far, 0 before the first.
         best_weights: its state dict, on the device.
         micro_batch: images per forward pass, halved where the device's memory does not suffice.
+        graph: replays the steps of full size, None where all of them are run eagerly.
     """
 
     def __init__(
@@ -138,7 +143,8 @@ class Trainer:
         self.noise = torch.Generator(self.device).manual_seed(2 * recipe.seed + 1)
         self.optimizer = make_optimizer(self.model, recipe)
         self.scheduler = make_scheduler(self.optimizer, recipe, self.steps_per_epoch)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
+        self.scaler = self._new_scaler()
+        self.graph = self._new_graph()
         self.history: list[dict[str, float]] = []
         self.best_epoch = 0
         self.best_weights: dict[str, torch.Tensor] = {}
@@ -257,6 +263,27 @@ class Trainer:
         The gradient is that of the mean over all of ``rows``, however they are split into
         batches and however few are left for the last of them.
         """
+        if self.graph is not None and len(rows) == self.images_per_step:
+            result = self._graph_step(rows)
+        else:
+            result = self._eager_step(rows)
+        if self.average:
+            self.average.update()
+        if self.recipe.schedule in PER_STEP:
+            self.scheduler.step()
+        return result
+
+    def _graph_step(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        try:
+            return self.graph.run(rows, self._eager_step, self._whole_step)
+        except CaptureError as error:
+            print(f"no CUDA graph of the training step ({error}): going on without", flush=True)
+        self.graph = None
+        scale, self.scaler = self.scaler.state_dict(), self._new_scaler()  # it stopped half-way
+        self.scaler.load_state_dict(scale)
+        return self._eager_step(rows)
+
+    def _eager_step(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         result = None
         while result is None:
             try:
@@ -269,17 +296,22 @@ class Trainer:
                     ) from None
             if result is None:  # out of the handler, whose traceback would keep the memory
                 self._halve_batch()
+        self._update()
+        return result
+
+    def _whole_step(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a graph repeats: kernels only, so nothing in it may depend on the host's numbers."""
+        result = self._gradients(rows)
+        self._update()
+        return result
+
+    def _update(self) -> None:
         if self.recipe.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            self.average.update()
-        if self.recipe.schedule in PER_STEP:
-            self.scheduler.step()
-        return result
 
     def _gradients(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         total = torch.zeros((), device=self.device)
@@ -302,7 +334,18 @@ class Trainer:
     def _device_module(self) -> Any:
         return getattr(torch, self.device.type)  # torch.cuda or torch.mps
 
+    def _new_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
+
+    def _new_graph(self) -> StepGraph | None:
+        """None also where memory is short: a graph keeps some for itself."""
+        halved = self.micro_batch < self.recipe.batch_size
+        if halved or not self.recipe.graph or not supported(self.device):
+            return None
+        return StepGraph(self.optimizer, self.noise)
+
     def _halve_batch(self) -> None:
+        self.graph = None
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type != "cpu":
             self._device_module.empty_cache()
@@ -374,6 +417,7 @@ class Trainer:
         if self.average:
             self.average.load_state_dict(state["average"])
         self.micro_batch = state["micro_batch"]
+        self.graph = self._new_graph()
         self.best_epoch = state["best_epoch"]
         self.first_epoch = state["first_epoch"]
         self.training_seconds = state["training_seconds"]

@@ -137,6 +137,7 @@ class Recipe:
     amp: str = knob(
         "auto", "mixed precision; auto: where it is native", choices=("auto", "off", "bf16", "fp16")
     )
+    graph: bool = knob(True, "replay the training step as a CUDA graph, where there is CUDA")
     # Depthwise convolutions run slower in bf16 on a CPU, full ones faster; no flag, a measurement.
     cpu_bf16: bool = False
 
