@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -25,22 +24,21 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay, self.steps = decay, 0
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
-        pairs = list(zip(self._tensors(self.model), self._tensors(model), strict=True))
-        floating = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._own, self._followed = [list(side) for side in zip(*floating, strict=True)]
-        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
-
-    @staticmethod
-    def _tensors(model: nn.Module) -> list[torch.Tensor]:
-        return [*model.parameters(), *model.buffers()]
+        pairs = []
+        for own, followed in zip(self.model.modules(), model.modules(), strict=True):
+            pairs += zip(own.parameters(False), followed.parameters(False), strict=True)
+            for name, buffer in followed.named_buffers(recurse=False):
+                if buffer.is_floating_point():
+                    pairs.append((getattr(own, name), buffer))
+                else:  # a counter of batches: one for both
+                    setattr(own, name, buffer)
+        self._own, self._followed = zip(*pairs, strict=True)
 
     def update(self) -> None:
         """Take one step towards the followed network's present weights."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         get_ema_multi_avg_fn(decay)(self._own, self._followed, None)
-        for own, followed in self._counters:
-            own.copy_(followed)
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged network's state dict and the number of updates."""

@@ -337,9 +337,7 @@ class Run:
             raise InputError(f"'{path}' is not of a run of this project") from None
         now = _flat(self.identity)
         before.setdefault("data size", now["data size"])  # runs begun before it was stored
-        for name, value in as_dict(
-            Recipe(name="")
-        ).items():  # newer knobs, off
+        for name, value in as_dict(Recipe(name="")).items():  # knobs that came later
             before.setdefault(f"recipe {name}", value)
         different = [key for key in now if before.get(key) != now[key]]
         if different:
