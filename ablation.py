@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 import baselines
 from console import StopSignals
@@ -29,10 +32,11 @@ from crossval import (
     describe,
 )
 from datareader import PHANTOM_MARK
-from engine import Recipe, TrainingError, as_dict
+from engine import TrainingError
 from experiment import one_line_errors
 from networks import NETWORKS
 from phantom import OFFICIAL_COUNTS
+from recipe import Recipe, as_dict
 from storage import InputError, atomic_write, write_csv
 from verdicts import Estimate, verdict
 
@@ -64,7 +68,7 @@ SWITCHES = (
     Switch("shift", "shift by up to 10 % of the side", {"translate": 0.1}),
     Switch("zoom", "zoom by up to 10 %", {"scale": 0.1}),
     Switch("vertical-flip", "turn every other image upside down", {"vertical_flip": 0.5}),
-    Switch("erase", "blank a rectangle in a quarter of the images", {"erase": 0.25}),
+    Switch("erase", "black out a rectangle in every fourth image", {"erase": 0.25}),
     Switch("jitter", "change brightness and contrast by up to 20 %", {"jitter": 0.2}),
     Switch("randaugment", "RandAugment's random operations", {"policy": "randaugment"}),
     Switch("autoaugment", "AutoAugment's learned operations", {"policy": "autoaugment"}),
@@ -101,21 +105,24 @@ SWITCHES = (
     Switch("drop-path", "leave out whole residual branches", {"drop_path": 0.1}),
     Switch("related", "train on images with further findings, too", {"related": True}),
     Switch("tta-flip", "average with the mirror image's logit", {"tta": "flip"}),
-    Switch("tta-warps", "average over 8 random warps", {"tta_warps": 8}),
-    Switch("layer-decay", "lower rates for earlier layers", {"layer_decay": 0.75}, backbone=True),
+    Switch("tta-warps", "average over the mirror image and random warps", {"tta": "warps"}),
+    Switch("layer-decay", "lower rates for earlier layers", {"layer_decay": 0.1}, backbone=True),
+    Switch("freeze", "keep the first half of the backbone", {"freeze": 0.5}, backbone=True),
 )
 BASE, TOGETHER, YARDSTICK = "base", "together", "hog_rbf_svm"
 ORDER = ("supported", "undecided", "refuted")  # of the tables: winners first
 
 
-def usable(backbone: bool) -> dict[str, Switch]:
-    """The switches that a recipe knows and a network can take, by name."""
-    known = {one.name for one in dataclasses.fields(Recipe)}
-    return {
-        switch.name: switch
-        for switch in SWITCHES
-        if set(switch.changes) <= known and (backbone or not switch.backbone)
-    }
+def usable(model: nn.Module | None = None) -> dict[str, Switch]:
+    """The switches that a network can take here, by name; those of any without a ``model``."""
+    missing = set()
+    if importlib.util.find_spec("imblearn") is None:
+        missing.add("smote")
+    if model is not None and not hasattr(model, "backbone"):
+        missing |= {switch.name for switch in SWITCHES if switch.backbone}
+    if model is not None and not any(hasattr(one, "drop_path") for one in model.modules()):
+        missing.add("drop-path")
+    return {switch.name: switch for switch in SWITCHES if switch.name not in missing}
 
 
 def has(recipe: Recipe, switch: Switch) -> bool:
@@ -152,7 +159,9 @@ class Ablation:
         self.options, self.signals = options, signals
         self.setting = Setting(options, f"ablation_{options.net}")
         self.network, self.base = self.setting.base(options.net, options.base)
-        allowed = usable(self.network.imagenet_url is not None)
+        allowed = usable(self.base.model())
+        side = self.base.recipe.image_size or self.setting.data.size
+        allowed.pop(f"size-{side}", None)
         wanted = [*(options.switch or allowed), *(options.together or ())]
         unknown = [name for name in wanted if name not in allowed]
         if unknown:
@@ -166,7 +175,7 @@ class Ablation:
         """Train what is not stored, then write the page."""
         self.store = self.setting.open_store()
         recipe = self.base.recipe
-        self._measure(BASE, recipe, "the recipe that all others are compared with")
+        self._measure(BASE, recipe, "what all others are compared with")
         for switch in self.switches.values():
             kind = "removed" if has(recipe, switch) else "added"
             name = f"{'-' if kind == 'removed' else '+'} {switch.name}"
@@ -420,7 +429,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument("--net", choices=tuple(NETWORKS), required=True)
         parser.add_argument("--base", metavar="RECIPE", help="(default: that of its script)")
         parser.add_argument(
-            "--switch", nargs="+", metavar="NAME", help="(default: all) " + ", ".join(usable(True))
+            "--switch", nargs="+", metavar="NAME", help="(default: all) " + ", ".join(usable())
         )
         parser.add_argument(
             "--together",

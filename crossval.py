@@ -20,7 +20,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +33,22 @@ import datareader
 import provenance
 from console import Interrupted, StopSignals
 from datareader import Split, TwoClassData
-from engine import Recipe, Trainer, TrainingError, as_dict, knob, predict, resolve_amp
+from device import resolve_amp
+from engine import Trainer, TrainingError, predict
 from experiment import check_input, make_folder, places
 from flags import add_data, add_folder, add_knob, check_name, checked, pick_device, run_name
 from folds import (
     FOLDS_SEED,
     fewest_units,
     fold_rows,
-    join,
     train_and_val,
     warn_without_patients,
-    without_patients,
 )
 from metrics import BOOTSTRAP_RESAMPLES, bootstrap_weights, roc_auc, weighted_auc
 from networks import Network, network
+from recipe import Recipe, as_dict, knob
+from sampling import training_split
+from stochastic_depth import set_drop_paths
 from storage import InputError, OneLineParser, atomic_write, check_writable, write_csv
 from verdicts import Estimate, estimate, gain
 from weights import StartingPoint, starting_point
@@ -78,18 +80,25 @@ class Configuration:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     start: StartingPoint | None = None
 
+    def model(self) -> nn.Module:
+        """The network, newly initialised."""
+        start = () if self.start is None else (self.start,)
+        return self.build(*start, **self.arguments)
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
     """One fold of one repeat.
 
     Attributes:
+        share: of the patients that could be trained on.
         train: to train on.
         val: to choose the epoch on, or None.
         held_out: to be judged on, in the order of ``rows``.
         rows: (n,) places of the held-out images among those of the plan.
     """
 
+    share: float
     train: Split
     val: Split | None
     held_out: Split
@@ -103,8 +112,6 @@ class Plan:
         data: its train and val images are divided; nothing here reads test.
         folds: number of parts, at least 2.
         repeats: number of divisions.
-        extra: more images to train on, for recipes that want them. In each fold those of the
-            patients held out, and of those who choose the epoch, are left out.
 
     Attributes:
         pool: the N images of train and val.
@@ -114,12 +121,9 @@ class Plan:
         InputError: a class has too few patients (or images) for so many folds.
     """
 
-    def __init__(
-        self, data: TwoClassData, folds: int, repeats: int, extra: Split | None = None
-    ) -> None:
+    def __init__(self, data: TwoClassData, folds: int, repeats: int) -> None:
         self.data, self.folds, self.repeats = data, folds, repeats
         self.pool = train_and_val(data)
-        self.extra = extra and dataclasses.replace(extra, origin=np.full(len(extra), "train"))
         warn_without_patients(self.pool)
         self.assignment = np.zeros((repeats, len(self.pool)), np.int64)
         for repeat in range(repeats):
@@ -131,22 +135,13 @@ class Plan:
         """Of a repeat's folds; those of the first are the folds of every other script."""
         return FOLDS_SEED + repeat
 
-    def part(
-        self,
-        repeat: int,
-        fold: int,
-        *,
-        choosing: bool,
-        share: float = 1.0,
-        with_extra: bool = False,
-    ) -> Part:
+    def part(self, repeat: int, fold: int, *, choosing: bool, share: float = 1.0) -> Part:
         """Divide the images.
 
         Args:
             repeat, fold: numbers from 0.
             choosing: keep images apart to choose the epoch on.
             share: of the patients to train (and choose) on. A smaller share lies within a larger.
-            with_extra: train on ``extra``, too.
 
         Raises:
             InputError: too few patients are left to choose the epoch on.
@@ -159,10 +154,32 @@ class Plan:
             train, val = train.take(rest), train.take(outside)
             val = val.take(share_rows(val, share, seed))
         train = train.take(share_rows(train, share, seed))
-        if with_extra:
-            apart = (held_out,) if val is None else (held_out, val)
-            train = join((train, without_patients(self.extra, *apart)))
-        return Part(train, val, held_out, rows)
+        return Part(share, train, val, held_out, rows)
+
+    def training_images(self, part: Part, recipe: Recipe) -> Split:
+        """What a recipe makes of a part's training images: see `sampling.training_split`.
+
+        Of the images it adds none is of a patient who is held out or chooses the epoch.
+
+        Raises:
+            InputError: it adds images, and nobody knows whose they are.
+        """
+        if recipe.related and self.pool.patients is None:
+            raise InputError("--related: the source names no patients, so none can be held out")
+        nothing, related = part.train.take(np.arange(0)), self.data.related
+        if recipe.related and part.share < 1:
+            strange = ~np.isin(related.patients, self.pool.patients)
+            strange[strange] = share_rows(related.take(strange), part.share, FOLDS_SEED)
+            related = related.take(strange | np.isin(related.patients, part.train.patients))
+        of_part = dataclasses.replace(
+            self.data,
+            train=part.train,
+            val=nothing if part.val is None else part.val,
+            test=self.data.test.take(np.arange(0)),
+            held_out=part.held_out,
+            related=related,
+        )
+        return training_split(of_part, recipe)
 
 
 def _inner_rows(split: Split, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -259,12 +276,17 @@ def determined_by(
 
 
 def train_fold(
-    configuration: Configuration, part: Part, device: torch.device, tick: Callable[[], None]
+    configuration: Configuration,
+    plan: Plan,
+    part: Part,
+    device: torch.device,
+    tick: Callable[[], None],
 ) -> dict[str, Any]:
     """Train one network and ask it for the images held out.
 
     Args:
         configuration: with the seed of this repeat.
+        plan: what ``part`` is of.
         part: to train, choose and be judged on.
         device: of the training.
         tick: called after every optimiser step; it may raise.
@@ -276,13 +298,14 @@ def train_fold(
     Raises:
         TrainingError: a loss or a logit is not finite.
     """
-    arguments = () if configuration.start is None else (configuration.start,)
-    build = partial(configuration.build, *arguments, **configuration.arguments)
-    train = part.train.to(device)
-    val = (part.val if part.val is not None else part.train.take(np.arange(0))).to(device)
+    split = plan.training_images(part, configuration.recipe)
+    train = split.to(device)
+    # Where nothing is chosen the trainer still wants an image to validate on.
+    val = (split.take(np.arange(1)) if part.val is None else part.val).to(device)
     trainer, stages = None, configuration.recipe.stages
     for number, stage in enumerate(stages, 1):
-        trainer = Trainer(build, stage, train, val, number < len(stages), previous=trainer)
+        frozen = number < len(stages)
+        trainer = Trainer(configuration.model, stage, train, val, frozen, previous=trainer)
         trainer.tick = tick
         while not trainer.finished:
             trainer.run_epoch()
@@ -296,7 +319,7 @@ def train_fold(
         "seconds": sum(row["seconds"] for row in trainer.history),
         "epochs": len(trainer.history),
         "best_epoch": trainer.best_epoch,
-        "images": len(part.train),
+        "images": len(split),
     }
 
 
@@ -328,12 +351,11 @@ def each_fold(
     """
     recipe = configuration.recipe
     choosing = recipe.monitor != "last" or recipe.schedule == "plateau"
-    with_extra = plan.extra is not None and recipe.related
     for repeat in range(plan.repeats):
         seeded = dataclasses.replace(recipe, seed=(recipe.seed + repeat) % 2**31)
         one = dataclasses.replace(configuration, recipe=seeded)
         for fold in range(plan.folds):
-            part = plan.part(repeat, fold, choosing=choosing, share=share, with_extra=with_extra)
+            part = plan.part(repeat, fold, choosing=choosing, share=share)
             if configuration.start is not None:
                 provenance.check_unseen(
                     configuration.start.seen.values(),
@@ -350,7 +372,7 @@ def each_fold(
                 signals.check()
                 signals.patient = True
                 try:
-                    found = train_fold(one, part, device, signals.check)
+                    found = train_fold(one, plan, part, device, signals.check)
                 except Interrupted as interruption:
                     when = f" in {configuration.name}, {where}"
                     raise Interrupted(interruption.signum, when) from None
@@ -642,7 +664,7 @@ class Setting:
         self.device = pick_device(options.device)
         check_writable(options.results_dir, "--results-dir")
         check_writable(options.models_dir, "--models-dir")
-        data = datareader.load(options.data, options.root, options.source_size)
+        data = datareader.load(options.data, options.root, options.source_size, related=True)
         self.data = dataclasses.replace(data, test=data.test.take(np.arange(0)))
         name = options.name or run_name(Recipe(stem), options.data, data.size)
         check_name(name)
@@ -688,9 +710,12 @@ class Setting:
             )
         if changed.amp == "fp16" and self.device.type == "cpu":
             raise InputError("--amp fp16: not on a CPU; allowed there are auto, off and bf16")
-        model = found.build() if start is None else found.build(start)
+        configuration = Configuration(name, found.build, changed, start=start)
+        model = configuration.model()
+        if changed.drop_path:
+            set_drop_paths(model, changed.drop_path)
         check_input(model, changed, self.data.size)
-        return found, Configuration(name, found.build, changed, start=start)
+        return found, configuration
 
     def about(self) -> dict[str, Any]:
         """What every page tells of its data and folds, as plain values."""

@@ -90,18 +90,6 @@ def train_and_val(data: TwoClassData) -> Split:
     return join((data.train, data.val), ("train", "val"))
 
 
-def without_patients(extra: Split, *left_out: Split) -> Split:
-    """Those of ``extra`` whose patient owns no image of ``left_out``.
-
-    Raises:
-        InputError: a source names no patients, so that nobody can be left out.
-    """
-    if any(split.patients is None for split in (extra, *left_out)):
-        raise InputError("more training images than the folds' need a source that names patients")
-    unwanted = np.concatenate([split.patients for split in left_out])
-    return extra.take(~np.isin(extra.patients, unwanted))
-
-
 def join(parts: Sequence[Split], origins: Sequence[str] | None = None) -> Split:
     """Several splits as one.
 

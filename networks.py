@@ -9,7 +9,7 @@ from importlib import import_module
 
 from torch import nn
 
-from engine import Recipe
+from recipe import Recipe
 
 NETWORKS = {  # name of its runs: script, and what makes it there
     "efficientchestnet": ("train", "EfficientChestNet"),
