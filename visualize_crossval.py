@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from matplotlib.lines import Line2D
 
 from verdicts import Estimate
@@ -21,8 +23,14 @@ from visualize import (
     _tidy,
     _titled_figure,
 )
-from visualize_family import _legend
+from visualize_family import LOOKS, _legend
 
+YARDSTICK_LOOKS = (  # grey, so that networks stand out
+    (GREY, ":", "<"),
+    (GREY, "--", ">"),
+    (GREY, "-.", "x"),
+    (GREY, "-", "+"),
+)
 MARKS = {  # verdict: colour, marker, filled
     "supported": (BLUE, "o", True),
     "undecided": (GREY, "s", False),
@@ -62,4 +70,51 @@ def draw_gains(
         style |= {"markerfacecolor": color if filled else "white", "linestyle": ""}
         panels[1].add_line(Line2D([], [], label=said, **style))
     _legend(figure, panels[1], caption)
+    _save(figure, path)
+
+
+def draw_learning_curves(
+    rows: Sequence[Mapping[str, Any]], path: Path, *, title: str, caption: str
+) -> None:
+    """Draw AUC (left) and accuracy (right) over the number of training images.
+
+    Args:
+        rows: of `learning_curve.table`.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+        caption: says what is measured and what is not.
+    """
+    figure = _titled_figure(title, body_height=5.4)
+    panels = figure.subplots(1, 2)
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    looks = {}
+    for kind, some in (("network", LOOKS), ("yardstick", YARDSTICK_LOOKS)):
+        of_kind = dict.fromkeys(row["name"] for row in rows if row["kind"] == kind)
+        looks |= zip(of_kind, some, strict=False)
+    measured = [row["images"] for row in rows if not row["extrapolated"]]
+    for axes, measure, label in zip(panels, ("auc", "accuracy"), ("AUC", "accuracy"), strict=True):
+        for number, name in enumerate(names):
+            of_name = [row for row in rows if row["name"] == name]
+            color, line, marker = looks[name]
+            # a hundredth of the way aside, so that bars of the same place stay apart
+            aside = 1 + 0.02 * (number - (len(names) - 1) / 2)
+            for ahead in (False, True):
+                some = [row for row in of_name if row["extrapolated"] == ahead]
+                x = np.array([row["images"] for row in some]) * aside
+                y = np.array([row[measure] for row in some])
+                ends = [[row[f"{measure}_{end}"] for row in some] for end in ("low", "high")]
+                style = {"color": color, "marker": marker, "markersize": 6.5, "capsize": 3}
+                style |= {"linestyle": "" if ahead else line, "elinewidth": 1.2}
+                if ahead:
+                    style |= {"markerfacecolor": "white", "markeredgewidth": 1.6}
+                bars = [y - ends[0], ends[1] - y]
+                axes.errorbar(x, y, yerr=bars, label=None if ahead else name, **style)
+        axes.axvline(1.25 * max(measured), color=INK, linestyle=":", linewidth=1.4)
+        axes.set_xscale("log")
+        ticks = sorted({round(row["images"]) for row in rows})
+        ticks = [tick for k, tick in enumerate(ticks) if not k or tick > 1.2 * ticks[k - 1]]
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.minorticks_off()
+        _tidy(axes, "training images", label)
+    _legend(figure, panels[0], caption)
     _save(figure, path)
