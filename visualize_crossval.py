@@ -6,11 +6,13 @@ As in `visualize`, colour never says alone what shape or text does not say, too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from verdicts import Estimate
 from visualize import (
@@ -28,8 +30,8 @@ from visualize_family import LOOKS, _legend
 YARDSTICK_LOOKS = (  # grey, so that networks stand out
     (GREY, ":", "<"),
     (GREY, "--", ">"),
-    (GREY, "-.", "x"),
-    (GREY, "-", "+"),
+    (GREY, "-.", "p"),
+    (GREY, "-", "h"),
 )
 MARKS = {  # verdict: colour, marker, filled
     "supported": (BLUE, "o", True),
@@ -96,15 +98,18 @@ def draw_learning_curves(
         for number, name in enumerate(names):
             of_name = [row for row in rows if row["name"] == name]
             color, line, marker = looks[name]
-            # a hundredth of the way aside, so that bars of the same place stay apart
-            aside = 1 + 0.02 * (number - (len(names) - 1) / 2)
+            # a little aside, so that bars of the same place stay apart
+            aside = 1 + 0.035 * (number - (len(names) - 1) / 2)
             for ahead in (False, True):
                 some = [row for row in of_name if row["extrapolated"] == ahead]
                 x = np.array([row["images"] for row in some]) * aside
                 y = np.array([row[measure] for row in some])
                 ends = [[row[f"{measure}_{end}"] for row in some] for end in ("low", "high")]
                 style = {"color": color, "marker": marker, "markersize": 6.5, "capsize": 3}
-                style |= {"linestyle": "" if ahead else line, "elinewidth": 1.2}
+                style |= {
+                    "linestyle": "" if ahead else line,
+                    "elinewidth": 0.8 if color == GREY else 1.4,
+                }
                 if ahead:
                     style |= {"markerfacecolor": "white", "markeredgewidth": 1.6}
                 bars = [y - ends[0], ends[1] - y]
@@ -112,9 +117,45 @@ def draw_learning_curves(
         axes.axvline(1.25 * max(measured), color=INK, linestyle=":", linewidth=1.4)
         axes.set_xscale("log")
         ticks = sorted({round(row["images"]) for row in rows})
-        ticks = [tick for k, tick in enumerate(ticks) if not k or tick > 1.2 * ticks[k - 1]]
-        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        apart = [tick for tick, above in pairwise(ticks) if above > 1.4 * tick]
+        apart.append(ticks[-1])
+        axes.set_xticks(apart, [f"{tick:,}" for tick in apart])
         axes.minorticks_off()
         _tidy(axes, "training images", label)
     _legend(figure, panels[0], caption)
+    _save(figure, path)
+
+
+def draw_trials(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
+    """Draw a search: AUC over the trials, over the learning rate and over the weight decay.
+
+    Args:
+        rows: one mapping per trial with ``trial``, ``state``, ``auc`` (empty where there is none),
+            ``lr`` and ``weight_decay``.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+    """
+    figure = _titled_figure(title, body_height=4.0)
+    panels = figure.subplots(1, 3, sharey=True)
+    done = [row for row in rows if row["state"] == "complete"]
+    gave_up = [row for row in rows if row["state"] == "pruned" and row["auc"] != ""]
+    keys = {"trial": "trial", "lr": "learning rate", "weight_decay": "weight decay"}
+    best = max(done, key=lambda row: row["auc"])
+    for axes, (key, label) in zip(panels, keys.items(), strict=True):
+        for some, marker, fill, said in (
+            (gave_up, "s", "white", "given up, mean of its folds"),
+            (done, "o", BLUE, "finished"),
+            ([best], "*", VERMILLION, "best"),
+        ):
+            style = {"marker": marker, "markerfacecolor": fill, "markeredgecolor": INK}
+            style |= {"linestyle": "", "markersize": 13 if marker == "*" else 6, "color": BLUE}
+            x, y = [row[key] for row in some], [row["auc"] for row in some]
+            axes.plot(x, y, label=said, **style)
+        if key != "trial":
+            axes.set_xscale("log")
+        _tidy(axes, label, "mean AUC over the folds" if key == "trial" else "")
+    highest = np.maximum.accumulate([row["auc"] for row in done])
+    panels[0].step([row["trial"] for row in done], highest, where="post", color=INK, linewidth=1.2)
+    panels[0].xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+    _legend(figure, panels[0])
     _save(figure, path)
