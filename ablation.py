@@ -24,6 +24,7 @@ from torch import nn
 import baselines
 from console import StopSignals
 from crossval import (
+    Configuration,
     OutOfFold,
     Setting,
     comparison_parser,
@@ -125,6 +126,15 @@ def usable(model: nn.Module | None = None) -> dict[str, Switch]:
     return {switch.name: switch for switch in SWITCHES if switch.name not in missing}
 
 
+def offered(setting: Setting, base: Configuration) -> dict[str, Switch]:
+    """The switches that this network can take on these images and that could change anything."""
+    allowed = usable(base.model())
+    allowed.pop(f"size-{base.recipe.image_size or setting.data.size}", None)
+    if setting.plan.pool.patients is None:
+        allowed.pop("related")
+    return allowed
+
+
 def has(recipe: Recipe, switch: Switch) -> bool:
     """Whether a recipe has the switch on."""
     default = Recipe(name="")
@@ -159,9 +169,7 @@ class Ablation:
         self.options, self.signals = options, signals
         self.setting = Setting(options, f"ablation_{options.net}")
         self.network, self.base = self.setting.base(options.net, options.base)
-        allowed = usable(self.base.model())
-        side = self.base.recipe.image_size or self.setting.data.size
-        allowed.pop(f"size-{side}", None)
+        allowed = offered(self.setting, self.base)
         wanted = [*(options.switch or allowed), *(options.together or ())]
         unknown = [name for name in wanted if name not in allowed]
         if unknown:

@@ -156,16 +156,27 @@ class Plan:
         train = train.take(share_rows(train, share, seed))
         return Part(share, train, val, held_out, rows)
 
+    def check_related(self, recipe: Recipe) -> None:
+        """Refuse a recipe that adds images of which nobody knows whose they are.
+
+        Raises:
+            InputError: it does, so a held-out patient could be among them.
+        """
+        if recipe.related and self.pool.patients is None:
+            raise InputError(
+                "--related on: the source names no patients, and those held out could be among "
+                "the images it adds; --related off goes without"
+            )
+
     def training_images(self, part: Part, recipe: Recipe) -> Split:
         """What a recipe makes of a part's training images: see `sampling.training_split`.
 
         Of the images it adds none is of a patient who is held out or chooses the epoch.
 
         Raises:
-            InputError: it adds images, and nobody knows whose they are.
+            InputError: as `check_related`.
         """
-        if recipe.related and self.pool.patients is None:
-            raise InputError("--related: the source names no patients, so none can be held out")
+        self.check_related(recipe)
         nothing, related = part.train.take(np.arange(0)), self.data.related
         if recipe.related and part.share < 1:
             strange = ~np.isin(related.patients, self.pool.patients)
@@ -300,8 +311,7 @@ def train_fold(
     """
     split = plan.training_images(part, configuration.recipe)
     train = split.to(device)
-    # Where nothing is chosen the trainer still wants an image to validate on.
-    val = (split.take(np.arange(1)) if part.val is None else part.val).to(device)
+    val = (split.take(np.arange(0)) if part.val is None else part.val).to(device)
     trainer, stages = None, configuration.recipe.stages
     for number, stage in enumerate(stages, 1):
         frozen = number < len(stages)
@@ -708,6 +718,7 @@ class Setting:
             raise InputError(
                 "--stage1-epochs: this network has no backbone to freeze; allowed is 0"
             )
+        self.plan.check_related(changed)
         if changed.amp == "fp16" and self.device.type == "cpu":
             raise InputError("--amp fp16: not on a CPU; allowed there are auto, off and bf16")
         configuration = Configuration(name, found.build, changed, start=start)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ablation import Switch, has, turned, usable
+from ablation import Switch, has, offered, turned
 from console import Interrupted, StopSignals
 from crossval import (
     Configuration,
@@ -72,9 +72,7 @@ class Search:
         self.options, self.signals = options, signals
         self.setting = Setting(options, f"tune_{options.net}")
         self.network, self.base = self.setting.base(options.net, options.base)
-        allowed = usable(self.base.model())
-        side = self.base.recipe.image_size or self.setting.data.size
-        allowed.pop(f"size-{side}", None)
+        allowed = offered(self.setting, self.base)
         unknown = [name for name in options.switch or () if name not in allowed]
         if unknown:
             raise InputError(f"--switch {unknown[0]}: allowed are {', '.join(allowed)}")
