@@ -100,8 +100,13 @@ def run(
 
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Context that turns errors into one line on stderr and the exit statuses of `run`."""
+def one_line_errors(resume: str = "--resume") -> Iterator[None]:
+    """Context that turns errors into one line on stderr and the exit statuses of `run`.
+
+    Args:
+        resume: the flag with which the same command goes on; empty where it always does.
+    """
+    again = f"the same command with {resume}" if resume else "the same command"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name outside a Windows code page must not end a run
             stream.reconfigure(errors="backslashreplace")
@@ -115,10 +120,11 @@ def one_line_errors() -> Iterator[None]:
     except OSError as error:
         where = f" ('{error.filename}')" if error.filename else ""
         status = 1
-        message = f"stopped: {error.strerror or error}{where}; --resume goes on once that is mended"
+        message = f"stopped: {error.strerror or error}{where}; "
+        message += f"{resume or again} goes on once that is mended"
     except Interrupted as interruption:
         status = 128 + interruption.signum
-        message = f"interrupted{interruption.when}: the same command with --resume goes on"
+        message = f"interrupted{interruption.when}: {again} goes on"
     notebook_cell.leave(status, message)
 
 
@@ -250,12 +256,7 @@ class Run:
         Raises:
             InputError: the input is smaller than the network's ``smallest_input``.
         """
-        side = self.recipe.image_size or self.data.size
-        smallest = getattr(model, "smallest_input", 1)
-        if side < smallest:
-            raise InputError(
-                f"--image-size: this network needs {smallest} pixels or more, these are {side}"
-            )
+        check_input(model, self.recipe, self.data.size)
         convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
         if any(module.groups > 1 for module in convolutions):  # slower with it, see Recipe
             self.recipe = dataclasses.replace(self.recipe, cpu_bf16=False)
@@ -615,6 +616,19 @@ class Run:
             self.title,
             credit,
             **decision,
+        )
+
+
+def check_input(model: nn.Module, recipe: Recipe, size: int) -> None:
+    """Refuse an input that is smaller than the network's ``smallest_input``, if it has one.
+
+    Raises:
+        InputError: it is; ``size`` is that of the source's images.
+    """
+    side, smallest = recipe.image_size or size, getattr(model, "smallest_input", 1)
+    if side < smallest:
+        raise InputError(
+            f"--image-size: this network needs {smallest} pixels or more, these are {side}"
         )
 
 

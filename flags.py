@@ -104,10 +104,10 @@ def parse(
     )
     for knob in dataclasses.fields(Recipe):
         if knob.metadata:
-            _add_knob(group, knob.name, knob, getattr(recipes[default], knob.name))
+            add_knob(group, knob.name, knob, getattr(recipes[default], knob.name))
     network = parser.add_argument_group("network") if knobs else None
     for name, knob in (knobs or {}).items():
-        _add_knob(network, name, knob, knob.default)
+        add_knob(network, name, knob, knob.default)
     options = parser.parse_args(argv)
     if options.resume and options.overwrite:
         parser.error("--resume and --overwrite exclude each other")
@@ -162,17 +162,18 @@ def parse(
     return options
 
 
-def _add_knob(group: Any, name: str, knob: dataclasses.Field, value: Any) -> None:
+def add_knob(group: Any, name: str, knob: dataclasses.Field, value: Any) -> None:
     """A flag for ``knob`` that stays None unless it is given; ``value`` is what it then means."""
     if isinstance(knob.default, bool):
-        metavar, value = "{on,off}", "on" if value else "off"
+        metavar = "{on,off}"
+        value = {True: "on", False: "off"}.get(value, value)
     elif knob.metadata["choices"]:
         metavar = "{" + ",".join(knob.metadata["choices"]) + "}"
     else:
         metavar = type(knob.default).__name__[0].upper()
     group.add_argument(
         f"--{name.replace('_', '-')}",
-        type=_checked(knob),
+        type=checked(knob),
         metavar=metavar,
         help=f"{knob.metadata['help']} ({value})",
     )
@@ -205,8 +206,12 @@ def add_folder(parser: argparse.ArgumentParser, flag: str, default: str) -> None
     )
 
 
-def _checked(knob: dataclasses.Field) -> Callable[[str], Any]:
-    """A converter for argparse that says what is allowed when a value is not."""
+def checked(knob: dataclasses.Field) -> Callable[[str], Any]:
+    """A converter for argparse that says what is allowed when a value is not.
+
+    Args:
+        knob: made with `engine.knob`.
+    """
     kind, rule = type(knob.default), knob.metadata
 
     def convert(text: str) -> Any:

@@ -42,6 +42,24 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Comparisons with a page of their own:",
         "Perbandingan yang punya halaman sendiri:",
     ),
+    "ablation_title": ("What each switch is worth: {net}", "Nilai tiap sakelar: {net}"),
+    "ablation": (
+        "Gains over recipe {recipe_name} on {source}, by {repeats} x {folds}-fold cross-validation "
+        "over train and val, grouped by patient; paired, with 95 % intervals. The verdict is on "
+        "the AUC. More on its own page:",
+        "Kenaikan terhadap resep {recipe_name} pada {source}, dengan validasi silang {repeats} x "
+        "{folds} lipatan atas data latih dan validasi, dikelompokkan per pasien; berpasangan, "
+        "dengan selang 95 %. Putusan menurut AUC. Selengkapnya di halamannya sendiri:",
+    ),
+    "switch": ("switch", "sakelar"),
+    "gain_auc": ("gain in AUC (95 %)", "kenaikan AUC (95 %)"),
+    "gain_accuracy": ("gain in accuracy (95 %)", "kenaikan akurasi (95 %)"),
+    "training_time": ("training time", "waktu latih"),
+    "verdict": ("verdict", "putusan"),
+    "supported": ("supported", "didukung"),
+    "undecided": ("undecided", "belum jelas"),
+    "refuted": ("refuted", "disangkal"),
+    "all_winners": ("all winners together", "semua pemenang bersama"),
     "phantom_title": ("Phantom runs", "Percobaan dengan data tiruan (phantom)"),
     "phantom": (
         "The images of these runs are procedural. Their numbers say nothing about X-rays; they "

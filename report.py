@@ -327,6 +327,8 @@ def write_report(results_dir: Path, language: str = "en") -> Path:
     if own_pages:
         links = (f"[{_escaped(p.parent.name)}]({_link(results_dir, p)})" for p in own_pages)
         page.add(f"{page.say('own_pages')} {', '.join(links)}.")
+    for path in sorted(results_dir.glob("*/ablation.json")):
+        _add_ablation(page, results_dir, path.parent)
     groups: dict[tuple[bool, str], list[StoredRun]] = {}
     for run in runs:
         key = run.phantom, run.metrics["data"]["sha256"]
@@ -354,6 +356,38 @@ def write_report(results_dir: Path, language: str = "en") -> Path:
     path = results_dir / names[language]
     atomic_write(path, page.text())
     return path
+
+
+def _add_ablation(page: Page, results_dir: Path, folder: Path) -> None:
+    """The table of an ablation, with a link to its own page."""
+    try:
+        about = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
+        with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["verdict"]]
+        cells = [_ablation_row(page, row) for row in rows]
+        source = about["data"]["source"]
+        values = {key: about[key] for key in ("recipe_name", "repeats", "folds", "net")}
+        text = page.say("ablation", source=_escaped(source), **values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"NOTE: '{folder}' is left out, it is damaged: {error!r}", file=sys.stderr)
+        return
+    page.add(f"## {page.say('ablation_title', net=_escaped(values['net']))}")
+    link = f"[{_escaped(folder.name)}]({_link(results_dir, folder / 'README.md')})"
+    page.add(f"{text} {link}")
+    if cells:
+        heads = ("switch", "gain_auc", "gain_accuracy", "training_time", "verdict")
+        page.table([page.say(head) for head in heads], cells, left=1)
+
+
+def _ablation_row(page: Page, row: Mapping[str, str]) -> tuple[str, ...]:
+    gains = []
+    for measure in ("auc", "accuracy"):
+        value, *ends = (float(row[f"{measure}_gain{end}"]) for end in ("", "_low", "_high"))
+        gains.append(f"{page.number(value, '+.3f')} {page.interval(ends, '+.3f')}")
+    together = row["kind"] == "together"
+    name = page.say("all_winners") if together else f"`{_escaped(row['configuration'])}`"
+    ratio = f"x {page.number(float(row['seconds_ratio']), '.2f')}"
+    return name, *gains, ratio, page.say(row["verdict"])
 
 
 def _add_source(

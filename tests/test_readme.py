@@ -38,6 +38,9 @@ APPENDED = {  # by the beginning of a command, the longest counts
     "python visualize.py mistakes": ["--data", "{phantom}", "--run", NAME],
     "python visualize.py augmentation": ["--data", "{phantom}"],
     "python baselines.py": ["--data", "{phantom}"],
+    "python ablation.py": [*SHORT, "--folds", "2", "--repeats", "1", "--switch", "flip"],
+    "python learning_curve.py": [*SHORT, "--repeats", "1", "--image-size", "16"],
+    "python tune.py": [*SHORT, "--folds", "2", "--trials", "1", "--switch", "flip"],
     "python benchmarks/seeds.py": SHORT,
     "python explain.py": ["--data", "{phantom}"],
     "python predict.py": [],
@@ -45,7 +48,10 @@ APPENDED = {  # by the beginning of a command, the longest counts
 }
 PLACEHOLDERS = {"FILE.npz": ["{phantom}"], "IMAGE_OR_FOLDER": ["images"], "RUN RUN": COMMITTED}
 ELSEWHERE = ("pip install", "python -m pytest")  # installation, and what runs this very file
-SLOW = ("--source-size", "--members", "--folds", "benchmarks/seeds.py", "compare_family.py")
+SLOW = (
+    *("--source-size", "--members", "--folds", "benchmarks/seeds.py", "compare_family.py"),
+    *("ablation.py", "learning_curve.py", "tune.py"),
+)
 
 
 def blocks(readme: str, language: str) -> list[str]:

@@ -1,0 +1,59 @@
+"""Shared by the tests of cross-validated comparisons: a network that knows a share of the truth."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from tiny_train import TinyNet
+
+import crossval
+import networks
+from recipe import Recipe, knob
+
+BASE = Recipe(name="tiny", epochs=2, batch_size=16, lr=1e-2, monitor="last", flip=0.5, seed=7)
+LABELS = 1.0  # what the truth adds to a logit of the base
+
+
+class TinyChest(TinyNet):
+    """`TinyNet` with a dropout that is a knob."""
+
+    def __init__(self, dropout=0.2):
+        super().__init__()
+        self.layers[7].p = dropout
+
+
+@pytest.fixture
+def tiny_networks(monkeypatch):
+    """Every name is the tiny network, with one recipe."""
+    found = networks.Network(
+        "train_tiny", TinyChest, {"report": BASE}, {"dropout": knob(0.2, "", low=0, high=0.9)}
+    )
+    monkeypatch.setattr(crossval, "network", lambda name, device="auto": found)
+    return found
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Training is left out: logits are noise of the seed and as much of the truth as deserved.
+
+    Without flipping, and with rotation, less of it; with per-image normalisation more. The list
+    holds the configuration of every network that would have been trained.
+    """
+    done = []
+
+    def fold(configuration, plan, part, device, tick):
+        tick()
+        recipe = configuration.recipe
+        skill = LABELS + 2 * (recipe.normalize == "per-image")
+        skill -= 0.9 * (recipe.flip == 0) + 0.9 * (recipe.rotate > 0)
+        # noise of the image and the seed, the same for every configuration
+        noise = np.array(
+            [np.random.default_rng([recipe.seed, int(i)]).normal() for i in part.held_out.index]
+        )
+        done.append(dataclasses.replace(configuration))
+        logits = skill * (2.0 * part.held_out.labels - 1) + noise
+        about = {"seconds": 1.0 + recipe.rotate, "epochs": 2, "best_epoch": 2}
+        return {"logits": logits.tolist(), **about, "images": len(part.train)}
+
+    monkeypatch.setattr(crossval, "train_fold", fold)
+    return done

@@ -1,0 +1,299 @@
+"""What a switch is worth: turned alone, judged by paired intervals, recomputable."""
+
+import csv
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from comparisons import BASE, tiny_networks, trained  # noqa: F401 (fixtures)
+from conftest import run_script, without_times
+from torch import nn
+
+import ablation
+import crossval
+import learning_curve
+import report
+from ablation import SWITCHES, Switch, has, turned, usable
+from console import Interrupted
+from crossval import OutOfFold
+from engine import TrainingError
+from metrics import paired_difference, sigmoid
+from phantom import OFFICIAL_COUNTS
+from recipe import Recipe
+from storage import InputError
+
+NAMES = {switch.name: switch for switch in SWITCHES}
+SHORT = ["--net", "resnet34", "--folds", "3", "--repeats", "3", "--device", "cpu", "--name", "a"]
+SWITCH = ["--switch", "flip", "rotate", "per-image", "smoothing"]
+pytestmark = pytest.mark.usefixtures("tiny_networks")
+
+
+@pytest.fixture
+def command(phantom_npz, tmp_path, monkeypatch):
+    """Run the command in a folder of its own; where its results are."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags):
+        ablation.main([*SHORT, "--data", str(phantom_npz), *flags])
+        return tmp_path / "results" / "a"
+
+    return run
+
+
+def rows_of(folder):
+    with (folder / "table.csv").open(newline="") as file:
+        return {row["configuration"]: row for row in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=lambda switch: switch.name)
+def test_a_switch_is_off_by_default_turns_on_and_off_again(switch):
+    default = Recipe(name="")
+    assert switch.text and not has(default, switch)
+    on = turned(default, switch)
+    assert has(on, switch) and on != default
+    assert turned(on, switch) == default
+
+
+def test_another_amount_is_having_it_but_another_choice_is_not():
+    assert has(Recipe(name="", rotate=15), NAMES["rotate"])
+    assert turned(Recipe(name="", rotate=15), NAMES["rotate"]).rotate == 0
+    assert not has(Recipe(name="", schedule="plateau"), NAMES["cosine"])
+    assert turned(Recipe(name="", schedule="plateau"), NAMES["cosine"]).schedule == "cosine"
+    assert not has(Recipe(name="", image_size=64), NAMES["size-128"])
+
+
+def test_weights_of_the_loss_are_the_official_classes_ratio():
+    smaller, larger = OFFICIAL_COUNTS["train"]
+    assert NAMES["pos-weight"].changes["pos_weight"] == pytest.approx(smaller / larger, abs=1e-3)
+
+
+def test_networks_are_only_offered_what_they_can_take():
+    from model_improved import ResidualChestNet
+
+    assert "drop-path" in usable(ResidualChestNet())
+    assert "drop-path" not in usable(nn.Linear(1, 1))
+    assert "freeze" not in usable(ResidualChestNet())
+    assert "freeze" in usable()
+
+
+@pytest.mark.usefixtures("trained")
+def test_winners_come_first_losers_last_and_what_the_base_has_is_taken_away(command):
+    rows = rows_of(command(*SWITCH))
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "base": "",
+        "+ per-image": "supported",
+        "- flip": "supported",
+        "+ smoothing": "undecided",
+        "+ rotate": "refuted",
+        "hog_rbf_svm": "",
+    }
+    assert set(list(rows)[1:3]) == {"- flip", "+ per-image"}
+    assert list(rows)[-2:] == ["+ rotate", "hog_rbf_svm"]
+    assert float(rows["- flip"]["auc_gain"]) > 0
+    assert float(rows["+ smoothing"]["auc_gain"]) == 0
+    assert float(rows["+ rotate"]["seconds_ratio"]) == 11
+
+
+@pytest.mark.usefixtures("trained")
+def test_all_winners_are_tried_together_and_losers_of_the_base_are_switched_off(
+    command, monkeypatch
+):
+    extra = Switch("decay", "", {"weight_decay": 1e-3})
+    monkeypatch.setattr(ablation, "SWITCHES", (*SWITCHES, extra))
+    folder = command("--rotate", "5", *SWITCH)
+    about = json.loads((folder / "ablation.json").read_text())
+    assert about["configurations"]["together"]["changes"] == {
+        "rotate": 0.0,
+        "normalize": "per-image",
+    }
+    rows = rows_of(folder)
+    assert rows["- rotate"]["verdict"] == "refuted"
+    assert rows["together"]["verdict"] == "supported"
+    assert float(rows["together"]["auc_gain"]) > float(rows["+ per-image"]["auc_gain"])
+
+
+@pytest.mark.usefixtures("trained")
+def test_what_goes_together_can_be_said(command):
+    folder = command("--switch", "flip", "--together", "smoothing", "per-image")
+    about = json.loads((folder / "ablation.json").read_text())["configurations"]
+    assert set(about["together"]["text"].split(", ")) == {"smoothing", "per-image"}
+    assert about["together"]["changes"] == {"label_smoothing": 0.1, "normalize": "per-image"}
+    assert "- flip" in about
+
+
+@pytest.mark.usefixtures("trained")
+def test_gains_are_differences_of_the_tables_logits(command):
+    folder = command(*SWITCH)
+    oof = OutOfFold.read(folder / "oof.csv")
+    row = rows_of(folder)["+ per-image"]
+    pairs = [
+        paired_difference(oof.labels, sigmoid(one), sigmoid(other), (0.5, 0.5))["accuracy"]
+        for one, other in zip(oof.logits["+ per-image"], oof.logits["base"], strict=True)
+    ]
+    assert float(row["accuracy_gain"]) == pytest.approx(np.mean(pairs))
+    assert float(row["accuracy_gain_low"]) <= np.mean(pairs) <= float(row["accuracy_gain_high"])
+
+
+@pytest.mark.usefixtures("trained")
+def test_page_and_table_are_recomputed_from_logits_and_json(command, tmp_path):
+    folder = command(*SWITCH)
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("oof.csv", "ablation.json"):
+        shutil.copyfile(folder / name, other / name)
+    ablation.write_page(other)
+    for name in ("table.csv", "README.md", "gains.png"):
+        assert (other / name).read_bytes() == (folder / name).read_bytes()
+    text = (folder / "README.md").read_text()
+    assert all(word in text for word in ("supported", "undecided", "refuted", "PHANTOM"))
+
+
+@pytest.mark.usefixtures("trained")
+def test_results_page_shows_the_table_in_both_languages(command, run_of_one_epoch):
+    folder = command(*SWITCH)
+    shutil.copytree(run_of_one_epoch[0] / "results" / "one", folder.parent / "one")
+    for language, word in (("en", "supported"), ("id", "didukung")):
+        text = report.write_report(folder.parent, language).read_text()
+        assert "`+ per-image`" in text and word in text
+        assert "(a/README.md)" in text
+    (folder / "table.csv").write_text("configuration\n")
+    assert "per-image" not in report.write_report(folder.parent).read_text()
+
+
+def test_an_interrupted_ablation_goes_on_and_equals_the_uninterrupted_one(
+    command,
+    request,
+    tmp_path,
+    capsys,
+    monkeypatch,
+):
+    trained_networks = request.getfixturevalue("trained")
+    short = "--switch", "flip", "per-image"
+    straight = command(*short)
+    logits, rows = (straight / "oof.csv").read_bytes(), without_times(rows_of(straight))
+    about = json.loads((straight / "ablation.json").read_text())
+    count = len(trained_networks)
+    shutil.rmtree(tmp_path / "results")
+    shutil.rmtree(tmp_path / "trained_models")
+    whole, calls = crossval.train_fold, []
+
+    def stopping(*arguments):
+        calls.append(1)
+        if len(calls) == 14:
+            raise Interrupted(2)
+        return whole(*arguments)
+
+    monkeypatch.setattr(crossval, "train_fold", stopping)
+    with pytest.raises(SystemExit) as end:
+        command(*short)
+    assert end.value.code == 130
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert line == ("interrupted in - flip, repeat 2 of 3, fold 2 of 3: the same command goes on")
+    assert not list((tmp_path / "results" / "a").iterdir())
+    again = command(*short)
+    assert len(calls) == count + 1
+    assert (again / "oof.csv").read_bytes() == logits
+    ratio = {name: row.pop("seconds_ratio") for name, row in rows.items()}
+    for name, row in without_times(rows_of(again)).items():
+        if name != "hog_rbf_svm":
+            assert row.pop("seconds_ratio") == ratio[name]
+        row.pop("seconds_ratio", None)
+        assert row == rows[name]
+    assert without_times(json.loads((again / "ablation.json").read_text())) == without_times(about)
+
+
+def test_a_switch_that_diverges_is_left_out_and_named(command, request, monkeypatch):
+    request.getfixturevalue("trained")
+    whole = crossval.train_fold
+
+    def diverging(configuration, *arguments):
+        if configuration.recipe.rotate:
+            raise TrainingError("not finite")
+        return whole(configuration, *arguments)
+
+    monkeypatch.setattr(crossval, "train_fold", diverging)
+    folder = command(*SWITCH)
+    assert "+ rotate" not in rows_of(folder)
+    assert "`+ rotate` has no figures" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--switch", "nonsense"], "--switch nonsense: allowed are flip"),
+        (["--switch", "freeze"], "--switch freeze"),
+        (["--folds", "1"], "'1' is not an integer"),
+        (["--folds", "60"], "--folds 60: the rarer class"),
+        (["--base", "other"], "the recipes of train_tiny.py are report"),
+        (["--stage1-epochs", "2"], "no backbone to freeze"),
+        (["--amp", "fp16"], "not on a CPU"),
+        (["--switch", "related"], "--switch related: allowed are"),
+        (["--switch", "size-28"], "--switch size-28"),
+        (["--related", "on"], "names no patients"),
+        (["--name", "a/b"], "--name"),
+        (["--results-dir", "/dev/null/x"], "not a folder"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_written(command, flags, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        command(*flags)
+    assert end.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert message in lines[-1] and lines[-1].startswith("error: ")
+    assert not (tmp_path / "results").exists() and not (tmp_path / "trained_models").exists()
+
+
+def test_a_network_is_trained_and_its_page_written(command):
+    rows = rows_of(command("--switch", "per-image", "--repeats", "2"))
+    assert float(rows["+ per-image"]["auc_gain"]) == pytest.approx(
+        float(rows["+ per-image"]["auc"]) - float(rows["base"]["auc"])
+    )
+
+
+def test_a_damaged_comparison_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"ablation\.json"):
+        ablation.write_page(tmp_path)
+
+
+@pytest.mark.parametrize(("exponent", "factor"), [(0.5, 2.0), (0.1, 0.6), (0.0, 0.3)])
+def test_a_power_law_is_found_again(exponent, factor):
+    images = np.array([100, 200, 300, 400])
+    scores = 1 - factor * images**-exponent
+    found = learning_curve.fit_power_law(images, np.stack([scores, scores]))
+    assert np.allclose(found[0], exponent) and np.allclose(found[1], factor)
+
+
+@pytest.mark.usefixtures("trained")
+def test_learning_curve_and_its_extrapolation(phantom_npz, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--nets", "resnet34", "--folds", "5", "--repeats", "2", "--name", "curve"]
+    learning_curve.main([*flags, "--data", str(phantom_npz), "--device", "cpu"])
+    folder = tmp_path / "results" / "curve"
+    with (folder / "table.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["name"] == "resnet34"]
+    images = [float(row["images"]) for row in rows]
+    assert images == sorted(images) and len(rows) == 5
+    assert images[-1] == sum(OFFICIAL_COUNTS["train"])
+    assert [row["extrapolated"] for row in rows] == ["False"] * 4 + ["True"]
+    assert np.allclose(np.array(images[:3]) / images[3], [0.25, 0.5, 0.75], atol=0.08)
+    aucs = {float(row["auc"]) for row in rows[:4]}
+    assert len(aucs) == 1  # the network of this test is no better for more images
+    assert float(rows[4]["auc"]) == pytest.approx(aucs.pop(), abs=1e-9)
+    text = (folder / "README.md").read_text()
+    assert "*extrapolated*" in text
+    before = text, (folder / "table.csv").read_bytes()
+    learning_curve.write_page(folder)
+    assert ((folder / "README.md").read_text(), (folder / "table.csv").read_bytes()) == before
+
+
+@pytest.mark.parametrize("script", ["ablation.py", "learning_curve.py"])
+def test_help_of_the_script(script, tmp_path):
+    ended = run_script(script, "--help", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "--repeats" in ended.stdout and "--label-smoothing" in ended.stdout
+
+
+def test_base_recipe_of_this_test_has_what_it_takes_away():
+    assert has(BASE, NAMES["flip"]) and not has(dataclasses.replace(BASE, flip=0), NAMES["flip"])

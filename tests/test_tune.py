@@ -1,0 +1,234 @@
+"""The search: nothing of test, one study for all who take part, goes on after a stop."""
+
+import csv
+import dataclasses
+import re
+import shlex
+import sys
+
+import pytest
+from comparisons import BASE, tiny_networks, trained  # noqa: F401 (fixtures)
+from conftest import run_script
+
+import crossval
+import flags
+import tune
+from ablation import SWITCHES
+from console import Interrupted
+from engine import TrainingError
+from networks import NETWORKS, network
+
+optuna = pytest.importorskip("optuna")
+SHORT = ["--net", "resnet34", "--folds", "3", "--device", "cpu", "--name", "s"]
+SWITCH = ["--switch", "flip", "rotate", "per-image"]
+pytestmark = pytest.mark.usefixtures("tiny_networks")
+
+
+@pytest.fixture
+def command(phantom_npz, tmp_path, monkeypatch):
+    """Run the command in a folder of its own; where its results are."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(trials, *more):
+        given = [*SHORT, *SWITCH, "--data", str(phantom_npz), "--trials", str(trials), *more]
+        tune.main(given)
+        return tmp_path / "results" / "s"
+
+    return run
+
+
+def trials_of(folder):
+    with (folder / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_base_is_tried_first_and_the_best_found_is_better(command):
+    rows = trials_of(command(12))
+    assert [int(row["trial"]) for row in rows] == list(range(12))
+    assert float(rows[0]["lr"]) == BASE.lr and int(rows[0]["batch_size"]) == BASE.batch_size
+    assert {rows[0][key] for key in ("flip", "rotate", "normalize")} == {"base"}
+    done = [row for row in rows if row["state"] == "complete"]
+    best = max(done, key=lambda row: float(row["auc"]))
+    assert best["normalize"] == "+ per-image"
+    assert float(best["auc"]) > float(rows[0]["auc"])
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_printed_flags_reproduce_the_best_recipe(command, request, capsys):
+    folder = command(8)
+    printed = capsys.readouterr().out
+    (line,) = re.findall(r"^python train_tiny\.py .*$", printed, flags=re.MULTILINE)
+    _, _, *words = shlex.split(line)
+    found = request.getfixturevalue("tiny_networks")
+    options = flags.parse(found.recipes, words, knobs=found.knobs)
+    number = int(re.search(r"best: trial (\d+)", printed)[1])
+    row = trials_of(folder)[number]
+    assert options.recipe.lr == float(row["lr"])
+    assert options.recipe.weight_decay == float(row["weight_decay"])
+    assert options.model_arguments == {"dropout": float(row["dropout"])}
+    assert options.recipe.flip == (BASE.flip if row["flip"] == "base" else 0)
+    page = (folder / "README.md").read_text()
+    assert "train_tiny.py" in page and "--data small.npz" in page and "optimistic" in page
+
+
+def test_trials_that_fall_behind_are_given_up_between_folds(command, request, monkeypatch):
+    networks_trained = request.getfixturevalue("trained")
+    whole = crossval.train_fold
+
+    def worse_and_worse(configuration, *arguments):
+        found = whole(configuration, *arguments)
+        number = int(configuration.name.split()[1])
+        return {**found, "logits": [(-1) ** (number > 5) * one for one in found["logits"]]}
+
+    monkeypatch.setattr(crossval, "train_fold", worse_and_worse)
+    rows = trials_of(command(9, "--repeats", "2"))
+    late = [row for row in rows if int(row["trial"]) > 5]
+    assert {row["state"] for row in late} == {"pruned"}
+    assert all(int(row["folds"]) < 6 for row in late)
+    assert len(networks_trained) == sum(int(row["folds"]) for row in rows)
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_second_start_goes_on_with_the_same_study(command):
+    first = trials_of(command(3))
+    rows = trials_of(command(2))
+    assert len(rows) == 5
+    assert rows[:3] == first
+
+
+def test_an_interrupted_trial_is_the_next_ones_beginning(
+    command, request, monkeypatch, capsys, tmp_path
+):
+    done = request.getfixturevalue("trained")
+    whole, stopped = crossval.train_fold, []
+
+    def stopping(*arguments):
+        if len(done) == 4 and not stopped:  # in the second trial
+            stopped.append(1)
+            raise Interrupted(15)
+        return whole(*arguments)
+
+    monkeypatch.setattr(crossval, "train_fold", stopping)
+    with pytest.raises(SystemExit) as end:
+        command(3)
+    assert end.value.code == 143
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line == "interrupted in trial 1, repeat 1 of 1, fold 2 of 3: the same command goes on"
+    rows = trials_of(command(1))
+    assert [row["state"] for row in rows] == ["complete", "fail", "complete"]
+    chosen = [key for key in rows[0] if key not in ("trial", "state", "auc", "folds", "seconds")]
+    assert [rows[2][key] for key in chosen] == [rows[1][key] for key in chosen]
+    assert len(done) == 6  # the stopped trial's first fold was not trained again
+
+
+def test_a_trial_that_diverges_fails_and_the_search_goes_on(command, request, monkeypatch):
+    done = request.getfixturevalue("trained")
+    whole = crossval.train_fold
+
+    def diverging(*arguments):
+        if len(done) == 3:
+            done.append(None)
+            raise TrainingError("not finite")
+        return whole(*arguments)
+
+    monkeypatch.setattr(crossval, "train_fold", diverging)
+    assert [row["state"] for row in trials_of(command(3))] == ["complete", "fail", "complete"]
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_study_of_something_else_is_not_gone_on_with(command, capsys, tmp_path):
+    command(1)
+    with pytest.raises(SystemExit) as end:
+        command(1, "--epochs", "9")
+    assert end.value.code == 2
+    assert "is a search with another base" in capsys.readouterr().err
+    (tmp_path / "trained_models" / "s.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(SystemExit) as end:
+        command(1)
+    assert end.value.code == 2
+    assert "cannot be read or written" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_the_search_holds_no_test_image(command, request, monkeypatch):
+    request.getfixturevalue("trained")
+    held, whole = [], tune.Search.go
+
+    def looking(search):
+        held.append(search.setting.data)
+        whole(search)
+
+    monkeypatch.setattr(tune.Search, "go", looking)
+    command(1)
+    (data,) = held
+    assert len(data.test) == 0 and len(data.train) == 64 and len(data.val) == 24
+
+
+@pytest.mark.usefixtures("trained")
+def test_two_processes_share_one_study(command, phantom_npz, tmp_path):
+    """The second is another process indeed; SQLite keeps their trials apart."""
+    command(2)
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:3]; import comparisons, crossval, networks, tune;"
+        "found = networks.Network('train_tiny', comparisons.TinyChest, {'report':"
+        " comparisons.BASE}, {'dropout': comparisons.knob(0.2, '', low=0, high=0.9)});"
+        "crossval.network = lambda name, device='auto': found; tune.main(sys.argv[3:])"
+    )
+    script = tmp_path / "other.py"
+    script.write_text(code)
+    root = crossval.__file__.rpartition("crossval.py")[0]
+    given = [*SHORT, *SWITCH, "--data", str(phantom_npz), "--trials", "2"]
+    ended = run_script(script, root + "tests", root, *given, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    rows = trials_of(command(1))
+    assert [int(row["trial"]) for row in rows] == [0, 1, 2, 3, 4]
+    assert {row["state"] for row in rows} <= {"complete", "pruned"}
+
+
+def test_switches_that_share_a_knob_exclude_each_other():
+    groups = tune.alternatives(SWITCHES)
+    assert {one.name for one in groups["schedule"]} == {"onecycle", "cosine", "restarts"}
+    assert {one.name for one in groups["image_size"]} == {"size-64", "size-128"}
+    assert sorted(one.name for group in groups.values() for one in group) == sorted(
+        one.name for one in SWITCHES
+    )
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_every_network_has_a_script_that_knows_the_flags(name):
+    found = network(name, "cpu")
+    recipe = next(iter(found.recipes.values()))
+    changed = dataclasses.replace(recipe, lr=1.5e-3, ema=0.99, related=True, policy="randaugment")
+    configuration = crossval.Configuration(name, found.build, changed)
+    named = next(iter(found.recipes))
+    options = tune.comparison_parser("").parse_args([])
+    options.base = named
+    line = tune.reproduce(found, configuration, options, "phantom")
+    _, script, *words = shlex.split(line)
+    assert script == f"{found.script}.py"
+    parsed = flags.parse(found.recipes, words, found.imagenet_url is not None, found.knobs)
+    assert dataclasses.replace(parsed.recipe, name="") == dataclasses.replace(changed, name="")
+
+
+def test_without_optuna_one_line_says_how_to_get_it(command, monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(SystemExit) as end:
+        command(1)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line == "error: Optuna is not installed: pip install -r requirements-tune.txt"
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("more", [["--trials", "0"], ["--switch", "x"], ["--base", "x"]])
+def test_wrong_input_is_refused(command, more, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        command(1, *more)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "trained_models").exists()
+
+
+def test_a_network_is_trained_on_phantoms(command):
+    (row, _) = trials_of(command(2))
+    assert row["state"] == "complete" and 0 <= float(row["auc"]) <= 1
