@@ -57,6 +57,7 @@ INNER_PARTS = 8  # one of them chooses the epoch; officially val is 305 of 2,611
 MEASURES = ("auc", "accuracy")
 DECIMALS = 5  # of a stored logit
 LARGEST_LOGIT = 30.0
+VIEWS = Recipe.__dataclass_fields__["tta"].metadata["choices"]
 STORE = "crossval"  # folder of the stored folds, below that of the checkpoints
 REPEATS = knob(2, "", low=1, high=100)
 FOLDS = knob(5, "", low=2, high=100)
@@ -156,29 +157,14 @@ class Plan:
         train = train.take(share_rows(train, share, seed))
         return Part(share, train, val, held_out, rows)
 
-    def check_related(self, recipe: Recipe) -> None:
-        """Refuse a recipe that adds images of which nobody knows whose they are.
-
-        Raises:
-            InputError: it does, so a held-out patient could be among them.
-        """
-        if recipe.related and self.pool.patients is None:
-            raise InputError(
-                "--related on: the source names no patients, and those held out could be among "
-                "the images it adds; --related off goes without"
-            )
-
     def training_images(self, part: Part, recipe: Recipe) -> Split:
         """What a recipe makes of a part's training images: see `sampling.training_split`.
 
-        Of the images it adds none is of a patient who is held out or chooses the epoch.
-
-        Raises:
-            InputError: as `check_related`.
+        Of the images it adds none is of a patient who is held out or chooses the epoch, where
+        the source names patients.
         """
-        self.check_related(recipe)
         nothing, related = part.train.take(np.arange(0)), self.data.related
-        if recipe.related and part.share < 1:
+        if recipe.related and part.share < 1 and related.patients is not None:
             strange = ~np.isin(related.patients, self.pool.patients)
             strange[strange] = share_rows(related.take(strange), part.share, FOLDS_SEED)
             related = related.take(strange | np.isin(related.patients, part.train.patients))
@@ -244,8 +230,11 @@ class Store:
         try:
             stored = json.loads(self._path(what).read_text())
             found = stored["found"]
-            sound = np.shape(found["logits"]) == (images,) and np.isfinite(found["logits"]).all()
-        except (OSError, ValueError, KeyError, TypeError):
+            sound = all(
+                np.shape(values) == (images,) and np.isfinite(values).all()
+                for values in found["logits"].values()
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return found if sound else None
 
@@ -264,7 +253,7 @@ def _digest(split: Split | None) -> str | None:
 def determined_by(
     configuration: Configuration, part: Part, data: TwoClassData, device: torch.device
 ) -> dict[str, Any]:
-    """Everything that the logits of a fold depend on but the code.
+    """Everything that the logits of a fold depend on but the code, the views told apart in there.
 
     Of the recipe only what differs from the defaults, so that a knob added later, off by default,
     leaves finished folds valid.
@@ -275,7 +264,7 @@ def determined_by(
     return {
         "network": configuration.build.__qualname__,
         "arguments": dict(configuration.arguments),
-        "recipe": {k: v for k, v in recipe.items() if k != "name" and v != default[k]},
+        "recipe": {k: v for k, v in recipe.items() if k not in ("name", "tta") and v != default[k]},
         "start": start and {"source": start.source, "sha256": start.sha256},
         "data": data.sha256,
         "train": _digest(part.train),
@@ -303,8 +292,9 @@ def train_fold(
         tick: called after every optimiser step; it may raise.
 
     Returns:
-        ``logits`` of the held-out images; ``seconds`` of training and of choosing; ``epochs`` run,
-        ``best_epoch``, and the number of ``images`` trained on.
+        ``logits`` of the held-out images by kind of test-time augmentation, which changes no
+        training; ``seconds`` of training and of choosing; ``epochs`` run, ``best_epoch``, and the
+        number of ``images`` trained on.
 
     Raises:
         TrainingError: a loss or a logit is not finite.
@@ -321,11 +311,12 @@ def train_fold(
             trainer.run_epoch()
     trainer.model.load_state_dict(trainer.best_weights)
     recipe = configuration.recipe
-    logits = predict(trainer.model, part.held_out.to(device)[0], recipe, trainer.amp, recipe.tta)
-    if not np.isfinite(logits).all():
+    images = part.held_out.to(device)[0]
+    logits = {tta: predict(trainer.model, images, recipe, trainer.amp, tta) for tta in VIEWS}
+    if not all(np.isfinite(values).all() for values in logits.values()):
         raise TrainingError("a logit of a held-out image is not finite")
     return {
-        "logits": logits.tolist(),
+        "logits": {tta: values.tolist() for tta, values in logits.items()},
         "seconds": sum(row["seconds"] for row in trainer.history),
         "epochs": len(trainer.history),
         "best_epoch": trainer.best_epoch,
@@ -391,13 +382,14 @@ def each_fold(
                 finally:
                     signals.patient = False
                 store.put(what, found)
-                auc = roc_auc(part.held_out.labels, np.array(found["logits"]))
+                values = np.array(found["logits"][recipe.tta])
+                auc = roc_auc(part.held_out.labels, values)
                 print(
                     f"{configuration.name}: {where}: AUC {auc:.3f}, epoch {found['best_epoch']} "
                     f"of {found['epochs']}, {found['seconds']:.1f} s",
                     flush=True,
                 )
-            yield repeat, fold, part, found
+            yield repeat, fold, part, {**found, "logits": found["logits"][recipe.tta]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -464,10 +456,11 @@ def cross_validate_yardstick(
                 p = classifier.predict_proba(features[part.rows])[:, 1]
                 with np.errstate(divide="ignore"):
                     values = np.clip(np.log(p) - np.log1p(-p), -LARGEST_LOGIT, LARGEST_LOGIT)
-                one = {"logits": values.tolist(), "seconds": time.perf_counter() - start}
+                one = {"logits": {"none": values.tolist()}}
+                one["seconds"] = time.perf_counter() - start
                 one["images"] = len(part.train)
                 store.put(what, one)
-            logits[repeat, part.rows] = one["logits"]
+            logits[repeat, part.rows] = one["logits"]["none"]
             found.append(one)
     return Outcome(logits, _mean(found, "seconds"), _mean(found, "images"))
 
@@ -718,7 +711,6 @@ class Setting:
             raise InputError(
                 "--stage1-epochs: this network has no backbone to freeze; allowed is 0"
             )
-        self.plan.check_related(changed)
         if changed.amp == "fp16" and self.device.type == "cpu":
             raise InputError("--amp fp16: not on a CPU; allowed there are auto, off and bf16")
         configuration = Configuration(name, found.build, changed, start=start)

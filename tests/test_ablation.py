@@ -231,7 +231,6 @@ def test_a_switch_that_diverges_is_left_out_and_named(command, request, monkeypa
         (["--amp", "fp16"], "not on a CPU"),
         (["--switch", "related"], "--switch related: allowed are"),
         (["--switch", "size-28"], "--switch size-28"),
-        (["--related", "on"], "names no patients"),
         (["--name", "a/b"], "--name"),
         (["--results-dir", "/dev/null/x"], "not a folder"),
     ],

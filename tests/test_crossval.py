@@ -217,14 +217,16 @@ def test_weights_that_have_seen_a_held_out_patient_are_refused(plan, store):
     assert not list(store.folder.iterdir())
 
 
-def test_related_images_of_unknown_patients_are_refused(data, store):
+def test_related_images_of_unknown_patients_are_warned_of(data, store, capsys):
     nameless = {
         key: dataclasses.replace(getattr(data, key), names=None)
         for key in ("train", "val", "test", "related")
     }
     plan = Plan(dataclasses.replace(data, **nameless), 3, 1)
-    with pytest.raises(InputError, match="no patients"):
-        run(plan, store, tiny(dataclasses.replace(LAST, related=True)))
+    assert "images of one patient may be in several folds" in capsys.readouterr().err
+    part = plan.part(0, 0, choosing=False)
+    images = plan.training_images(part, dataclasses.replace(LAST, related=True))
+    assert len(images) == len(part.train) + len(data.related)
 
 
 def test_a_loss_that_is_not_finite_names_configuration_and_fold(plan, store):

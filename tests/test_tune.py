@@ -79,7 +79,9 @@ def test_trials_that_fall_behind_are_given_up_between_folds(command, request, mo
     def worse_and_worse(configuration, *arguments):
         found = whole(configuration, *arguments)
         number = int(configuration.name.split()[1])
-        return {**found, "logits": [(-1) ** (number > 5) * one for one in found["logits"]]}
+        sign = (-1) ** (number > 5)
+        views = {view: [sign * one for one in found["logits"][view]] for view in found["logits"]}
+        return {**found, "logits": views}
 
     monkeypatch.setattr(crossval, "train_fold", worse_and_worse)
     rows = trials_of(command(9, "--repeats", "2"))
