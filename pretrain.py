@@ -285,6 +285,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         options.model_arguments[name] = one.default if given is None else given
     options.no_test = True  # there is nothing to evaluate
     options.recipe = _recipe(options, argv)
+    if options.recipe.schedule == "plateau":
+        parser.error("--schedule plateau looks at validation images, which have no say here")
     if 0 < options.recipe.image_size < 16:
         parser.error("--image-size: allowed are 0 and 16 to 1024 pixels")
     options.settings = {"name": options.objective}
