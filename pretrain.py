@@ -577,9 +577,8 @@ class Pretrainer:
     are divided into batches of equal size, or one less, so that none is too small to be shared.
 
     Args:
-        build: makes the network, called after seeding; its last linear layer is replaced.
         recipe: the knobs.
-        settings: ``name`` of the objective, and of simclr ``nt_xent_temperature`` and ``projection``.
+        settings: ``name`` of the objective, and what simclr needs besides, as of `parse`.
         images: (N, 1, S, S) uint8 on the device of the training.
         labels: (N, F) float of 0 and 1 there; simclr does not look at them.
         processes: that share the work.
