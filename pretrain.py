@@ -577,6 +577,7 @@ class Pretrainer:
     are divided into batches of equal size, or one less, so that none is too small to be shared.
 
     Args:
+        build: makes the network, called after seeding; its last linear layer is replaced.
         recipe: the knobs.
         settings: ``name`` of the objective, and what simclr needs besides, as of `parse`.
         images: (N, 1, S, S) uint8 on the device of the training.
