@@ -78,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "--no-test, --overwrite, --members and --folds are not for a comparison; it goes "
                 "on with what is there, and starts anew under another --name"
             )
+        if options.weights != "none":
+            raise InputError("--weights: a file is of one network, a comparison of several")
         device = pick_device(options.device)
         findings = options.task == "findings"
         data = datareader.load(options.data, options.root, options.source_size, findings)

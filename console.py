@@ -84,13 +84,15 @@ class Progress:
         if self.bar is not None:
             self.bar.update(1)
 
-    def end_of_epoch(self, row: Mapping[str, float], best_epoch: int) -> None:
-        """Show a row of the history."""
+    def end_of_epoch(self, row: Mapping[str, float], best_epoch: int | None = None) -> None:
+        """Show a row of the history; without a best epoch there is no validation in it."""
         self.epoch += 1
-        text = (
-            f"loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
-            f"val accuracy {row['val_accuracy']:.1%}  AUC {row['val_auc']:.3f}  best {best_epoch}"
-        )
+        text = f"loss {row['train_loss']:.3f}"
+        if best_epoch is not None:
+            text += (
+                f"  val loss {row['val_loss']:.3f}  val accuracy {row['val_accuracy']:.1%}  "
+                f"AUC {row['val_auc']:.3f}  best {best_epoch}"
+            )
         if self.bar is not None:
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.set_description_str(f"epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}")

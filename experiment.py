@@ -41,7 +41,7 @@ from storage import (
     write_csv,
 )
 from tasks import SPLIT_TITLES, task_of
-from weights import RANDOM_MARK, StartingPoint, starting_point
+from weights import RANDOM_MARK, StartingPoint, started, starting_point
 
 
 def run(
@@ -66,7 +66,8 @@ def run(
         argv: flags, by default the process's own.
         imagenet_url: of torchvision's weights, for a model whose constructor takes a
             `weights.StartingPoint` first and which has a ``backbone``; a callable gets what
-            ``knobs`` have become and returns the address.
+            ``knobs`` have become and returns the address. Any other model can start from a
+            checkpoint of its own kind.
         knobs: arguments of the model's constructor that are flags, made with `recipe.knob`.
         findings: the constructor takes ``outputs``, so that ``--task findings`` can be asked for.
         below: folder of what this run is a part of, inside both output folders.
@@ -74,7 +75,7 @@ def run(
     with one_line_errors(), StopSignals() as signals:
         options = parse(recipes, argv, imagenet_url is not None, knobs, findings)
         start = None
-        if imagenet_url is not None:
+        if imagenet_url is not None or options.weights != "none":
             url = imagenet_url
             if callable(imagenet_url):
                 url = imagenet_url(**options.model_arguments)
@@ -128,152 +129,26 @@ def one_line_errors(resume: str = "--resume") -> Iterator[None]:
     notebook_cell.leave(status, message)
 
 
-class Run:
-    """What one start of a script works with.
-
-    Args:
-        build: model class.
-        signals: checked between two batches.
-        start: reads the weights to start from, where the model can start from any.
-        options: of `flags.parse`.
-        data: by default what the options name.
-        below: folder of what this run is a part of, inside both output folders.
+class Resumable:
+    """What lies under a name: a finished run, an unfinished one to go on with, or nothing.
 
     Attributes:
+        options: the flags.
+        recipe: the knobs.
+        data: the images.
+        name: of the run.
         final: where the finished run lies.
+        files: where this one grows.
         identity: what must be the same for a run to go on.
-
-    Raises:
-        InputError: device, folders, data or name cannot be used; nothing has been written.
     """
 
-    def __init__(
-        self,
-        build: Callable[..., nn.Module],
-        signals: StopSignals,
-        start: Callable[[], StartingPoint] | None,
-        options: argparse.Namespace,
-        data: datareader.TwoClassData | None = None,
-        below: str = "",
-    ) -> None:
-        self.task = task_of(options.task)
-        self.build = partial(build, **options.model_arguments)
-        self.options, self.signals = options, signals
-        self.recipe: Recipe = options.recipe
-        self.device = pick_device(options.device)
-        if self.recipe.amp == "fp16" and self.device.type == "cpu":
-            raise InputError("--amp fp16: not on a CPU; allowed there are auto, off and bf16")
-        if self.recipe.stage1_epochs and start is None:
-            raise InputError(
-                "--stage1-epochs: this network has no backbone to freeze; allowed is 0"
-            )
-        if self.recipe.freeze and start is None:
-            raise InputError("--freeze: this network has no backbone to freeze; allowed is 0")
-        check_writable(options.results_dir, "--results-dir")
-        check_writable(options.models_dir, "--models-dir")
-        findings = options.task == "findings"
-        self.data = data or datareader.load(
-            options.data, options.root, options.source_size, findings, self.recipe.related
-        )
-        self.name = options.name or run_name(self.recipe, options.data, self.data.size)
-        check_name(self.name)
-        results_dir, models_dir = places(options, self.data)
-        self.final = RunFiles(results_dir / below, models_dir / below, self.name)
-        check_writable(self.final.folder, "--results-dir")
-        check_writable(self.final.models_dir, "--models-dir")
-        self.files = self.final
-        self.history_lines: list[str] = []
-        self.start = start() if start else None
-        if self.start is not None:
-            self.build = partial(self.build, self.start)
-            self._check_leaks()
-        network = self.build()  # what does not fit is told before anything is written
-        if self.recipe.drop_path:
-            set_drop_paths(network, self.recipe.drop_path)
-        self._check_network(network)
-        before = self.start.seen if self.start else {}
-        self.train = self.data.train
-        if not findings:
-            self.train = training_split(self.data, self.recipe)
-        trained = [("train", self.data.train)]
-        if self.recipe.related:
-            trained.append(("train", related_images(self.data)))
-        now = {"trained": trained, "chosen": [("val", self.data.val)]}
-        self.seen = {
-            how: provenance.union(
-                before.get(how),
-                provenance.record(parts, self.data.phantom),
-            )
-            for how, parts in now.items()
-        }
-        self.identity = {
-            "model": type(network).__name__,
-            **({"model_arguments": options.model_arguments} if options.model_arguments else {}),
-            **({"starting_weights": self._weights_note()} if self.start is not None else {}),
-            "recipe": as_dict(self.recipe),
-            "data": {
-                "source": self.data.source,
-                "size": self.data.size,
-                "sha256": self.data.sha256,
-                "counts": self.data.counts(),
-                **({"fold": self.data.fold} if self.data.fold else {}),
-            },
-        }
-
-    @property
-    def _parts(self) -> dict[str, datareader.Split]:
-        """The splits by name, with a fold's held-out images where there are any."""
-        parts = {name: getattr(self.data, name) for name in (*datareader.SPLITS, "held_out")}
-        return {name: split for name, split in parts.items() if split is not None}
-
-    def _check_leaks(self) -> None:
-        """Refuse weights of a network that knows images this run will be judged on.
-
-        The official splits are compared image by image, a fold patient by patient. To have been
-        chosen on the official val images is allowed, since this run will be, too.
-        """
-        for name, images in self._parts.items():
-            if name == "train":
-                continue
-            left_out = name == "held_out" or (name == "val" and self._val_is_fold)
-            chosen_again = name == "val" and not left_out
-            provenance.check_unseen(
-                [r for how, r in self.start.seen.items() if how == "trained" or not chosen_again],
-                name,
-                images,
-                phantom=self.data.phantom,
-                by_patient=left_out,
-                source=self.start.source,
-            )
-
-    @property
-    def _val_is_fold(self) -> bool:
-        return bool(self.data.fold) and self.data.held_out is None
-
-    def _check_network(self, model: nn.Module) -> None:
-        """Refuse an input that is too small, and leave bf16 on a CPU to full convolutions.
-
-        Raises:
-            InputError: the input is smaller than the network's ``smallest_input``.
-        """
-        check_input(model, self.recipe, self.data.size)
-        convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-        if any(module.groups > 1 for module in convolutions):  # slower with it, see Recipe
-            self.recipe = dataclasses.replace(self.recipe, cpu_bf16=False)
-
-    def go(self) -> None:
-        """Train, evaluate and draw what is not done yet, holding the run's lock."""
-        make_folder(self.final.models_dir)
-        with run_lock(self.final.models_dir / f"{self.name}.lock", self.name):
-            todo, state = self._choose_start()
-            if not todo:
-                return
-            make_folder(self.files.folder)
-            trainer = self._train(state)
-            self._report(trainer)
-            if self.files is not self.final:
-                self.files.replace(self.final)
-            _print_summary(self.final)
+    options: argparse.Namespace
+    recipe: Recipe
+    data: datareader.TwoClassData | datareader.FindingsData
+    name: str
+    final: RunFiles
+    files: RunFiles
+    identity: dict[str, Any]
 
     def is_finished(self) -> bool:
         """Whether a run with this recipe, model, data and weights has finished under the name."""
@@ -340,6 +215,9 @@ class Run:
         before.setdefault("data size", now["data size"])  # runs begun before it was stored
         for name, value in as_dict(Recipe(name="")).items():  # knobs that came later
             before.setdefault(f"recipe {name}", value)
+        if "starting_weights" not in self.identity:  # which a run from random numbers leaves out
+            others = _flat(stored.get("starting_weights", {}), "starting_weights")
+            before, now = before | others, now | dict.fromkeys(others)
         different = [key for key in now if before.get(key) != now[key]]
         if different:
             telling = [key for key in different if key != "data sha256"] or different
@@ -347,6 +225,154 @@ class Run:
                 f"--resume: '{path}' has {telling[0]} {before.get(telling[0])!r}, asked for is "
                 f"{now[telling[0]]!r}: use the same, --overwrite, or another --name"
             )
+
+    def _check_network(self, model: nn.Module) -> None:
+        """Refuse an input that is too small, and leave bf16 on a CPU to full convolutions.
+
+        Raises:
+            InputError: the input is smaller than the network's ``smallest_input``.
+        """
+        check_input(model, self.recipe, self.data.size)
+        convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+        if any(module.groups > 1 for module in convolutions):  # slower with it, see Recipe
+            self.recipe = dataclasses.replace(self.recipe, cpu_bf16=False)
+
+
+class Run(Resumable):
+    """What one start of a script works with.
+
+    Args:
+        build: model class.
+        signals: checked between two batches.
+        start: reads the weights to start from, where the run can start from any.
+        options: of `flags.parse`.
+        data: by default what the options name.
+        below: folder of what this run is a part of, inside both output folders.
+
+    Attributes:
+        staged: the model has a backbone that can start from ImageNet's weights and be frozen.
+
+    Raises:
+        InputError: device, folders, data or name cannot be used; nothing has been written.
+    """
+
+    def __init__(
+        self,
+        build: Callable[..., nn.Module],
+        signals: StopSignals,
+        start: Callable[[], StartingPoint] | None,
+        options: argparse.Namespace,
+        data: datareader.TwoClassData | None = None,
+        below: str = "",
+    ) -> None:
+        self.task = task_of(options.task)
+        self.build = partial(build, **options.model_arguments)
+        self.options, self.signals = options, signals
+        self.recipe = options.recipe
+        self.device = pick_device(options.device)
+        check_precision(self.recipe, self.device)
+        self.staged: bool = options.pretrained
+        if self.recipe.stage1_epochs and not self.staged:
+            raise InputError(
+                "--stage1-epochs: this network has no backbone to freeze; allowed is 0"
+            )
+        if self.recipe.freeze and not self.staged:
+            raise InputError("--freeze: this network has no backbone to freeze; allowed is 0")
+        check_writable(options.results_dir, "--results-dir")
+        check_writable(options.models_dir, "--models-dir")
+        findings = options.task == "findings"
+        self.data = data or datareader.load(
+            options.data, options.root, options.source_size, findings, self.recipe.related
+        )
+        self.name = options.name or run_name(self.recipe, options.data, self.data.size)
+        check_name(self.name)
+        results_dir, models_dir = places(options, self.data)
+        self.final = RunFiles(results_dir / below, models_dir / below, self.name)
+        check_writable(self.final.folder, "--results-dir")
+        check_writable(self.final.models_dir, "--models-dir")
+        self.files = self.final
+        self.history_lines: list[str] = []
+        self.start = start() if start else None
+        if self.start is not None:
+            start_with = self.build if self.staged else partial(started, self.build)
+            self.build = partial(start_with, self.start)
+            self._check_leaks()
+        network = self.build()  # what does not fit is told before anything is written
+        if self.recipe.drop_path:
+            set_drop_paths(network, self.recipe.drop_path)
+        self._check_network(network)
+        before = self.start.seen if self.start else {}
+        self.train = self.data.train
+        if not findings:
+            self.train = training_split(self.data, self.recipe)
+        trained = [("train", self.data.train)]
+        if self.recipe.related:
+            trained.append(("train", related_images(self.data)))
+        now = {"trained": trained, "chosen": [("val", self.data.val)]}
+        self.seen = {
+            how: provenance.union(
+                before.get(how),
+                provenance.record(parts, self.data.phantom),
+            )
+            for how, parts in now.items()
+        }
+        self.identity = {
+            "model": type(network).__name__,
+            **({"model_arguments": options.model_arguments} if options.model_arguments else {}),
+            **({"starting_weights": self._weights_note()} if self.start is not None else {}),
+            "recipe": as_dict(self.recipe),
+            "data": {
+                "source": self.data.source,
+                "size": self.data.size,
+                "sha256": self.data.sha256,
+                "counts": self.data.counts(),
+                **({"fold": self.data.fold} if self.data.fold else {}),
+            },
+        }
+
+    @property
+    def _parts(self) -> dict[str, datareader.Split]:
+        """The splits by name, with a fold's held-out images where there are any."""
+        parts = {name: getattr(self.data, name) for name in (*datareader.SPLITS, "held_out")}
+        return {name: split for name, split in parts.items() if split is not None}
+
+    def _check_leaks(self) -> None:
+        """Refuse weights of a network that knows images this run will be judged on.
+
+        The official splits are compared image by image, a fold patient by patient. To have been
+        chosen on the official val images is allowed, since this run will be, too.
+        """
+        for name, images in self._parts.items():
+            if name == "train":
+                continue
+            left_out = name == "held_out" or (name == "val" and self._val_is_fold)
+            chosen_again = name == "val" and not left_out
+            provenance.check_unseen(
+                [r for how, r in self.start.seen.items() if how == "trained" or not chosen_again],
+                name,
+                images,
+                phantom=self.data.phantom,
+                by_patient=left_out,
+                source=self.start.source,
+            )
+
+    @property
+    def _val_is_fold(self) -> bool:
+        return bool(self.data.fold) and self.data.held_out is None
+
+    def go(self) -> None:
+        """Train, evaluate and draw what is not done yet, holding the run's lock."""
+        make_folder(self.final.models_dir)
+        with run_lock(self.final.models_dir / f"{self.name}.lock", self.name):
+            todo, state = self._choose_start()
+            if not todo:
+                return
+            make_folder(self.files.folder)
+            trainer = self._train(state)
+            self._report(trainer)
+            if self.files is not self.final:
+                self.files.replace(self.final)
+            _print_summary(self.final)
 
     def _train(self, state: dict[str, Any] | None) -> Trainer:
         """Go through the stages from where the state left off; returns the last one's trainer."""
@@ -439,7 +465,7 @@ class Run:
         print(
             f"{self.identity['model']}, {parameter_count(trainer.model):,} parameters, "
             f"{self.recipe.image_size or self.data.size} px, on {self.device.type} in "
-            f"{_precision(trainer)}, seed {self.recipe.seed}"
+            f"{precision(trainer)}, seed {self.recipe.seed}"
             f"{', backbone frozen' if trainer.frozen else ''}{self._mark(', ')}\n"
             f"data: {self.data.source} ({counts} images)",
             flush=True,
@@ -477,7 +503,7 @@ class Run:
         splits = self._parts
         if self.options.no_test:
             del splits["test"]
-        ladder = self._ladder(trainer) if self.start is not None else None
+        ladder = self._ladder(trainer) if self.staged else None
         trainer.model.load_state_dict(trainer.best_weights)
         logits = self._predict(trainer, splits, self.recipe.tta)
         scaling = {}
@@ -519,7 +545,7 @@ class Run:
             "recipe_changes": self.options.recipe_changes,
             "seed": self.recipe.seed,
             "device": self.device.type,
-            "amp": _precision(trainer),
+            "amp": precision(trainer),
             "torch": torch.__version__,
             "epochs_run": len(trainer.history),
             "best_epoch": trainer.best_epoch,
@@ -632,6 +658,11 @@ def check_input(model: nn.Module, recipe: Recipe, size: int) -> None:
         )
 
 
+def check_precision(recipe: Recipe, device: torch.device) -> None:
+    if recipe.amp == "fp16" and device.type == "cpu":
+        raise InputError("--amp fp16: not on a CPU; allowed there are auto, off and bf16")
+
+
 def places(options: argparse.Namespace, data: datareader.TwoClassData) -> tuple[Path, Path]:
     """Folders of results and checkpoints; phantoms apart, so that they never sit among X-rays.
 
@@ -684,7 +715,8 @@ def _rung(figures: Mapping[str, Mapping[str, Any]], seconds: float) -> dict[str,
     return {**rung, "seconds": seconds}
 
 
-def _precision(trainer: Trainer) -> str:
+def precision(trainer: Any) -> str:
+    """The number format of a trainer's forward pass, as it is printed and stored."""
     return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[trainer.amp]
 
 

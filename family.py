@@ -19,6 +19,7 @@ from experiment import run
 from notebook_cell import command_line, show
 from recipe import Recipe, knob
 from storage import RunFiles
+from weights import network_of
 
 CPU_SIZE, GPU_SIZE = 64, 224  # pixels; the reports' size would take a CPU twelve times longer
 NEVER = 100_000  # epochs of patience: the reports of two recipes know no early stopping
@@ -93,16 +94,22 @@ def train(
 def train_both(members: Mapping[str, Callable[..., nn.Module]]) -> None:
     """Train members one after the other with the same flags, and draw them side by side.
 
+    With ``--weights FILE`` only the one whose checkpoint it is.
+
     Args:
         members: by the name of their runs; with ``--name`` that follows the name given.
     """
     argv = command_line()
     prefix = _peek(argv, "--name")
+    network = network_of(_peek(argv, "--weights") or "none")
+    if network is not None:
+        chosen = {name: build for name, build in members.items() if build.__name__ == network}
+        members = chosen or members
     found = {}
     for name, build in members.items():
         named = [] if prefix is None else ["--name", f"{prefix}_{name}"]
         found[build.__name__] = train(build, name, argv=[*argv, *named])
-    if None in found.values():  # ensembles have pictures of their own
+    if None in found.values() or len(found) < 2:  # ensembles have pictures of their own
         return
     from visualize_family import draw_side_by_side
 

@@ -65,13 +65,7 @@ def parse(
             help="cardiomegaly or pneumothorax, or each of the 14 findings on all images; the "
             "latter is monitored by its mean AUC (default: two-class)",
         )
-    if pretrained:
-        add(
-            "--weights",
-            default="imagenet",
-            metavar="{imagenet,none,FILE}",
-            help="what the backbone starts from (default: imagenet, downloaded once)",
-        )
+    add_weights(parser, pretrained)
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     add("--resume", action="store_true", help="go on with an unfinished run; else start one")
     add("--overwrite", action="store_true", help="start anew where an unfinished run lies")
@@ -109,6 +103,7 @@ def parse(
     for name, knob in (knobs or {}).items():
         add_knob(network, name, knob, knob.default)
     options = parser.parse_args(argv)
+    options.pretrained = pretrained
     if options.resume and options.overwrite:
         parser.error("--resume and --overwrite exclude each other")
     if options.find_lr and (options.members or options.folds or options.resume):
@@ -177,6 +172,31 @@ def add_knob(group: Any, name: str, knob: dataclasses.Field, value: Any) -> None
         metavar=metavar,
         help=f"{knob.metadata['help']} ({value})",
     )
+
+
+def add_weights(parser: argparse.ArgumentParser, pretrained: bool) -> None:
+    """Add the flag that says what a network starts from.
+
+    Args:
+        parser: of a script.
+        pretrained: there are ImageNet weights for the network's backbone.
+    """
+    if pretrained:
+        parser.add_argument(
+            "--weights",
+            default="imagenet",
+            metavar="{imagenet,none,FILE}",
+            help="what the backbone starts from; FILE: torchvision's state dict, or a checkpoint "
+            "of the same network, as pretrain.py makes them (default: imagenet, downloaded once)",
+        )
+    else:
+        parser.add_argument(
+            "--weights",
+            default="none",
+            metavar="{none,FILE}",
+            help="what all layers but the last start from; FILE: a checkpoint of the same network, "
+            "as pretrain.py makes them (default: none, random numbers)",
+        )
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

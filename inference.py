@@ -93,6 +93,11 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
     """
     device = device or torch.device("cpu")
     state = load_checkpoint(path, sealed=True)
+    if "objective" in state:
+        raise InputError(
+            f"checkpoint '{path}' is of pretrain.py and has not learned the two classes; a "
+            "training script takes it as --weights"
+        )
     if state.get("model_arguments", {}).get("outputs", 1) > 1:
         raise InputError(
             f"checkpoint '{path}' is of --task findings; wanted is one of the two classes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,13 @@ class StartingPoint:
         return (self.state or {}).get("seen", {})
 
 
-def starting_point(choice: str, url: str) -> StartingPoint:
+def starting_point(choice: str, url: str | None) -> StartingPoint:
     """Find the weights that ``--weights`` names.
 
     Args:
         choice: ``imagenet``, ``none`` or the path of a state dict or checkpoint.
-        url: of torchvision's file, whose name ends in the first digits of its SHA-256.
+        url: of torchvision's file, whose name ends in the first digits of its SHA-256; None where
+            there is none for the network.
 
     Raises:
         InputError: the file cannot be downloaded or read safely; says where to put it by hand.
@@ -54,7 +56,7 @@ def starting_point(choice: str, url: str) -> StartingPoint:
     if choice == "none":
         return StartingPoint("none")
     path = Path(choice).expanduser()
-    if choice == "imagenet":
+    if choice == "imagenet" and url is not None:
         from download import DownloadError, fetch
 
         path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
@@ -65,7 +67,8 @@ def starting_point(choice: str, url: str) -> StartingPoint:
                 f"--weights imagenet: {error}; or train with --weights FILE or --weights none"
             ) from None
     elif not path.is_file():
-        raise InputError(f"--weights '{choice}': allowed are imagenet, none or an existing file")
+        allowed = "none" if url is None else "imagenet, none"
+        raise InputError(f"--weights '{choice}': allowed are {allowed} or an existing file")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     source = choice if choice == "imagenet" else path.name
     return StartingPoint(source, digest, load_checkpoint(path))
@@ -117,12 +120,65 @@ def load_backbone(
         if leave and name.startswith(leave):
             continue
         name = OLD_DENSENET_NAME.sub(r"\1\2.", name[len(prefix) :])
-        grey = name in wanted and wanted[name].dim() == 4 and wanted[name].shape[1] == 1
-        if grey and torch.is_tensor(value) and value.dim() == 4 and value.shape[1] == 3:
-            value = value.mean(1, keepdim=True)
-        found[name] = value
+        found[name] = _in_grey(value, wanted.get(name))
+    _fill(backbone, found, start)
+
+
+def started(build: Callable[[], nn.Module], start: StartingPoint) -> nn.Module:
+    """A new network with the starting point's weights in all layers but the last linear one.
+
+    That one gives the logits, and stays random whatever it has been trained for over there.
+
+    Args:
+        build: makes the network.
+        start: a checkpoint of the same network, or a state dict with its names, as torchvision's
+            of ResNet-34 is.
+
+    Raises:
+        InputError: it is of another network.
+    """
+    network = build()
+    state, own = start.state or {}, type(network).__name__
+    if isinstance(state.get("weights"), dict):
+        if state.get("model", own) != own:
+            raise InputError(
+                f"--weights: '{start.source}' is of {str(state['model'])[:60]}, this is {own}"
+            )
+        state = state["weights"]
+    wanted = network.state_dict()
+    last = f"{last_linear(network)}."
+    found = {name: value for name, value in wanted.items() if name.startswith(last)}
+    for name, value in state.items():
+        if not (isinstance(name, str) and name.startswith(last)):
+            found[name] = _in_grey(value, wanted.get(name))
+    _fill(network, found, start)
+    return network
+
+
+def network_of(choice: str) -> str | None:
+    """Name of the network whose checkpoint of this project ``--weights`` names, if it is one."""
     try:
-        backbone.load_state_dict(found)
+        return load_checkpoint(Path(choice).expanduser()).get("model")
+    except (InputError, RuntimeError):  # told where the weights are wanted; no such home folder
+        return None
+
+
+def last_linear(network: nn.Module) -> str:
+    """Name of the layer that gives the logits."""
+    return [name for name, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
+
+
+def _in_grey(value: Any, wanted: torch.Tensor | None) -> Any:
+    """A first convolution over three colours averaged to the one channel that is wanted."""
+    grey = wanted is not None and wanted.dim() == 4 and wanted.shape[1] == 1
+    if grey and torch.is_tensor(value) and value.dim() == 4 and value.shape[1] == 3:
+        return value.mean(1, keepdim=True)
+    return value
+
+
+def _fill(module: nn.Module, found: dict[Any, Any], start: StartingPoint) -> None:
+    try:
+        module.load_state_dict(found)
     except (RuntimeError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"--weights: '{start.source}' does not fit: {reason}") from None

@@ -19,6 +19,7 @@ from storage import ARTEFACTS
 
 READMES = "README.md", "README.id.md"
 NAME = "efficientchestnet"  # of the checkpoint that the READMEs speak of
+PRETRAINED = "pretrained_efficientchestnet_findings"
 COMMITTED = [f"{name}_chestmnist_nih_subset_28" for name in (NAME, "residualchestnet")]
 SHORT = ["--data", "{phantom}", "--epochs", "1", "--device", "cpu"]
 FAMILY = [*SHORT, "--width", "4", "--image-size", "32"]
@@ -29,6 +30,8 @@ APPENDED = {  # by the beginning of a command, the longest counts
     "python train.py --data FILE.npz": [*SHORT, "--name", "file"],
     "python train.py --epochs 30": SHORT,
     "python train.py --source-size 64": [*SHORT, "--data", "{phantom64}", "--name", "larger"],
+    "python train.py --weights": [*SHORT, "--name", "started"],
+    "python pretrain.py": [*SHORT, "--name", PRETRAINED],
     "python train_improved.py": SHORT,
     "python train_mobilenet.py": BACKBONE,
     "python train_densenet.py": BACKBONE,
@@ -77,7 +80,7 @@ RUN = [command for command in commands(READMES[0]) if not command.startswith(ELS
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, phantom_npz) -> tuple[Path, dict[str, str]]:
-    """A copy of the project with a finished run, and what stands for the phantoms' names."""
+    """A copy of the project, with a finished run and a pre-trained network, and the phantoms."""
     folder = tmp_path_factory.mktemp("project")
     for path in ROOT.glob("*.py"):
         shutil.copyfile(path, folder / path.name)
@@ -88,9 +91,10 @@ def project(tmp_path_factory, phantom_npz) -> tuple[Path, dict[str, str]]:
     Image.fromarray(xray).save(folder / "images" / "xray.png")
     larger = folder / "larger.npz"
     np.savez(larger, **make_phantom(size=64, train=48, val=16, test=16, seed=3))
-    flags = "--data", phantom_npz, "--epochs", 1, "--device", "cpu", "--name", NAME
-    result = run_script(folder / "train.py", *flags, cwd=folder)
-    assert result.returncode == 0, result.stderr
+    flags = "--data", phantom_npz, "--epochs", 1, "--device", "cpu"
+    for script, name in (("train.py", NAME), ("pretrain.py", PRETRAINED)):
+        result = run_script(folder / script, *flags, "--name", name, cwd=folder)
+        assert result.returncode == 0, result.stderr
     return folder, {"phantom": str(phantom_npz), "phantom64": str(larger)}
 
 
