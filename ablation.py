@@ -40,6 +40,7 @@ from phantom import OFFICIAL_COUNTS
 from recipe import Recipe, as_dict
 from storage import InputError, atomic_write, write_csv
 from verdicts import Estimate, verdict
+from weights import StartingPoint, starting_point
 
 CARDIOMEGALY, PNEUMOTHORAX = OFFICIAL_COUNTS["train"]
 
@@ -175,6 +176,7 @@ class Ablation:
         if unknown:
             raise InputError(f"--switch {unknown[0]}: allowed are {', '.join(allowed)}")
         self.switches = {name: allowed[name] for name in dict.fromkeys(wanted)}
+        self.starts = {path: starting_point(str(path), None) for path in options.pretrained}
         self.configurations: dict[str, dict[str, Any]] = {}
         self.logits: dict[str, Any] = {}
         self.failed: dict[str, str] = {}
@@ -188,6 +190,9 @@ class Ablation:
             kind = "removed" if has(recipe, switch) else "added"
             name = f"{'-' if kind == 'removed' else '+'} {switch.name}"
             self._measure(name, turned(recipe, switch), switch.text, kind, switch.name)
+        for path in self.options.pretrained:
+            text = f"start from {path.stem}"
+            self._measure(f"+ {path.stem}", recipe, text, "added", start=self.starts[path])
         self._measure_yardstick()
         self._measure_together()
         found = {
@@ -209,9 +214,16 @@ class Ablation:
             print(PHANTOM_MARK, flush=True)
 
     def _measure(
-        self, name: str, recipe: Recipe, text: str, kind: str = BASE, switch: str = ""
+        self,
+        name: str,
+        recipe: Recipe,
+        text: str,
+        kind: str = BASE,
+        switch: str = "",
+        start: StartingPoint | None = None,
     ) -> None:
-        one = dataclasses.replace(self.base, name=name, recipe=recipe)
+        start = start or self.base.start
+        one = dataclasses.replace(self.base, name=name, recipe=recipe, start=start)
         arguments = self.setting.plan, self.store, self.setting.device, self.signals
         try:
             outcome = cross_validate(one, *arguments)
@@ -244,7 +256,7 @@ class Ablation:
         """Base with every winner on and every loser off, or with the switches asked for."""
         oof, chosen = self._together_so_far(), []
         for name, one in self.configurations.items():
-            if one["kind"] not in ("added", "removed"):
+            if one["kind"] not in ("added", "removed") or not one["switch"]:
                 continue
             found = _gain(oof, name, one["kind"], "auc")
             said = verdict(found, 0, float("inf"))
@@ -444,6 +456,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             nargs="+",
             metavar="NAME",
             help="switches to turn together (default: the winners)",
+        )
+        parser.add_argument(
+            "--pretrained",
+            nargs="+",
+            type=Path,
+            default=[],
+            metavar="FILE",
+            help="checkpoints of pretrain.py to start from, each a switch of its own",
         )
         Ablation(parser.parse_args(argv), signals).go()
 

@@ -51,7 +51,7 @@ from sampling import training_split
 from stochastic_depth import set_drop_paths
 from storage import InputError, OneLineParser, atomic_write, check_writable, write_csv
 from verdicts import Estimate, estimate, gain
-from weights import StartingPoint, starting_point
+from weights import StartingPoint, started, starting_point
 
 INNER_PARTS = 8  # one of them chooses the epoch; officially val is 305 of 2,611 images, 1 in 8.6
 MEASURES = ("auc", "accuracy")
@@ -72,7 +72,8 @@ class Configuration:
         build: network class, or a function with a name that makes the network.
         recipe: the knobs; its seed is that of the first repeat.
         arguments: of ``build``.
-        start: weights to start from, the first argument of ``build``; None where it takes none.
+        start: weights to start from, or None.
+        staged: they are the first argument of ``build``, which has a backbone for them.
     """
 
     name: str
@@ -80,11 +81,14 @@ class Configuration:
     recipe: Recipe
     arguments: Mapping[str, Any] = field(default_factory=dict)
     start: StartingPoint | None = None
+    staged: bool = False
 
     def model(self) -> nn.Module:
         """The network, newly initialised."""
-        start = () if self.start is None else (self.start,)
-        return self.build(*start, **self.arguments)
+        build = partial(self.build, **self.arguments)
+        if self.start is None:
+            return build()
+        return build(self.start) if self.staged else started(build, self.start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -633,7 +637,7 @@ def comparison_parser(description: str) -> OneLineParser:
         "--weights",
         default="imagenet",
         metavar="{imagenet,none,FILE}",
-        help="what a backbone starts from, for networks that have one (default: imagenet)",
+        help="what networks start from; imagenet: those that have a backbone (default: imagenet)",
     )
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     add_folder(parser, "--results-dir", "results")
@@ -701,19 +705,22 @@ class Setting:
             allowed = " or ".join(found.recipes)
             raise InputError(f"--base {recipe}: the recipes of {found.script}.py are {allowed}")
         changes, start = dict(self.changes), None
-        if found.imagenet_url is not None:
+        staged = found.imagenet_url is not None
+        if not staged and self.options.weights not in ("imagenet", "none"):
+            start = starting_point(self.options.weights, None)
+        if staged:
             if self.options.weights == "none":
                 changes.setdefault("stage1_epochs", 0)
             url = found.imagenet_url
             start = starting_point(self.options.weights, url() if callable(url) else url)
         changed = dataclasses.replace(found.recipes[recipe], **changes)
-        if changed.stage1_epochs and start is None:
+        if changed.stage1_epochs and not staged:
             raise InputError(
                 "--stage1-epochs: this network has no backbone to freeze; allowed is 0"
             )
         if changed.amp == "fp16" and self.device.type == "cpu":
             raise InputError("--amp fp16: not on a CPU; allowed there are auto, off and bf16")
-        configuration = Configuration(name, found.build, changed, start=start)
+        configuration = Configuration(name, found.build, changed, start=start, staged=staged)
         model = configuration.model()
         if changed.drop_path:
             set_drop_paths(model, changed.drop_path)

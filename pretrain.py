@@ -56,7 +56,7 @@ from flags import (
     pick_device,
     run_name,
 )
-from folds import make_folds
+from folds import make_folds, train_and_val
 from model_densenet import ARCHITECTURES
 from notebook_cell import command_line
 from optimizer import PER_STEP, make_scheduler
@@ -240,9 +240,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add(
         "--exclude-fold",
         type=_fold,
-        metavar="FOLD/K",
+        metavar="{FOLD/K,all}",
         help="leave out every patient who owns a two-class image of this fold of K, as --folds K "
-        "of the training scripts makes them (images, where the source names no patients)",
+        "of the training scripts makes them (images, where the source names no patients); all: "
+        "of any fold, so that one network serves for all of them",
     )
     add(
         "--folds-over",
@@ -303,13 +304,15 @@ def _differs(name: str) -> bool:
     return getattr(SIMCLR, name) != getattr(FINDINGS, name)
 
 
-def _fold(text: str) -> tuple[int, int]:
-    """A converter for argparse: which fold of how many."""
+def _fold(text: str) -> tuple[int | str, int]:
+    """A converter for argparse: which fold of how many, or all."""
+    if text == "all":
+        return "all", 0
     match = re.fullmatch("([0-9]{1,3})/([0-9]{1,3})", text)
     fold, k = map(int, match.groups()) if match else (0, 0)
     if not 1 <= fold <= k or not 2 <= k <= LARGEST_ENSEMBLE:
         raise argparse.ArgumentTypeError(
-            f"'{text}' is not FOLD/K with K from 2 up to {LARGEST_ENSEMBLE}, as in 2/5"
+            f"'{text}' is not all or FOLD/K with K from 2 up to {LARGEST_ENSEMBLE}, as in 2/5"
         )
     return fold, k
 
@@ -324,7 +327,8 @@ def _recipe(options: argparse.Namespace, argv: Sequence[str]) -> Recipe:
     name = f"pretrained_{options.net}_{options.objective}"
     if options.exclude_fold:
         over = options.folds_over.replace("+", "")
-        name += "_without{}of{}_{}".format(*options.exclude_fold, over)
+        fold, k = options.exclude_fold
+        name += "_without_two-class" if fold == "all" else f"_without{fold}of{k}_{over}"
     changes = {key: getattr(own, key) for key in OF_THE_SCRIPT}
     changes |= {key: getattr(options, key) for key in KNOBS if getattr(options, key) is not None}
     return dataclasses.replace(OBJECTIVES[options.objective], **changes, name=name)
@@ -418,6 +422,8 @@ class Pretraining(Resumable):
         if not self.options.exclude_fold:
             return ""
         fold, k = self.options.exclude_fold
+        if fold == "all":
+            return "all two-class images"
         return f"fold {fold} of {k} over {self.options.folds_over}"
 
     def go(self) -> None:
@@ -537,8 +543,10 @@ class Pretraining(Resumable):
 
 
 def _held_out(data: datareader.TwoClassData, options: argparse.Namespace) -> datareader.Split:
-    """The two-class images of the fold that is to be unknown to the network."""
+    """The two-class images of the fold, or all, that are to be unknown to the network."""
     fold, k = options.exclude_fold
+    if fold == "all":
+        return train_and_val(data)
     part = make_folds(data, k, options.folds_over)[fold - 1]
     return part.val if part.held_out is None else part.held_out
 

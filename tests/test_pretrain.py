@@ -305,7 +305,7 @@ def test_of_two_networks_a_script_trains_the_one_the_weights_are_of(tmp_path, mo
         (("--width", 8), "--width is not for --net efficientchestnet"),
         (("--net", "resnet34", "--reduction", 8), "--reduction is not for"),
         (("--nt-xent-temperature", 0.5), "is for --objective simclr"),
-        (("--exclude-fold", "6/5"), "is not FOLD/K"),
+        (("--exclude-fold", "6/5"), "is not all or FOLD/K"),
         (("--exclude-fold", "1/60"), "--folds 60"),
         (("--schedule", "plateau"), "validation"),
         (("--weights", "no.pth"), "allowed are none or"),
