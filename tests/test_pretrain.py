@@ -634,3 +634,20 @@ def test_the_default_recipes_prepare_images_as_the_networks_own_script_does():
     own = pretrain.parse(["--net", "plain34", "--device", "cpu"]).recipe
     assert own.image_size == family.CPU_SIZE
     assert pretrain.parse(["--objective", "simclr"]).recipe.batch_size == 256
+
+
+def test_no_owner_of_a_two_class_image_is_left_where_all_are_excluded(start, tmp_path, named_npz):
+    path, arrays = tmp_path / "others.npz", dict(np.load(named_npz))
+    two_class = datareader.two_class_mask(arrays["train_labels"])
+    for row in np.flatnonzero(~two_class)[::2]:  # half of the other images are of other patients
+        arrays["train_names"][row] = f"{90_000_000 + row}_000.png"
+    np.savez(path, **arrays)
+    flags = "--data", path, *SMALL, *CHEAP, "--name", "without", "--exclude-fold", "all"
+    assert start(*flags) == (0, "")
+    state = load_checkpoint(tmp_path / "trained_models/without_final.pth")
+    assert state["data"]["without"] == "all two-class images"
+    data = datareader.load(str(path))
+    owners = {*data.train.patients, *data.val.patients}
+    seen = state["seen"]["trained"]["names"]
+    assert len(seen) == (~two_class)[np.flatnonzero(~two_class)[::2]].sum()
+    assert not any(name[:8] in owners for name in seen)
