@@ -35,7 +35,7 @@ from console import Interrupted, StopSignals
 from datareader import Split, TwoClassData
 from device import resolve_amp
 from engine import Trainer, TrainingError, predict
-from experiment import check_input, make_folder, places
+from experiment import check_input, check_precision, make_folder, places
 from flags import add_data, add_folder, add_knob, check_name, checked, pick_device, run_name
 from folds import (
     FOLDS_SEED,
@@ -711,16 +711,16 @@ class Setting:
         if staged:
             if self.options.weights == "none":
                 changes.setdefault("stage1_epochs", 0)
-            url = found.imagenet_url
-            start = starting_point(self.options.weights, url() if callable(url) else url)
+            start = starting_point(self.options.weights, found.imagenet_url)
         changed = dataclasses.replace(found.recipes[recipe], **changes)
         if changed.stage1_epochs and not staged:
             raise InputError(
                 "--stage1-epochs: this network has no backbone to freeze; allowed is 0"
             )
-        if changed.amp == "fp16" and self.device.type == "cpu":
-            raise InputError("--amp fp16: not on a CPU; allowed there are auto, off and bf16")
-        configuration = Configuration(name, found.build, changed, start=start, staged=staged)
+        check_precision(changed, self.device)
+        configuration = Configuration(
+            name, found.build, changed, found.arguments, start=start, staged=staged
+        )
         model = configuration.model()
         if changed.drop_path:
             set_drop_paths(model, changed.drop_path)

@@ -6,16 +6,18 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from typing import Any
 
 from torch import nn
 
+from model_densenet import ARCHITECTURES
 from recipe import Recipe
 
 NETWORKS = {  # name of its runs: script, and what makes it there
     "efficientchestnet": ("train", "EfficientChestNet"),
     "residualchestnet": ("train_improved", "ResidualChestNet"),
     "mobilenetv3": ("train_mobilenet", "MobileNetV3Chest"),
-    "densenet121": ("train_densenet", "torchvision_chest"),
+    **dict.fromkeys(ARCHITECTURES, ("train_densenet", "torchvision_chest")),
     "plain34": ("resnet_plain", "Plain34"),
     "resnet34": ("resnet_plain", "ResNet34"),
     "seresnet34": ("resnet_se", "SEResNet34"),
@@ -34,14 +36,22 @@ class Network:
         build: class, or function, that makes the model.
         recipes: by the name ``--recipe`` knows them; the last one is the script's default.
         knobs: arguments of the model's constructor that are flags of the script.
-        imagenet_url: of weights that its backbone can start from, or None.
+        imagenet_url: of weights that its backbone can start from, or None. Where there are any,
+            ``build`` takes a starting point first.
+        arguments: of ``build``, fixed.
     """
 
     script: str
     build: Callable[..., nn.Module]
     recipes: Mapping[str, Recipe]
     knobs: Mapping[str, dataclasses.Field] = field(default_factory=dict)
-    imagenet_url: str | Callable[..., str] | None = None
+    imagenet_url: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The script's default one."""
+        return list(self.recipes.values())[-1]
 
 
 def network(name: str, device: str = "auto") -> Network:
@@ -62,5 +72,7 @@ def network(name: str, device: str = "auto") -> Network:
         return Network(file, build, recipes, {"width": WIDTH, **FAMILY[name].knobs})
     named = {key: getattr(script, key.upper(), None) for key in ("report", "best")}
     recipes = {key: recipe for key, recipe in named.items() if recipe is not None}
-    url = getattr(script, "IMAGENET_URL", getattr(script, "imagenet_url", None))
-    return Network(file, build, recipes, getattr(script, "KNOBS", {}), url)
+    if name in ARCHITECTURES:
+        arguments = {"arch": name}
+        return Network(file, build, recipes, {}, script.imagenet_url(name), arguments)
+    return Network(file, build, recipes, {}, getattr(script, "IMAGENET_URL", None))

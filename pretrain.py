@@ -14,13 +14,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import importlib
 import json
 import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -31,6 +29,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import datareader
+import networks
 import provenance
 import resnet_modified
 from augment import to_input
@@ -46,7 +45,7 @@ from experiment import (
     places,
     precision,
 )
-from family import REDUCTION, WIDTH, recipes_for
+from family import REDUCTION, WIDTH
 from flags import (
     LARGEST_ENSEMBLE,
     add_data,
@@ -57,7 +56,6 @@ from flags import (
     run_name,
 )
 from folds import make_folds, train_and_val
-from model_densenet import ARCHITECTURES
 from notebook_cell import command_line
 from optimizer import PER_STEP, make_scheduler
 from recipe import Recipe, as_dict, knob
@@ -135,64 +133,7 @@ PROJECTION = knob(128, "simclr: values per image that are compared", low=2, high
 COLUMNS = ("epoch", "train_loss", "lr", "seconds")
 
 
-@dataclass(frozen=True)
-class Network:
-    """Where a network and its preprocessing come from.
-
-    Attributes:
-        script: module of the script that trains it on the two classes.
-        build: name in there of what makes it.
-        knobs: arguments of its constructor that are flags.
-        arguments: others, fixed.
-        imagenet: name in there of the address of ImageNet's weights, or of what makes it from
-            ``arguments``; empty where there are none. Then the constructor takes a starting point.
-    """
-
-    script: str
-    build: str
-    knobs: Mapping[str, dataclasses.Field] = field(default_factory=dict)
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    imagenet: str = ""
-
-    def __getitem__(self, name: str) -> Any:
-        return getattr(importlib.import_module(self.script), name)
-
-    @property
-    def recipe(self) -> Recipe:
-        """The script's default one."""
-        module = importlib.import_module(self.script)
-        return getattr(module, "BEST", None) or module.REPORT
-
-    def address(self) -> str | None:
-        """Of ImageNet's weights."""
-        found = self[self.imagenet] if self.imagenet else None
-        return found(**self.arguments) if callable(found) else found
-
-
-SE = {"width": WIDTH, "reduction": REDUCTION}
-NETWORKS = {
-    "efficientchestnet": Network("train", "EfficientChestNet"),
-    "residualchestnet": Network("train_improved", "ResidualChestNet"),
-    "mobilenetv3": Network("train_mobilenet", "MobileNetV3Chest", imagenet="IMAGENET_URL"),
-    **{
-        arch: Network(
-            "train_densenet",
-            "torchvision_chest",
-            arguments={"arch": arch},
-            imagenet="imagenet_url",
-        )
-        for arch in ARCHITECTURES
-    },
-    "plain34": Network("resnet_plain", "Plain34", {"width": WIDTH}),
-    "resnet34": Network("resnet_plain", "ResNet34", {"width": WIDTH}),
-    "seresnet34": Network("resnet_se", "SEResNet34", SE),
-    "mishresnet34": Network("resnet_mish", "MishResNet34", {"width": WIDTH}),
-    "semishresnet34": Network("resnet_se_mish", "SEMishResNet34", SE),
-    "modifiedresnet34": Network(
-        "resnet_modified", "ModifiedResNet34", {"width": WIDTH, **resnet_modified.KNOBS}
-    ),
-}
-NETWORK_KNOBS = {name: one for network in NETWORKS.values() for name, one in network.knobs.items()}
+NETWORK_KNOBS = {"width": WIDTH, "reduction": REDUCTION, **resnet_modified.KNOBS}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -218,10 +159,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--net",
-        choices=tuple(NETWORKS),
+        choices=tuple(networks.NETWORKS),
         default="efficientchestnet",
         metavar="NET",
-        help=f"one of {', '.join(NETWORKS)} (default: %(default)s)",
+        help=f"one of {', '.join(networks.NETWORKS)} (default: %(default)s)",
     )
     add(
         "--objective",
@@ -276,7 +217,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("--resume and --overwrite exclude each other")
     if options.name is not None:
         check_name(options.name)
-    network = NETWORKS[options.net]
+    network = networks.network(options.net, options.device)
     for name in NETWORK_KNOBS:
         if getattr(options, name) is not None and name not in network.knobs:
             parser.error(f"--{name} is not for --net {options.net}")
@@ -285,7 +226,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         given = getattr(options, name)
         options.model_arguments[name] = one.default if given is None else given
     options.no_test = True  # there is nothing to evaluate
-    options.recipe = _recipe(options, argv)
+    options.network = network
+    options.recipe = _recipe(options)
     if options.recipe.schedule == "plateau":
         parser.error("--schedule plateau looks at validation images, which have no say here")
     if 0 < options.recipe.image_size < 16:
@@ -317,13 +259,9 @@ def _fold(text: str) -> tuple[int | str, int]:
     return fold, k
 
 
-def _recipe(options: argparse.Namespace, argv: Sequence[str]) -> Recipe:
+def _recipe(options: argparse.Namespace) -> Recipe:
     """The objective's recipe with the preprocessing of the network's script and all flags."""
-    network = NETWORKS[options.net]
-    if network.script.startswith("resnet_"):
-        own = recipes_for(options.net, argv)["adamw"]
-    else:
-        own = network.recipe
+    own = options.network.recipe
     name = f"pretrained_{options.net}_{options.objective}"
     if options.exclude_fold:
         over = options.folds_over.replace("+", "")
@@ -380,11 +318,11 @@ class Pretraining(Resumable):
         self.files = self.final
         check_writable(self.final.folder, "--results-dir")
         self.start = None
-        network, build = NETWORKS[options.net], NETWORKS[options.net].build
-        self.build = partial(network[build], **options.model_arguments)
+        network = options.network
+        self.build = partial(network.build, **options.model_arguments)
         if options.weights != "none":
-            self.start = starting_point(options.weights, network.address())
-            start_with = self.build if network.imagenet else partial(started, self.build)
+            self.start = starting_point(options.weights, network.imagenet_url)
+            start_with = self.build if network.imagenet_url else partial(started, self.build)
             self.build = partial(start_with, self.start)
         before = self.start.seen if self.start else {}
         if held_out is not None:

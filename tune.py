@@ -180,7 +180,7 @@ class Search:
         changes["weight_decay"] = trial.suggest_float("weight_decay", low, high, log=True)
         batches = sorted({*BATCHES, recipe.batch_size})
         changes["batch_size"] = trial.suggest_categorical("batch_size", batches)
-        arguments = {}
+        arguments = dict(self.base.arguments)
         for name, one in self._dropouts().items():
             high = max(one.default, min(LARGEST_DROPOUT, one.metadata["high"]))
             arguments[name] = trial.suggest_float(name, one.metadata["low"], high)
@@ -263,7 +263,7 @@ def reproduce(
     before, now = as_dict(network.recipes[named]), as_dict(configuration.recipe)
     different = {key: value for key, value in now.items() if value != before[key]}
     for key, value in configuration.arguments.items():
-        if value != network.knobs[key].default:
+        if key not in network.knobs or value != network.knobs[key].default:
             different[key] = value
     for key, value in different.items():
         text = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

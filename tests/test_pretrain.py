@@ -37,8 +37,10 @@ from folds import make_folds
 from inference import load_model
 from model import EfficientChestNet
 from model_improved import ResidualChestNet
+from networks import NETWORKS, network
 from recipe import Recipe
 from resnet_plain import Plain34, ResNet34
+from resnet_se import SEResNet34
 from storage import InputError, load_checkpoint
 from train import REPORT
 from weights import StartingPoint, last_linear, started, starting_point
@@ -119,27 +121,27 @@ def history(folder):
 
 def test_every_training_script_has_its_networks_here():
     scripts = {path.stem for name in ("train*", "resnet_*") for path in ROOT.glob(f"{name}.py")}
-    assert {network.script for network in pretrain.NETWORKS.values()} == scripts
+    assert {script for script, _ in NETWORKS.values()} == scripts
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[pytest.mark.slow] * (n in HEAVY)) for n in pretrain.NETWORKS],
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in HEAVY)) for n in NETWORKS],
 )
 def test_every_network_learns_findings_and_its_script_can_start_there(name):
-    network = pretrain.NETWORKS[name]
-    arguments = {**network.arguments, **({"width": 4} if "width" in network.knobs else {})}
-    build = partial(network[network.build], **arguments)
+    found = network(name, "cpu")
+    arguments = {**found.arguments, **({"width": 4} if "width" in found.knobs else {})}
+    build = partial(found.build, **arguments)
     trainer = make(build=build, n=4, size=32, epochs=1, flip=0.5)
     assert math.isfinite(trainer.run_epoch()["train_loss"])
     learned = trainer.network.state_dict()
     state = {"model": type(build()).__name__, "weights": learned}
     point = StartingPoint("x.pth", "", state)
-    one = build(point) if network.imagenet else started(build, point)
+    one = build(point) if found.imagenet_url else started(build, point)
     own, last = one.state_dict(), last_linear(one)
     assert last == trainer.head
     assert learned[f"{last}.weight"].shape[0] == 14
-    given = [n for n in own if n.startswith("backbone." if network.imagenet else "")]
+    given = [n for n in own if n.startswith("backbone." if found.imagenet_url else "")]
     given = [n for n in given if not n.startswith(f"{last}.")]
     assert len(given) > len(own) / 2
     assert all(torch.equal(own[n], learned[n]) for n in given)
@@ -362,7 +364,7 @@ def test_patients_of_an_excluded_fold_stay_unknown(start, tmp_path, named_npz, o
             ["--data", str(named_npz), "--device", "cpu", "--width", "4"],
             knobs={"width": family.WIDTH},
         )
-        build = pretrain.NETWORKS["seresnet34"]["SEResNet34"]
+        build = SEResNet34
         point = StartingPoint("without", "", state)
         arguments = build, None, lambda point=point: point, options, part
         if number == 1:
@@ -379,7 +381,7 @@ def test_a_script_refuses_weights_that_know_what_it_is_judged_on(start, tmp_path
     state = load_checkpoint(path)
     before = set(tmp_path.rglob("*"))
     fold = "--data", named_npz, "--weights", path, "--folds", 3, "--image-size", 32, "--width", 4
-    script = pretrain.NETWORKS["seresnet34"]["SEResNet34"]
+    script = SEResNet34
 
     def run(argv):
         experiment.run(script, family.recipes_for("x", argv), argv, knobs={"width": family.WIDTH})
@@ -626,7 +628,7 @@ def test_the_default_recipes_prepare_images_as_the_networks_own_script_does():
         ("efficientchestnet", [], {}),
         ("mobilenetv3", ["--mean", "0.4"], {"mean": 0.4}),
     ):
-        script = pretrain.NETWORKS[net].recipe
+        script = network(net).recipe
         own = pretrain.parse(["--net", net, *flags]).recipe
         for name in pretrain.OF_THE_SCRIPT:
             assert getattr(own, name) == changes.get(name, getattr(script, name)), name
