@@ -334,7 +334,7 @@ def _page(metrics: Mapping[str, Any]) -> str:
 
     splits = [name for name in ("val", "held_out", "test") if name in metrics["mean_and_sd"]]
     head = ["member", *(f"{COLUMNS[s]} {f}" for s in splits for f in ("accuracy", "AUC"))]
-    head += ["best epoch", "threshold", "seconds"]
+    head += ["epoch kept", "threshold", "seconds"]
     rows = [
         [
             member["name"],

@@ -476,8 +476,12 @@ class Run(Resumable):
         random = self.start is not None and self.start.source == "none"
         return separator + RANDOM_MARK if random else ""
 
-    def _n(self) -> dict[str, int]:
-        return {name: len(split) for name, split in self._parts.items()}
+    def _n(self) -> dict[str, str]:
+        """How many images each split has; of train also what the recipe adds."""
+        n = {name: str(len(split)) for name, split in self._parts.items()}
+        if added := len(self.train) - len(self.data.train):
+            n["train"] += f" + {added} added"
+        return n
 
     def title(self, *splits: str) -> str:
         n = ", ".join(f"{split.replace('_', ' ')} n = {self._n()[split]}" for split in splits)
@@ -493,6 +497,7 @@ class Run(Resumable):
             self.files.folder / "training_curves.png",
             title=self.title("train", "val"),
             best_epoch=trainer.best_epoch,
+            kept="last" if self.recipe.monitor == "last" else "best",
             stage_changes=[trainer.first_epoch + 1] if trainer.first_epoch else (),
             measure=self.task.measure,
         )
@@ -547,6 +552,7 @@ class Run(Resumable):
             "device": self.device.type,
             "amp": precision(trainer),
             "torch": torch.__version__,
+            "training_images": len(self.train),
             "epochs_run": len(trainer.history),
             "best_epoch": trainer.best_epoch,
             **({"stage1_epochs_run": trainer.first_epoch} if ladder is not None else {}),
@@ -732,9 +738,10 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 def _print_summary(files: RunFiles) -> None:
     metrics = read_metrics(files.metrics)
+    kept = "last" if metrics["recipe"]["monitor"] == "last" else "best"
     threshold = f"threshold {metrics['threshold']:.2f}, " if "threshold" in metrics else ""
     print(
-        f"best epoch {metrics['best_epoch']} of {metrics['epochs_run']}, {threshold}"
+        f"{kept} epoch {metrics['best_epoch']} of {metrics['epochs_run']}, {threshold}"
         f"{duration(metrics['seconds'])} (minutes:seconds)"
     )
     print_scores(metrics)

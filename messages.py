@@ -17,11 +17,13 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "protocol_title": ("How the numbers are chosen", "Cara angka-angka ini dipilih"),
     "protocol": (
         "Training images train. Validation images choose the epoch, the decision threshold and the "
-        'recipe, so that "val, as selected" is optimistic by construction. Test images are '
+        'recipe, so that "val, as selected" is optimistic by construction (where the recipe says '
+        '"last", no epoch is chosen). Test images are '
         'evaluated once per run, at that epoch and that threshold: "test, held out" is the figure '
         "to believe.",
         "Citra latih dipakai untuk melatih. Citra validasi memilih epoch, ambang keputusan, dan "
-        'resep, sehingga angka "validasi, hasil pemilihan" pasti terlalu optimistis. Citra uji '
+        'resep, sehingga angka "validasi, hasil pemilihan" pasti terlalu optimistis (bila '
+        'resepnya menyebut "last", tidak ada epoch yang dipilih). Citra uji '
         'dievaluasi satu kali per percobaan, pada epoch dan ambang tersebut: angka "uji, tidak '
         'ikut memilih" inilah yang patut dipercaya.',
     ),

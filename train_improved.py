@@ -24,5 +24,24 @@ REPORT = Recipe(
     cpu_bf16=True,
 )
 
+BEST = Recipe(
+    name="residualchestnet_best",
+    epochs=60,
+    batch_size=32,
+    lr=2e-3,
+    weight_decay=0.05,
+    schedule="onecycle",
+    warmup=0.3,
+    ema=0.99,
+    monitor="last",
+    normalize="per-image",
+    flip=0.5,
+    rotate=10,
+    translate=0.1,
+    scale=0.1,
+    tta="flip",
+    cpu_bf16=True,
+)
+
 if __name__ == "__main__":
-    run(ResidualChestNet, {"report": REPORT})
+    run(ResidualChestNet, {"report": REPORT, "best": BEST})

@@ -58,6 +58,7 @@ def draw_training_curves(
     *,
     title: str,
     best_epoch: int | None = None,
+    kept: str = "best",
     stage_changes: Sequence[int] = (),
     measure: str = "accuracy",
 ) -> None:
@@ -72,6 +73,7 @@ def draw_training_curves(
         path: PNG to write; its folder must exist.
         title: wrapped to the width of the picture.
         best_epoch: epoch whose weights were kept, if any.
+        kept: why: ``best``, or ``last`` where nothing was chosen.
         stage_changes: first epoch of every later training stage.
         measure: what is right: ``accuracy``, or another name for the AUC, which is then alone:
             with 14 findings nearly every answer is a right no.
@@ -138,8 +140,8 @@ def draw_training_curves(
         ):
             axes.axvline(best_epoch, color=VERMILLION, linewidth=1.2, zorder=1.5)
             axes.plot(best_epoch, min(values[best], axes.get_ylim()[1]), clip_on=False, **ring)
-            axes.set_title(f"best epoch {best_epoch}: {text}", fontsize=NORMAL, color=INK, pad=10)
-        handles.append(Line2D([], [], label="best epoch", **ring))
+            axes.set_title(f"{kept} epoch {best_epoch}: {text}", fontsize=NORMAL, color=INK, pad=10)
+        handles.append(Line2D([], [], label=f"{kept} epoch", **ring))
     if changes:
         label = "stage change (epoch " + ", ".join(map(str, changes[:3]))
         label += ", ...)" if len(changes) > 3 else ")"
