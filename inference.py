@@ -39,13 +39,13 @@ class TrainedModel:
         recipe: its preprocessing is `augment.to_input`'s.
         threshold: probability from which class 1, pneumothorax, is predicted.
         tta: test-time augmentation the threshold was chosen with.
-        temperature: what the logits are divided by, 1 where none was fitted.
         size: side in pixels of the source images it was trained on.
         source: what those images were, in one line.
         sha256: of their file.
         note: a warning that belongs to every artefact of the run, or empty.
         seen: records of `provenance.record` of the images it was ``trained`` and ``chosen`` on.
         device: where the network is.
+        temperature: what the logits are divided by, 1 where none was fitted.
     """
 
     name: str
@@ -54,13 +54,13 @@ class TrainedModel:
     recipe: Recipe
     threshold: float
     tta: str
-    temperature: float
     size: int
     source: str
     sha256: str
     note: str
     seen: Mapping[str, Any]
     device: torch.device
+    temperature: float = 1.0
 
     @property
     def phantom(self) -> bool:
