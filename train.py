@@ -39,7 +39,6 @@ BEST = Recipe(
     translate=0.1,
     scale=0.1,
     tta="flip",
-    related=True,
 )
 
 if __name__ == "__main__":
