@@ -4,6 +4,9 @@
 
 Misra, Mish: A Self Regularized Non-Monotonic Activation Function
 (https://arxiv.org/abs/1908.08681).
+
+On 440 images none of the 34-layer networks was shown to beat HOG features and an SVM (results/): at
+that size it is not worth its time from random weights.
 """
 
 from __future__ import annotations

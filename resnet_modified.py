@@ -15,6 +15,9 @@ switches all four changes off, which leaves ResNet-34; each can be switched off 
 - SE is last in the residual branch, its standard place (https://arxiv.org/abs/1709.01507).
 - SiLU is smooth and lets gradients through for negative inputs; it beat ReLU across image networks
   (Ramachandran et al., Searching for Activation Functions, https://arxiv.org/abs/1710.05941).
+
+On 440 images none of the 34-layer networks was shown to beat HOG features and an SVM (results/): at
+that size it is not worth its time from random weights.
 """
 
 from __future__ import annotations

@@ -640,6 +640,7 @@ def popen(script, *arguments, cwd):
 def test_train_py_stopped_by_ctrl_c_and_resumed_ends_as_if_it_had_not_been(phantom_npz, tmp_path):
     flags = ("--data", phantom_npz, "--epochs", 2, "--batch-size", 8, "--name", "one")
     flags += ("--device", "cpu", "--flip", 0.5, "--rotate", 10, "--accumulation", 2)
+    flags += ("--recipe", "report")
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     disturbed.mkdir()
     folders = ("--results-dir", undisturbed / "results")

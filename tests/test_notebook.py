@@ -161,7 +161,7 @@ def test_the_notebook_stays_in_a_checkout_and_asks_for_an_address_outside(kernel
 def cells_with_scripts(tmp_path_factory, phantom_npz) -> tuple[Path, dict]:
     """A checkout and what cells that run scripts in it have put out, from one kernel."""
     folder = copy_project(tmp_path_factory.mktemp("cells") / "checkout")
-    text = (ROOT / "train.py").read_text().replace("epochs=100", "epochs=2")
+    text = (ROOT / "train.py").read_text().replace("epochs=40", "epochs=2")
     flags = f"--data {phantom_npz} --device cpu"
     sources = {
         "run": f"%run train.py --epochs 2 --name ran {flags}",
@@ -186,7 +186,7 @@ def cells_with_scripts(tmp_path_factory, phantom_npz) -> tuple[Path, dict]:
 @pytest.mark.parametrize("how", ["run", "pasted"])
 def test_a_cell_trains_and_shows_one_line_and_the_pictures(cells_with_scripts, how):
     folder, cells = cells_with_scripts
-    results = folder / "results" / {"run": "ran", "pasted": "phantom/efficientchestnet"}[how]
+    results = folder / "results" / {"run": "ran", "pasted": "phantom/efficientchestnet_best"}[how]
     metrics = json.loads((results / "metrics.json").read_text())
     assert metrics["epochs_run"] == 2
     assert not errors(cells[how])

@@ -30,6 +30,7 @@ APPENDED = {  # by the beginning of a command, the longest counts
     "python train.py --data FILE.npz": [*SHORT, "--name", "file"],
     "python train.py --epochs 30": SHORT,
     "python train.py --source-size 64": [*SHORT, "--data", "{phantom64}", "--name", "larger"],
+    "python train.py --find-lr": [*SHORT, "--batch-size", "4", "--name", "rates"],
     "python train.py --weights": [*SHORT, "--name", "started"],
     "python pretrain.py": [*SHORT, "--name", PRETRAINED],
     "python train_improved.py": SHORT,
