@@ -302,7 +302,7 @@ def read(folder: Path) -> tuple[dict[str, Any], OutOfFold]:
 def table(found: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
     """A row per configuration: the base, all winners together, then each switch by its verdict."""
     rows = []
-    base_seconds = found["configurations"][BASE]["seconds"]
+    base_images = _images_seen(found["configurations"][BASE])
     for name, one in found["configurations"].items():
         row = {"configuration": name, "text": one["text"], "kind": one["kind"], "verdict": ""}
         for measure in ("auc", "accuracy"):
@@ -317,7 +317,7 @@ def table(found: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
         if one["kind"] != "yardstick":
             for measure in ("auc", "accuracy"):
                 row |= _columns(f"{measure}_over_hog", oof.gain(name, YARDSTICK, measure))
-        row |= {"seconds": one["seconds"], "seconds_ratio": one["seconds"] / base_seconds}
+        row |= {"seconds": one["seconds"], "images_ratio": _images_seen(one) / base_images}
         rows.append(row)
     order = (BASE, TOGETHER, "added", "removed", "yardstick")
 
@@ -329,6 +329,11 @@ def table(found: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
         return kind, ORDER.index(row["verdict"]), -row["auc_gain"]
 
     return sorted(rows, key=place)
+
+
+def _images_seen(configuration: Mapping[str, Any]) -> float:
+    """By a network in training, each as often as it was: a cost that no other job changes."""
+    return configuration["images"] * (configuration.get("best_epoch") or 1)
 
 
 def _columns(name: str, one: Estimate) -> dict[str, float]:
@@ -394,9 +399,10 @@ def _page(found: Mapping[str, Any], oof: OutOfFold, rows: Sequence[Mapping[str, 
         "is with the switch less without it, paired on the same images, folds and seeds. "
         "Supported: the interval of the gain in AUC lies above 0; refuted: below; else undecided, "
         "as is everything with a single repeat. Smallest to be seen: the true gain in AUC found in "
-        "80 % of such experiments. Seconds: mean of a fold's training, times that of the base in "
-        f"brackets. Of {len(single)} switches that did nothing, {0.025 * len(single):.1f} would be "
-        "called supported by chance."
+        "80 % of such experiments. Seconds: of the clock, mean of a fold's training; they "
+        "compare only where the machine had nothing else to do. In brackets: images seen in "
+        f"training, times those of the base. Of {len(single)} switches that did nothing, "
+        f"{0.025 * len(single):.1f} would be called supported by chance."
     )
     if any(row["kind"] == TOGETHER for row in rows):
         parts.append(
@@ -433,7 +439,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         gains = [_signed(row, "auc_gain"), least, _signed(row, "accuracy_gain")]
     seconds = f"{row['seconds']:.1f}"
     if row["kind"] != "yardstick":
-        seconds += f" (x {row['seconds_ratio']:.2f})"
+        seconds += f" (x {row['images_ratio']:.2f})"
     said = f"**{row['verdict']}**" if row["verdict"] else ""
     return (f"`{row['configuration']}`", row["text"], *own, *gains, seconds, said)
 

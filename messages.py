@@ -44,6 +44,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Comparisons with a page of their own:",
         "Perbandingan yang punya halaman sendiri:",
     ),
+    "images_seen": (
+        "images seen in training,<br>times the base's",
+        "citra yang dilihat saat pelatihan,<br>kali milik resep dasar",
+    ),
     "ablation_title": ("What each switch is worth: {net}", "Nilai tiap sakelar: {net}"),
     "ablation": (
         "Gains over recipe {recipe_name} on {source}, by {repeats} x {folds}-fold cross-validation "

@@ -375,7 +375,7 @@ def _add_ablation(page: Page, results_dir: Path, folder: Path) -> None:
     link = f"[{_escaped(folder.name)}]({_link(results_dir, folder / 'README.md')})"
     page.add(f"{text} {link}")
     if cells:
-        heads = ("switch", "gain_auc", "gain_accuracy", "training_time", "verdict")
+        heads = ("switch", "gain_auc", "gain_accuracy", "images_seen", "verdict")
         page.table([page.say(head) for head in heads], cells, left=1)
 
 
@@ -386,7 +386,7 @@ def _ablation_row(page: Page, row: Mapping[str, str]) -> tuple[str, ...]:
         gains.append(f"{page.number(value, '+.3f')} {page.interval(ends, '+.3f')}")
     together = row["kind"] == "together"
     name = page.say("all_winners") if together else f"`{_escaped(row['configuration'])}`"
-    ratio = f"x {page.number(float(row['seconds_ratio']), '.2f')}"
+    ratio = f"x {page.number(float(row['images_ratio']), '.2f')}"
     return name, *gains, ratio, page.say(row["verdict"])
 
 
