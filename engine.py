@@ -136,8 +136,9 @@ class Trainer:
         if recipe.drop_path:
             set_drop_paths(self.model, recipe.drop_path)
         self.frozen = frozen
-        share = 1.0 if frozen else recipe.freeze
-        self.still = freeze_first(self.model, share) if share else []
+        self.still = freeze_first(self.model, recipe.freeze) if recipe.freeze else []
+        if frozen:  # its dropout and stochastic depth rest, too, which own no weights
+            self.still = [self.model.backbone.requires_grad_(False)]
         # A stream of its own for each purpose: changing the augmentation keeps the order.
         self.shuffle = torch.Generator().manual_seed(2 * recipe.seed)
         self.noise = torch.Generator(self.device).manual_seed(2 * recipe.seed + 1)

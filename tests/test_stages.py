@@ -346,3 +346,27 @@ def test_each_script_runs_to_the_end(tmp_path, phantom_npz, script, flags):
     assert result.returncode == 0, result.stderr
     (folder,) = (tmp_path / "results").iterdir()
     assert (folder / "metrics.json").is_file()
+
+
+def test_nothing_in_a_frozen_backbone_is_random():
+    """Dropout and stochastic depth own no weights, and rest with the layers that do."""
+
+    class WithDropout(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = nn.Sequential(
+                nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1)
+            )
+            self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 1))
+
+        def forward(self, x):
+            return self.head(self.backbone(x)).squeeze(1)
+
+    images = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8)
+    parts = (images, (torch.arange(8) % 2).float())
+    trainer = Trainer(WithDropout, Recipe(name="x"), parts, parts, frozen=True)
+    seen = []
+    trainer.tick = lambda: seen.append([m.training for m in trainer.model.backbone.modules()])
+    trainer.run_epoch()
+    assert seen and not any(any(modes) for modes in seen)
+    assert not any(p.requires_grad for p in trainer.model.backbone.parameters())
