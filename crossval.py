@@ -55,9 +55,11 @@ from weights import StartingPoint, started, starting_point
 
 INNER_PARTS = 8  # one of them chooses the epoch; officially val is 305 of 2,611 images, 1 in 8.6
 MEASURES = ("auc", "accuracy")
-DECIMALS = 5  # of a stored logit
+DECIMALS = 3  # of a logit in a table
 LARGEST_LOGIT = 30.0
 VIEWS = Recipe.__dataclass_fields__["tta"].metadata["choices"]
+IMAGE_COLUMNS = ("split", "index", "label")  # of a table, with its patient
+FOLD = "fold"
 STORE = "crossval"  # folder of the stored folds, below that of the checkpoints
 REPEATS = knob(2, "", low=1, high=100)
 FOLDS = knob(5, "", low=2, high=100)
@@ -547,19 +549,20 @@ class OutOfFold:
         return gain(self.score(name, measure), self.score(over, measure))
 
     def write(self, path: Path) -> None:
-        """Write a row per configuration, repeat and image."""
-        columns = ("configuration", "repeat", "fold", "split", "index", "label", "patient", "logit")
-        n = len(self.labels)
-        patients = [""] * n if self.patients is None else self.patients.tolist()
-        columns_of = self.origin.tolist(), self.index.tolist(), self.labels.tolist(), patients
-        images = list(zip(*columns_of, strict=True))
-        rows = [
-            (name, repeat + 1, int(fold) + 1, *image, f"{logit:.{DECIMALS}f}")
-            for name, repeats in self.logits.items()
-            for repeat, (logits, folds) in enumerate(zip(repeats, self.folds, strict=True))
-            for fold, image, logit in zip(folds, images, logits, strict=True)
-        ]
-        write_csv(path, columns, rows)
+        """Write a row per image, with a column for each configuration and repeat."""
+        repeats = range(1, len(self.folds) + 1)
+        patients = [""] * len(self.labels) if self.patients is None else self.patients.tolist()
+        columns = {
+            **dict(zip(IMAGE_COLUMNS, (self.origin, self.index, self.labels), strict=True)),
+            "patient": patients,
+            **{f"{FOLD} {number}": self.folds[number - 1] + 1 for number in repeats},
+            **{
+                f"{name} {number}": [f"{logit:.{DECIMALS}f}" for logit in logits[number - 1]]
+                for name, logits in self.logits.items()
+                for number in repeats
+            },
+        }
+        write_csv(path, list(columns), list(zip(*columns.values(), strict=True)))
 
     @classmethod
     def read(cls, path: Path) -> OutOfFold:
@@ -570,43 +573,27 @@ class OutOfFold:
         """
         try:
             with path.open(encoding="utf-8", newline="") as file:
-                table = {key: [] for key in csv.DictReader(file).fieldnames}
-                file.seek(0)
-                for row in csv.DictReader(file):
-                    for key, value in row.items():
-                        table[key].append(value)
-            names = list(dict.fromkeys(table["configuration"]))
-            repeats = max(map(int, table["repeat"]))
-            shape = len(names), repeats, len(table["logit"]) // (len(names) * repeats)
-            columns = {
-                key: np.array(values, kind).reshape(shape)
-                for key, kind in (
-                    ("split", str),
-                    ("index", np.int64),
-                    ("label", np.uint8),
-                    ("patient", str),
-                    ("fold", np.int64),
-                    ("logit", np.float64),
-                )
-                for values in [table[key]]
-            }
-            same = all(
-                (columns[key] == columns[key][:1]).all()
-                for key in ("split", "index", "label", "patient", "fold")
-            )
-        except (OSError, ValueError, KeyError, TypeError):
+                head, *rows = csv.reader(file)
+            columns = dict(zip(head, zip(*rows, strict=True), strict=True))
+            kinds = zip(IMAGE_COLUMNS, (str, np.int64, np.uint8), strict=True)
+            images = [np.array(columns.pop(name), kind) for name, kind in kinds]
+            patients = np.array(columns.pop("patient"))
+            by_name: dict[str, list] = {}
+            for column, values in columns.items():
+                name, number = column.rsplit(" ", 1)
+                by_name.setdefault(name, []).append(values)
+                if int(number) != len(by_name[name]):
+                    raise ValueError(column)
+            folds = np.array(by_name.pop(FOLD), np.int64) - 1
+            logits = {name: np.array(values, np.float64) for name, values in by_name.items()}
+            same = all(values.shape == folds.shape for values in logits.values())
+            same = same and all(np.isfinite(values).all() for values in logits.values())
+        except (OSError, ValueError, KeyError, csv.Error):
             same = False
         if not same:
             raise InputError(f"'{path}' is missing, or not a table of out-of-fold logits")
-        patients = columns["patient"][0, 0]
-        return cls(
-            columns["split"][0, 0],
-            columns["index"][0, 0],
-            columns["label"][0, 0],
-            patients if patients.astype(bool).all() else None,
-            columns["fold"][0] - 1,
-            dict(zip(names, columns["logit"], strict=True)),
-        )
+        known = patients if patients.astype(bool).all() else None
+        return cls(*images, known, folds, logits)
 
 
 def comparison_parser(description: str) -> OneLineParser:
