@@ -122,6 +122,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "seed": ("seed {seed}", "seed {seed}"),
     "average_of_seeds": ("average of {n} seeds", "rerata {n} seed"),
     "average_of_folds": ("average of {n} folds", "rerata {n} lipatan"),
+    "average_of_runs": ("average of {n} runs", "rerata {n} percobaan"),
     "members_alone": (
         "Members of run {run} alone on test, mean ± standard deviation: accuracy {accuracy}, AUC "
         "{auc}.",

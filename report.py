@@ -473,7 +473,8 @@ def _add_table(
         val = metrics["val"]
         about = [_model(page, run)]
         if run.kind == "ensemble":
-            kind = "folds" if "folds" in str(metrics.get("kind")) else "seeds"
+            words = str(metrics.get("kind")).split()
+            kind = next((kind for kind in ("folds", "runs") if kind in words), "seeds")
             about.append(page.say(f"average_of_{kind}", n=len(metrics["members"])))
             about.append(_recipe(metrics))
         elif run.kind == "network":
@@ -575,7 +576,7 @@ def _looks(group: Sequence[StoredRun]) -> Counter[str]:
         if "test" not in run.predictions:
             continue
         looks[run.group_key] += 1
-        if run.kind == "ensemble" and "folds" not in str(run.metrics.get("kind")):
+        if run.kind == "ensemble" and "seeds" in str(run.metrics.get("kind")):
             single = json.dumps([run.recipe_key, "network", None])
             looks[single] += sum("test" in member for member in run.metrics["members"])
     return looks

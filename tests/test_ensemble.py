@@ -16,6 +16,7 @@ from tiny_stages import RECIPE as STAGES
 from tiny_stages import TinyStages
 from tiny_train import TinyNet
 
+import blend
 import console
 import datareader
 import engine
@@ -398,3 +399,123 @@ def test_a_finished_members_network_leaves_the_memory(tmp_path, named_npz, monke
         gc.enable()
     assert len(alive) == 9
     assert not any(one() for one in alive)
+
+
+@pytest.fixture(scope="module")
+def fold_runs(tmp_path_factory, named_npz) -> Path:
+    """Results of two cross-validated runs over train and val, of one over train, and of a run."""
+    folder = tmp_path_factory.mktemp("folds")
+    once = "--data", named_npz, "--epochs", 1
+    folds = *once, "--folds", 2
+    with pytest.MonkeyPatch.context() as patch:
+        import visualize
+
+        for name in dir(visualize):
+            if name.startswith("draw_"):
+                patch.setattr(visualize, name, lambda *args, **kwargs: None)
+        for name, lr in (("a", 1e-2), ("b", 1e-3)):
+            arguments = *folds, "--folds-over", "train+val", "--name", name, "--lr", lr
+            assert call(TinyNet, FAST, folder, *arguments) == 0
+        assert call(TinyNet, FAST, folder, *folds, "--name", "train") == 0
+        assert call(TinyNet, FAST, folder, *once, "--name", "single") == 0
+    return folder / "results"
+
+
+A, B = "a_folds2_trainval", "b_folds2_trainval"
+
+
+def blended(results, named_npz, *arguments) -> int:
+    flags = ("--results-dir", results, "--data", named_npz)
+    try:
+        blend.main([*map(str, (*arguments, *flags))])
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def test_finished_runs_are_averaged_image_by_image(fold_runs, named_npz):
+    assert blended(fold_runs, named_npz, A, B, "--name", "both") == 0
+    metrics = json.loads((fold_runs / "both/metrics.json").read_text())
+    data = datareader.load(str(named_npz))
+    for split in ("oof", "test", "val"):
+        found = table(fold_runs / "both" / f"{split}_probabilities.csv")
+        place = {}
+        for name in (A, B):
+            part = table(fold_runs / name / f"{split}_probabilities.csv")
+            homes = part.get("split", np.full(len(part["index"]), split))
+            for home, index, p in zip(homes, part["index"], part["probability"], strict=True):
+                place.setdefault((str(home), index), []).append(p)
+        homes = found.get("split", np.full(len(found["index"]), split))
+        mean = [np.mean(place[str(h), i]) for h, i in zip(homes, found["index"], strict=True)]
+        assert all(len(values) == 2 for values in place.values())
+        np.testing.assert_allclose(found["probability"], mean, rtol=1e-12)
+        assert len(mean) == len(place) == metrics[split]["n"]
+        auc = roc_auc_score(found["label"], found["probability"])
+        assert metrics[split]["auc"] == pytest.approx(auc)
+    assert metrics["oof"]["n"] == len(data.train) + len(data.val)
+    assert metrics["threshold_chosen_on"] == "out-of-fold"
+    assert metrics["bootstrap_unit"] == "patient"
+    assert metrics["blend"] == [A, B]
+    assert metrics["parameters"] == 4 * 689
+    own = {name: json.loads((fold_runs / name / "metrics.json").read_text()) for name in (A, B)}
+    best = max(own, key=lambda name: [own[name]["oof"][key] for key in ("accuracy", "auc")])
+    assert metrics["best_member"]["name"] == best
+    test = table(fold_runs / "both/test_probabilities.csv")
+    theirs = table(fold_runs / best / "test_probabilities.csv")
+    order = np.argsort(theirs["index"])
+    assert metrics["best_member"]["gain_of_the_average"]["test"] == paired_difference(
+        test["label"],
+        test["probability"],
+        theirs["probability"][order],
+        (metrics["threshold"], own[best]["threshold"]),
+        datareader.load(str(named_npz)).test.patients[np.argsort(data.test.index)],
+    )
+    page = (fold_runs / "both/README.md").read_text()
+    assert A in page and B in page
+
+
+def test_a_blend_replaces_itself_and_nothing_else(fold_runs, named_npz, capsys):
+    assert blended(fold_runs, named_npz, A, B, "--name", "again") == 0
+    before = (fold_runs / "again/oof_probabilities.csv").read_bytes()
+    assert blended(fold_runs, named_npz, B, A, "--name", "again") == 0
+    assert (fold_runs / "again/oof_probabilities.csv").read_bytes() == before
+    capsys.readouterr()
+    whole = (fold_runs / "single/metrics.json").read_bytes()
+    assert blended(fold_runs, named_npz, A, B, "--name", "single") == 2
+    assert "choose another name" in capsys.readouterr().err
+    assert (fold_runs / "single/metrics.json").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        ([A], "two runs or more"),
+        ([A, A], "two runs or more"),
+        ([A, "other"], "no finished run 'other'"),
+        ([A, "single"], "'single' is no cross-validated run"),
+        ([A, "train_folds2"], "not judged on these very images (oof)"),
+        (["train_folds2", A], "not judged on these very images (oof)"),
+    ],
+)
+def test_runs_that_cannot_be_averaged_are_refused(runs, said, fold_runs, named_npz, capsys):
+    assert blended(fold_runs, named_npz, *runs, "--name", "refused") == 2
+    message = capsys.readouterr().err.strip()
+    assert said in message
+    assert len(message.splitlines()) == 1
+    assert not (fold_runs / "refused").exists()
+
+
+def test_a_blend_of_other_images_or_of_blends_is_refused(
+    fold_runs, named_npz, phantom_npz, tmp_path, capsys
+):
+    assert blended(fold_runs, named_npz, A, B, "--name", "first") == 0
+    assert blended(fold_runs, named_npz, "first", A) == 2
+    assert "an average of runs itself" in capsys.readouterr().err
+    with np.load(named_npz) as source:
+        arrays = dict(source)
+    rows = np.arange(len(arrays["train_labels"]))[::-1]
+    for key in ("images", "labels", "names"):
+        arrays[f"train_{key}"] = arrays[f"train_{key}"][rows]
+    np.savez(tmp_path / "turned.npz", **arrays)
+    assert blended(fold_runs, tmp_path / "turned.npz", A, B) == 2
+    assert "very images" in capsys.readouterr().err

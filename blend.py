@@ -1,0 +1,154 @@
+"""The average of finished cross-validated runs, of whatever networks: an ensemble fixed on folds.
+
+    python train.py --folds 5 --folds-over train+val
+    python train_improved.py --folds 5 --folds-over train+val
+    python blend.py RUN RUN
+
+Nothing is trained and nothing is weighed: the mean of the runs' probabilities is judged out of
+fold, each image by networks that have not seen it, and on test where every run was. Which runs to
+average is to be chosen on the folds; the page says which they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import datareader
+import notebook_cell
+from datareader import Split
+from ensemble_report import SHARED, Member, write_average
+from experiment import make_folder, one_line_errors, places, read_metrics
+from flags import add_data, add_folder, check_name, run_name
+from folds import train_and_val
+from recipe import Recipe
+from report import StoredRun, read_runs
+from storage import InputError, OneLineParser, check_writable
+
+SHARED_BY_RUNS = tuple(key for key in SHARED if key != "bootstrap_unit")
+
+
+def blend(options: argparse.Namespace) -> Path:
+    """Average the runs asked for; returns the folder of the results.
+
+    Raises:
+        InputError: a run is missing, was not cross-validated, or is of other images than the data;
+            or the name is that of something else. Nothing has been written.
+    """
+    check_writable(options.results_dir, "--results-dir")
+    data = datareader.load(options.data, options.root, options.source_size)
+    name = options.name or run_name(Recipe("blend"), options.data, data.size)
+    check_name(name)
+    results_dir, _ = places(options, data)
+    runs = find_runs(results_dir, options.runs)
+    folder = results_dir / name
+    replaced = folder / "metrics.json"
+    if replaced.exists() and not read_metrics(replaced).get("blend"):
+        raise InputError(f"--name {name}: that is no average of runs; choose another name")
+
+    pool, test = in_order(train_and_val(data)), in_order(data.test)
+    over = runs[0].predictions["oof"].origin
+    splits = {"oof": pool.take(np.isin(pool.origin, np.unique(over)))}
+    if all("test" in run.predictions for run in runs):
+        splits["test"] = test
+    for run in runs:
+        for split, images in splits.items():
+            found = run.predictions[split]
+            same = np.array_equal(found.index, images.index)
+            same = same and np.array_equal(found.labels, images.labels)
+            if split == "oof":
+                same = same and np.array_equal(found.origin, images.origin)
+            if not same:
+                raise InputError(f"'{run.name}' was not judged on these very images ({split})")
+    members = [as_member(run) for run in runs]
+    together = {
+        split: (images, np.mean([member.probabilities[split] for member in members], axis=0))
+        for split, images in splits.items()
+    }
+    of_val = splits["oof"].origin == "val"
+    if not of_val.any():
+        raise InputError(f"'{runs[0].name}' was cross-validated over train alone: use train+val")
+    images, probabilities = together["oof"]
+    together = {"val": (images.take(of_val), probabilities[of_val])} | together
+
+    make_folder(folder)
+    replaced.unlink(missing_ok=True)
+    first, *others = (run.metrics for run in runs)
+    write_average(
+        folder,
+        data,
+        members,
+        together,
+        averaged=list(splits),
+        about={
+            "model": " + ".join(dict.fromkeys(run.metrics["model"] for run in runs)),
+            "kind": f"{len(runs)} runs",
+            "blend": [run.name for run in runs],
+            **{
+                key: first[key]
+                for key in SHARED_BY_RUNS
+                if key in first and all(other.get(key) == first[key] for other in others)
+            },
+            "bootstrap_unit": "image" if data.val.patients is None else "patient",
+            "recipe_changes": {},
+        },
+    )
+    return folder
+
+
+def find_runs(results_dir: Path, names: Sequence[str]) -> list[StoredRun]:
+    """The finished cross-validated runs of these names.
+
+    Raises:
+        InputError: there are fewer than two different names, or one is not such a run's.
+    """
+    stored = {run.name: run for run in read_runs(results_dir)}
+    names = list(dict.fromkeys(Path(name).name for name in names))
+    if len(names) < 2:
+        raise InputError("name two runs or more")
+    for name in names:
+        if name not in stored:
+            raise InputError(f"there is no finished run '{name}' in '{results_dir}'")
+        metrics = stored[name].metrics
+        if "oof" not in stored[name].predictions or "members" not in metrics:
+            raise InputError(f"'{name}' is no cross-validated run: --folds K makes one")
+        if metrics.get("blend"):
+            raise InputError(f"'{name}' is an average of runs itself: name its runs")
+    return [stored[name] for name in names]
+
+
+def in_order(split: Split) -> Split:
+    """The images as a stored run's tables are read: by split and row in the source."""
+    origin = np.zeros(len(split)) if split.origin is None else split.origin
+    return split.take(np.lexsort((split.index, origin)))
+
+
+def as_member(run: StoredRun) -> Member:
+    """A run as a part of an average: its out-of-fold figures are those of images held out."""
+    metrics = {key: value for key, value in run.metrics.items() if key != "val"}
+    metrics["held_out"] = metrics["oof"]
+    return Member(metrics, {name: p.probabilities for name, p in run.predictions.items()})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = OneLineParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of results, by name")
+    add_data(parser)
+    add_folder(parser, "--results-dir", "results")
+    parser.add_argument("--name", help="of the folder of results (default: blend and the data)")
+    parser.set_defaults(models_dir=Path())  # nothing is kept there
+    with one_line_errors(resume=""):
+        folder = blend(parser.parse_args(argv))
+        notebook_cell.show(folder.glob("*.png"))
+
+
+if __name__ == "__main__":
+    main()
