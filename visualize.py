@@ -36,8 +36,9 @@ from datareader import CLASS_NAMES, NIH_CREDIT, PHANTOM_MARK
 from metrics import calibration
 from notebook_cell import command_line, leave, show
 from storage import InputError, OneLineParser, atomic_write, check_writable
+from tasks import GOAL
 
-GOAL_PERCENT = 90
+GOAL_PERCENT = round(100 * GOAL)
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 INK, GREY, PALE = "#222222", "#666666", "#E4E4E4"

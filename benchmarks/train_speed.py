@@ -5,9 +5,11 @@
 Every measurement is a process of its own, the two sides take turns, and a row is the ratio of the
 medians. Seconds per epoch are (a long run - a short run) / (difference in epochs), with validation
 on both sides, so start-up and the first, slower epoch do not count. Writes RESULTS.md and
-scaling.png beside this file. `--data FILE.npz` measures on a file instead of phantoms,
-`--source224` filters a 224-px source of official size, made on the fly (4 GB on disk, and numpy's
-side of it takes 6 GB of memory), `--quick` only shows that everything runs.
+scaling.png beside this file, and RESULTS.json, which keeps what was measured before: `--rows` can
+be measured one by one, on several machines, and be interrupted. `--data FILE.npz` measures on a
+file instead of phantoms, `--source224` filters a 224-px source of official size, made on the fly
+(4 GB on disk, and numpy's side of it takes 6 GB of memory), `--quick` only shows that everything
+runs.
 """
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ ROWS = {
         "MobileNetV3-Large, all layers, 128 px, an epoch",
         ("train_mobilenet", "REPORT"),
         ("model_mobilenet", "MobileNetV3Chest"),
-        480,
+        144,
         (1, 3),
         (None, 6),
         parts=("memory", "channels_last", "fused", "forced_bf16"),
@@ -126,6 +128,7 @@ ROWS = {
         (2, None),
     ),
 }
+ORDER = (*ROWS, "start", "evaluation", "source")  # of the table
 EVALUATED = 682  # test images of ChestMNIST in the two classes; a smaller file's are repeated
 EVALUATION = "test images with flip TTA, MobileNetV3-Large, 128 px"
 EVALUATION_TARGET = (1.5, 5.0)  # on a CPU, on CUDA
@@ -433,9 +436,9 @@ class Bench:
         target = row.target[self.device_column]
         return comparison(row.title, sides, f">= {target:g}" if target else "")
 
-    def parts(self, name: str) -> list[dict[str, Any]]:
+    def part(self, name: str, part: str) -> dict[str, Any]:
         """How much longer an epoch takes without one of the parts."""
-        row, lines = ROWS[name], []
+        row = ROWS[name]
         one = partial(
             self.measure,
             "epoch",
@@ -444,20 +447,18 @@ class Bench:
             images=self.images(row),
             side="ours",
         )
-        for part in row.parts:
-            peaks: dict[str, list[float]] = {"": [], part: []}
+        peaks: dict[str, list[float]] = {"": [], part: []}
 
-            def side(changed: str, peaks: dict[str, list[float]] = peaks) -> float:
-                result = one(changed=changed)
-                peaks[changed].append(result["peak_bytes"])
-                return result["seconds"]
+        def side(changed: str) -> float:
+            result = one(changed=changed)
+            peaks[changed].append(result["peak_bytes"])
+            return result["seconds"]
 
-            keys = ("", part) if part in TRIED else (part, "")
-            sides = self.in_turns(*(partial(side, key) for key in keys), most=PART_REPEATS)
-            line = comparison(f"{row.title}: {(PARTS | TRIED)[part]}", sides, "")
-            line["peaks"] = [statistics.median(peaks[key]) for key in keys]
-            lines.append(line)
-        return lines
+        keys = ("", part) if part in TRIED else (part, "")
+        sides = self.in_turns(*(partial(side, key) for key in keys), most=PART_REPEATS)
+        line = comparison(f"{row.title}: {(PARTS | TRIED)[part]}", sides, "")
+        line["peaks"] = [statistics.median(peaks[key]) for key in keys]
+        return line
 
     def evaluation(self) -> dict[str, Any]:
         images = 32 if self.options.quick else EVALUATED
@@ -480,7 +481,7 @@ class Bench:
             f"{START}; against a bare import, as ours over it", sides, f"<= {START_TARGET:g}", True
         )
 
-    def source(self) -> list[dict[str, Any]]:
+    def source(self) -> dict[str, Any]:
         """Time and memory for the two-class images of a 224-px file of official size."""
         path = self.folder / "source_224.npz"
         make_source(path, 0.002 if self.options.quick else 1.0)
@@ -500,7 +501,7 @@ class Bench:
             f"(target: at most {SOURCE_MEMORY / 1e6:.0f}), numpy "
             f"{statistics.median(peaks['textbook']) / 1e6:,.0f} MB"
         )
-        return [row]
+        return row
 
 
 def comparison(
@@ -513,8 +514,9 @@ def comparison(
     if inverse:
         ratio, low, high = 1 / ratio, 1 / high, 1 / low
     row = {"title": title, "textbook": first, "ours": second, "target": target}
-    row |= {"ratio": ratio, "low": low, "high": high}
-    print(f"{title}: {first:.3g} s, {second:.3g} s, ratio {ratio:.2f} ({low:.2f} to {high:.2f})")
+    row |= {"ratio": ratio, "low": low, "high": high, "repeats": len(ratios)}
+    text = f"{title}: {first:.3g} s, {second:.3g} s, ratio {ratio:.2f} ({low:.2f} to {high:.2f})"
+    print(text, flush=True)
     return row
 
 
@@ -606,10 +608,9 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def machine(options: argparse.Namespace) -> str:
-    """The machine, the versions and the date, as a paragraph."""
+def setup(options: argparse.Namespace, source: str) -> str:
+    """Machine, threads and data: what figures of one table have in common."""
     import torch
-    import torchvision
 
     parts = [
         f"{processor()}, {options.threads or torch.get_num_threads()} of {os.cpu_count()} cores",
@@ -617,23 +618,93 @@ def machine(options: argparse.Namespace) -> str:
     ]
     if options.device == "cuda":
         parts.append(torch.cuda.get_device_name())
-    if hasattr(os, "getloadavg"):
-        parts.append(f"load {os.getloadavg()[0]:.1f} at the end")
-    versions = f"PyTorch {torch.__version__}, torchvision {torchvision.__version__}"
-    today = datetime.date.today().isoformat()
-    return f"{'; '.join(parts)}. {versions}, Python {platform.python_version()}. {today}."
+    return f"{'; '.join(parts)}. Data: {source}."
+
+
+def versions() -> str:
+    import torch
+    import torchvision
+
+    of_torch = f"PyTorch {torch.__version__}, torchvision {torchvision.__version__}"
+    return f"{of_torch}, Python {platform.python_version()}"
+
+
+class Results:
+    """What was measured, now and before, on this machine and on others; `RESULTS.json` on disk.
+
+    Figures of this machine and data that were measured with other versions are forgotten.
+
+    Args:
+        folder: of the two files.
+        options: of the command line.
+        source: name of the data.
+    """
+
+    def __init__(self, folder: Path, options: argparse.Namespace, source: str) -> None:
+        self.folder = folder
+        self.sections: dict[str, dict[str, Any]] = {}
+        with contextlib.suppress(FileNotFoundError):
+            self.sections = json.loads((folder / "RESULTS.json").read_text(encoding="utf-8"))
+        now, key = versions(), setup(options, source)
+        if self.sections.get(key, {}).get("versions") != now:
+            self.sections[key] = {"versions": now, "rows": {}, "parts": {}, "notes": {}}
+        self.section = self.sections[key]
+
+    def add(self, kind: str, key: str, found: Any) -> None:
+        """Keep a row of a table (``rows`` or ``parts``) or a note, and write both files.
+
+        Args:
+            kind: which of the three.
+            key: what was measured; a figure measured before under the same key is replaced.
+            found: of `comparison`, or a text.
+        """
+        if kind != "notes":
+            found["date"] = datetime.date.today().isoformat()
+            if hasattr(os, "getloadavg"):
+                found["load"] = os.getloadavg()[0]
+        self.section[kind][key] = found
+        atomic_write(self.folder / "RESULTS.json", json.dumps(self.sections, indent=1) + "\n")
+        atomic_write(self.folder / "RESULTS.md", self.page())
+
+    def page(self) -> str:
+        """Both tables and the notes of every machine, in Markdown."""
+        text = (
+            "# Speed against a textbook's training loop\n\n"
+            "Medians of measurements in turns, each a process of its own; ratios above 1 mean that "
+            "ours is faster, where no other is said. The loop of the textbook is "
+            "`benchmarks/textbook.py`, in fp32. Written by `benchmarks/train_speed.py`.\n"
+        )
+        for key, section in self.sections.items():
+            rows = [section["rows"][name] for name in ORDER if name in section["rows"]]
+            every = [*rows, *section["parts"].values()]
+            dates = sorted({row["date"] for row in every})
+            loads = sorted(row["load"] for row in every if "load" in row)
+            text += f"\n## {key}\n\n{section['versions']}."
+            if dates:
+                text += f" {' to '.join(dict.fromkeys((dates[0], dates[-1])))}."
+            if loads:
+                text += f" Load of the machine after a row: {loads[0]:.1f} to {loads[-1]:.1f}."
+            text += f"\n\n{table(rows)}\n" if rows else "\n"
+            text += "".join(
+                f"\n{note[0].upper()}{note[1:]}.\n" for note in section["notes"].values()
+            )
+            if section["parts"]:
+                parts = sorted(section["parts"].items())
+                text += "\n### What each step gained\n\n"
+                text += parts_table([row for _, row in parts]) + "\n"
+        return text
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows of `comparison` in Markdown."""
     lines = [
-        "| what | textbook, s | ours, s | ratio | lowest to highest | target |",
-        "|---|---|---|---|---|---|",
+        "| what | textbook, s | ours, s | ratio | lowest to highest | n | target |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
             f"| {row['title']} | {row['textbook']:.3g} | {row['ours']:.3g} | {row['ratio']:.2f} "
-            f"| {row['low']:.2f} to {row['high']:.2f} | {row['target']} |"
+            f"| {row['low']:.2f} to {row['high']:.2f} | {row['repeats']} | {row['target']} |"
         )
     return "\n".join(lines)
 
@@ -641,14 +712,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def parts_table(rows: Sequence[dict[str, Any]]) -> str:
     """What each step gained, in Markdown."""
     lines = [
-        "| what | without, s | with, s | ratio | lowest to highest | memory without, with, MB |",
-        "|---|---|---|---|---|---|",
+        "| what | without, s | with, s | ratio | lowest to highest | n | memory, MB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         before, after = (f"{peak / 1e6:,.0f}" for peak in row["peaks"])
         lines.append(
             f"| {row['title']} | {row['textbook']:.3g} | {row['ours']:.3g} | {row['ratio']:.2f} "
-            f"| {row['low']:.2f} to {row['high']:.2f} | {before}, {after} |"
+            f"| {row['low']:.2f} to {row['high']:.2f} | {row['repeats']} | {before}, {after} |"
         )
     return "\n".join(lines)
 
@@ -679,7 +750,6 @@ def main() -> None:
         return
     if options.quick:
         options.repeats = 1
-    begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data = Path(options.data)
@@ -689,22 +759,17 @@ def main() -> None:
             np.savez(data, **make_phantom(size=28, **counts))
         loaded = datareader.load(str(data))  # cached from now on
         bench = Bench(options, data, folder)
-        rows, gains, notes = [], [], []
+        results = Results(options.out, options, loaded.source)
         for name in options.rows:
             if name in ROWS:
-                rows.append(bench.epoch(name))
-                images = bench.images(ROWS[name])
+                row, images = bench.epoch(name), bench.images(ROWS[name])
                 if images and images < len(loaded.train):
-                    rows[-1]["title"] += f" of {images} images"
+                    row["title"] += f" of {images} images"
+                results.add("rows", name, row)
         if "start" in options.rows:
-            rows.append(bench.first_step())
+            results.add("rows", "start", bench.first_step())
         if "evaluation" in options.rows:
-            rows.append(bench.evaluation())
-        if options.source224:
-            rows += bench.source()
-            notes.append(rows[-1]["note"])
-        if options.parts:
-            gains = [line for name in options.rows if name in ROWS for line in bench.parts(name)]
+            results.add("rows", "evaluation", bench.evaluation())
         if "scaling" in options.rows:
             few = options.quick
             scaling = bench.measure(
@@ -714,27 +779,22 @@ def main() -> None:
                 multiples=(1, 2) if few else DATA_SIZES,
             )
             title = f"EfficientChestNet, 28 px, on {options.device} · {loaded.source}"
-            fixed, per_image = draw_scaling(scaling, options.out / "scaling.png", title)
-            notes.append(
+            name = "scaling_cuda.png" if options.device == "cuda" else "scaling.png"
+            fixed, per_image = draw_scaling(scaling, options.out / name, title)
+            note = (
                 f"a training step of EfficientChestNet takes {fixed * 1e3:.1f} ms and "
-                f"{per_image * 1e3:.2f} ms for every image ([figure](scaling.png))"
+                f"{per_image * 1e3:.2f} ms for every image ([figure]({name}))"
             )
-        minutes = (time.perf_counter() - begun) / 60
-        text = (
-            "# Speed against a textbook's training loop\n\n"
-            f"{machine(options)} Data: {loaded.source}. Medians of {options.repeats} "
-            f"measurements in turns, each a process of its own, {minutes:.0f} minutes in all; "
-            "ratios above 1 mean that ours is faster, where no other is said. The loop of the "
-            "textbook is `benchmarks/textbook.py`, in fp32. Written by "
-            "`benchmarks/train_speed.py`.\n\n" + table(rows) + "\n"
-        )
-        text += "".join(f"\n{note[0].upper()}{note[1:]}.\n" for note in notes)
-        if gains:
-            repeats = min(options.repeats, PART_REPEATS)
-            text += f"\n## What each step gained\n\nMedians of {repeats} in turns.\n\n"
-            text += parts_table(gains) + "\n"
-        atomic_write(options.out / "RESULTS.md", text)
-        print(text)
+            results.add("notes", "scaling", note)
+        if options.source224:
+            row = bench.source()
+            results.add("rows", "source", row)
+            results.add("notes", "source", row["note"])
+        if options.parts:
+            for name in options.rows:
+                for part in ROWS[name].parts if name in ROWS else ():
+                    results.add("parts", f"{name}: {part}", bench.part(name, part))
+        print(results.page())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import dataclasses
 import math
@@ -55,7 +56,8 @@ def test_a_quick_run_writes_a_table_with_finite_ratios_and_the_figure(tmp_path):
     assert torch.__version__ in text
     assert "PHANTOM DATA" in text
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["RESULTS.md", "scaling.png"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["RESULTS.json", "RESULTS.md", "scaling.png"]
 
 
 @pytest.mark.parametrize(
@@ -123,3 +125,21 @@ def test_the_fit_of_a_step_finds_its_two_parts(tmp_path):
     result = {"steps": steps, "sizes": {100: 50.0, 1000: 60.0}, "batch_size": 32}
     fixed, per_image = train_speed.draw_scaling(result, tmp_path / "figure.png", "made up")
     assert (fixed, per_image) == pytest.approx((0.004, 0.001))
+
+
+def test_figures_measured_before_are_kept_until_the_versions_change(tmp_path, monkeypatch):
+    options = argparse.Namespace(threads=1, device="cpu")
+    row = train_speed.comparison("first", [[2.0, 2.2, 3.0], [1.0, 1.0, 1.0]], ">= 2")
+    assert (row["ratio"], row["low"], row["high"], row["repeats"]) == (2.2, 2.0, 3.0, 3)
+    train_speed.Results(tmp_path, options, "a.npz").add("rows", "start", row)
+    again = train_speed.Results(tmp_path, options, "a.npz")
+    again.add("rows", "residual", row | {"title": "second"})
+    page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert page.index("| second |") < page.index("| first |")  # in the order of `ORDER`
+    train_speed.Results(tmp_path, options, "b.npz").add("notes", "x", "of other data")
+    page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert "| first |" in page and "Of other data." in page
+    monkeypatch.setattr(train_speed, "versions", lambda: "others")
+    train_speed.Results(tmp_path, options, "a.npz").add("rows", "residual", row)
+    page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert page.count("| first |") == 1 and "| second |" not in page and "others" in page
