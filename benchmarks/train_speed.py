@@ -733,8 +733,9 @@ def parse() -> argparse.Namespace:
     add("--data", default="", help="an npz in ChestMNIST's layout (default: phantoms)")
     add("--repeats", type=int, default=5, help="of every measurement (default: %(default)s)")
     choices = (*ROWS, "start", "evaluation", "scaling")
-    add("--rows", nargs="+", choices=choices, default=choices, help="(default: all)")
-    add("--parts", action="store_true", help="also what each step gained, one at a time")
+    add("--rows", nargs="+", choices=(*choices, "none"), default=choices, help="(default: all)")
+    parts = tuple(name for name, row in ROWS.items() if row.parts)
+    add("--parts", nargs="+", choices=parts, default=(), help="what each step gained, by itself")
     add("--source224", action="store_true", help="also filter a 224-px source of official size")
     add("--quick", action="store_true", help="a smoke run: few images, one repetition")
     add("--out", type=Path, default=HERE, help="folder of RESULTS.md (default: beside this file)")
@@ -790,10 +791,9 @@ def main() -> None:
             row = bench.source()
             results.add("rows", "source", row)
             results.add("notes", "source", row["note"])
-        if options.parts:
-            for name in options.rows:
-                for part in ROWS[name].parts if name in ROWS else ():
-                    results.add("parts", f"{name}: {part}", bench.part(name, part))
+        for name in options.parts:
+            for part in ROWS[name].parts:
+                results.add("parts", f"{name}: {part}", bench.part(name, part))
         print(results.page())
 
 
