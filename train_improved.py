@@ -26,7 +26,7 @@ REPORT = Recipe(
 
 BEST = Recipe(
     name="residualchestnet_best",
-    epochs=60,
+    epochs=120,
     batch_size=32,
     lr=2e-3,
     weight_decay=0.05,
@@ -39,7 +39,7 @@ BEST = Recipe(
     rotate=10,
     translate=0.1,
     scale=0.1,
-    tta="flip",
+    tta="warps",
     cpu_bf16=True,
 )
 
