@@ -686,8 +686,9 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
             values = [scale * m[of_member][figure_name] for m in members if of_member in m]
             style = {"marker": marker, "linestyle": "", "markersize": 7, "color": color}
             style |= {"markeredgecolor": INK, "markeredgewidth": 0.8}
-            if len(values) == len(members):
-                axes.plot(values, np.arange(last) + offset, label=name, **style)
+            if len(values) < len(members):  # val may be a part of what was left out of the folds
+                continue
+            axes.plot(values, np.arange(last) + offset, label=name, **style)
             if metrics.get(of_average) is not None:
                 value = scale * metrics[of_average][figure_name]
                 low, high = (scale * v for v in metrics[of_average][f"{figure_name}_ci95"])
