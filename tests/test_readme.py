@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shlex
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
+from conftest import REAL_DATA, ROOT, run_script
 from PIL import Image
 
 from phantom import make_phantom
@@ -38,6 +39,7 @@ APPENDED = {  # by the beginning of a command, the longest counts
     "python train_densenet.py": BACKBONE,
     "python resnet_": FAMILY,
     "python compare_family.py": [*FAMILY, "--networks", "plain34", "resnet34"],
+    "python blend.py": ["--data", "{real}"],
     "python visualize.py": [],
     "python visualize.py mistakes": ["--data", "{phantom}", "--run", NAME],
     "python visualize.py augmentation": ["--data", "{phantom}"],
@@ -50,7 +52,13 @@ APPENDED = {  # by the beginning of a command, the longest counts
     "python predict.py": [],
     "%run train.py": [*SHORT, "--name", "cell"],
 }
-PLACEHOLDERS = {"FILE.npz": ["{phantom}"], "IMAGE_OR_FOLDER": ["images"], "RUN RUN": COMMITTED}
+FOLDS = [name.replace("_chest", "_best_chest") + "_folds5_trainval" for name in COMMITTED]
+PLACEHOLDERS = {
+    "FILE.npz": ["{phantom}"],
+    "IMAGE_OR_FOLDER": ["images"],
+    "blend.py RUN RUN": ["blend.py", *FOLDS],
+    "RUN RUN": COMMITTED,
+}
 ELSEWHERE = ("pip install", "python -m pytest")  # installation, and what runs this very file
 SLOW = (
     *("--source-size", "--members", "--folds", "benchmarks/seeds.py", "compare_family.py"),
@@ -96,7 +104,11 @@ def project(tmp_path_factory, phantom_npz) -> tuple[Path, dict[str, str]]:
     for script, name in (("train.py", NAME), ("pretrain.py", PRETRAINED)):
         result = run_script(folder / script, *flags, "--name", name, cwd=folder)
         assert result.returncode == 0, result.stderr
-    return folder, {"phantom": str(phantom_npz), "phantom64": str(larger)}
+    values = {"phantom": str(phantom_npz), "phantom64": str(larger)}
+    real = Path(os.environ.get(REAL_DATA) or "nowhere") / "chestmnist_nih_subset_28.npz"
+    if real.is_file():
+        values["real"] = str(shutil.copyfile(real, folder / real.name))
+    return folder, values
 
 
 def run(command: str, project: tuple[Path, dict[str, str]], monkeypatch) -> int:
@@ -107,7 +119,10 @@ def run(command: str, project: tuple[Path, dict[str, str]], monkeypatch) -> int:
     for placeholder, words in PLACEHOLDERS.items():
         command = command.replace(placeholder, shlex.join(words))
     _, script, *flags = shlex.split(command)
-    flags = [word.format(**values) for word in [*flags, *APPENDED[max(known, key=len)]]]
+    flags += APPENDED[max(known, key=len)]
+    if "{real}" in flags and "real" not in values:
+        pytest.skip(f"real X-rays are needed: set {REAL_DATA} to their folder")
+    flags = [word.format(**values) for word in flags]
     if not (ROOT / script).exists():
         pytest.skip(f"there is no {script}")
     monkeypatch.chdir(folder)
