@@ -4,9 +4,9 @@
     python train_improved.py --folds 5 --folds-over train+val
     python blend.py RUN RUN
 
-Nothing is trained and nothing is weighed: the mean of the runs' probabilities is judged out of
-fold, each image by networks that have not seen it, and on test where every run was. Which runs to
-average is to be chosen on the folds; the page says which they are.
+Nothing is trained and nothing is weighed: the mean of the runs' logits is judged out of fold, each
+image by networks that have not seen it, and on test where every run was. Which runs to average is
+to be chosen on the folds; the page says which they are.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from ensemble_report import SHARED, Member, write_average
 from experiment import make_folder, one_line_errors, places, read_metrics
 from flags import add_data, add_folder, check_name, run_name
 from folds import train_and_val
+from metrics import sigmoid
 from recipe import Recipe
 from report import StoredRun, read_runs
 from storage import InputError, OneLineParser, check_writable
 
+LEAST = 1e-6  # probability, so that no network's certainty outweighs all others
 SHARED_BY_RUNS = tuple(key for key in SHARED if key != "bootstrap_unit")
 
 
@@ -65,7 +67,7 @@ def blend(options: argparse.Namespace) -> Path:
                 raise InputError(f"'{run.name}' was not judged on these very images ({split})")
     members = [as_member(run) for run in runs]
     together = {
-        split: (images, np.mean([member.probabilities[split] for member in members], axis=0))
+        split: (images, average([member.probabilities[split] for member in members]))
         for split, images in splits.items()
     }
     of_val = splits["oof"].origin == "val"
@@ -86,6 +88,7 @@ def blend(options: argparse.Namespace) -> Path:
         about={
             "model": " + ".join(dict.fromkeys(run.metrics["model"] for run in runs)),
             "kind": f"{len(runs)} runs",
+            "averaged": "logits",
             "blend": [run.name for run in runs],
             **{
                 key: first[key]
@@ -118,6 +121,16 @@ def find_runs(results_dir: Path, names: Sequence[str]) -> list[StoredRun]:
         if metrics.get("blend"):
             raise InputError(f"'{name}' is an average of runs itself: name its runs")
     return [stored[name] for name in names]
+
+
+def average(probabilities: Sequence[np.ndarray]) -> np.ndarray:
+    """Probabilities (N,) whose logits are the means of the others' logits.
+
+    Networks trained for long are sure of most images; a mean of probabilities would let one that
+    is not quite so sure decide where two disagree.
+    """
+    clipped = np.clip(probabilities, LEAST, 1 - LEAST)
+    return sigmoid(np.mean(np.log(clipped) - np.log1p(-clipped), axis=0))
 
 
 def in_order(split: Split) -> Split:

@@ -228,6 +228,7 @@ def _page(metrics: Mapping[str, Any]) -> str:
     ]
     note = metrics.get("starting_weights", {}).get("note")
     changes = ", ".join(f"`{key}` {value}" for key, value in metrics["recipe_changes"].items())
+    averaged = metrics.get("averaged", "probabilities").capitalize()
     told = []
     if "recipe_name" in metrics:
         told.append(f"Recipe `{metrics['recipe_name']}`{f' with {changes}' if changes else ''}")
@@ -240,7 +241,7 @@ def _page(metrics: Mapping[str, Any]) -> str:
             f"# {metrics['model']}, average of {metrics['kind']}",
             "",
             f"Data: `{metrics['data']['source']}`. {', '.join(told)}, "
-            f"{metrics['seconds']:.0f} seconds in all. Probabilities are averaged; the threshold "
+            f"{metrics['seconds']:.0f} seconds in all. {averaged} are averaged; the threshold "
             f"{metrics['threshold']:.2f} was chosen on the {metrics['threshold_chosen_on']} "
             f"probabilities. Intervals: 95 %, resampling "
             f"{metrics['bootstrap_unit']}s.{f' {note.capitalize()}.' if note else ''}",

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 from tiny_stages import RECIPE as STAGES
 from tiny_stages import TinyStages
@@ -446,9 +447,10 @@ def test_finished_runs_are_averaged_image_by_image(fold_runs, named_npz):
             for home, index, p in zip(homes, part["index"], part["probability"], strict=True):
                 place.setdefault((str(home), index), []).append(p)
         homes = found.get("split", np.full(len(found["index"]), split))
-        mean = [np.mean(place[str(h), i]) for h, i in zip(homes, found["index"], strict=True)]
+        pairs = [place[str(h), i] for h, i in zip(homes, found["index"], strict=True)]
+        mean = [expit(np.mean(logit(pair))) for pair in pairs]
         assert all(len(values) == 2 for values in place.values())
-        np.testing.assert_allclose(found["probability"], mean, rtol=1e-12)
+        np.testing.assert_allclose(found["probability"], mean, rtol=1e-9)
         assert len(mean) == len(place) == metrics[split]["n"]
         auc = roc_auc_score(found["label"], found["probability"])
         assert metrics[split]["auc"] == pytest.approx(auc)
@@ -519,3 +521,10 @@ def test_a_blend_of_other_images_or_of_blends_is_refused(
     np.savez(tmp_path / "turned.npz", **arrays)
     assert blended(fold_runs, tmp_path / "turned.npz", A, B) == 2
     assert "very images" in capsys.readouterr().err
+
+
+def test_certain_networks_do_not_outweigh_all_others():
+    certain = blend.average([np.array([1.0, 0.0]), np.array([0.3, 0.5])])
+    assert np.isfinite(certain).all()
+    assert 0.99 < certain[0] < 1 and 0 < certain[1] < 0.01
+    np.testing.assert_allclose(blend.average([np.array([0.2])] * 3), [0.2])
