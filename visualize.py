@@ -668,7 +668,11 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
     """
     members = metrics["members"]
     best = metrics["best_member"]["name"]
-    names = [f"{m['name']} (chosen)" if m["name"] == best else m["name"] for m in members]
+    short = _without_common_end([m["name"] for m in members])
+    names = [
+        f"{name} (chosen)" if member["name"] == best else name
+        for name, member in zip(short, members, strict=True)
+    ]
     rows = [*names, "average of all"]
     figure = _titled_figure(title, body_height=1.7 + 0.42 * len(rows))
     panels = figure.subplots(1, 2, sharey=True)
@@ -704,6 +708,14 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
         handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=NORMAL
     )
     _save(figure, path)
+
+
+def _without_common_end(names: Sequence[str]) -> list[str]:
+    """Names without the parts, set off by underscores, that all of them end with."""
+    parts = [name.split("_") for name in names]
+    while len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 1:
+        parts = [part[:-1] for part in parts]
+    return ["_".join(part) for part in parts]
 
 
 def draw_finding_aucs(

@@ -398,3 +398,11 @@ def test_points_stand_side_by_side():
     assert places[0] == 0.5 and places[3] == 0.1
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert abs(places[a] - places[b]) >= 0.03 - 1e-9
+
+
+def test_names_lose_the_end_that_all_share_and_nothing_else():
+    long = ["efficientchestnet_best_data_folds5", "residualchestnet_best_data_folds5"]
+    assert visualize._without_common_end(long) == ["efficientchestnet", "residualchestnet"]
+    assert visualize._without_common_end(["seed42", "seed123"]) == ["seed42", "seed123"]
+    assert visualize._without_common_end(["a_x", "x"]) == ["a_x", "x"]
+    assert visualize._without_common_end(["a_x", "a_x"]) == ["a", "a"]
