@@ -361,7 +361,8 @@ def write_page(folder: Path) -> None:
         draw_gains(
             [(_label(row), row["verdict"], _gains_of(oof, row)) for row in judged],
             folder / "gains.png",
-            title=f"{found['net']}: what each switch adds to recipe {found['recipe_name']}\n"
+            title=f"{found['net']}: what each switch adds to recipe {found['recipe_name']}"
+            f"{''.join(f', {k} {v}' for k, v in found['recipe_changes'].items())}\n"
             f"{found['data']['source']} · train + val n = {n}, {found['repeats']} x "
             f"{found['folds']} folds",
             caption="Right of 0 the switch helps, also where the base has it and it was taken away "

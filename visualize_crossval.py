@@ -65,6 +65,7 @@ def draw_gains(
             style |= {"markerfacecolor": color if filled else "white", "markeredgecolor": INK}
             axes.errorbar([one.value], [place], xerr=ends, capsize=3.5, linestyle="", **style)
         _tidy(axes, label, "")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     panels[0].set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=SMALL + 0.5)
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
     for said, (color, marker, filled) in MARKS.items():
