@@ -13,6 +13,7 @@ not part of what a stored fold is known by: after changing a network, remove the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -186,12 +187,10 @@ class Plan:
 
 
 def _inner_rows(split: Split, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    parts = min(INNER_PARTS, fewest_units(split))
-    try:
-        if parts > 1:
+    """Rows to train on and to choose the epoch on: fewer parts where one would lack a class."""
+    for parts in range(min(INNER_PARTS, fewest_units(split)), 1, -1):
+        with contextlib.suppress(InputError):
             return fold_rows(split, parts, seed)[0]
-    except InputError:
-        pass
     raise InputError("--folds: too few patients of a class are left to choose the epoch on")
 
 
@@ -592,7 +591,7 @@ class OutOfFold:
             same = False
         if not same:
             raise InputError(f"'{path}' is missing, or not a table of out-of-fold logits")
-        known = patients if patients.astype(bool).all() else None
+        known = patients if (patients != "").all() else None
         return cls(*images, known, folds, logits)
 
 
