@@ -29,7 +29,7 @@ import datareader
 from costs import BATCHES, milliseconds_per_image
 from experiment import make_folder, places, write_probabilities
 from flags import add_data, add_folder, check_name, run_name
-from folds import FOLDS_SEED, join, make_folds
+from folds import fold_rows, join, make_folds
 from metrics import choose_threshold, evaluate_probabilities, roc_auc
 from notebook_cell import leave
 from recipe import Recipe
@@ -170,17 +170,11 @@ def inner_folds(split: datareader.Split) -> list[tuple[np.ndarray, np.ndarray]]:
     Raises:
         InputError: there are too few patients (or images) of a class.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    groups = np.arange(len(split)) if split.patients is None else split.patients
-    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=FOLDS_SEED)
     try:
-        folds = list(splitter.split(split.labels, split.labels, groups))
-    except ValueError:
-        folds = []
-    if not folds or any(len(np.unique(split.labels[rows])) < 2 for fold in folds for rows in fold):
-        raise InputError(f"too few patients of a class in train: {FOLDS} folds need one in each")
-    return folds
+        return fold_rows(split, FOLDS)
+    except InputError:
+        text = f"too few patients of a class in train: {FOLDS} folds need one in each"
+        raise InputError(text) from None
 
 
 def _auc_of_fold(
