@@ -179,12 +179,13 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "below_cross_validation": (
         "Each image is judged by the one model that was fitted without its fold; 95 % intervals "
         "as above, the differences paired. Where train and val are divided together, a network "
-        "chooses its epoch on the fold it is judged on, which favours it a little; a yardstick "
-        "chooses nothing there.",
+        "chooses its epoch on the fold it is judged on, which favours it a little, unless its "
+        "recipe takes the last epoch; a yardstick chooses nothing there.",
         "Setiap citra dinilai oleh satu-satunya model yang dilatih tanpa lipatan citra itu; selang "
         "95 % seperti di atas, selisihnya berpasangan. Bila data latih dan validasi dibagi "
         "bersama, sebuah jaringan memilih epoch pada lipatan yang juga menilainya, sehingga "
-        "sedikit diuntungkan; pembanding klasik tidak memilih apa pun di sana.",
+        "sedikit diuntungkan, kecuali bila resepnya mengambil epoch terakhir; pembanding klasik "
+        "tidak memilih apa pun di sana.",
     ),
     "comparison_caption": (
         "Test accuracy with 95 % intervals against the number of parameters and against training "

@@ -366,7 +366,8 @@ def _add_ablation(page: Page, results_dir: Path, folder: Path) -> None:
             rows = [row for row in csv.DictReader(file) if row["verdict"]]
         cells = [_ablation_row(page, row) for row in rows]
         source = about["data"]["source"]
-        values = {key: about[key] for key in ("recipe_name", "repeats", "folds", "net")}
+        values = {key: about[key] for key in ("repeats", "folds", "net")}
+        values["recipe_name"] = _recipe(about)
         text = page.say("ablation", source=_escaped(source), **values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"NOTE: '{folder}' is left out, it is damaged: {error!r}", file=sys.stderr)
