@@ -248,7 +248,8 @@ def test_real_x_rays_train_and_intervals_resample_patients(tmp_path, real_npz):
 
 @pytest.mark.slow
 def test_experiment_1_passes_0_90_auc_on_the_phantom_within_a_few_epochs(tmp_path):
-    result = run_script("train.py", "--data", "phantom", "--epochs", 6, cwd=tmp_path, timeout=3000)
+    flags = "--data", "phantom", "--recipe", "report", "--epochs", 6
+    result = run_script("train.py", *flags, cwd=tmp_path, timeout=3000)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "results/phantom/efficientchestnet/metrics.json").read_text())
     assert metrics["test"]["auc"] > 0.90
