@@ -26,11 +26,10 @@ from flags import add_data, add_folder, check_name, run_name
 from folds import train_and_val
 from metrics import sigmoid
 from recipe import Recipe
-from report import StoredRun, read_runs
+from report import Predictions, StoredRun, read_runs
 from storage import InputError, OneLineParser, check_writable
 
 LEAST = 1e-6  # probability, so that no network's certainty outweighs all others
-SHARED_BY_RUNS = tuple(key for key in SHARED if key != "bootstrap_unit")
 
 
 def blend(options: argparse.Namespace) -> Path:
@@ -58,12 +57,9 @@ def blend(options: argparse.Namespace) -> Path:
         splits["test"] = test
     for run in runs:
         for split, images in splits.items():
-            found = run.predictions[split]
-            same = np.array_equal(found.index, images.index)
-            same = same and np.array_equal(found.labels, images.labels)
-            if split == "oof":
-                same = same and np.array_equal(found.origin, images.origin)
-            if not same:
+            origin = np.full(len(images), split) if images.origin is None else images.origin
+            wanted = Predictions(origin, images.index, images.labels, np.empty(0))
+            if not run.predictions[split].same_images(wanted):
                 raise InputError(f"'{run.name}' was not judged on these very images ({split})")
     members = [as_member(run) for run in runs]
     together = {
@@ -92,7 +88,7 @@ def blend(options: argparse.Namespace) -> Path:
             "blend": [run.name for run in runs],
             **{
                 key: first[key]
-                for key in SHARED_BY_RUNS
+                for key in SHARED
                 if key in first and all(other.get(key) == first[key] for other in others)
             },
             "bootstrap_unit": "image" if data.val.patients is None else "patient",
