@@ -2,10 +2,11 @@
 
     python ablation.py --net residualchestnet --data FILE.npz --repeats 2 --folds 5
 
-A base recipe is compared with itself plus each switch alone (minus it, where the base has it), and
-with all winners together, on the same folds and seeds; and with HOG + RBF SVM on the same folds.
-results/ablation_<net>_<data>/ gets the logits, the table, a picture and a page. Whatever is
-finished is stored, and the same command goes on where it was stopped.
+A base recipe is compared with itself plus each switch alone (minus it, where the base has it), with
+all winners together and with whole other recipes of the script (--recipes), on the same folds and
+seeds; and with HOG + RBF SVM on the same folds. results/ablation_<net>_<data>/ gets the logits, the
+table, a picture and a page. Whatever is finished is stored, and the same command goes on where it
+was stopped.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ SWITCHES = (
     Switch("layer-decay", "lower rates for earlier layers", {"layer_decay": 0.1}, backbone=True),
     Switch("freeze", "keep the first half of the backbone", {"freeze": 0.5}, backbone=True),
 )
-BASE, TOGETHER, YARDSTICK = "base", "together", "hog_rbf_svm"
+BASE, TOGETHER, RECIPE, YARDSTICK = "base", "together", "recipe", "hog_rbf_svm"
 ORDER = ("supported", "undecided", "refuted")  # of the tables: winners first
 
 
@@ -168,10 +169,15 @@ class Ablation:
 
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
         self.options, self.signals = options, signals
-        self.setting = Setting(options, f"ablation_{options.net}")
+        suffix = f"_{options.base}" if options.base else ""
+        self.setting = Setting(options, f"ablation_{options.net}{suffix}")
         self.network, self.base = self.setting.base(options.net, options.base)
+        self.recipes = {
+            name: self.setting.base(options.net, name)[1].recipe for name in options.recipes
+        }
         allowed = offered(self.setting, self.base)
-        wanted = [*(options.switch or allowed), *(options.together or ())]
+        everything = () if options.recipes else allowed
+        wanted = [*(options.switch or everything), *(options.together or ())]
         unknown = [name for name in wanted if name not in allowed]
         if unknown:
             raise InputError(f"--switch {unknown[0]}: allowed are {', '.join(allowed)}")
@@ -186,6 +192,9 @@ class Ablation:
         self.store = self.setting.open_store()
         recipe = self.base.recipe
         self._measure(BASE, recipe, "what all others are compared with")
+        for name, other in self.recipes.items():
+            other = dataclasses.replace(other, name=recipe.name, seed=recipe.seed)
+            self._measure(f"recipe {name}", other, f"all of recipe {name}", RECIPE)
         for switch in self.switches.values():
             kind = "removed" if has(recipe, switch) else "added"
             name = f"{'-' if kind == 'removed' else '+'} {switch.name}"
@@ -300,14 +309,14 @@ def read(folder: Path) -> tuple[dict[str, Any], OutOfFold]:
 
 
 def table(found: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
-    """A row per configuration: the base, all winners together, then each switch by its verdict."""
+    """A row per configuration: base, recipes, all winners, then each switch by its verdict."""
     rows = []
     base_images = _images_seen(found["configurations"][BASE])
     for name, one in found["configurations"].items():
         row = {"configuration": name, "text": one["text"], "kind": one["kind"], "verdict": ""}
         for measure in ("auc", "accuracy"):
             row |= _columns(measure, oof.estimate(name, measure))
-        if one["kind"] in ("added", "removed", TOGETHER):
+        if one["kind"] in ("added", "removed", RECIPE, TOGETHER):
             for measure in ("auc", "accuracy"):
                 found_gain = _gain(oof, name, one["kind"], measure)
                 row |= _columns(f"{measure}_gain", found_gain)
@@ -319,7 +328,7 @@ def table(found: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
                 row |= _columns(f"{measure}_over_hog", oof.gain(name, YARDSTICK, measure))
         row |= {"seconds": one["seconds"], "images_ratio": _images_seen(one) / base_images}
         rows.append(row)
-    order = (BASE, TOGETHER, "added", "removed", "yardstick")
+    order = (BASE, RECIPE, TOGETHER, "added", "yardstick")
 
     def place(row: Mapping[str, Any]) -> tuple:
         single = row["kind"] in ("added", "removed")
@@ -413,7 +422,7 @@ def _page(found: Mapping[str, Any], oof: OutOfFold, rows: Sequence[Mapping[str, 
     for name, reason in found["failed"].items():
         parts.append(f"`{name}` has no figures: {reason}.")
     over = [row for row in rows if "auc_over_hog" in row]
-    over.sort(key=lambda row: (row["kind"] not in (BASE, TOGETHER), -row["auc_over_hog"]))
+    over.sort(key=lambda row: (row["kind"] not in (BASE, RECIPE, TOGETHER), -row["auc_over_hog"]))
     parts.append("## Against HOG + RBF SVM on the same folds")
     lines = [
         (
@@ -456,7 +465,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument("--net", choices=tuple(NETWORKS), required=True)
         parser.add_argument("--base", metavar="RECIPE", help="(default: that of its script)")
         parser.add_argument(
-            "--switch", nargs="+", metavar="NAME", help="(default: all) " + ", ".join(usable())
+            "--recipes",
+            nargs="+",
+            default=[],
+            metavar="RECIPE",
+            help="other recipes of its script to compare with the base, each as a whole",
+        )
+        parser.add_argument(
+            "--switch",
+            nargs="+",
+            metavar="NAME",
+            help="(default: all, without --recipes) " + ", ".join(usable()),
         )
         parser.add_argument(
             "--together",

@@ -689,7 +689,7 @@ class Setting:
         recipe = recipe or list(found.recipes)[-1]
         if recipe not in found.recipes:
             allowed = " or ".join(found.recipes)
-            raise InputError(f"--base {recipe}: the recipes of {found.script}.py are {allowed}")
+            raise InputError(f"'{recipe}': the recipes of {found.script}.py are {allowed}")
         changes, start = dict(self.changes), None
         staged = found.imagenet_url is not None
         if not staged and self.options.weights not in ("imagenet", "none"):

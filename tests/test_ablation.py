@@ -124,6 +124,23 @@ def test_what_goes_together_can_be_said(command):
     assert "- flip" in about
 
 
+def test_another_recipe_is_compared_as_a_whole(command, request):
+    done = request.getfixturevalue("trained")
+    other = dataclasses.replace(BASE, name="tiny_best", normalize="per-image", lr=1e-3, seed=99)
+    request.getfixturevalue("tiny_networks").recipes["best"] = other
+    folder = command("--base", "report", "--recipes", "best", "--epochs", "3")
+    rows = rows_of(folder)
+    assert list(rows) == ["base", "recipe best", "hog_rbf_svm"]
+    assert rows["recipe best"]["verdict"] == "supported"
+    # with the seeds of the base, or nothing would be paired
+    assert {(one.recipe.seed, one.recipe.epochs) for one in done} == {(7, 3), (8, 3), (9, 3)}
+    about = json.loads((folder / "ablation.json").read_text())["configurations"]
+    assert about["recipe best"]["changes"] == {"normalize": "per-image", "lr": 1e-3}
+    assert "| `recipe best` | all of recipe best |" in (folder / "README.md").read_text()
+    both = rows_of(command("--base", "report", "--recipes", "best", *SWITCH))
+    assert list(both)[:2] == ["base", "recipe best"] and list(both)[4] == "+ smoothing"
+
+
 @pytest.mark.usefixtures("trained")
 def test_gains_are_differences_of_the_tables_logits(command):
     folder = command(*SWITCH)
@@ -223,7 +240,8 @@ def test_a_switch_that_diverges_is_left_out_and_named(command, request, monkeypa
         (["--switch", "freeze"], "--switch freeze"),
         (["--folds", "1"], "'1' is not an integer"),
         (["--folds", "60"], "--folds 60: the rarer class"),
-        (["--base", "other"], "the recipes of train_tiny.py are report"),
+        (["--base", "other"], "'other': the recipes of train_tiny.py are report"),
+        (["--recipes", "other"], "'other': the recipes of train_tiny.py are report"),
         (["--stage1-epochs", "2"], "no backbone to freeze"),
         (["--amp", "fp16"], "not on a CPU"),
         (["--switch", "related"], "--switch related: allowed are"),
