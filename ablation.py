@@ -38,7 +38,7 @@ from engine import TrainingError
 from experiment import one_line_errors
 from networks import NETWORKS
 from phantom import OFFICIAL_COUNTS
-from recipe import Recipe, as_dict
+from recipe import Recipe, as_dict, in_words
 from storage import InputError, atomic_write, write_csv
 from verdicts import Estimate, verdict
 from weights import StartingPoint, starting_point
@@ -363,6 +363,7 @@ def write_page(folder: Path) -> None:
     write_csv(
         folder / "table.csv", columns, [[row.get(key, "") for key in columns] for row in rows]
     )
+    named = in_words(found["recipe_name"], found["recipe_changes"])
     judged = [row for row in rows if row["verdict"]]
     if judged:
         counts = found["data"]["counts"]
@@ -370,8 +371,7 @@ def write_page(folder: Path) -> None:
         draw_gains(
             [(_label(row), row["verdict"], _gains_of(oof, row)) for row in judged],
             folder / "gains.png",
-            title=f"{found['net']}: what each switch adds to recipe {found['recipe_name']}"
-            f"{''.join(f', {k} {v}' for k, v in found['recipe_changes'].items())}\n"
+            title=f"{found['net']}: what each switch adds to recipe {named.replace('`', '')}\n"
             f"{found['data']['source']} · train + val n = {n}, {found['repeats']} x "
             f"{found['folds']} folds",
             caption="Right of 0 the switch helps, also where the base has it and it was taken away "
@@ -393,11 +393,10 @@ def _page(found: Mapping[str, Any], oof: OutOfFold, rows: Sequence[Mapping[str, 
     from report import markdown_table
 
     single = [row for row in rows if row["kind"] in ("added", "removed")]
-    changes = "".join(f", `{k}` {v}" for k, v in found["recipe_changes"].items())
+    named = in_words(found["recipe_name"], found["recipe_changes"])
     parts = [
         f"# {found['net']}: what each switch is worth",
-        f"Base: recipe `{found['recipe_name']}` of `{found['script']}.py`{changes}. "
-        + describe(found, oof),
+        f"Base: recipe {named} of `{found['script']}.py`. {describe(found, oof)}",
     ]
     if any(row["verdict"] for row in rows):
         parts.append("![Gains with their intervals](gains.png)")

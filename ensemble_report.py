@@ -13,6 +13,7 @@ import numpy as np
 import datareader
 from experiment import print_scores, write_probabilities
 from metrics import choose_threshold, evaluate_probabilities, paired_difference
+from recipe import in_words
 from storage import atomic_write
 from tasks import SPLIT_TITLES
 
@@ -227,11 +228,10 @@ def _page(metrics: Mapping[str, Any]) -> str:
         for name, gain in best["gain_of_the_average"].items()
     ]
     note = metrics.get("starting_weights", {}).get("note")
-    changes = ", ".join(f"`{key}` {value}" for key, value in metrics["recipe_changes"].items())
     averaged = metrics.get("averaged", "probabilities").capitalize()
     told = []
     if "recipe_name" in metrics:
-        told.append(f"Recipe `{metrics['recipe_name']}`{f' with {changes}' if changes else ''}")
+        told.append(f"Recipe {in_words(metrics['recipe_name'], metrics['recipe_changes'])}")
     if "device" in metrics:
         told.append(" in ".join(metrics[key] for key in ("device", "amp") if key in metrics))
     if "torch" in metrics:

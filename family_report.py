@@ -23,7 +23,7 @@ from diagnostics import GRADIENT_BATCHES, SILENT_SLOPE, gradient_norms, silent_u
 from engine import predict
 from family import RECIPES, read_run
 from metrics import sigmoid
-from recipe import Recipe
+from recipe import Recipe, in_words
 from report import markdown_table
 from storage import InputError, RunFiles, atomic_write, load_checkpoint, write_csv
 from tasks import GOAL, SPLIT_TITLES
@@ -185,15 +185,14 @@ def write_report(
     atomic_write(folder / "README.md", text)
 
 
-def _changes(recipe: Recipe, named: Recipe) -> str:
+def _changes(recipe: Recipe, named: Recipe) -> dict[str, Any]:
     """What a run does otherwise than the recipe it names, besides what the page tells anyway."""
     told = ("name", "seed", "epochs", "image_size", "monitor")
-    changes = {
+    return {
         key: value
         for key, value in asdict(recipe).items()
         if key not in told and value != getattr(named, key)
     }
-    return "".join(f", `{key}` {value}" for key, value in changes.items())
 
 
 def _read_scored(path: Path, threshold: float | None) -> Scored:
@@ -443,7 +442,7 @@ def _readme(
     inside: Mapping[str, str],
     overlay: bool,
 ) -> str:
-    first = found.first
+    first, named = found.first, found.first["recipe_name"]
     task = "all 14 findings" if found.findings else "cardiomegaly or pneumothorax"
     n = ", ".join(f"{split} {first[split]['n']}" for split in ("train", "val", "test"))
     measure = found.measures[0]
@@ -452,7 +451,7 @@ def _readme(
     parts = [
         f"# The 34-layer family: {task}",
         f"{found.data.source} ({n} images), {found.recipe.image_size} px, recipe "
-        f"`{first['recipe_name']}`{_changes(found.recipe, RECIPES[first['recipe_name']])} "
+        f"{in_words(named, _changes(found.recipe, RECIPES[named]))} "
         f"({found.recipe.epochs} epochs at most), seeds "
         f"{', '.join(map(str, found.seeds))}, {first['device']} in {first['amp']}, PyTorch "
         f"{first['torch']}. Every network had the same recipe, seeds and order of images. Written "

@@ -35,6 +35,7 @@ from experiment import one_line_errors
 from metrics import BOOTSTRAP_SEED
 from networks import NETWORKS
 from phantom import OFFICIAL_COUNTS
+from recipe import in_words
 from storage import InputError, atomic_write, write_csv
 from verdicts import Estimate
 
@@ -230,10 +231,10 @@ def write_page(folder: Path) -> None:
         f"{OFFICIAL_IMAGES:,} official training images. Bars: 95 % intervals.",
     )
     recipes = ", ".join(
-        f"{name} with `{one['recipe_name']}` of `{one['script']}.py`"
+        f"{name} with recipe {in_words(one['recipe_name'], found['recipe_changes'])} of "
+        f"`{one['script']}.py`"
         for name, one in found["recipes"].items()
     )
-    changes = "".join(f", `{k}` {v}" for k, v in found["recipe_changes"].items())
     head = ("", "training images", "share of the patients", "AUC (95 %)", "accuracy (95 %)")
     lines = [
         (
@@ -249,7 +250,7 @@ def write_page(folder: Path) -> None:
         "\n\n".join(
             [
                 "# Learning curves",
-                f"{recipes}{changes}. {describe(found, oof)} Each network was trained on shares of "
+                f"{recipes}. {describe(found, oof)} Each network was trained on shares of "
                 "the patients of the other folds, a smaller share within a larger one.",
                 "![Learning curves](learning_curve.png)",
                 markdown_table(head, lines, left=1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,3 +156,8 @@ class Recipe:
 def as_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain values, for `metrics.json` and checkpoints."""
     return dataclasses.asdict(recipe)
+
+
+def in_words(name: str, changes: Mapping[str, Any]) -> str:
+    """A recipe's name with what was otherwise, as pages of results write it."""
+    return ", ".join([f"`{name}`", *(f"`{key}` {value}" for key, value in changes.items())])

@@ -34,6 +34,7 @@ from datareader import (
 )
 from messages import LANGUAGES, MESSAGES
 from metrics import mcnemar, paired_difference
+from recipe import in_words
 from storage import UNFINISHED, InputError, atomic_write, write_csv
 from tasks import GOAL, SPLIT_TITLES
 
@@ -325,10 +326,8 @@ def write_report(results_dir: Path, language: str = "en") -> Path:
         if not (path.parent / "metrics.json").exists()
     ]
     if own_pages:
-        links = (f"[{_escaped(p.parent.name)}]({_link(results_dir, p)})" for p in own_pages)
-        page.add(f"{page.say('own_pages')} {', '.join(links)}.")
-    for path in sorted(results_dir.glob("*/ablation.json")):
-        _add_ablation(page, results_dir, path.parent)
+        links = (f"- [{_heading(p)}]({_link(results_dir, p)})" for p in own_pages)
+        page.add("\n".join([f"{page.say('own_pages')}\n", *links]))
     groups: dict[tuple[bool, str], list[StoredRun]] = {}
     for run in runs:
         key = run.phantom, run.metrics["data"]["sha256"]
@@ -347,6 +346,8 @@ def write_report(results_dir: Path, language: str = "en") -> Path:
 
     for group in real:
         add(group, "##")
+    for path in sorted(results_dir.glob("*/ablation.json")):
+        _add_ablation(page, results_dir, path.parent)
     phantoms = [group for (phantom, _), group in groups.items() if phantom]
     if phantoms:
         page.add(f"## {page.say('phantom_title')}")
@@ -356,6 +357,13 @@ def write_report(results_dir: Path, language: str = "en") -> Path:
     path = results_dir / names[language]
     atomic_write(path, page.text())
     return path
+
+
+def _heading(page: Path) -> str:
+    """What a page calls itself, and its folder, which tells two of the same name apart."""
+    with page.open(encoding="utf-8", errors="replace") as file:
+        first = file.readline().lstrip("# ").strip()
+    return f"{_escaped(first)} ({_escaped(page.parent.name)})"
 
 
 def _add_ablation(page: Page, results_dir: Path, folder: Path) -> None:
@@ -566,8 +574,8 @@ def _over(value: float | None, unit: float) -> float | None:
 
 def _recipe(metrics: Mapping[str, Any]) -> str:
     """The recipe's name, and what the run does otherwise."""
-    changes = (metrics.get("recipe_changes") or {}).items()
-    return ", ".join([metrics.get("recipe_name") or "", *(f"{key} {v}" for key, v in changes)])
+    named = in_words(metrics.get("recipe_name") or "", metrics.get("recipe_changes") or {})
+    return named.replace("`", "")
 
 
 def _looks(group: Sequence[StoredRun]) -> Counter[str]:

@@ -162,7 +162,7 @@ def test_pages_of_comparisons_are_linked(tmp_path):
     (tmp_path / "family" / "README.md").write_text("# The family")
     (tmp_path / "one" / "README.md").write_text("# An ensemble's own page")
     page = page_of(tmp_path)
-    assert "[family](family/README.md)" in page
+    assert "- [The family (family)](family/README.md)" in page
     assert "one/README.md" not in page
 
 
