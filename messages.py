@@ -176,6 +176,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "head_images": ("images", "citra"),
     "head_oof_auc": ("AUC out of fold", "AUC di luar lipatan"),
     "head_gain": ("AUC minus that of {reference}", "AUC dikurangi AUC {reference}"),
+    "head_gain_report": (
+        "AUC minus that of the same<br>network with recipe report",
+        "AUC dikurangi AUC jaringan<br>yang sama dengan resep report",
+    ),
     "below_cross_validation": (
         "Each image is judged by the one model that was fitted without its fold; 95 % intervals "
         "as above, the differences paired. Where train and val are divided together, a network "

@@ -631,7 +631,7 @@ def _add_members(page: Page, group: Sequence[StoredRun]) -> None:
 def _add_cross_validation(
     page: Page, results_dir: Path, group: Sequence[StoredRun], heading: str
 ) -> None:
-    """The runs that were cross-validated, against the best yardstick where it was, too."""
+    """The runs that were cross-validated, against the best yardstick and the report's recipe."""
     runs = [run for run in group if "oof" in run.predictions]
     if not runs:
         return
@@ -639,29 +639,43 @@ def _add_cross_validation(
     reference = max(yardsticks, key=lambda run: run.metrics["oof"]["auc"], default=None)
     rows = []
     for run in sorted(runs, key=lambda run: -run.metrics["oof"]["auc"]):
-        figures, gain = run.metrics["oof"], NOTHING
+        figures = run.metrics["oof"]
         over = sorted(set(run.predictions["oof"].origin.tolist()))
-        if reference not in (None, run) and run.predictions["oof"].same_images(
-            reference.predictions["oof"]
-        ):
-            patients = read_patients(results_dir, run, "oof")
-            difference = _difference(run, reference, patients, "oof")
-            gain = page.number(difference["auc"], "+.3f")
-            gain += f" {page.interval(difference['auc_ci95'], '+.3f')}"
+        reported = [
+            other
+            for other in runs
+            if (other.kind, other.metrics["model"]) == (run.kind, run.metrics["model"])
+            and other.metrics.get("recipe_name") == "report"
+        ]
         rows.append(
             [
                 f"{group.index(run) + 1} {_escaped(run.short_name)}",
                 " + ".join(page.say(split) for split in over),
                 page.number(figures["n"], ","),
                 f"{page.number(figures['auc'])} {page.interval(figures.get('auc_ci95'))}",
-                gain,
+                _oof_gain(page, results_dir, run, [reference] if reference else []),
+                _oof_gain(page, results_dir, run, reported),
             ]
         )
     page.add(f"{heading} {page.say('cross_validation_title')}")
     heads = [page.say(f"head_{head}") for head in ("run", "divided", "images", "oof_auc")]
     name = "" if reference is None else reference.short_name
-    page.table([*heads, page.say("head_gain", reference=_escaped(name))], rows)
+    heads += [page.say("head_gain", reference=_escaped(name)), page.say("head_gain_report")]
+    page.table(heads, rows)
     page.add(page.say("below_cross_validation"))
+
+
+def _oof_gain(
+    page: Page, results_dir: Path, run: StoredRun, references: Sequence[StoredRun]
+) -> str:
+    """AUC out of fold, less that of the first of the others that was asked for the same images."""
+    for other in references:
+        if other is not run and run.predictions["oof"].same_images(other.predictions["oof"]):
+            patients = read_patients(results_dir, run, "oof")
+            difference = _difference(run, other, patients, "oof")
+            gain = page.number(difference["auc"], "+.3f")
+            return f"{gain} {page.interval(difference['auc_ci95'], '+.3f')}"
+    return NOTHING
 
 
 def _draw_comparison(picture: Path, group: Sequence[StoredRun]) -> None:

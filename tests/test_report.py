@@ -286,11 +286,12 @@ def test_many_runs_are_compared_with_two_references(tmp_path):
     assert "Each run against net6, svm" in page
 
 
-def test_cross_validation_is_set_against_the_best_yardstick(tmp_path):
-    make_run(tmp_path, "net_small")
+def test_cross_validation_is_set_against_the_best_yardstick_and_the_reports_recipe(tmp_path):
+    make_run(tmp_path, "net_small", skill=2, recipe_name="best")
+    make_run(tmp_path, "old_small", recipe={"name": "old"})
     make_run(tmp_path, "svm_small", yardstick=True, recipe={"name": "hog_rbf_svm"})
     index, labels, _ = split_images("train")
-    for name, skill in (("net_small", 4), ("svm_small", 0.2)):
+    for name, skill in (("net_small", 4), ("old_small", 1), ("svm_small", 0.2)):
         rng = np.random.default_rng(0)
         probabilities = 1 / (1 + np.exp(-skill * (2 * labels - 1) - rng.normal(size=len(labels))))
         rows = rng.permutation(len(labels))  # the order of the folds
@@ -300,9 +301,19 @@ def test_cross_validation_is_set_against_the_best_yardstick(tmp_path):
         metrics["oof"] = evaluate_probabilities(labels, probabilities, 0.5)
         (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
     page = page_of(tmp_path)
-    line = next(line for line in page.splitlines() if line.startswith("| 1 net | train | 100"))
-    low = float(re.search(r"\((\+\d\.\d+) to", line.rsplit("|", 2)[1])[1])
-    assert "AUC minus that of svm" in page and low > 0
+    assert "AUC minus that of svm" in page
+    section = page.split("what is divided")[1]
+    lines = [
+        line.strip("| ").split(" | ") for line in section.splitlines() if "train | 100" in line
+    ]
+    (net, *_, over_svm, over_report), (old, *_, old_over_svm, old_over_itself), svm = lines
+    assert (net, old, svm[0]) == ("1 net", "2 old", "3 svm")
+    areas = [float(line[3].split()[0]) for line in lines]
+    gain, low = (float(text) for text in re.match(r"(\S+) \((\S+) to", over_report).groups())
+    assert gain == pytest.approx(areas[0] - areas[1], abs=2e-3) and 0 < low < gain
+    assert float(over_svm.split()[0]) == pytest.approx(areas[0] - areas[2], abs=2e-3)
+    assert float(old_over_svm.split()[0]) == pytest.approx(areas[1] - areas[2], abs=2e-3)
+    assert old_over_itself == "-" and svm[4:] == ["-", "-"]
 
 
 def test_indonesian_page_has_its_own_file_and_decimal_comma(tmp_path):
