@@ -42,7 +42,7 @@ def parse(
         pretrained: the script's network can start from weights; without any there is no frozen
             stage unless ``--stage1-epochs`` asks for it, since random features teach nothing.
         knobs: arguments of the network's constructor, made with `recipe.knob`. One called
-            ``arch`` names the run in the recipe's stead.
+            ``arch`` names the run, and after it the recipe where that is not the default.
         findings: there is a second task, with 14 outputs.
 
     Raises:
@@ -130,7 +130,8 @@ def parse(
         for name, knob in (knobs or {}).items()
     }
     if "arch" in options.model_arguments:
-        overrides["name"] = options.model_arguments["arch"]
+        suffix = "" if options.recipe == default else f"_{options.recipe}"
+        overrides["name"] = options.model_arguments["arch"] + suffix
     options.task = getattr(options, "task", "two-class")
     if options.task == "findings":
         if options.members or options.folds:

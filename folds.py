@@ -80,7 +80,8 @@ def warn_without_patients(split: Split) -> None:
     """Say so where images of one patient cannot be kept together."""
     if split.patients is None:
         print(
-            "WARNING: the source names no patients: images of one patient may be in several folds",
+            "WARNING: the source names no patients: images of one patient may be in several folds, "
+            "and among those that --related on adds",
             file=sys.stderr,
         )
 

@@ -70,7 +70,7 @@ def network(name: str, device: str = "auto") -> Network:
 
         recipes = recipes_for(name, ["--device", device])
         return Network(file, build, recipes, {"width": WIDTH, **FAMILY[name].knobs})
-    named = {key: getattr(script, key.upper(), None) for key in ("report", "best")}
+    named = {key: getattr(script, key.upper(), None) for key in ("scratch", "report", "best")}
     recipes = {key: recipe for key, recipe in named.items() if recipe is not None}
     if name in ARCHITECTURES:
         arguments = {"arch": name}

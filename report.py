@@ -373,6 +373,8 @@ def _add_ablation(page: Page, results_dir: Path, folder: Path) -> None:
         with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["verdict"]]
         cells = [_ablation_row(page, row) for row in rows]
+        if about["repeats"] == 1:  # which decides nothing, see `verdicts`
+            return
         source = about["data"]["source"]
         values = {key: about[key] for key in ("repeats", "folds", "net")}
         values["recipe_name"] = _recipe(about)

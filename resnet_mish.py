@@ -5,8 +5,9 @@
 Misra, Mish: A Self Regularized Non-Monotonic Activation Function
 (https://arxiv.org/abs/1908.08681).
 
-On 440 images none of the 34-layer networks was shown to beat HOG features and an SVM (results/): at
-that size it is not worth its time from random weights.
+On 440 images none of the 34-layer networks was shown to beat HOG features and an SVM, nor was the
+modified one with a recipe like experiment 2's (results/): at that size it is not worth its time
+from random weights.
 """
 
 from __future__ import annotations

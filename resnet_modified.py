@@ -16,8 +16,9 @@ switches all four changes off, which leaves ResNet-34; each can be switched off 
 - SiLU is smooth and lets gradients through for negative inputs; it beat ReLU across image networks
   (Ramachandran et al., Searching for Activation Functions, https://arxiv.org/abs/1710.05941).
 
-On 440 images none of the 34-layer networks was shown to beat HOG features and an SVM (results/): at
-that size it is not worth its time from random weights.
+On 440 images none of the 34-layer networks was shown to beat HOG features and an SVM, nor was the
+modified one with a recipe like experiment 2's (results/): at that size it is not worth its time
+from random weights.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ Residual Learning for Image Recognition (https://arxiv.org/abs/1512.03385). The 
 34-layer networks is made of the block and the network in this file; modules have torchvision's
 names, so that its weights fit.
 
-On 440 images none of the 34-layer networks was shown to beat HOG features and an SVM (results/): at
-that size it is not worth its time from random weights.
+On 440 images none of the 34-layer networks was shown to beat HOG features and an SVM, nor was the
+modified one with a recipe like experiment 2's (results/): at that size it is not worth its time
+from random weights.
 """
 
 from __future__ import annotations

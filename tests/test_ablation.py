@@ -178,6 +178,9 @@ def test_results_page_shows_the_table_in_both_languages(command, run_of_one_epoc
         assert "(a/README.md)" in text
     (folder / "table.csv").write_text("configuration\n")
     assert "per-image" not in report.write_report(folder.parent).read_text()
+    command("--repeats", "1", *SWITCH)  # which decides nothing: its own page is enough
+    text = report.write_report(folder.parent).read_text()
+    assert "(a/README.md)" in text and "per-image" not in text
 
 
 def test_an_interrupted_ablation_goes_on_and_equals_the_uninterrupted_one(

@@ -28,6 +28,7 @@ from torchvision.models import densenet121, get_model, mobilenet_v3_large
 from engine import Recipe, Trainer, parameter_count
 from model_densenet import ARCHITECTURES, DenseNet121Chest, TorchvisionChest, imagenet_url
 from model_mobilenet import MobileNetV3Chest
+from networks import network
 from storage import LEGACY_START, InputError, load_checkpoint, save_checkpoint
 from train_densenet import REPORT as DENSENET
 from train_mobilenet import REPORT as MOBILENET
@@ -355,6 +356,16 @@ def test_another_network_gives_the_run_its_name(tmp_path, phantom_npz):
     metrics = json.loads((tmp_path / "results/mobilenet_v2_small/metrics.json").read_text())
     assert metrics["parameters"] == parameter_count(TorchvisionChest(arch="mobilenet_v2"))
     assert metrics["amp"] == "fp32" and not metrics["recipe"]["cpu_bf16"]  # depthwise: slower
+
+
+def test_a_recipe_that_is_not_the_default_names_the_run_too(tmp_path, phantom_npz):
+    flags = ("--recipe", "scratch", "--weights", "none", "--epochs", 1, "--image-size", 32)
+    done = run_tiny(phantom_npz, tmp_path, "--arch", "mobilenet_v2", *flags)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "results/mobilenet_v2_scratch_small"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["recipe_name"] == "scratch" and metrics["recipe"]["monitor"] == "last"
+    assert list(network("mobilenet_v2").recipes) == ["scratch", "report"]
 
 
 @pytest.mark.parametrize(
