@@ -194,7 +194,7 @@ def load_checkpoint(path: Path, sealed: bool = False) -> dict[str, Any]:
                     raise InputError(f"checkpoint '{path}' is compressed; PyTorch's own are not")
                 damaged = archive.testzip()  # torch.load takes flipped bits for other numbers
             if damaged:
-                raise InputError(f"checkpoint '{path}' is damaged: wrong checksum of '{damaged}'")
+                raise InputError(f"checkpoint '{path}' is damaged: wrong checksum of {damaged!r}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = torch.load(source, map_location="cpu", weights_only=True)
