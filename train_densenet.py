@@ -2,7 +2,8 @@
 puts another of torchvision's networks in its place.
 
 From random weights (`--weights none`) on a few hundred images the report's recipe stayed below HOG
-features and an SVM; `--recipe scratch` is for that case (results/README.md).
+features and an SVM in cross-validation; `--recipe scratch` is for that case and was above them
+(results/README.md).
 """
 
 from experiment import run
