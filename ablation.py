@@ -395,7 +395,7 @@ def _page(found: Mapping[str, Any], oof: OutOfFold, rows: Sequence[Mapping[str, 
     single = [row for row in rows if row["kind"] in ("added", "removed")]
     named = in_words(found["recipe_name"], found["recipe_changes"])
     parts = [
-        f"# {found['net']}: what each switch is worth",
+        f"# {found['net']}: what each switch is worth over recipe {found['recipe_name']}",
         f"Base: recipe {named} of `{found['script']}.py`. {describe(found, oof)}",
     ]
     if any(row["verdict"] for row in rows):

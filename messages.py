@@ -48,7 +48,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "images seen in training,<br>times the base's",
         "citra yang dilihat saat pelatihan,<br>kali milik resep dasar",
     ),
-    "ablation_title": ("What each switch is worth: {net}", "Nilai tiap sakelar: {net}"),
+    "ablation_title": (
+        "What each switch is worth: {net}, recipe {recipe}",
+        "Nilai tiap sakelar: {net}, resep {recipe}",
+    ),
     "ablation": (
         "Gains over recipe {recipe_name} on {source}, by {repeats} x {folds}-fold cross-validation "
         "over train and val, grouped by patient; paired, with 95 % intervals. The verdict is on "

@@ -382,7 +382,8 @@ def _add_ablation(page: Page, results_dir: Path, folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"NOTE: '{folder}' is left out, it is damaged: {error!r}", file=sys.stderr)
         return
-    page.add(f"## {page.say('ablation_title', net=_escaped(values['net']))}")
+    net, recipe = _escaped(about["net"]), _escaped(about["recipe_name"])
+    page.add(f"## {page.say('ablation_title', net=net, recipe=recipe)}")
     link = f"[{_escaped(folder.name)}]({_link(results_dir, folder / 'README.md')})"
     page.add(f"{text} {link}")
     if cells:
