@@ -379,10 +379,10 @@ def _add_ablation(page: Page, results_dir: Path, folder: Path) -> None:
         values = {key: about[key] for key in ("repeats", "folds", "net")}
         values["recipe_name"] = _recipe(about)
         text = page.say("ablation", source=_escaped(source), **values)
+        net, recipe = _escaped(about["net"]), _escaped(about["recipe_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"NOTE: '{folder}' is left out, it is damaged: {error!r}", file=sys.stderr)
         return
-    net, recipe = _escaped(about["net"]), _escaped(about["recipe_name"])
     page.add(f"## {page.say('ablation_title', net=net, recipe=recipe)}")
     link = f"[{_escaped(folder.name)}]({_link(results_dir, folder / 'README.md')})"
     page.add(f"{text} {link}")
@@ -649,6 +649,7 @@ def _add_cross_validation(
             for other in runs
             if (other.kind, other.metrics["model"]) == (run.kind, run.metrics["model"])
             and other.metrics.get("recipe_name") == "report"
+            and not other.metrics.get("recipe_changes")
         ]
         rows.append(
             [
