@@ -153,7 +153,12 @@ def draw_trials(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) ->
             x, y = [row[key] for row in some], [row["auc"] for row in some]
             axes.plot(x, y, label=said, **style)
         if key != "trial":
+            values = [row[key] for row in (*gave_up, *done)]
             axes.set_xscale("log")
+            ticks = np.geomspace(min(values), max(values), 3)  # as few as fit below a narrow panel
+            labels = sorted({f"{tick:.1e}" for tick in ticks}, key=float)
+            axes.set_xticks([float(one) for one in labels], [f"{float(one):g}" for one in labels])
+            axes.minorticks_off()
         _tidy(axes, label, "mean AUC over the folds" if key == "trial" else "")
     highest = np.maximum.accumulate([row["auc"] for row in done])
     panels[0].step([row["trial"] for row in done], highest, where="post", color=INK, linewidth=1.2)

@@ -5,7 +5,9 @@ import dataclasses
 import re
 import shlex
 import sys
+from itertools import pairwise
 
+import matplotlib.pyplot as plt
 import pytest
 from comparisons import BASE, tiny_networks, trained  # noqa: F401 (fixtures)
 from conftest import run_script
@@ -13,6 +15,7 @@ from conftest import run_script
 import crossval
 import flags
 import tune
+import visualize_crossval
 from ablation import SWITCHES
 from console import Interrupted
 from engine import TrainingError
@@ -234,3 +237,26 @@ def test_wrong_input_is_refused(command, more, tmp_path, capsys):
 def test_a_network_is_trained_on_phantoms(command):
     (row, _) = trials_of(command(2))
     assert row["state"] == "complete" and 0 <= float(row["auc"]) <= 1
+
+
+@pytest.mark.parametrize("rates", [(2.2e-4, 7e-3), (3e-4, 5e-4), (1e-6, 0.3)])
+def test_labels_below_the_picture_of_a_search_do_not_overlap(rates, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(visualize_crossval, "_save", lambda figure, path: figures.append(figure))
+    rows = [
+        {"trial": number, "state": "complete", "auc": 0.8, "lr": rate, "weight_decay": rate}
+        for number, rate in enumerate(rates)
+    ]
+    visualize_crossval.draw_trials(rows, tmp_path / "trials.png", title="Search")
+    (figure,) = figures
+    figure.canvas.draw()
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        shown = [tick for tick in axes.get_xticklabels(which="both") if tick.get_text()]
+        boxes = [
+            tick.get_window_extent() for tick in shown if low <= tick.get_position()[0] <= high
+        ]
+        boxes.sort(key=lambda box: box.x0)
+        assert len(boxes) >= 2
+        assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+    plt.close(figure)
