@@ -251,7 +251,15 @@ def test_halved_batches_are_trained_without_a_graph(cuda, monkeypatch, step):
         (MobileNetV3Chest, 32),
         (lambda: TorchvisionChest(arch="densenet121"), 32),
         (lambda: TorchvisionChest(arch="efficientnet_b0"), 32),
-        (lambda: TorchvisionChest(arch="swin_t"), 32),
+        pytest.param(
+            lambda: TorchvisionChest(arch="swin_t"),
+            32,
+            marks=pytest.mark.skipif(
+                torch.__version__.startswith("2.6."),
+                reason="torch 2.6 writes a number into a slice by way of a tensor, which the "
+                "recorder cannot tell from one that comes from the host",
+            ),
+        ),
     ],
 )
 def test_no_network_waits_for_the_device_in_a_step(cuda, monkeypatch, network, side):
