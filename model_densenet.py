@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import get_model, get_model_weights
 
-from weights import StartingPoint, grey_stem, load_backbone
+from chestlab.training.weights import PretrainedWeights, grey_stem, load_backbone
 
 ARCHITECTURES = (
     "densenet121",
@@ -80,7 +80,7 @@ class TorchvisionChest(nn.Module):
 
     def __init__(
         self,
-        start: StartingPoint | None = None,
+        start: PretrainedWeights | None = None,
         arch: str = "densenet121",
         dropout: tuple[float, float] = (0.5, 0.25),
     ) -> None:
@@ -111,6 +111,8 @@ class DenseNet121Chest(TorchvisionChest):
     """`TorchvisionChest` at its defaults, under the name of experiment 4."""
 
 
-def torchvision_chest(start: StartingPoint | None = None, arch: str = "densenet121") -> nn.Module:
+def torchvision_chest(
+    start: PretrainedWeights | None = None, arch: str = "densenet121"
+) -> nn.Module:
     """The network of experiment 4, or one of its rivals."""
     return (DenseNet121Chest if arch == "densenet121" else TorchvisionChest)(start, arch)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision.models import MobileNet_V3_Large_Weights, mobilenet_v3_large
 
-from weights import StartingPoint, grey_stem, load_backbone
+from chestlab.training.weights import PretrainedWeights, grey_stem, load_backbone
 
 IMAGENET_URL = MobileNet_V3_Large_Weights.IMAGENET1K_V2.url
 
@@ -24,7 +24,7 @@ class MobileNetV3Chest(nn.Module):
     """
 
     def __init__(
-        self, start: StartingPoint | None = None, dropout: tuple[float, float] = (0.5, 0.25)
+        self, start: PretrainedWeights | None = None, dropout: tuple[float, float] = (0.5, 0.25)
     ) -> None:
         super().__init__()
         self.backbone = mobilenet_v3_large(weights=None).features

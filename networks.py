@@ -1,30 +1,44 @@
-"""Every network of the project by the name of its runs, with the recipes of its script."""
+"""Every network of the project by the name of its runs: class, recipes, script. To add one, write
+its script and add a line to `NETWORKS`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from model_densenet import ARCHITECTURES
-from recipe import Recipe
+import resnet_modified
+import train
+import train_densenet
+import train_improved
+import train_mobilenet
+from chestlab.files.errors import InputError
+from chestlab.runs.family import REDUCTION, WIDTH, recipes_for
+from chestlab.training.recipe import Recipe
+from model import EfficientChestNet
+from model_densenet import (
+    ARCHITECTURES,
+    DenseNet121Chest,
+    TorchvisionChest,
+    imagenet_url,
+    torchvision_chest,
+)
+from model_improved import ResidualChestNet
+from model_mobilenet import IMAGENET_URL, MobileNetV3Chest
+from resnet_mish import MishResNet34
+from resnet_modified import ModifiedResNet34
+from resnet_plain import Plain34, ResNet34
+from resnet_se import SEResNet34
+from resnet_se_mish import SEMishResNet34
 
-NETWORKS = {  # name of its runs: script, and what makes it there
-    "efficientchestnet": ("train", "EfficientChestNet"),
-    "residualchestnet": ("train_improved", "ResidualChestNet"),
-    "mobilenetv3": ("train_mobilenet", "MobileNetV3Chest"),
-    **dict.fromkeys(ARCHITECTURES, ("train_densenet", "torchvision_chest")),
-    "plain34": ("resnet_plain", "Plain34"),
-    "resnet34": ("resnet_plain", "ResNet34"),
-    "seresnet34": ("resnet_se", "SEResNet34"),
-    "mishresnet34": ("resnet_mish", "MishResNet34"),
-    "modifiedresnet34": ("resnet_modified", "ModifiedResNet34"),
-    "semishresnet34": ("resnet_se_mish", "SEMishResNet34"),
-}
+PROJECT = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -35,16 +49,16 @@ class Network:
         script: file name without ``.py``.
         build: class, or function, that makes the model.
         recipes: by the name ``--recipe`` knows them; the last one is the script's default.
-        knobs: arguments of the model's constructor that are flags of the script.
+        model_options: arguments of the model's constructor that are flags of the script.
         imagenet_url: of weights that its backbone can start from, or None. Where there are any,
-            ``build`` takes a starting point first.
+            ``build`` takes `PretrainedWeights` first.
         arguments: of ``build``, fixed.
     """
 
     script: str
     build: Callable[..., nn.Module]
     recipes: Mapping[str, Recipe]
-    knobs: Mapping[str, dataclasses.Field] = field(default_factory=dict)
+    model_options: Mapping[str, dataclasses.Field] = field(default_factory=dict)
     imagenet_url: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -54,6 +68,34 @@ class Network:
         return list(self.recipes.values())[-1]
 
 
+def _family(
+    script: str, build: type[nn.Module], options: Mapping[str, dataclasses.Field] | None = None
+) -> Network:
+    """A member of the 34-layer family; `network` fills in its recipes."""
+    return Network(script, build, {}, {"width": WIDTH, **(options or {})})
+
+
+def _torchvision(arch: str) -> Network:
+    url, recipes = imagenet_url(arch), train_densenet.RECIPES
+    return Network("train_densenet", torchvision_chest, recipes, {}, url, {"arch": arch})
+
+
+NETWORKS = {
+    "efficientchestnet": Network("train", EfficientChestNet, train.RECIPES),
+    "residualchestnet": Network("train_improved", ResidualChestNet, train_improved.RECIPES),
+    "mobilenetv3": Network(
+        "train_mobilenet", MobileNetV3Chest, train_mobilenet.RECIPES, imagenet_url=IMAGENET_URL
+    ),
+    **{arch: _torchvision(arch) for arch in ARCHITECTURES},
+    "plain34": _family("resnet_plain", Plain34),
+    "resnet34": _family("resnet_plain", ResNet34),
+    "seresnet34": _family("resnet_se", SEResNet34, {"reduction": REDUCTION}),
+    "mishresnet34": _family("resnet_mish", MishResNet34),
+    "modifiedresnet34": _family("resnet_modified", ModifiedResNet34, resnet_modified.OPTIONS),
+    "semishresnet34": _family("resnet_se_mish", SEMishResNet34, {"reduction": REDUCTION}),
+}
+
+
 def network(name: str, device: str = "auto") -> Network:
     """Look a network up.
 
@@ -61,18 +103,32 @@ def network(name: str, device: str = "auto") -> Network:
         name: a key of `NETWORKS`.
         device: the 34-layer family's image size follows it, as ``--device`` of its scripts.
     """
-    file, made_by = NETWORKS[name]
-    script = import_module(file)
-    build = getattr(script, made_by)
-    if file.startswith("resnet_"):
-        from compare_family import FAMILY
-        from family import WIDTH, recipes_for
+    found = NETWORKS[name]
+    if found.recipes:
+        return found
+    return dataclasses.replace(found, recipes=recipes_for(name, ["--device", device]))
 
-        recipes = recipes_for(name, ["--device", device])
-        return Network(file, build, recipes, {"width": WIDTH, **FAMILY[name].knobs})
-    named = {key: getattr(script, key.upper(), None) for key in ("scratch", "report", "best")}
-    recipes = {key: recipe for key, recipe in named.items() if recipe is not None}
-    if name in ARCHITECTURES:
-        arguments = {"arch": name}
-        return Network(file, build, recipes, {}, script.imagenet_url(name), arguments)
-    return Network(file, build, recipes, {}, getattr(script, "IMAGENET_URL", None))
+
+def network_class(name: str, script: str = "") -> Callable[..., nn.Module]:
+    """The class that a checkpoint names.
+
+    Args:
+        name: of the class.
+        script: file name, without ``.py``, of the script that trained it; where the class is none
+            of this project's, that file is imported from the project's folder.
+
+    Raises:
+        InputError: there is no such class.
+    """
+    classes = (DenseNet121Chest, TorchvisionChest, *(known.build for known in NETWORKS.values()))
+    for known in classes:
+        if known.__name__ == name:
+            return known
+    if script.isidentifier() and (PROJECT / f"{script}.py").is_file():
+        if str(PROJECT) not in sys.path:
+            sys.path.insert(0, str(PROJECT))
+        found = getattr(importlib.import_module(script), name, None)
+        if isinstance(found, type) and issubclass(found, nn.Module):
+            return found
+    where = f"neither in networks.py nor in '{script}.py'" if script else "not in networks.py"
+    raise InputError(f"the checkpoint's network '{name}' is {where}: add it to networks.py")

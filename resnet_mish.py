@@ -29,6 +29,6 @@ class MishResNet34(ResNet34):
 
 
 if __name__ == "__main__":
-    from family import train
+    from chestlab.runs.family import train
 
     train(MishResNet34, "mishresnet34")

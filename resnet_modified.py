@@ -29,16 +29,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from recipe import knob
+from chestlab import hyperparameter
 from resnet_plain import BasicBlock, ResNet34
 from resnet_se import squeeze_excitation
 
 ACTIVATIONS = {"silu": nn.SiLU, "gelu": nn.GELU, "mish": nn.Mish, "relu": nn.ReLU}
-KNOBS = {
-    "order": knob("pre", "batch norm before or after convolutions", choices=("pre", "post")),
-    "reduction": knob(16, "channels over the hidden width of SE, 0 for none", low=0, high=512),
-    "dropout": knob(0.1, "probability of a zero between the convolutions", low=0, high=0.9),
-    "activation": knob("silu", "the nonlinearity everywhere", choices=tuple(ACTIVATIONS)),
+OPTIONS = {
+    "order": hyperparameter(
+        "pre", "batch norm before or after convolutions", choices=("pre", "post")
+    ),
+    "reduction": hyperparameter(
+        16, "channels over the hidden width of SE, 0 for none", low=0, high=512
+    ),
+    "dropout": hyperparameter(
+        0.1, "probability of a zero between the convolutions", low=0, high=0.9
+    ),
+    "activation": hyperparameter("silu", "the nonlinearity everywhere", choices=tuple(ACTIVATIONS)),
 }
 
 
@@ -96,6 +102,6 @@ class ModifiedResNet34(ResNet34):
 
 
 if __name__ == "__main__":
-    from family import train
+    from chestlab.runs.family import train
 
-    train(ModifiedResNet34, "modifiedresnet34", KNOBS)
+    train(ModifiedResNet34, "modifiedresnet34", OPTIONS)

@@ -126,6 +126,6 @@ class Plain34(ResNet34):
 
 
 if __name__ == "__main__":
-    from family import train_both
+    from chestlab.runs.family import train_both
 
     train_both({"plain34": Plain34, "resnet34": ResNet34})

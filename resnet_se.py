@@ -49,6 +49,6 @@ class SEResNet34(ResNet34):
 
 
 if __name__ == "__main__":
-    from family import REDUCTION, train
+    from chestlab.runs.family import REDUCTION, train
 
     train(SEResNet34, "seresnet34", {"reduction": REDUCTION})

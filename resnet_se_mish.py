@@ -26,6 +26,6 @@ class SEMishResNet34(SEResNet34):
 
 
 if __name__ == "__main__":
-    from family import REDUCTION, train
+    from chestlab.runs.family import REDUCTION, train
 
     train(SEMishResNet34, "semishresnet34", {"reduction": REDUCTION})

@@ -1,8 +1,7 @@
 """Experiment 1: EfficientChestNet, SE bottlenecks, from scratch at 28 px."""
 
-from experiment import run
+from chestlab import Recipe, run
 from model import EfficientChestNet
-from recipe import Recipe
 
 REPORT = Recipe(
     name="efficientchestnet",
@@ -41,5 +40,7 @@ BEST = Recipe(
     tta="flip",
 )
 
+RECIPES = {"report": REPORT, "best": BEST}  # the last is the default
+
 if __name__ == "__main__":
-    run(EfficientChestNet, {"report": REPORT, "best": BEST})
+    run(EfficientChestNet, RECIPES)

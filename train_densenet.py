@@ -6,9 +6,8 @@ features and an SVM in cross-validation; `--recipe scratch` is for that case and
 (results/README.md).
 """
 
-from experiment import run
+from chestlab import Recipe, hyperparameter, run
 from model_densenet import ARCHITECTURES, imagenet_url, torchvision_chest
-from recipe import Recipe, knob
 
 REPORT = Recipe(
     name="densenet121",
@@ -53,8 +52,11 @@ SCRATCH = Recipe(
     cpu_bf16=True,
 )
 
-ARCH = knob("densenet121", "torchvision's network under the classifier", choices=ARCHITECTURES)
+ARCH = hyperparameter(
+    "densenet121", "torchvision's network under the classifier", choices=ARCHITECTURES
+)
+
+RECIPES = {"scratch": SCRATCH, "report": REPORT}  # the last is the default
 
 if __name__ == "__main__":
-    recipes = {"scratch": SCRATCH, "report": REPORT}  # the last is the default
-    run(torchvision_chest, recipes, imagenet_url=imagenet_url, knobs={"arch": ARCH})
+    run(torchvision_chest, RECIPES, imagenet_url=imagenet_url, model_options={"arch": ARCH})

@@ -1,8 +1,7 @@
 """Experiment 2: the residual version of EfficientChestNet, from scratch with augmentation."""
 
-from experiment import run
+from chestlab import Recipe, run
 from model_improved import ResidualChestNet
-from recipe import Recipe
 
 REPORT = Recipe(
     name="residualchestnet",
@@ -43,5 +42,7 @@ BEST = Recipe(
     cpu_bf16=True,
 )
 
+RECIPES = {"report": REPORT, "best": BEST}  # the last is the default
+
 if __name__ == "__main__":
-    run(ResidualChestNet, {"report": REPORT, "best": BEST})
+    run(ResidualChestNet, RECIPES)

@@ -5,9 +5,8 @@ learned nothing from 440, and with one like experiment 2's it was not shown to b
 an SVM in cross-validation (results/README.md).
 """
 
-from experiment import run
+from chestlab import Recipe, run
 from model_mobilenet import IMAGENET_URL, MobileNetV3Chest
-from recipe import Recipe
 
 REPORT = Recipe(
     name="mobilenetv3",
@@ -29,5 +28,7 @@ REPORT = Recipe(
     seed=2024,
 )
 
+RECIPES = {"report": REPORT}
+
 if __name__ == "__main__":
-    run(MobileNetV3Chest, {"report": REPORT}, imagenet_url=IMAGENET_URL)
+    run(MobileNetV3Chest, RECIPES, imagenet_url=IMAGENET_URL)

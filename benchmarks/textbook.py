@@ -17,8 +17,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from datareader import Split
-from recipe import Recipe
+from chestlab.data.splits import Split
+from chestlab.training.recipe import Recipe
 
 
 class ChestDataset(Dataset):

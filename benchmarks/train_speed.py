@@ -37,9 +37,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import datareader
-from phantom import LABELS, make_phantom
-from storage import OneLineParser, atomic_write
+from chestlab.data import npz, sources, splits
+from chestlab.data.phantom import LABELS, make_phantom
+from chestlab.files.atomic import atomic_write
+from chestlab.files.errors import OneLineParser
 
 HERE = Path(__file__).resolve().parent
 SIDES = ("textbook", "ours")
@@ -157,7 +158,7 @@ def row_parts(name: str, size: int | None = None) -> tuple[Callable, Any]:
     return getattr(importlib.import_module(row.network[0]), row.network[1]), recipe
 
 
-def part_of(data: datareader.TwoClassData, images: int) -> datareader.TwoClassData:
+def part_of(data: splits.TwoClassData, images: int) -> splits.TwoClassData:
     """The first ``images`` of train and the same share of val; 0 for all."""
     if not images or images >= len(data.train):
         return data
@@ -172,10 +173,10 @@ def change(part: str) -> None:
     """Undo one of `PARTS` or do one of `TRIED` in this process, bf16 apart: the recipe has it."""
     import torch
 
-    import engine
+    from chestlab.training import trainer
 
     if part == "memory":
-        engine.keep_freed_memory = lambda: None
+        trainer.keep_freed_memory = lambda: None
     elif part == "channels_last":
         torch.channels_last = torch.contiguous_format
     elif part == "fused":
@@ -191,19 +192,19 @@ def measure_epoch(options: argparse.Namespace) -> dict[str, float]:
 
     build, recipe = row_parts(options.row, options.size)
     device = torch.device(options.device)
-    data = part_of(datareader.load(options.data), options.images)
+    data = part_of(sources.load(options.data), options.images)
     amp = {"bf16": "off", "forced_bf16": "bf16"}.get(options.changed, recipe.amp)
     recipe = dataclasses.replace(recipe, amp=amp)
     change(options.changed)
 
-    def run(epochs: int, data: datareader.TwoClassData = data) -> None:
+    def run(epochs: int, data: splits.TwoClassData = data) -> None:
         now = dataclasses.replace(recipe, epochs=epochs, patience=epochs)
         if options.side == "textbook":
             import textbook
 
             textbook.train(build, now, data.train, data.val, device)
         else:
-            from engine import Trainer
+            from chestlab.training.trainer import Trainer
 
             trainer = Trainer(build, now, data.train.to(device), data.val.to(device))
             while not trainer.finished:
@@ -234,7 +235,7 @@ def measure_evaluation(options: argparse.Namespace) -> dict[str, float]:
 
     build, recipe = row_parts("mobilenet", options.size)
     device = torch.device(options.device)
-    test = datareader.load(options.data).test
+    test = sources.load(options.data).test
     test = test.take(np.arange(options.images) % len(test))
     torch.manual_seed(0)
     if options.side == "textbook":
@@ -244,7 +245,8 @@ def measure_evaluation(options: argparse.Namespace) -> dict[str, float]:
         loader = textbook.make_loader(test, recipe, training=False)
         work = partial(textbook.predict, model, loader, device, "flip")
     else:
-        from engine import predict, resolve_amp
+        from chestlab.training.device import resolve_amp
+        from chestlab.training.trainer import predict
 
         # As `experiment.Run` decides: bf16 on a CPU is not for depthwise convolutions.
         model = build().to(device, memory_format=torch.channels_last)
@@ -257,11 +259,14 @@ def measure_evaluation(options: argparse.Namespace) -> dict[str, float]:
 
 def first_step(options: argparse.Namespace) -> None:
     """`train.py` until its first optimiser step is done."""
-    import engine
+    import train
+    from chestlab.runs import run as run_module
+    from chestlab.training.trainer import Trainer
+    from model import EfficientChestNet
 
-    step = engine.Trainer.step
+    step = Trainer.step
 
-    def one_step(trainer: engine.Trainer, rows: Any) -> None:
+    def one_step(trainer: Trainer, rows: Any) -> None:
         step(trainer, rows)
         if trainer.device.type == "cuda":
             import torch
@@ -270,15 +275,12 @@ def first_step(options: argparse.Namespace) -> None:
         sys.stdout.flush()
         os._exit(0)
 
-    engine.Trainer.step = one_step
-    import experiment
-    import train
-    from model import EfficientChestNet
+    Trainer.step = one_step
 
     flags = ["--data", options.data, "--device", options.device, "--name", "start"]
     flags += ["--results-dir", f"{options.folder}/results", "--overwrite"]
     flags += ["--models-dir", f"{options.folder}/models"]
-    experiment.run(EfficientChestNet, {"report": train.REPORT}, flags)
+    run_module.run(EfficientChestNet, {"report": train.REPORT}, flags)
 
 
 def measure_source(options: argparse.Namespace) -> dict[str, float]:
@@ -286,11 +288,11 @@ def measure_source(options: argparse.Namespace) -> dict[str, float]:
     before = peak_memory()
     start = time.perf_counter()
     if options.side == "ours":
-        kept = len(datareader.filter_npz(Path(options.data)).train)
+        kept = len(npz.filter_npz(Path(options.data)).train)
     else:
         with np.load(options.data) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        kept = len(arrays["train_images"][datareader.two_class_mask(arrays["train_labels"])])
+        kept = len(arrays["train_images"][splits.two_class_mask(arrays["train_labels"])])
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "bytes": peak_memory() - before, "kept": kept}
 
@@ -299,17 +301,18 @@ def measure_scaling(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds per step by batch size, and images per second of an epoch by data set size."""
     import torch
 
-    import engine
+    from chestlab.data import sources
+    from chestlab.training.trainer import Trainer, predict
 
     build, recipe = row_parts("efficientchestnet")
     device = torch.device(options.device)
-    data = datareader.load(options.data)
+    data = sources.load(options.data)
     images, labels = data.train.to(device)
     val = data.val.to(device)
     steps = {}
     for batch in options.batches:
         now = dataclasses.replace(recipe, batch_size=batch)
-        trainer = engine.Trainer(build, now, (images, labels), val)
+        trainer = Trainer(build, now, (images, labels), val)
         trainer.model.train()
         rows = torch.arange(batch, device=device) % len(labels)
         trainer.step(rows)
@@ -318,7 +321,7 @@ def measure_scaling(options: argparse.Namespace) -> dict[str, Any]:
     sizes = {}
     for times in options.multiples:
         large = images.repeat(times, 1, 1, 1), labels.repeat(times)
-        trainer = engine.Trainer(build, recipe, large, val)
+        trainer = Trainer(build, recipe, large, val)
         trainer.model.train()
         n = trainer.images_per_epoch
         order = torch.randperm(n, device=device)
@@ -328,7 +331,7 @@ def measure_scaling(options: argparse.Namespace) -> dict[str, Any]:
         trainer.step(parts[0])
         seconds = [timed(partial(trainer.step, rows), device) for rows in parts[:few]]
         training = statistics.mean(seconds) * trainer.steps_per_epoch
-        validation = timed(lambda t=trainer: engine.predict(t.model, val[0], recipe), device)
+        validation = timed(lambda t=trainer: predict(t.model, val[0], recipe), device)
         sizes[n] = n / (training + validation)
     return {"steps": steps, "sizes": sizes, "batch_size": recipe.batch_size}
 
@@ -536,8 +539,8 @@ def make_source(path: Path, share: float) -> None:
             n, kept = max(8, round(n * share)), max(4, round(kept * share))
             labels = np.zeros((n, LABELS), np.uint8)
             chosen = rng.permutation(n)[:kept]
-            labels[chosen[::2], datareader.CLASS_COLUMNS[0]] = 1
-            labels[chosen[1::2], datareader.CLASS_COLUMNS[1]] = 1
+            labels[chosen[::2], splits.CLASS_COLUMNS[0]] = 1
+            labels[chosen[1::2], splits.CLASS_COLUMNS[1]] = 1
             with archive.open(f"{split}_images.npy", "w", force_zip64=True) as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": (n, 224, 224)}
                 np.lib.format.write_array_header_1_0(file, header)
@@ -758,7 +761,7 @@ def main() -> None:
             data = folder / "phantom.npz"
             counts = {"train": 64, "val": 16, "test": 32} if options.quick else {}
             np.savez(data, **make_phantom(size=28, **counts))
-        loaded = datareader.load(str(data))  # cached from now on
+        loaded = sources.load(str(data))  # cached from now on
         bench = Bench(options, data, folder)
         results = Results(options.out, options, loaded.source)
         for name in options.rows:

@@ -22,26 +22,18 @@ from typing import Any
 
 from torch import nn
 
-import baselines
-from console import StopSignals
-from crossval import (
-    Configuration,
-    OutOfFold,
-    Setting,
-    comparison_parser,
-    cross_validate,
-    cross_validate_yardstick,
-    describe,
-)
-from datareader import PHANTOM_MARK
-from engine import TrainingError
-from experiment import one_line_errors
+from chestlab.data.phantom import OFFICIAL_COUNTS, PHANTOM_MARK
+from chestlab.evaluation import baselines
+from chestlab.evaluation.out_of_fold import OutOfFold
+from chestlab.evaluation.verdicts import Estimate, verdict
+from chestlab.files.atomic import atomic_write, write_csv
+from chestlab.files.errors import InputError, TrainingError, one_line_errors
+from chestlab.files.progress import StopSignals
+from chestlab.runs.crossval import Configuration, cross_validate, cross_validate_baseline
+from chestlab.training.recipe import Recipe, as_dict, in_words
+from chestlab.training.weights import PretrainedWeights, read_pretrained
 from networks import NETWORKS
-from phantom import OFFICIAL_COUNTS
-from recipe import Recipe, as_dict, in_words
-from storage import InputError, atomic_write, write_csv
-from verdicts import Estimate, verdict
-from weights import StartingPoint, starting_point
+from studies.study import Study, comparison_parser, describe
 
 CARDIOMEGALY, PNEUMOTHORAX = OFFICIAL_COUNTS["train"]
 
@@ -112,7 +104,9 @@ SWITCHES = (
     Switch("layer-decay", "lower rates for earlier layers", {"layer_decay": 0.1}, backbone=True),
     Switch("freeze", "keep the first half of the backbone", {"freeze": 0.5}, backbone=True),
 )
-BASE, TOGETHER, RECIPE, YARDSTICK = "base", "together", "recipe", "hog_rbf_svm"
+
+BASE, TOGETHER, RECIPE, BASELINE = "base", "together", "recipe", "hog_rbf_svm"
+
 ORDER = ("supported", "undecided", "refuted")  # of the tables: winners first
 
 
@@ -128,7 +122,7 @@ def usable(model: nn.Module | None = None) -> dict[str, Switch]:
     return {switch.name: switch for switch in SWITCHES if switch.name not in missing}
 
 
-def offered(setting: Setting, base: Configuration) -> dict[str, Switch]:
+def offered(setting: Study, base: Configuration) -> dict[str, Switch]:
     """The switches that this network can take on these images and that could change anything."""
     allowed = usable(base.model())
     allowed.pop(f"size-{base.recipe.image_size or setting.data.size}", None)
@@ -170,7 +164,7 @@ class Ablation:
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
         self.options, self.signals = options, signals
         suffix = f"_{options.base}" if options.base else ""
-        self.setting = Setting(options, f"ablation_{options.net}{suffix}")
+        self.setting = Study(options, f"ablation_{options.net}{suffix}")
         self.network, self.base = self.setting.base(options.net, options.base)
         self.recipes = {
             name: self.setting.base(options.net, name)[1].recipe for name in options.recipes
@@ -182,7 +176,7 @@ class Ablation:
         if unknown:
             raise InputError(f"--switch {unknown[0]}: allowed are {', '.join(allowed)}")
         self.switches = {name: allowed[name] for name in dict.fromkeys(wanted)}
-        self.starts = {path: starting_point(str(path), None) for path in options.pretrained}
+        self.starts = {path: read_pretrained(str(path), None) for path in options.pretrained}
         self.configurations: dict[str, dict[str, Any]] = {}
         self.logits: dict[str, Any] = {}
         self.failed: dict[str, str] = {}
@@ -202,7 +196,7 @@ class Ablation:
         for path in self.options.pretrained:
             text = f"start from {path.stem}"
             self._measure(f"+ {path.stem}", recipe, text, "added", start=self.starts[path])
-        self._measure_yardstick()
+        self._measure_baseline()
         self._measure_together()
         found = {
             "net": self.options.net,
@@ -229,7 +223,7 @@ class Ablation:
         text: str,
         kind: str = BASE,
         switch: str = "",
-        start: StartingPoint | None = None,
+        start: PretrainedWeights | None = None,
     ) -> None:
         start = start or self.base.start
         one = dataclasses.replace(self.base, name=name, recipe=recipe, start=start)
@@ -246,10 +240,10 @@ class Ablation:
         changes = {k: v for k, v in as_dict(recipe).items() if v != as_dict(self.base.recipe)[k]}
         self.configurations[name]["changes"] = changes
 
-    def _measure_yardstick(self) -> None:
-        yardstick = next(one for one in baselines.YARDSTICKS if one.key == YARDSTICK)
-        outcome = cross_validate_yardstick(yardstick, self.setting.plan, self.store)
-        self._keep(YARDSTICK, outcome, {"text": yardstick.model, "kind": "yardstick"})
+    def _measure_baseline(self) -> None:
+        baseline = next(one for one in baselines.BASELINES if one.key == BASELINE)
+        outcome = cross_validate_baseline(baseline, self.setting.plan, self.store)
+        self._keep(BASELINE, outcome, {"text": baseline.model, "kind": "yardstick"})
 
     def _keep(self, name: str, outcome: Any, about: Mapping[str, Any]) -> None:
         self.logits[name] = outcome.logits
@@ -325,7 +319,7 @@ def table(found: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
                     row["auc_gain_detectable"] = found_gain.detectable
         if one["kind"] != "yardstick":
             for measure in ("auc", "accuracy"):
-                row |= _columns(f"{measure}_over_hog", oof.gain(name, YARDSTICK, measure))
+                row |= _columns(f"{measure}_over_hog", oof.gain(name, BASELINE, measure))
         row |= {"seconds": one["seconds"], "images_ratio": _images_seen(one) / base_images}
         rows.append(row)
     order = (BASE, RECIPE, TOGETHER, "added", "yardstick")
@@ -355,7 +349,7 @@ def write_page(folder: Path) -> None:
     Raises:
         InputError: ``oof.csv`` or ``ablation.json`` is missing or damaged.
     """
-    from visualize_crossval import draw_gains
+    from chestlab.reporting.study_plots import draw_gains
 
     found, oof = read(folder)
     rows = table(found, oof)
@@ -364,12 +358,12 @@ def write_page(folder: Path) -> None:
         folder / "table.csv", columns, [[row.get(key, "") for key in columns] for row in rows]
     )
     named = in_words(found["recipe_name"], found["recipe_changes"])
-    judged = [row for row in rows if row["verdict"]]
-    if judged:
+    eval_model = [row for row in rows if row["verdict"]]
+    if eval_model:
         counts = found["data"]["counts"]
         n = sum(sum(of_split.values()) for of_split in counts.values())
         draw_gains(
-            [(_label(row), row["verdict"], _gains_of(oof, row)) for row in judged],
+            [(_label(row), row["verdict"], _gains_of(oof, row)) for row in eval_model],
             folder / "gains.png",
             title=f"{found['net']}: what each switch adds to recipe {named.replace('`', '')}\n"
             f"{found['data']['source']} · train + val n = {n}, {found['repeats']} x "
@@ -390,7 +384,7 @@ def _gains_of(oof: OutOfFold, row: Mapping[str, Any]) -> dict[str, Estimate]:
 
 
 def _page(found: Mapping[str, Any], oof: OutOfFold, rows: Sequence[Mapping[str, Any]]) -> str:
-    from report import markdown_table
+    from chestlab.reporting.page import markdown_table
 
     single = [row for row in rows if row["kind"] in ("added", "removed")]
     named = in_words(found["recipe_name"], found["recipe_changes"])

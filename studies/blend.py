@@ -17,17 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
-import datareader
-import notebook_cell
-from datareader import Split
-from ensemble_report import SHARED, Member, write_average
-from experiment import make_folder, one_line_errors, places, read_metrics
-from flags import add_data, add_folder, check_name, run_name
-from folds import train_and_val
-from metrics import sigmoid
-from recipe import Recipe
-from report import Predictions, StoredRun, read_runs
-from storage import InputError, OneLineParser, check_writable
+from chestlab.data import sources
+from chestlab.data.folds import train_and_val
+from chestlab.data.splits import Split
+from chestlab.evaluation.metrics import sigmoid
+from chestlab.files import notebook
+from chestlab.files.atomic import check_writable, make_folder
+from chestlab.files.errors import InputError, OneLineParser, one_line_errors
+from chestlab.files.run_files import read_metrics
+from chestlab.reporting.ensemble_report import SHARED, Member, write_average
+from chestlab.reporting.stored_runs import Predictions, StoredRun, read_runs
+from chestlab.runs.flags import add_data, add_folder
+from chestlab.runs.naming import check_name, output_folders, run_name
+from chestlab.training.recipe import Recipe
 
 LEAST = 1e-6  # probability, so that no network's certainty outweighs all others
 
@@ -40,10 +42,10 @@ def blend(options: argparse.Namespace) -> Path:
             or the name is that of something else. Nothing has been written.
     """
     check_writable(options.results_dir, "--results-dir")
-    data = datareader.load(options.data, options.root, options.source_size)
+    data = sources.load(options.data, options.root, options.source_size)
     name = options.name or run_name(Recipe("blend"), options.data, data.size)
     check_name(name)
-    results_dir, _ = places(options, data)
+    results_dir, _ = output_folders(options, data)
     runs = find_runs(results_dir, options.runs)
     folder = results_dir / name
     replaced = folder / "metrics.json"
@@ -156,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.set_defaults(models_dir=Path())  # nothing is kept there
     with one_line_errors(resume=""):
         folder = blend(parser.parse_args(argv))
-        notebook_cell.show(folder.glob("*.png"))
+        notebook.show(folder.glob("*.png"))
 
 
 if __name__ == "__main__":

@@ -7,46 +7,28 @@ finished.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
-from torch import nn
-
-import datareader
 import resnet_modified
-from console import StopSignals
-from experiment import one_line_errors
-from family import REDUCTION, WIDTH, recipes_for, train
-from flags import check_name, parse, pick_device, run_name
-from notebook_cell import command_line
+from chestlab.data import sources
+from chestlab.files.errors import InputError, OneLineParser, one_line_errors
+from chestlab.files.notebook import command_line
+from chestlab.files.progress import StopSignals
+from chestlab.files.run_files import RunFiles
+from chestlab.reporting.family_report import Member
+from chestlab.runs.family import RECIPES, REDUCTION, WIDTH, recipes_for, train
+from chestlab.runs.flags import parse
+from chestlab.runs.naming import check_name, run_name
+from chestlab.training.device import pick_device
 from resnet_mish import MishResNet34
 from resnet_modified import ModifiedResNet34
 from resnet_plain import Plain34, ResNet34
 from resnet_se import SEResNet34
 from resnet_se_mish import SEMishResNet34
-from storage import InputError, OneLineParser, RunFiles
 
 SEEDS = (42, 123, 456)
+
 NAME = "resnet34_family"
-
-
-@dataclass(frozen=True)
-class Member:
-    """A network of the comparison.
-
-    Attributes:
-        title: what pictures and tables call it.
-        build: its class.
-        knobs: arguments of its constructor that are flags.
-        flags: their values that differ from the default.
-    """
-
-    title: str
-    build: Callable[..., nn.Module]
-    knobs: Mapping[str, dataclasses.Field] = field(default_factory=dict)
-    flags: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _se(reduction: int) -> Member:
@@ -60,10 +42,12 @@ FAMILY = {
     "seresnet34": Member("SE-ResNet-34", SEResNet34, {"reduction": REDUCTION}),
     "mishresnet34": Member("Mish-ResNet-34", MishResNet34),
     "semishresnet34": Member("SE-Mish-ResNet-34", SEMishResNet34, {"reduction": REDUCTION}),
-    "modifiedresnet34": Member("Modified ResNet-34", ModifiedResNet34, resnet_modified.KNOBS),
+    "modifiedresnet34": Member("Modified ResNet-34", ModifiedResNet34, resnet_modified.OPTIONS),
 }
+
 # Reduction 16 of the ablation is the family's own SE-ResNet-34.
 ABLATION = {f"seresnet34_r{reduction}": _se(reduction) for reduction in (4, 8, 32)}
+
 MEMBERS = {**FAMILY, **ABLATION}
 
 
@@ -72,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors(), StopSignals():
         own, flags = _own_flags(command_line() if argv is None else argv)
         recipes = recipes_for(NAME, flags)
-        options = parse(recipes, flags, knobs={"width": WIDTH}, findings=True)
+        options = parse(recipes, flags, model_options={"width": WIDTH}, findings=True)
         if options.no_test or options.overwrite or options.members or options.folds:
             raise InputError(
                 "--no-test, --overwrite, --members and --folds are not for a comparison; it goes "
@@ -82,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise InputError("--weights: a file is of one network, a comparison of several")
         device = pick_device(options.device)
         findings = options.task == "findings"
-        data = datareader.load(options.data, options.root, options.source_size, findings)
+        data = sources.load(options.data, options.root, options.source_size, findings)
         name = own.name or run_name(options.recipe, options.data, data.size)
         check_name(name)
         flags = [*flags, "--resume"]
@@ -90,10 +74,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for seed in own.seeds:
             for member in own.networks:
                 runs[member].append(_run(member, seed, flags, f"{name}/runs"))
-        from family_report import write_report
+        from chestlab.reporting.family_report import write_report
 
         folder = next(iter(runs.values()))[0].results_dir.parent
-        write_report(folder, MEMBERS, runs, data, device)
+        write_report(folder, MEMBERS, runs, data, device, RECIPES)
         print(f"comparison: {folder / 'README.md'}", flush=True)
 
 
@@ -116,7 +100,7 @@ def _run(member: str, seed: int, flags: Sequence[str], below: str) -> RunFiles:
     one = MEMBERS[member]
     chosen = [word for key, value in one.flags.items() for word in (f"--{key}", str(value))]
     argv = [*flags, "--name", f"{member}_seed{seed}", "--seed", str(seed), *chosen]
-    return train(one.build, member, one.knobs, argv, below)
+    return train(one.build, member, one.model_options, argv, below)
 
 
 if __name__ == "__main__":

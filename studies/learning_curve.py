@@ -19,29 +19,25 @@ from typing import Any
 
 import numpy as np
 
-import baselines
-from console import StopSignals
-from crossval import (
-    MEASURES,
-    OutOfFold,
-    Setting,
-    comparison_parser,
-    cross_validate,
-    cross_validate_yardstick,
-    describe,
-)
-from datareader import PHANTOM_MARK
-from experiment import one_line_errors
-from metrics import BOOTSTRAP_SEED
+from chestlab.data.phantom import OFFICIAL_COUNTS, PHANTOM_MARK
+from chestlab.evaluation import baselines
+from chestlab.evaluation.metrics import BOOTSTRAP_SEED
+from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
+from chestlab.evaluation.verdicts import Estimate
+from chestlab.files.atomic import atomic_write, write_csv
+from chestlab.files.errors import InputError, one_line_errors
+from chestlab.files.progress import StopSignals
+from chestlab.runs.crossval import cross_validate, cross_validate_baseline
+from chestlab.training.recipe import in_words
 from networks import NETWORKS
-from phantom import OFFICIAL_COUNTS
-from recipe import in_words
-from storage import InputError, atomic_write, write_csv
-from verdicts import Estimate
+from studies.study import Study, comparison_parser, describe
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
+
 OFFICIAL_IMAGES = sum(OFFICIAL_COUNTS["train"])
+
 LARGEST = 6  # networks with a look of their own
+
 LEAST_ERROR = 1e-3  # an error of 0 has no logarithm
 
 
@@ -123,7 +119,7 @@ class LearningCurve:
         self.options, self.signals = options, signals
         if len(set(options.nets)) > LARGEST:
             raise InputError(f"--nets: at most {LARGEST} fit into one picture")
-        self.setting = Setting(options, "learning_curve")
+        self.setting = Study(options, "learning_curve")
         self.nets = {
             name: self.setting.base(name, options.base) for name in dict.fromkeys(options.nets)
         }
@@ -140,10 +136,10 @@ class LearningCurve:
             points[key] = {"name": title, "kind": kind, "share": share}
             points[key] |= {"images": outcome.images, "seconds": outcome.seconds}
 
-        for yardstick in baselines.YARDSTICKS:
+        for baseline in baselines.BASELINES:
             for share in SHARES:
-                outcome = cross_validate_yardstick(yardstick, setting.plan, store, share)
-                keep(yardstick.key, yardstick.model, "yardstick", share, outcome)
+                outcome = cross_validate_baseline(baseline, setting.plan, store, share)
+                keep(baseline.key, baseline.model, "yardstick", share, outcome)
                 self.signals.check()
         for share in SHARES:
             for name, (_, configuration) in self.nets.items():
@@ -203,8 +199,8 @@ def write_page(folder: Path) -> None:
     Raises:
         InputError: ``oof.csv`` or ``learning_curve.json`` is missing or damaged.
     """
-    from report import markdown_table
-    from visualize_crossval import draw_learning_curves
+    from chestlab.reporting.page import markdown_table
+    from chestlab.reporting.study_plots import draw_learning_curves
 
     path = folder / "learning_curve.json"
     try:
@@ -220,7 +216,7 @@ def write_page(folder: Path) -> None:
     write_csv(
         folder / "table.csv", columns, [[row.get(key, "") for key in columns] for row in rows]
     )
-    shown = [row for row in rows if row["name"] != baselines.YARDSTICKS[0].model]
+    shown = [row for row in rows if row["name"] != baselines.BASELINES[0].model]
     draw_learning_curves(
         shown,
         folder / "learning_curve.png",

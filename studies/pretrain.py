@@ -28,48 +28,34 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-import datareader
 import networks
-import provenance
 import resnet_modified
-from augment import to_input
-from console import Interrupted, Progress, StopSignals, duration
-from device import autocast, keep_freed_memory, resolve_amp
-from distributed import Processes, WholeBatch, share_batches
-from engine import TrainingError, parameter_count
-from experiment import (
-    Resumable,
+from chestlab.data import phantom, provenance, sources, splits
+from chestlab.data.folds import make_folds, train_and_val
+from chestlab.files.atomic import atomic_write, check_writable, make_folder, write_csv
+from chestlab.files.checkpoint import save_checkpoint
+from chestlab.files.errors import InputError, OneLineParser, TrainingError, one_line_errors
+from chestlab.files.notebook import command_line
+from chestlab.files.progress import Interrupted, Progress, StopSignals, duration
+from chestlab.files.run_files import RunFiles, run_lock
+from chestlab.runs.family import REDUCTION, WIDTH
+from chestlab.runs.flags import LARGEST_ENSEMBLE, add_data, add_folder, add_hyperparameter
+from chestlab.runs.naming import check_name, output_folders, run_name
+from chestlab.runs.resumable import Resumable
+from chestlab.training.augment import to_input
+from chestlab.training.device import (
+    autocast,
     check_precision,
-    make_folder,
-    one_line_errors,
-    places,
-    precision,
-)
-from family import REDUCTION, WIDTH
-from flags import (
-    LARGEST_ENSEMBLE,
-    add_data,
-    add_folder,
-    add_knob,
-    check_name,
+    keep_freed_memory,
     pick_device,
-    run_name,
+    precision,
+    resolve_amp,
 )
-from folds import make_folds, train_and_val
-from notebook_cell import command_line
-from optimizer import PER_STEP, make_scheduler
-from recipe import Recipe, as_dict, knob
-from storage import (
-    InputError,
-    OneLineParser,
-    RunFiles,
-    atomic_write,
-    check_writable,
-    run_lock,
-    save_checkpoint,
-    write_csv,
-)
-from weights import last_linear, started, starting_point
+from chestlab.training.distributed import Processes, WholeBatch, share_batches
+from chestlab.training.layers import parameter_count
+from chestlab.training.optimizer import PER_STEP, make_scheduler
+from chestlab.training.recipe import Recipe, as_dict, hyperparameter
+from chestlab.training.weights import last_linear, load_pretrained, read_pretrained
 
 FINDINGS = Recipe(
     name="findings",
@@ -86,6 +72,7 @@ FINDINGS = Recipe(
     scale=0.1,
     seed=42,
 )
+
 SIMCLR = dataclasses.replace(
     FINDINGS,
     name="simclr",
@@ -96,8 +83,10 @@ SIMCLR = dataclasses.replace(
     jitter=0.4,  # or an image would be known by its grey levels alone
     erase=0.3,
 )
+
 OBJECTIVES = {"findings": FINDINGS, "simclr": SIMCLR}
-KNOBS = (  # of the recipe; the others are about validation, or about one network's two stages
+
+HYPERPARAMETERS = (  # the others are about validation, or about one network's stages
     "epochs",
     "batch_size",
     "lr",
@@ -124,16 +113,18 @@ KNOBS = (  # of the recipe; the others are about validation, or about one networ
     "seed",
     "amp",
 )
+
 OF_THE_SCRIPT = ("image_size", "normalize", "mean", "std", "cpu_bf16")  # unless a flag is given
-TEMPERATURE = knob(
+
+TEMPERATURE = hyperparameter(
     0.2, "simclr: similarities are divided by this; low ones weigh near images", above=0, high=10
 )
-PROJECTION = knob(128, "simclr: values per image that are compared", low=2, high=4096)
+
+PROJECTION = hyperparameter(128, "simclr: values per image that are compared", low=2, high=4096)
 
 COLUMNS = ("epoch", "train_loss", "lr", "seconds")
 
-
-NETWORK_KNOBS = {"width": WIDTH, "reduction": REDUCTION, **resnet_modified.KNOBS}
+NETWORK_OPTIONS = {"width": WIDTH, "reduction": REDUCTION, **resnet_modified.OPTIONS}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -201,28 +192,28 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     group = parser.add_argument_group(
         "recipe",
         "The values in brackets are those of --objective findings; of simclr: "
-        + ", ".join(f"{k} {getattr(SIMCLR, k)}" for k in KNOBS if _differs(k))
+        + ", ".join(f"{k} {getattr(SIMCLR, k)}" for k in HYPERPARAMETERS if _differs(k))
         + ". Image size and normalisation are by default those of the network's own script.",
     )
     for one in dataclasses.fields(Recipe):
-        if one.name in KNOBS:
-            add_knob(group, one.name, one, getattr(FINDINGS, one.name))
-    add_knob(group, "nt_xent_temperature", TEMPERATURE, TEMPERATURE.default)
-    add_knob(group, "projection", PROJECTION, PROJECTION.default)
+        if one.name in HYPERPARAMETERS:
+            add_hyperparameter(group, one.name, one, getattr(FINDINGS, one.name))
+    add_hyperparameter(group, "nt_xent_temperature", TEMPERATURE, TEMPERATURE.default)
+    add_hyperparameter(group, "projection", PROJECTION, PROJECTION.default)
     group = parser.add_argument_group("network", "of the 34-layer family")
-    for name, one in NETWORK_KNOBS.items():
-        add_knob(group, name, one, one.default)
+    for name, one in NETWORK_OPTIONS.items():
+        add_hyperparameter(group, name, one, one.default)
     options = parser.parse_args(argv)
     if options.resume and options.overwrite:
         parser.error("--resume and --overwrite exclude each other")
     if options.name is not None:
         check_name(options.name)
     network = networks.network(options.net, options.device)
-    for name in NETWORK_KNOBS:
-        if getattr(options, name) is not None and name not in network.knobs:
+    for name in NETWORK_OPTIONS:
+        if getattr(options, name) is not None and name not in network.model_options:
             parser.error(f"--{name} is not for --net {options.net}")
     options.model_arguments = dict(network.arguments)
-    for name, one in network.knobs.items():
+    for name, one in network.model_options.items():
         given = getattr(options, name)
         options.model_arguments[name] = one.default if given is None else given
     options.no_test = True  # there is nothing to evaluate
@@ -268,7 +259,9 @@ def _recipe(options: argparse.Namespace) -> Recipe:
         fold, k = options.exclude_fold
         name += "_without_two-class" if fold == "all" else f"_without{fold}of{k}_{over}"
     changes = {key: getattr(own, key) for key in OF_THE_SCRIPT}
-    changes |= {key: getattr(options, key) for key in KNOBS if getattr(options, key) is not None}
+    changes |= {
+        key: getattr(options, key) for key in HYPERPARAMETERS if getattr(options, key) is not None
+    }
     return dataclasses.replace(OBJECTIVES[options.objective], **changes, name=name)
 
 
@@ -305,15 +298,15 @@ class Pretraining(Resumable):
         held_out = None
         with processes.first_goes_first():
             source = options.data, options.root, options.source_size
-            self.data = datareader.load(*source, findings=True)
+            self.data = sources.load(*source, findings=True)
             if options.exclude_fold:
-                held_out = _held_out(datareader.load(*source), options)
+                held_out = _held_out(sources.load(*source), options)
         self.train = self.data.train if held_out is None else without(self.data.train, held_out)
         if len(self.train) < 2 * processes.size:
             raise InputError(f"there are {len(self.train)} training images left, too few")
         self.name = options.name or run_name(self.recipe, options.data, self.data.size)
         check_name(self.name)
-        results_dir, models_dir = places(options, self.data)
+        results_dir, models_dir = output_folders(options, self.data)
         self.final = RunFiles(results_dir / "pretraining", models_dir, self.name)
         self.files = self.final
         check_writable(self.final.folder, "--results-dir")
@@ -321,8 +314,10 @@ class Pretraining(Resumable):
         network = options.network
         self.build = partial(network.build, **options.model_arguments)
         if options.weights != "none":
-            self.start = starting_point(options.weights, network.imagenet_url)
-            start_with = self.build if network.imagenet_url else partial(started, self.build)
+            self.start = read_pretrained(options.weights, network.imagenet_url)
+            start_with = (
+                self.build if network.imagenet_url else partial(load_pretrained, self.build)
+            )
             self.build = partial(start_with, self.start)
         before = self.start.seen if self.start else {}
         if held_out is not None:
@@ -342,7 +337,7 @@ class Pretraining(Resumable):
             "model": type(one).__name__,
             "model_arguments": options.model_arguments,
             "objective": options.settings,
-            "recipe": {key: as_dict(self.recipe)[key] for key in (*KNOBS, "cpu_bf16")},
+            "recipe": {key: as_dict(self.recipe)[key] for key in (*HYPERPARAMETERS, "cpu_bf16")},
             "data": {
                 "source": self.data.source,
                 "size": self.data.size,
@@ -413,11 +408,11 @@ class Pretraining(Resumable):
         done = len(trainer.history)
         progress = Progress(self.recipe.epochs, trainer.steps_per_epoch, done)
 
-        def tick() -> None:
+        def on_step() -> None:
             self.signals.check()
             progress.step()
 
-        trainer.tick = tick
+        trainer.on_step = on_step
         self.signals.patient = True
         try:
             while len(trainer.history) < self.recipe.epochs:
@@ -477,10 +472,10 @@ class Pretraining(Resumable):
             flush=True,
         )
         if self.data.phantom:
-            print(datareader.PHANTOM_MARK, flush=True)
+            print(phantom.PHANTOM_MARK, flush=True)
 
 
-def _held_out(data: datareader.TwoClassData, options: argparse.Namespace) -> datareader.Split:
+def _held_out(data: splits.TwoClassData, options: argparse.Namespace) -> splits.Split:
     """The two-class images of the fold, or all, that are to be unknown to the network."""
     fold, k = options.exclude_fold
     if fold == "all":
@@ -489,7 +484,7 @@ def _held_out(data: datareader.TwoClassData, options: argparse.Namespace) -> dat
     return part.val if part.held_out is None else part.held_out
 
 
-def without(train: datareader.Split, held_out: datareader.Split) -> datareader.Split:
+def without(train: splits.Split, held_out: splits.Split) -> splits.Split:
     """The images of ``train`` that no patient of ``held_out`` owns.
 
     Where the source names no patients: that are not in ``held_out`` themselves.
@@ -548,7 +543,7 @@ class Pretrainer:
     ) -> None:
         self.recipe, self.settings, self.processes = recipe, settings, processes
         self.images, self.labels, self.device = images, labels, images.device
-        self.tick: Callable[[], None] = lambda: None
+        self.on_step: Callable[[], None] = lambda: None
         self.amp = resolve_amp(recipe, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -605,7 +600,7 @@ class Pretrainer:
                     "out of memory: try a smaller --batch-size or --image-size"
                 ) from None
             sizes.append(len(rows))
-            self.tick()
+            self.on_step()
         step_losses = self.processes.total(torch.stack(losses)).cpu()
         epoch = len(self.history) + 1
         if not step_losses.isfinite().all():
@@ -707,8 +702,8 @@ def nt_xent(
         temperature: similarities are divided by it.
     """
     similar = z @ everyone.T / temperature
-    itself = F.one_hot(places, len(everyone)).bool()
-    other = (places + len(everyone) // 2) % len(everyone)
+    itself = F.one_hot(output_folders, len(everyone)).bool()
+    other = (output_folders + len(everyone) // 2) % len(everyone)
     losses = F.cross_entropy(similar.masked_fill(itself, -math.inf), other, reduction="sum")
     return losses / len(everyone)
 

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
+from chestlab.files.atomic import atomic_write
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from storage import atomic_write
-
 ROOT = Path(__file__).resolve().parent.parent
+
 FIGURES = (("val", "accuracy"), ("val", "auc"), ("test", "accuracy"), ("test", "auc"))
 
 

@@ -19,19 +19,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import datareader
-from engine import Trainer
+from chestlab.data import sources, splits
+from chestlab.files.atomic import atomic_write
+from chestlab.training.trainer import Trainer
 from model import EfficientChestNet
-from storage import atomic_write
 from train import REPORT
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 # No layout with 28 x 28 pixels through stage 2: it takes four times the time of the others.
 LAYOUTS = ((2, 1, 2, 2), (2, 1, 2, 1), (1, 2, 2, 1), (1, 2, 2, 2), (2, 1, 1, 2))
 
 
-def patient_folds(data: datareader.TwoClassData, folds: int, seed: int) -> list[np.ndarray]:
+def patient_folds(data: splits.TwoClassData, folds: int, seed: int) -> list[np.ndarray]:
     """Row numbers in train + val held out by each fold; a patient is in one fold only."""
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="repetitions with other folds")
     options = parser.parse_args()
 
-    data = datareader.load(options.data)
+    data = sources.load(options.data)
     pairs = data.train.to(torch.device("cpu")), data.val.to(torch.device("cpu"))
     images, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     aucs: dict[tuple[int, ...], list[float]] = {layout: [] for layout in LAYOUTS}
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def write_table(
-    data: datareader.TwoClassData,
+    data: splits.TwoClassData,
     options: argparse.Namespace,
     seeds: int,
     aucs: dict[tuple[int, ...], list[float]],

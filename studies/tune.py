@@ -22,32 +22,30 @@ from typing import Any
 
 import numpy as np
 
-from ablation import Switch, has, offered, turned
-from console import Interrupted, StopSignals
-from crossval import (
-    Configuration,
-    OutOfFold,
-    Setting,
-    comparison_parser,
-    cross_validate,
-    describe,
-    each_fold,
-)
-from datareader import PHANTOM_MARK
-from engine import TrainingError
-from experiment import one_line_errors
-from flags import checked
-from metrics import roc_auc
+from chestlab.data.phantom import PHANTOM_MARK
+from chestlab.evaluation.metrics import roc_auc
+from chestlab.evaluation.out_of_fold import OutOfFold
+from chestlab.files.atomic import atomic_write, write_csv
+from chestlab.files.errors import InputError, TrainingError, one_line_errors
+from chestlab.files.progress import Interrupted, StopSignals
+from chestlab.runs.crossval import Configuration, cross_validate, each_fold
+from chestlab.runs.flags import checked
+from chestlab.training.recipe import Recipe, as_dict, hyperparameter
 from networks import NETWORKS, Network
-from recipe import Recipe, as_dict, knob
-from storage import InputError, atomic_write, write_csv
+from studies.ablation import Switch, has, offered, turned
+from studies.study import Study, comparison_parser, describe
 
 RATES, DECAYS, BATCHES, LARGEST_DROPOUT = (1e-4, 1e-2), (1e-5, 1e-1), (16, 32, 64), 0.7
+
 AS_BASE = "base"  # the choice that leaves a switch as the base recipe has it
+
 STARTUP_TRIALS = 5  # finished before a trial can be given up
+
 HEARTBEAT = 60  # seconds; a process that has been silent for three of these has died
+
 SHOWN = 10  # trials in the page's table
-TRIALS = knob(50, "", low=1, high=100_000)
+
+TRIALS = hyperparameter(50, "", low=1, high=100_000)
 
 
 class Search:
@@ -70,7 +68,7 @@ class Search:
             ) from None
         self.optuna = optuna
         self.options, self.signals = options, signals
-        self.setting = Setting(options, f"tune_{options.net}")
+        self.setting = Study(options, f"tune_{options.net}")
         self.network, self.base = self.setting.base(options.net, options.base)
         allowed = offered(self.setting, self.base)
         unknown = [name for name in options.switch or () if name not in allowed]
@@ -168,8 +166,12 @@ class Search:
         return values | {name: AS_BASE for name in self.groups}
 
     def _dropouts(self) -> dict[str, dataclasses.Field]:
-        knobs = self.network.knobs.items()
-        return {n: one for n, one in knobs if n.startswith("drop") and type(one.default) is float}
+        model_options = self.network.model_options.items()
+        return {
+            n: one
+            for n, one in model_options
+            if n.startswith("drop") and type(one.default) is float
+        }
 
     def draw(self, trial: Any) -> Configuration:
         """The configuration of a trial; ``trial`` has Optuna's ``suggest_`` methods."""
@@ -263,7 +265,7 @@ def reproduce(
     before, now = as_dict(network.recipes[named]), as_dict(configuration.recipe)
     different = {key: value for key, value in now.items() if value != before[key]}
     for key, value in configuration.arguments.items():
-        if key not in network.knobs or value != network.knobs[key].default:
+        if key not in network.model_options or value != network.model_options[key].default:
             different[key] = value
     for key, value in different.items():
         text = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
@@ -273,8 +275,8 @@ def reproduce(
 
 def write_page(folder: Path, search: Search, study: Any, oof: OutOfFold, command: str) -> None:
     """Write ``trials.csv``, ``trials.png`` and, last, ``README.md``."""
-    from report import markdown_table
-    from visualize_crossval import draw_trials
+    from chestlab.reporting.page import markdown_table
+    from chestlab.reporting.study_plots import draw_trials
 
     rows = [
         {

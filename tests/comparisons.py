@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tiny_train import TinyNet
 
-import crossval
 import networks
-from recipe import Recipe, knob
+from chestlab.runs import crossval
+from chestlab.training.recipe import Recipe, hyperparameter
 
 BASE = Recipe(name="tiny", epochs=2, batch_size=16, lr=1e-2, monitor="last", flip=0.5, seed=7)
 LABELS = 1.0  # what the truth adds to a logit of the base
@@ -26,7 +26,10 @@ class TinyChest(TinyNet):
 def tiny_networks(monkeypatch):
     """Every name is the tiny network, with one recipe."""
     found = networks.Network(
-        "train_tiny", TinyChest, {"report": BASE}, {"dropout": knob(0.2, "", low=0, high=0.9)}
+        "train_tiny",
+        TinyChest,
+        {"report": BASE},
+        {"dropout": hyperparameter(0.2, "", low=0, high=0.9)},
     )
     monkeypatch.setattr(crossval, "network", lambda name, device="auto": found)
     return found
@@ -41,8 +44,8 @@ def trained(monkeypatch):
     """
     done = []
 
-    def fold(configuration, plan, part, device, tick):
-        tick()
+    def fold(configuration, plan, part, device, on_step):
+        on_step()
         recipe = configuration.recipe
         skill = LABELS + 2 * (recipe.normalize == "per-image")
         skill -= 0.9 * (recipe.flip == 0) + 0.9 * (recipe.rotate > 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phantom import make_phantom
+from chestlab.data.phantom import make_phantom
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "tiny_train.py"
@@ -50,7 +50,7 @@ def run_of_one_epoch(tmp_path_factory, phantom_npz) -> tuple[Path, Path]:
 @pytest.fixture
 def no_pictures(monkeypatch):
     """For the tests of numbers and of what happens before pictures, most of a short run."""
-    import experiment
+    from chestlab.runs import experiment
 
     monkeypatch.setattr(experiment.Run, "_draw", lambda *arguments: None)
 
@@ -58,11 +58,12 @@ def no_pictures(monkeypatch):
 def run_script(
     script: Path | str, *arguments: object, cwd: Path, timeout: float = 300, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script of the project as a user does, from the folder ``cwd``."""
+    """Run a script (or ``-m`` a module) of the project as a user does, from the folder ``cwd``."""
+    started_by = str(script).split() if str(script).startswith("-m ") else [str(ROOT / script)]
     return subprocess.run(
-        [sys.executable, str(ROOT / script), *map(str, arguments)],
+        [sys.executable, *started_by, *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         timeout=timeout,

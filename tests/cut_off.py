@@ -19,8 +19,8 @@ from pathlib import Path
 
 from tiny_train import RECIPE, TinyNet
 
-from experiment import run
-from storage import TEMPORARY_SUFFIX
+from chestlab.files.atomic import TEMPORARY_SUFFIX
+from chestlab.runs.run import run
 
 STEPS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.truncate"}
 

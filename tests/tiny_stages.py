@@ -7,9 +7,9 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiment import run
-from recipe import Recipe
-from weights import load_backbone
+from chestlab.runs.run import run
+from chestlab.training.recipe import Recipe
+from chestlab.training.weights import load_backbone
 
 
 class TinyStages(nn.Module):

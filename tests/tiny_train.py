@@ -7,8 +7,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiment import run
-from recipe import Recipe
+from chestlab.runs.run import run
+from chestlab.training.recipe import Recipe
 
 
 class TinyNet(nn.Module):

@@ -18,7 +18,6 @@ import socket
 import ssl
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from email.message import Message
@@ -29,13 +28,18 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from storage import InputError
+from chestlab.files.errors import InputError
 
 CHUNK_BYTES = 1 << 18
+
 MINIMUM_PROGRESS_BYTES = 512  # fewer in stall_seconds, or in a whole attempt, are no progress
+
 LONGEST_WAIT_SECONDS = 60.0
+
 OFFLINE_ATTEMPTS = 2  # a machine without a network is told so at once
+
 USER_AGENT = "chestmnist-download/1"
+
 UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL}
 
 

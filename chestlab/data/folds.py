@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from datareader import Split, TwoClassData
-from storage import InputError
+from chestlab.data.splits import Split, TwoClassData
+from chestlab.files.errors import InputError
 
 FOLDS_SEED = 42  # of the assignment, the same for every network, so that they can be compared
 
@@ -108,3 +110,101 @@ def join(parts: Sequence[Split], origins: Sequence[str] | None = None) -> Split:
         return joined
     lengths = [len(part) for part in parts]
     return dataclasses.replace(joined, origin=np.repeat(list(origins), lengths))
+
+
+INNER_PARTS = 8  # one of them chooses the epoch; officially val is 305 of 2,611 images, 1 in 8.6
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """One fold of one repeat.
+
+    Attributes:
+        share: of the patients that could be trained on.
+        train: to train on.
+        val: to choose the epoch on, or None.
+        held_out: to be judged on, in the order of ``rows``.
+        rows: (n,) places of the held-out images among those of the plan.
+    """
+
+    share: float
+    train: Split
+    val: Split | None
+    held_out: Split
+    rows: np.ndarray
+
+
+class CrossValidationSplits:
+    """Which image is in which fold of which repeat.
+
+    Args:
+        data: its train and val images are divided; nothing here reads test.
+        folds: number of parts, at least 2.
+        repeats: number of divisions.
+
+    Attributes:
+        pool: the N images of train and val.
+        assignment: (repeats, N) number of each image's fold, from 0.
+
+    Raises:
+        InputError: a class has too few patients (or images) for so many folds.
+    """
+
+    def __init__(self, data: TwoClassData, folds: int, repeats: int) -> None:
+        self.data, self.folds, self.repeats = data, folds, repeats
+        self.pool = train_and_val(data)
+        warn_without_patients(self.pool)
+        self.assignment = np.zeros((repeats, len(self.pool)), np.int64)
+        for repeat in range(repeats):
+            for number, (_, outside) in enumerate(fold_rows(self.pool, folds, self.seed(repeat))):
+                self.assignment[repeat, outside] = number
+
+    @staticmethod
+    def seed(repeat: int) -> int:
+        """Of a repeat's folds; those of the first are the folds of every other script."""
+        return FOLDS_SEED + repeat
+
+    def part(self, repeat: int, fold: int, *, choosing: bool, share: float = 1.0) -> Fold:
+        """Divide the images.
+
+        Args:
+            repeat, fold: numbers from 0.
+            choosing: keep images apart to choose the epoch on.
+            share: of the patients to train (and choose) on. A smaller share lies within a larger.
+
+        Raises:
+            InputError: too few patients are left to choose the epoch on.
+        """
+        rows = np.flatnonzero(self.assignment[repeat] == fold)
+        train = self.pool.take(np.flatnonzero(self.assignment[repeat] != fold))
+        held_out, val, seed = self.pool.take(rows), None, self.seed(repeat)
+        if choosing:
+            rest, outside = _inner_rows(train, seed)
+            train, val = train.take(rest), train.take(outside)
+            val = val.take(share_rows(val, share, seed))
+        train = train.take(share_rows(train, share, seed))
+        return Fold(share, train, val, held_out, rows)
+
+
+def _inner_rows(split: Split, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and to choose the epoch on: fewer parts where one would lack a class."""
+    for parts in range(min(INNER_PARTS, fewest_units(split)), 1, -1):
+        with contextlib.suppress(InputError):
+            return fold_rows(split, parts, seed)[0]
+    raise InputError("--folds: too few patients of a class are left to choose the epoch on")
+
+
+def share_rows(split: Split, share: float, seed: int) -> np.ndarray:
+    """(N,) booleans: the images of a share of each class's patients, drawn at random.
+
+    Of the same seed a smaller share lies within a larger one. A patient with images of both
+    classes counts as one of the first image's class.
+    """
+    units = np.arange(len(split)) if split.patients is None else split.patients
+    names, first = np.unique(units, return_index=True)
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for label in (0, 1):
+        order = rng.permutation(names[split.labels[first] == label])
+        chosen.append(order[: max(1, round(share * len(order)))])
+    return np.isin(units, np.concatenate(chosen))

@@ -22,17 +22,26 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from storage import InputError, OneLineParser, atomic_write
+from chestlab.files.atomic import atomic_write
+from chestlab.files.errors import InputError, OneLineParser
 
 PHANTOM_MARK = "PHANTOM DATA, not ChestMNIST"
+
 CARDIOMEGALY = 1  # label columns in MedMNIST's order
+
 PNEUMOTHORAX = 7
+
 LABELS = 14
+
 # Single-label images of (cardiomegaly, pneumothorax) in the official split of ChestMNIST.
 OFFICIAL_COUNTS = {"train": (754, 1552), "val": (97, 208), "test": (243, 439)}
+
 OPACITY_LABELS = (0, 2, 3, 4, 5, 6, 8)  # atelectasis to consolidation: drawn as a dense patch
+
 LEAST = {"size": 16, "seed": 0, "train": 2, "val": 2, "test": 2}
+
 LARGEST_SIZE = 1024  # px
+
 LARGEST_FILE = 2**32  # bytes of pixels, so that a mistyped count cannot fill the memory
 
 # Geometry is in half image widths from the image's centre: u to the image's right (the patient's
@@ -60,6 +69,7 @@ NORMAL = {  # mean, standard deviation; cut at 2.5 standard deviations
     "gamma": (1.15, 0.2),
     "veil": (0.06, 0.04),  # scatter
 }
+
 UNIFORM = {  # low, high
     "shoulder": (0.95, 1.25),
     "flank": (0.12, 0.32),  # chest wall outside the thorax
@@ -82,6 +92,7 @@ UNIFORM = {  # low, high
     "gap_slope": (0.15, 0.9),  # how much of the gap is at the apex alone
     "grain": (1.0, 5.0),  # grey levels
 }
+
 GLYPHS = np.array(
     [
         [[1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 1, 1]],  # L

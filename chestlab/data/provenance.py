@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from datareader import Split
-from storage import InputError
+from chestlab.data.splits import Split
+from chestlab.files.errors import InputError
 
 
 def record(splits: Iterable[tuple[str, Split]], phantom: bool = False) -> dict[str, Any]:

@@ -12,10 +12,15 @@ from typing import Any
 import numpy as np
 
 THRESHOLDS = np.arange(30, 71) / 100  # 0.30..0.70 in steps of 0.01
+
 CALIBRATION_BINS = 10
+
 BOOTSTRAP_RESAMPLES = 2000
+
 FINDINGS_RESAMPLES = 500  # of 14 areas over thousands of images each
+
 BOOTSTRAP_SEED = 0
+
 _LARGEST_BLOCK = 2**20  # weights turned to float64 at once
 
 
@@ -58,8 +63,10 @@ def choose_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
         probabilities: (N,) of class 1.
     """
     predicted = np.asarray(probabilities)[None] >= THRESHOLDS[:, None]
-    hits = (predicted == (np.asarray(labels) == 1)[None]).sum(1)
-    return float(min(THRESHOLDS[hits == hits.max()], key=lambda t: (round(abs(t - 0.5), 6), t)))
+    correct = (predicted == (np.asarray(labels) == 1)[None]).sum(1)
+    return float(
+        min(THRESHOLDS[correct == correct.max()], key=lambda t: (round(abs(t - 0.5), 6), t))
+    )
 
 
 def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -84,7 +91,7 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def bootstrap_intervals(
-    hits: np.ndarray,
+    correct: np.ndarray,
     labels: np.ndarray,
     scores: np.ndarray,
     groups: Sequence[Any] | None = None,
@@ -112,7 +119,7 @@ def bootstrap_intervals(
     weights = bootstrap_weights(len(labels), groups, resamples)
     auc = weighted_auc(labels, scores, weights)
     return {
-        "accuracy": _interval(weights @ np.asarray(hits, np.float64) / weights.sum(1)),
+        "accuracy": _interval(weights @ np.asarray(correct, np.float64) / weights.sum(1)),
         "auc": _interval(auc),
     }
 
@@ -143,11 +150,11 @@ def paired_difference(
     """
     labels = np.asarray(labels)
     weights = bootstrap_weights(len(labels), groups, resamples)
-    hits = [
+    correct = [
         ((np.asarray(probabilities) >= threshold) == (labels == 1)).astype(np.float64)
         for probabilities, threshold in zip((first, second), thresholds, strict=True)
     ]
-    gain = hits[0] - hits[1]
+    gain = correct[0] - correct[1]
     auc = weighted_auc(labels, first, weights) - weighted_auc(labels, second, weights)
     return {
         "accuracy": float(gain.mean()),
@@ -230,19 +237,19 @@ def evaluate_probabilities(
     labels = np.asarray(labels).astype(np.int64)
     probabilities = np.asarray(probabilities, np.float64)
     predicted = probabilities >= threshold
-    hits = predicted == (labels == 1)
+    correct = predicted == (labels == 1)
     tn, fp, fn, tp = (
         int(np.sum((labels == actual) & (predicted == called)))
         for actual in (0, 1)
         for called in (False, True)
     )
-    intervals = bootstrap_intervals(hits, labels, probabilities, groups)
+    intervals = bootstrap_intervals(correct, labels, probabilities, groups)
     sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
     of_truth = np.where(labels == 1, probabilities, 1 - probabilities)
     return {
         "n": len(labels),
         "loss": float(-np.log(np.maximum(of_truth, np.finfo(np.float64).tiny)).mean()),
-        "accuracy": float(hits.mean()),
+        "accuracy": float(correct.mean()),
         "accuracy_ci95": intervals["accuracy"],
         "auc": roc_auc(labels, probabilities),
         "auc_ci95": intervals["auc"],

@@ -5,16 +5,16 @@ A task knows the figures, tables and pictures; how a network is trained is the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from datareader import FINDINGS, Split
-from metrics import choose_threshold, evaluate, evaluate_findings
+from chestlab.data.splits import FINDINGS, Split
+from chestlab.evaluation.metrics import choose_threshold, evaluate, evaluate_findings
 
 GOAL = 0.90  # validation accuracy the reports aim at
+
 SPLIT_TITLES = {
     "val": "validation (as selected)",
     "test": "test (held out)",
@@ -35,40 +35,6 @@ class TwoClassTask:
     def evaluate(self, split: Split, logits: np.ndarray, threshold: float) -> dict[str, Any]:
         """The split's figures, as of `metrics.evaluate`."""
         return evaluate(split.labels, logits, threshold, split.patients)
-
-    def draw(
-        self,
-        folder: Path,
-        splits: Mapping[str, Split],
-        probabilities: Mapping[str, np.ndarray],
-        figures: Mapping[str, Mapping[str, Any]],
-        titles: Mapping[str, str],
-        title: Callable[..., str],
-        credit: str,
-        threshold: float,
-    ) -> None:
-        """Sample predictions, confusion matrices, ROC curves and calibration."""
-        import visualize
-
-        visualize.draw_predictions(
-            splits["val"].images,
-            splits["val"].labels,
-            probabilities["val"],
-            splits["val"].index,
-            folder / "val_predictions.png",
-            threshold=threshold,
-            title=title("val"),
-            credit=credit,
-        )
-        visualize.draw_evaluation(
-            folder,
-            {
-                titles[name]: (split.labels, probabilities[name], figures[name])
-                for name, split in splits.items()
-            },
-            title=title(*splits),
-            threshold=threshold,
-        )
 
     def line(self, figures: Mapping[str, Any]) -> str:
         """A split's figures in one line."""
@@ -97,25 +63,6 @@ class FindingsTask:
         """The split's figures, as of `metrics.evaluate_findings`."""
         return evaluate_findings(split.labels, logits, FINDINGS, split.patients)
 
-    def draw(
-        self,
-        folder: Path,
-        splits: Mapping[str, Split],
-        probabilities: Mapping[str, np.ndarray],
-        figures: Mapping[str, Mapping[str, Any]],
-        titles: Mapping[str, str],
-        title: Callable[..., str],
-        credit: str,
-    ) -> None:
-        """The AUC of each finding."""
-        import visualize
-
-        visualize.draw_finding_aucs(
-            {titles[name]: figures[name] for name in splits},
-            folder / "finding_aucs.png",
-            title=title(*splits),
-        )
-
     def line(self, figures: Mapping[str, Any]) -> str:
         """A split's figures in one line."""
         low, high = figures["auc_ci95"]
@@ -135,3 +82,12 @@ class FindingsTask:
 def task_of(name: str) -> TwoClassTask | FindingsTask:
     """The task that ``--task`` names."""
     return FindingsTask() if name == "findings" else TwoClassTask()
+
+
+def print_scores(metrics: Mapping[str, Any]) -> None:
+    """Val and test with their intervals, of a run's or an ensemble's `metrics.json`."""
+    task = task_of("two-class" if "threshold" in metrics else "findings")
+    print(f"val, as selected: {task.line(metrics['val'])}{task.goal(metrics['val'])}")
+    if metrics["test"] is not None:
+        print(f"test, held out:   {task.line(metrics['test'])}")
+    print(f"95 % intervals resample {metrics['bootstrap_unit']}s")

@@ -17,7 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from metrics import BOOTSTRAP_RESAMPLES, FINDINGS_RESAMPLES, bootstrap_weights, weighted_auc
+from chestlab.evaluation.metrics import (
+    BOOTSTRAP_RESAMPLES,
+    FINDINGS_RESAMPLES,
+    bootstrap_weights,
+    weighted_auc,
+)
 
 POWER = 0.8  # with which a difference of `Estimate.detectable` is told from none
 
@@ -111,8 +116,8 @@ def score(runs: Sequence[Scored], measure: str, groups: Sequence[Any] | None) ->
     columns = []
     for run in runs:
         if measure == "accuracy":
-            hits = (run.probabilities >= run.threshold) == (labels == 1)
-            columns.append(weights @ hits.astype(np.float64) / weights.sum(1))
+            correct = (run.probabilities >= run.threshold) == (labels == 1)
+            columns.append(weights @ correct.astype(np.float64) / weights.sum(1))
         elif labels.ndim == 1:
             columns.append(weighted_auc(labels, run.probabilities, weights))
         else:

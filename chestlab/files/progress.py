@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from notebook_cell import Line, in_notebook
+from chestlab.files.notebook import Line, in_notebook
 
 
 class Interrupted(BaseException):

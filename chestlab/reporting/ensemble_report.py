@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-import datareader
-from experiment import print_scores, write_probabilities
-from metrics import choose_threshold, evaluate_probabilities, paired_difference
-from recipe import in_words
-from storage import atomic_write
-from tasks import SPLIT_TITLES
+from chestlab.data import phantom
+from chestlab.data.splits import Split, TwoClassData
+from chestlab.evaluation.metrics import choose_threshold, evaluate_probabilities, paired_difference
+from chestlab.evaluation.predictions import write_probabilities
+from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores
+from chestlab.files.atomic import atomic_write
+from chestlab.training.recipe import in_words
 
 SHARED = (
     "model_arguments",
@@ -28,6 +29,7 @@ SHARED = (
     "tta",
     "bootstrap_unit",
 )
+
 COLUMNS = {"val": "val", "held_out": "its held-out fold", "test": "test"}
 
 
@@ -44,9 +46,9 @@ class Member:
 
 def write_average(
     folder: Path,
-    data: datareader.TwoClassData,
+    data: TwoClassData,
     members: Sequence[Member],
-    together: Mapping[str, tuple[datareader.Split, np.ndarray]],
+    together: Mapping[str, tuple[Split, np.ndarray]],
     averaged: Sequence[str],
     about: Mapping[str, Any],
 ) -> None:
@@ -114,15 +116,15 @@ def write_average(
     print_scores(metrics)
     print(f"results: {folder}", flush=True)
     if data.phantom:
-        print(datareader.PHANTOM_MARK, flush=True)
+        print(phantom.PHANTOM_MARK, flush=True)
 
 
 def _draw(
     folder: Path,
-    together: Mapping[str, tuple[datareader.Split, np.ndarray]],
+    together: Mapping[str, tuple[Split, np.ndarray]],
     metrics: Mapping[str, Any],
 ) -> None:
-    import visualize
+    from chestlab.reporting import comparison_plots, evaluation_plots
 
     names = {"oof": "out of fold"}
     counts = ", ".join(f"{names.get(k, k)} n = {metrics[k]['n']}" for k in together)
@@ -133,7 +135,7 @@ def _draw(
     if note := metrics.get("starting_weights", {}).get("note"):
         title += f"\n{note}"
     drawn = ["oof", "test"] if "oof" in together else ["val", "test"]
-    visualize.draw_evaluation(
+    evaluation_plots.draw_evaluation(
         folder,
         {
             SPLIT_TITLES[name]: (split.labels, probabilities, metrics[name])
@@ -144,7 +146,7 @@ def _draw(
         title=title,
         threshold=metrics["threshold"],
     )
-    visualize.draw_members(metrics, folder / "members.png", title=title)
+    comparison_plots.draw_members(metrics, folder / "members.png", title=title)
 
 
 def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,7 +193,7 @@ def _costs(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _page(metrics: Mapping[str, Any]) -> str:
     """The ensemble's own README.md."""
-    from report import markdown_table  # by way of matplotlib
+    from chestlab.reporting.page import markdown_table  # by way of matplotlib
 
     splits = [name for name in ("val", "held_out", "test") if name in metrics["mean_and_sd"]]
     head = ["member", *(f"{COLUMNS[s]} {f}" for s in splits for f in ("accuracy", "AUC"))]

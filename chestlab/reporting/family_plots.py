@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from visualize import (
+from chestlab.reporting.style import (
     BLUE,
     GOAL_PERCENT,
     GREEN,
@@ -24,13 +24,14 @@ from visualize import (
     ORANGE,
     SMALL,
     VERMILLION,
-    _save,
-    _tidy,
-    _titled_figure,
-    _wrapped,
+    save_figure,
+    tidy,
+    titled_figure,
+    wrapped,
 )
 
 PURPLE = "#CC79A7"  # of the Okabe-Ito palette, too
+
 LOOKS = (  # colour, line style, marker: each alone tells two networks apart
     (VERMILLION, "-", "o"),
     (BLUE, "-", "s"),
@@ -39,7 +40,9 @@ LOOKS = (  # colour, line style, marker: each alone tells two networks apart
     (PURPLE, (0, (1, 1)), "v"),
     (INK, (0, (5, 1, 1, 1)), "P"),
 )
+
 RANGE = "Line: mean over seeds; area: from the lowest to the highest."
+
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # name of the network to `family.read_run` of each
 
 
@@ -52,17 +55,17 @@ def draw_side_by_side(runs: Runs, path: Path) -> None:
         path: PNG to write; its folder must exist.
     """
     first = next(iter(runs.values()))
-    figure = _titled_figure(_title(" and ".join(runs), first), body_height=6.4)
+    figure = titled_figure(_title(" and ".join(runs), first), body_height=6.4)
     panels = figure.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False)
     measure, label = measure_of(first[0])
     for column, (name, of_name) in enumerate(runs.items()):
         for row, key in enumerate(("loss", measure)):
             _draw_splits(panels[row, column], of_name, key)
             ylabel = ("loss", label)[row] if column == 0 else ""
-            _tidy(panels[row, column], "epoch" if row else "", ylabel)
+            tidy(panels[row, column], "epoch" if row else "", ylabel)
         panels[0, column].set_title(name, fontsize=NORMAL, color=INK, pad=8)
-    _legend(figure, panels[1, 0], RANGE if len(first) > 1 else "")
-    _save(figure, path)
+    legend(figure, panels[1, 0], RANGE if len(first) > 1 else "")
+    save_figure(figure, path)
 
 
 def draw_curve(name: str, runs: Sequence[Mapping[str, Any]], key: str, path: Path) -> None:
@@ -74,12 +77,12 @@ def draw_curve(name: str, runs: Sequence[Mapping[str, Any]], key: str, path: Pat
         key: ``loss``, ``accuracy`` or ``auc``; of the last there is no training curve.
         path: PNG to write; its folder must exist.
     """
-    figure = _titled_figure(_title(name, runs), body_height=4.4)
+    figure = titled_figure(_title(name, runs), body_height=4.4)
     axes = figure.subplots()
     _draw_splits(axes, runs, key)
-    _tidy(axes, "epoch", "loss" if key == "loss" else measure_of(runs[0])[1])
-    _legend(figure, axes, RANGE if len(runs) > 1 else "")
-    _save(figure, path)
+    tidy(axes, "epoch", "loss" if key == "loss" else measure_of(runs[0])[1])
+    legend(figure, axes, RANGE if len(runs) > 1 else "")
+    save_figure(figure, path)
 
 
 def draw_overlay(runs: Runs, path: Path) -> None:
@@ -91,7 +94,7 @@ def draw_overlay(runs: Runs, path: Path) -> None:
     """
     first = next(iter(runs.values()))
     measure, label = measure_of(first[0])
-    figure = _titled_figure(_title("Validation", first), body_height=5.2)
+    figure = titled_figure(_title("Validation", first), body_height=5.2)
     panels = figure.subplots(1, 2)
     for axes, key, ylabel in zip(
         panels, ("loss", measure), ("validation loss", label), strict=True
@@ -99,9 +102,9 @@ def draw_overlay(runs: Runs, path: Path) -> None:
         for (name, of_name), look in zip(runs.items(), LOOKS, strict=False):
             _band(axes, _epochs(of_name, f"val_{key}"), look, name, alpha=0.08)
         _goal(axes, key)
-        _tidy(axes, "epoch", ylabel)
-    _legend(figure, panels[1], RANGE if len(first) > 1 else "")
-    _save(figure, path)
+        tidy(axes, "epoch", ylabel)
+    legend(figure, panels[1], RANGE if len(first) > 1 else "")
+    save_figure(figure, path)
 
 
 def draw_gradients(
@@ -119,7 +122,7 @@ def draw_gradients(
         title: wrapped to the width of the picture.
         caption: says what was measured.
     """
-    figure = _titled_figure(title, body_height=4.9)
+    figure = titled_figure(title, body_height=4.9)
     panels = figure.subplots(1, len(norms), sharey=True, squeeze=False)[0]
     for axes, (moment, networks) in zip(panels, norms.items(), strict=True):
         for (name, seeds), look in zip(networks.items(), LOOKS, strict=False):
@@ -128,11 +131,11 @@ def draw_gradients(
             _band(axes, np.where(values > 0, values, np.nan), look, name)
         axes.set_yscale("log")
         axes.set_title(moment, fontsize=NORMAL, color=INK, pad=8)
-        _tidy(
+        tidy(
             axes, "convolution, from the input", "norm of the gradient" if axes is panels[0] else ""
         )
-    _legend(figure, panels[0], caption)
-    _save(figure, path)
+    legend(figure, panels[0], caption)
+    save_figure(figure, path)
 
 
 def draw_silent_units(
@@ -146,14 +149,14 @@ def draw_silent_units(
         title: wrapped to the width of the picture.
         caption: says what silent means.
     """
-    figure = _titled_figure(title, body_height=4.4)
+    figure = titled_figure(title, body_height=4.4)
     axes = figure.subplots()
     for (name, seeds), look in zip(shares.items(), LOOKS, strict=False):
         _band(axes, 100 * np.array([list(layers.values()) for layers in seeds]), look, name)
     axes.set_ylim(bottom=-0.02 * axes.get_ylim()[1])
-    _tidy(axes, "activation layer, from the input", "silent units (%)")
-    _legend(figure, axes, caption)
-    _save(figure, path)
+    tidy(axes, "activation layer, from the input", "silent units (%)")
+    legend(figure, axes, caption)
+    save_figure(figure, path)
 
 
 def draw_ablation(
@@ -167,7 +170,7 @@ def draw_ablation(
         title: wrapped to the width of the picture.
         caption: says what the bars are.
     """
-    figure = _titled_figure(title, body_height=4.6)
+    figure = titled_figure(title, body_height=4.6)
     axes = figure.subplots()
     for split, label, shift, color, marker in (
         ("val", "validation (as selected)", -1, BLUE, "s"),
@@ -183,9 +186,9 @@ def draw_ablation(
     names = [f"{label}\n{parameters:,}" for label, parameters, _ in points]
     axes.set_xticks(range(len(points)), names)
     axes.set_xlim(-0.5, len(points) - 0.5)
-    _tidy(axes, "parameters", "AUC, mean over seeds")
-    _legend(figure, axes, caption)
-    _save(figure, path)
+    tidy(axes, "parameters", "AUC, mean over seeds")
+    legend(figure, axes, caption)
+    save_figure(figure, path)
 
 
 def measure_of(run: Mapping[str, Any]) -> tuple[str, str]:
@@ -247,11 +250,11 @@ def _band(axes: Axes, values: np.ndarray, look: tuple, label: str, alpha: float 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
 
 
-def _legend(figure: Figure, axes: Axes, caption: str = "") -> None:
+def legend(figure: Figure, axes: Axes, caption: str = "") -> None:
     """Below the panels, with the caption between."""
     handles, labels = axes.get_legend_handles_labels()
     place = {"loc": "outside lower center", "ncols": 3, "handlelength": 3.4}
     style = {"fontsize": SMALL + 0.5, "title_fontsize": SMALL, "frameon": False}
-    text = _wrapped(figure, caption, SMALL) if caption else None
+    text = wrapped(figure, caption, SMALL) if caption else None
     legend = figure.legend(handles, labels, title=text, **place, **style)
     legend.get_title().set(multialignment="center", parse_math=False)

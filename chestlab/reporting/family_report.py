@@ -6,34 +6,49 @@ Reads finished runs and their checkpoints; no figure is typed here, and no run i
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-import visualize_family as pictures
-from datareader import FindingsData, TwoClassData
-from device import resolve_amp
-from diagnostics import GRADIENT_BATCHES, SILENT_SLOPE, gradient_norms, silent_units
-from engine import predict
-from family import RECIPES, read_run
-from metrics import sigmoid
-from recipe import Recipe, in_words
-from report import markdown_table
-from storage import InputError, RunFiles, atomic_write, load_checkpoint, write_csv
-from tasks import GOAL, SPLIT_TITLES
-from verdicts import Estimate, Scored, difference, estimate, gain, score, verdict
-from visualize import draw_confusion_matrix
-
-if TYPE_CHECKING:
-    from compare_family import Member
+from chestlab.data.splits import FindingsData, TwoClassData
+from chestlab.evaluation.metrics import sigmoid
+from chestlab.evaluation.tasks import GOAL, SPLIT_TITLES
+from chestlab.evaluation.verdicts import (
+    Estimate,
+    Scored,
+    difference,
+    estimate,
+    gain,
+    score,
+    verdict,
+)
+from chestlab.files.atomic import atomic_write, write_csv
+from chestlab.files.checkpoint import load_checkpoint
+from chestlab.files.errors import InputError
+from chestlab.files.run_files import RunFiles
+from chestlab.reporting import family_plots
+from chestlab.reporting.evaluation_plots import draw_confusion_matrix
+from chestlab.reporting.page import markdown_table
+from chestlab.reporting.stored_runs import read_run
+from chestlab.training.device import resolve_amp
+from chestlab.training.diagnostics import (
+    GRADIENT_BATCHES,
+    SILENT_SLOPE,
+    gradient_norms,
+    silent_units,
+)
+from chestlab.training.recipe import Recipe, in_words
+from chestlab.training.trainer import predict
 
 CATCH_UP_EPOCHS = 30  # the old reports expect it after 30 to 50
+
 CATCH_UP_MARGIN = 1.0  # points that Plain-34 may lack and still has caught up
 
 
@@ -157,6 +172,7 @@ def write_report(
     files: Mapping[str, Sequence[RunFiles]],
     data: TwoClassData | FindingsData,
     device: torch.device,
+    recipes: Mapping[str, Recipe],
 ) -> None:
     """Write every picture and table of a comparison, ``README.md`` last.
 
@@ -166,13 +182,18 @@ def write_report(
         files: of finished runs, by the network's name, in the order of the same seeds.
         data: what they were trained on.
         device: for what is computed from checkpoints.
+        recipes: of the family by name, to say what the runs did otherwise.
     """
     found = Comparison(members, files, data, device)
     table = _table(found)
     write_csv(folder / "table.csv", tuple(table[0]), [tuple(row.values()) for row in table])
-    judged = _verdicts(found)
-    if judged:
-        write_csv(folder / "verdicts.csv", tuple(judged[0]), [tuple(v.values()) for v in judged])
+    verdict_rows = _verdicts(found)
+    if verdict_rows:
+        write_csv(
+            folder / "verdicts.csv",
+            tuple(verdict_rows[0]),
+            [tuple(v.values()) for v in verdict_rows],
+        )
     ablation = _ablation(found, folder)
     inside = _inside(found, folder)
     for name, runs in found.runs.items():
@@ -180,8 +201,8 @@ def write_report(
     family = {n: r for n, r in found.runs.items() if "reduction" not in members[n].flags}
     overlay = {found.titles[name]: runs for name, runs in family.items()}
     if overlay:
-        pictures.draw_overlay(overlay, folder / "validation_curves.png")
-    text = _readme(found, table, judged, ablation, inside, bool(overlay))
+        family_plots.draw_overlay(overlay, folder / "validation_curves.png")
+    text = _readme(found, recipes, table, verdict_rows, ablation, inside, bool(overlay))
     atomic_write(folder / "README.md", text)
 
 
@@ -327,7 +348,7 @@ def _ablation(found: Comparison, folder: Path) -> list[dict[str, Any]]:
             more = Estimate(*[math.nan] * 5, len(found.seeds))
         row |= {f"gain_over_no_se{k}": v for k, v in _three(more).items()}
         rows.append(row)
-    pictures.draw_ablation(
+    family_plots.draw_ablation(
         points,
         folder / "se_ablation.png",
         title=found.title("SE-ResNet-34: reduction of the attention", "val", "test"),
@@ -356,14 +377,14 @@ def _inside(found: Comparison, folder: Path) -> dict[str, str]:
                 for name in ("plain34", "resnet34")
             }
         used = min(GRADIENT_BATCHES * found.recipe.batch_size, len(found.data.train))
-        pictures.draw_gradients(
+        family_plots.draw_gradients(
             norms,
             folder / "gradients.png",
             title=found.title("Gradient at every depth", "train"),
             caption=(
                 "Euclidean norm of the loss's gradient in each 7x7 and 3x3 convolution, mean over "
                 f"batches of the first {used} training images, batch norm in training mode. After "
-                f"training: weights of the best epoch. {pictures.RANGE}"
+                f"training: weights of the best epoch. {family_plots.RANGE}"
             ),
         )
         ratios = {
@@ -387,7 +408,7 @@ def _inside(found: Comparison, folder: Path) -> dict[str, str]:
             ]
             for name in names
         }
-        pictures.draw_silent_units(
+        family_plots.draw_silent_units(
             shares,
             folder / "silent_units.png",
             title=found.title("Silent units, best epoch", "val"),
@@ -395,7 +416,7 @@ def _inside(found: Comparison, folder: Path) -> dict[str, str]:
                 "A unit is a channel of an activation layer. It is silent when the slope of its "
                 f"activation is below {SILENT_SLOPE:g} in magnitude at every position of every "
                 "validation image: for ReLU, when its output is 0 everywhere. "
-                f"{pictures.RANGE}"
+                f"{family_plots.RANGE}"
             ),
         )
         means = {
@@ -419,9 +440,9 @@ def _draw_member(
 ) -> None:
     folder.mkdir(exist_ok=True)
     title = found.titles[name]
-    pictures.draw_curve(title, runs, "loss", folder / "loss_curve.png")
+    family_plots.draw_curve(title, runs, "loss", folder / "loss_curve.png")
     measure = "auc" if found.findings else "accuracy"
-    pictures.draw_curve(title, runs, measure, folder / f"{measure[:3]}_curve.png")
+    family_plots.draw_curve(title, runs, measure, folder / f"{measure[:3]}_curve.png")
     if not found.findings:
         added = ", counts added up" if len(runs) > 1 else ""
         draw_confusion_matrix(
@@ -436,8 +457,9 @@ def _draw_member(
 
 def _readme(
     found: Comparison,
+    recipes: Mapping[str, Recipe],
     table: Sequence[Mapping[str, Any]],
-    judged: Sequence[Mapping[str, Any]],
+    verdict_rows: Sequence[Mapping[str, Any]],
     ablation: Sequence[Mapping[str, Any]],
     inside: Mapping[str, str],
     overlay: bool,
@@ -451,7 +473,7 @@ def _readme(
     parts = [
         f"# The 34-layer family: {task}",
         f"{found.data.source} ({n} images), {found.recipe.image_size} px, recipe "
-        f"{in_words(named, _changes(found.recipe, RECIPES[named]))} "
+        f"{in_words(named, _changes(found.recipe, recipes[named]))} "
         f"({found.recipe.epochs} epochs at most), seeds "
         f"{', '.join(map(str, found.seeds))}, {first['device']} in {first['amp']}, PyTorch "
         f"{first['torch']}. Every network had the same recipe, seeds and order of images. Written "
@@ -511,8 +533,8 @@ def _readme(
         parts.append(
             f"Runs that reached {GOAL:.0%} validation accuracy: {', '.join(reached) or 'none'}."
         )
-    if judged:
-        parts += ["## Hypotheses", _verdict_table(judged), _rule(found)]
+    if verdict_rows:
+        parts += ["## Hypotheses", _verdict_table(verdict_rows), _rule(found)]
     if ablation:
         parts += [
             "## Reduction of SE",
@@ -534,10 +556,10 @@ def _readme(
     return "\n\n".join(parts) + "\n"
 
 
-def _verdict_table(judged: Sequence[Mapping[str, Any]]) -> str:
+def _verdict_table(verdict_rows: Sequence[Mapping[str, Any]]) -> str:
     head = ("hypothesis", "measured on", "gain in points (95 %)", "smallest to be seen", "verdict")
     rows = []
-    for row in judged:
+    for row in verdict_rows:
         measure = {"auc": "AUC", "accuracy": "accuracy"}[row["measure"]]
         known = math.isfinite(row["value"])
         gain = f"{row['value']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})" if known else "n/a"
@@ -573,3 +595,20 @@ def _ablation_table(rows: Sequence[Mapping[str, Any]]) -> str:
         cells.append(f"{value:+.1f} ({low:+.1f} to {high:+.1f})" if known else "")
         lines.append(cells)
     return markdown_table(head, lines)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network of the comparison.
+
+    Attributes:
+        title: what pictures and tables call it.
+        build: its class.
+        knobs: arguments of its constructor that are flags.
+        flags: their values that differ from the default.
+    """
+
+    title: str
+    build: Callable[..., nn.Module]
+    model_options: Mapping[str, dataclasses.Field] = field(default_factory=dict)
+    flags: Mapping[str, Any] = field(default_factory=dict)

@@ -1,5 +1,7 @@
 """Every sentence of `results/README.md` and `README.id.md`, in English and Indonesian."""
 
+from __future__ import annotations
+
 LANGUAGES = ("en", "id")
 
 MESSAGES: dict[str, tuple[str, str]] = {

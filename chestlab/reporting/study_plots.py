@@ -14,25 +14,26 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from verdicts import Estimate
-from visualize import (
+from chestlab.evaluation.verdicts import Estimate
+from chestlab.reporting.family_plots import LOOKS, legend
+from chestlab.reporting.style import (
     BLUE,
     GREY,
     INK,
     SMALL,
     VERMILLION,
-    _save,
-    _tidy,
-    _titled_figure,
+    save_figure,
+    tidy,
+    titled_figure,
 )
-from visualize_family import LOOKS, _legend
 
-YARDSTICK_LOOKS = (  # grey, so that networks stand out
+BASELINE_LOOKS = (  # grey, so that networks stand out
     (GREY, ":", "<"),
     (GREY, "--", ">"),
     (GREY, "-.", "p"),
     (GREY, "-", "h"),
 )
+
 MARKS = {  # verdict: colour, marker, filled
     "supported": (BLUE, "o", True),
     "undecided": (GREY, "s", False),
@@ -51,7 +52,7 @@ def draw_gains(
         title: wrapped to the width of the picture.
         caption: says what the bars are.
     """
-    figure = _titled_figure(title, body_height=1.9 + 0.3 * len(rows))
+    figure = titled_figure(title, body_height=1.9 + 0.3 * len(rows))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, measure, label in zip(
         panels, ("auc", "accuracy"), ("gain in AUC", "gain in accuracy"), strict=True
@@ -64,7 +65,7 @@ def draw_gains(
             style = {"color": color, "marker": marker, "markersize": 7.5, "elinewidth": 2}
             style |= {"markerfacecolor": color if filled else "white", "markeredgecolor": INK}
             axes.errorbar([one.value], [place], xerr=ends, capsize=3.5, linestyle="", **style)
-        _tidy(axes, label, "")
+        tidy(axes, label, "")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     panels[0].set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=SMALL + 0.5)
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
@@ -72,8 +73,8 @@ def draw_gains(
         style = {"color": color, "marker": marker, "markeredgecolor": INK, "markersize": 7.5}
         style |= {"markerfacecolor": color if filled else "white", "linestyle": ""}
         panels[1].add_line(Line2D([], [], label=said, **style))
-    _legend(figure, panels[1], caption)
-    _save(figure, path)
+    legend(figure, panels[1], caption)
+    save_figure(figure, path)
 
 
 def draw_learning_curves(
@@ -87,11 +88,11 @@ def draw_learning_curves(
         title: wrapped to the width of the picture.
         caption: says what is measured and what is not.
     """
-    figure = _titled_figure(title, body_height=5.4)
+    figure = titled_figure(title, body_height=5.4)
     panels = figure.subplots(1, 2)
     names = list(dict.fromkeys(row["name"] for row in rows))
     looks = {}
-    for kind, some in (("network", LOOKS), ("yardstick", YARDSTICK_LOOKS)):
+    for kind, some in (("network", LOOKS), ("yardstick", BASELINE_LOOKS)):
         of_kind = dict.fromkeys(row["name"] for row in rows if row["kind"] == kind)
         looks |= zip(of_kind, some, strict=False)
     measured = [row["images"] for row in rows if not row["extrapolated"]]
@@ -118,13 +119,13 @@ def draw_learning_curves(
         axes.axvline(1.25 * max(measured), color=INK, linestyle=":", linewidth=1.4)
         axes.set_xscale("log")
         ticks = sorted({round(row["images"]) for row in rows})
-        apart = [tick for tick, above in pairwise(ticks) if above > 1.4 * tick]
+        apart = [on_step for on_step, above in pairwise(ticks) if above > 1.4 * on_step]
         apart.append(ticks[-1])
-        axes.set_xticks(apart, [f"{tick:,}" for tick in apart])
+        axes.set_xticks(apart, [f"{on_step:,}" for on_step in apart])
         axes.minorticks_off()
-        _tidy(axes, "training images", label)
-    _legend(figure, panels[0], caption)
-    _save(figure, path)
+        tidy(axes, "training images", label)
+    legend(figure, panels[0], caption)
+    save_figure(figure, path)
 
 
 def draw_trials(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
@@ -136,7 +137,7 @@ def draw_trials(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) ->
         path: PNG to write; its folder must exist.
         title: wrapped to the width of the picture.
     """
-    figure = _titled_figure(title, body_height=4.0)
+    figure = titled_figure(title, body_height=4.0)
     panels = figure.subplots(1, 3, sharey=True)
     done = [row for row in rows if row["state"] == "complete"]
     gave_up = [row for row in rows if row["state"] == "pruned" and row["auc"] != ""]
@@ -156,12 +157,12 @@ def draw_trials(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) ->
             values = [row[key] for row in (*gave_up, *done)]
             axes.set_xscale("log")
             ticks = np.geomspace(min(values), max(values), 3)  # as few as fit below a narrow panel
-            labels = sorted({f"{tick:.1e}" for tick in ticks}, key=float)
+            labels = sorted({f"{on_step:.1e}" for on_step in ticks}, key=float)
             axes.set_xticks([float(one) for one in labels], [f"{float(one):g}" for one in labels])
             axes.minorticks_off()
-        _tidy(axes, label, "mean AUC over the folds" if key == "trial" else "")
+        tidy(axes, label, "mean AUC over the folds" if key == "trial" else "")
     highest = np.maximum.accumulate([row["auc"] for row in done])
     panels[0].step([row["trial"] for row in done], highest, where="post", color=INK, linewidth=1.2)
     panels[0].xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
-    _legend(figure, panels[0])
-    _save(figure, path)
+    legend(figure, panels[0])
+    save_figure(figure, path)

@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
-import datareader
-from ensemble_report import SHARED, Member, write_average
-from experiment import Run, make_folder, places, read_metrics
-from flags import check_name, run_name
-from folds import join, make_folds
-from storage import InputError, RunFiles, check_writable, run_lock
+from chestlab.data import sources
+from chestlab.data.folds import join, make_folds
+from chestlab.data.splits import Split, TwoClassData
+from chestlab.evaluation.predictions import read_probabilities
+from chestlab.files.atomic import check_writable, make_folder
+from chestlab.files.run_files import RunFiles, read_metrics, run_lock
+from chestlab.reporting.ensemble_report import SHARED, Member, write_average
+from chestlab.runs.experiment import Run
+from chestlab.runs.naming import check_name, output_folders, run_name
 
 SEEDS = (42, 123, 456, 789, 1011)  # of the course reports, then one after the other
 
@@ -48,17 +49,17 @@ class Ensemble:
         self.options = options
         check_writable(options.results_dir, "--results-dir")
         check_writable(options.models_dir, "--models-dir")
-        self.data = datareader.load(
+        self.data = sources.load(
             options.data, options.root, options.source_size, related=options.recipe.related
         )
         name = options.name or run_name(options.recipe, options.data, self.data.size)
         name += "_members" if options.members else f"_folds{options.folds}"
         name += "_trainval" if options.folds_over == "train+val" else ""
         check_name(name)
-        self.files = RunFiles(*places(options, self.data), name)
+        self.files = RunFiles(*output_folders(options, self.data), name)
         self.runs = [make_run(*member, name) for member in self._members()]
 
-    def _members(self) -> list[tuple[argparse.Namespace, datareader.TwoClassData]]:
+    def _members(self) -> list[tuple[argparse.Namespace, TwoClassData]]:
         """Options and data of each."""
         if self.options.members:
             each = [(f"seed{seed}", seed, self.data) for seed in seeds(self.options.members)]
@@ -115,7 +116,7 @@ class Ensemble:
 
     def _together(
         self, members: Sequence[Member]
-    ) -> tuple[dict[str, datareader.Split], dict[str, np.ndarray]]:
+    ) -> tuple[dict[str, Split], dict[str, np.ndarray]]:
         """The images the ensemble is judged on and its probabilities of them, by split.
 
         ``oof``: each image by the one network that has not seen it. Over ``train+val`` the val
@@ -145,7 +146,7 @@ class Ensemble:
         if self.options.no_test:
             parts["test"] = None
         probabilities = {
-            name: _read_probabilities(run.final.folder / f"{name}_probabilities.csv", split)
+            name: read_probabilities(run.final.folder / f"{name}_probabilities.csv", split)
             for name, split in parts.items()
             if split is not None
         }
@@ -154,24 +155,3 @@ class Ensemble:
             for values in (metrics, probabilities):
                 values["held_out"] = values.pop("val")
         return Member(metrics, probabilities)
-
-
-def _read_probabilities(path: Path, split: datareader.Split) -> np.ndarray:
-    """Probabilities (N,) of exactly these images, from what a member has written.
-
-    Raises:
-        InputError: the table is of other images, or not there.
-    """
-    try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        same = [int(row["index"]) for row in rows] == split.index.tolist()
-        values = np.array([float(row["probability"]) for row in rows])
-    except (OSError, KeyError, TypeError, ValueError):
-        same = False
-    if not same:
-        raise InputError(
-            f"'{path}' is missing, or not the table of this member: remove '{path.parent}', and "
-            "it is trained anew"
-        )
-    return values

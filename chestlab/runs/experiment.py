@@ -6,13 +6,11 @@ Every training script is a recipe, a model and one call of `run`.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,222 +18,28 @@ import numpy as np
 import torch
 from torch import nn
 
-import datareader
-import notebook_cell
-import provenance
-from console import Interrupted, Progress, StopSignals, duration
-from engine import HISTORY_COLUMNS, Trainer, TrainingError, parameter_count, predict
-from flags import check_name, parse, pick_device, run_name
-from metrics import fit_temperature, roc_auc, sigmoid
-from recipe import Recipe, as_dict
-from sampling import related_images, training_split
-from stochastic_depth import set_drop_paths
-from storage import (
-    InputError,
-    RunFiles,
-    atomic_write,
-    check_writable,
-    load_checkpoint,
-    run_lock,
-    save_checkpoint,
-    write_csv,
+from chestlab.data import phantom, provenance, sources
+from chestlab.data.splits import NIH_CREDIT, SPLITS, Split, TwoClassData
+from chestlab.evaluation.metrics import fit_temperature, roc_auc, sigmoid
+from chestlab.evaluation.predictions import write_probabilities
+from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores, task_of
+from chestlab.files.atomic import atomic_write, check_writable, make_folder
+from chestlab.files.checkpoint import save_checkpoint
+from chestlab.files.errors import InputError
+from chestlab.files.progress import Interrupted, Progress, StopSignals, duration
+from chestlab.files.run_files import RunFiles, read_metrics, run_lock
+from chestlab.runs.naming import check_name, output_folders, run_name
+from chestlab.runs.resumable import Resumable
+from chestlab.training.device import check_precision, pick_device, precision
+from chestlab.training.layers import parameter_count, set_drop_paths
+from chestlab.training.recipe import as_dict
+from chestlab.training.sampling import related_images, training_split
+from chestlab.training.trainer import HISTORY_COLUMNS, Trainer, predict
+from chestlab.training.weights import (
+    RANDOM_MARK,
+    PretrainedWeights,
+    load_pretrained,
 )
-from tasks import SPLIT_TITLES, task_of
-from weights import RANDOM_MARK, StartingPoint, started, starting_point
-
-
-def run(
-    build: Callable[[], nn.Module],
-    recipes: Mapping[str, Recipe],
-    argv: Sequence[str] | None = None,
-    imagenet_url: str | Callable[..., str] | None = None,
-    knobs: Mapping[str, dataclasses.Field] | None = None,
-    findings: bool = False,
-    below: str = "",
-) -> RunFiles | None:
-    """Run a training script: parse the flags, train or resume, evaluate, draw.
-
-    Ends the process with status 2 for wrong input, 130 or 143 when interrupted (resumable), 1 for
-    any other failure, each with one line on stderr (see `notebook_cell.leave` for a cell's end);
-    returns where everything lies when done (None for an ensemble or a search for the learning
-    rate). A notebook shows the pictures.
-
-    Args:
-        build: model class.
-        recipes: by the name ``--recipe`` knows them; the last one is the default.
-        argv: flags, by default the process's own.
-        imagenet_url: of torchvision's weights, for a model whose constructor takes a
-            `weights.StartingPoint` first and which has a ``backbone``; a callable gets what
-            ``knobs`` have become and returns the address. Any other model can start from a
-            checkpoint of its own kind.
-        knobs: arguments of the model's constructor that are flags, made with `recipe.knob`.
-        findings: the constructor takes ``outputs``, so that ``--task findings`` can be asked for.
-        below: folder of what this run is a part of, inside both output folders.
-    """
-    with one_line_errors(), StopSignals() as signals:
-        options = parse(recipes, argv, imagenet_url is not None, knobs, findings)
-        start = None
-        if imagenet_url is not None or options.weights != "none":
-            url = imagenet_url
-            if callable(imagenet_url):
-                url = imagenet_url(**options.model_arguments)
-            start = cache(partial(starting_point, options.weights, url))  # once for all members
-        if options.members or options.folds:
-            from ensemble import Ensemble
-
-            ensemble = Ensemble(partial(Run, build, signals, start), options)
-            ensemble.go()
-            notebook_cell.show(ensemble.files.folder.glob("*.png"))
-            return None
-        one = Run(build, signals, start, options, below=below)
-        if options.find_lr:
-            from lr_finder import find_learning_rate
-
-            find_learning_rate(one)
-            notebook_cell.show(one.final.folder.glob("lr_finder.png"))
-            return None
-        one.go()
-        if not below:
-            notebook_cell.show(one.final.folder.glob("*.png"))
-    return one.final
-
-
-@contextlib.contextmanager
-def one_line_errors(resume: str = "--resume") -> Iterator[None]:
-    """Context that turns errors into one line on stderr and the exit statuses of `run`.
-
-    Args:
-        resume: the flag with which the same command goes on; empty where it always does.
-    """
-    again = f"the same command with {resume}" if resume else "the same command"
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a name outside a Windows code page must not end a run
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        yield
-        return
-    except InputError as error:
-        status, message = 2, f"error: {error}"
-    except TrainingError as error:
-        status, message = 1, f"stopped: {error}; the last completed epoch is kept"
-    except OSError as error:
-        where = f" ('{error.filename}')" if error.filename else ""
-        status = 1
-        message = f"stopped: {error.strerror or error}{where}; "
-        message += f"{resume or again} goes on once that is mended"
-    except Interrupted as interruption:
-        status = 128 + interruption.signum
-        message = f"interrupted{interruption.when}: {again} goes on"
-    notebook_cell.leave(status, message)
-
-
-class Resumable:
-    """What lies under a name: a finished run, an unfinished one to go on with, or nothing.
-
-    Attributes:
-        options: the flags.
-        recipe: the knobs.
-        data: the images.
-        name: of the run.
-        final: where the finished run lies.
-        files: where this one grows.
-        identity: what must be the same for a run to go on.
-    """
-
-    options: argparse.Namespace
-    recipe: Recipe
-    data: datareader.TwoClassData | datareader.FindingsData
-    name: str
-    final: RunFiles
-    files: RunFiles
-    identity: dict[str, Any]
-
-    def is_finished(self) -> bool:
-        """Whether a run with this recipe, model, data and weights has finished under the name."""
-        if not self.final.metrics.exists():
-            return False
-        try:
-            self._check_same(read_metrics(self.final.metrics), self.final.metrics)
-        except InputError:
-            return False
-        return True
-
-    def _choose_start(self) -> tuple[bool, dict[str, Any] | None]:
-        """Whether anything is to be done, and the state to go on from; sets ``files``.
-
-        Raises:
-            InputError: an unfinished run lies there and neither flag says what to do with it, or
-                ``--resume`` meets another recipe, model or data set.
-        """
-        fresh, final = self.final.replacement, self.final
-        for files in (fresh, final):
-            files.remove_temporaries()
-        if fresh.metrics.exists():  # cut off between finishing and taking the old run's place
-            fresh.replace(final)
-        elif not fresh.last.exists():  # cut off after that, or in its first epoch
-            fresh.clear()
-        finished = final.metrics.exists()
-        self.files = fresh if finished else final
-        unfinished = self.files.last.exists()
-        if self.options.resume and unfinished:
-            state = self._load(self.files.last)
-            print(f"resuming '{self.name}' after epoch {len(state['trainer']['history'])}")
-            return True, state
-        if self.options.resume and finished:
-            stored = read_metrics(final.metrics)
-            self._check_same(stored, final.metrics)
-            if stored.get("test") is not None or self.options.no_test or not final.last.exists():
-                print(f"'{self.name}' is finished: nothing to do. See {final.folder}")
-                return False, None
-            print(f"'{self.name}' is finished but for the test images")
-            self.files = final
-            return True, self._load(final.last)
-        if self.options.resume:
-            print(f"nothing to resume for '{self.name}': starting from the beginning")
-        elif unfinished and not self.options.overwrite:
-            raise InputError(
-                f"there is an unfinished run '{self.name}': --resume goes on with it, "
-                "--overwrite starts anew"
-            )
-        self.files.clear()
-        return True, None
-
-    def _load(self, path: Path) -> dict[str, Any]:
-        """A checkpoint of this very run: same model, recipe, data and weights to start from."""
-        state = load_checkpoint(path, sealed=True)
-        self._check_same(state, path)
-        return state
-
-    def _check_same(self, stored: Mapping[str, Any], path: Any) -> None:
-        try:
-            before = _flat({key: stored[key] for key in self.identity})
-        except (KeyError, TypeError):
-            raise InputError(f"'{path}' is not of a run of this project") from None
-        now = _flat(self.identity)
-        before.setdefault("data size", now["data size"])  # runs begun before it was stored
-        for name, value in as_dict(Recipe(name="")).items():  # knobs that came later
-            before.setdefault(f"recipe {name}", value)
-        if "starting_weights" not in self.identity:  # which a run from random numbers leaves out
-            others = _flat(stored.get("starting_weights", {}), "starting_weights")
-            before, now = before | others, now | dict.fromkeys(others)
-        different = [key for key in now if before.get(key) != now[key]]
-        if different:
-            telling = [key for key in different if key != "data sha256"] or different
-            raise InputError(
-                f"--resume: '{path}' has {telling[0]} {before.get(telling[0])!r}, asked for is "
-                f"{now[telling[0]]!r}: use the same, --overwrite, or another --name"
-            )
-
-    def _check_network(self, model: nn.Module) -> None:
-        """Refuse an input that is too small, and leave bf16 on a CPU to full convolutions.
-
-        Raises:
-            InputError: the input is smaller than the network's ``smallest_input``.
-        """
-        check_input(model, self.recipe, self.data.size)
-        convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-        if any(module.groups > 1 for module in convolutions):  # slower with it, see Recipe
-            self.recipe = dataclasses.replace(self.recipe, cpu_bf16=False)
 
 
 class Run(Resumable):
@@ -260,9 +64,9 @@ class Run(Resumable):
         self,
         build: Callable[..., nn.Module],
         signals: StopSignals,
-        start: Callable[[], StartingPoint] | None,
+        start: Callable[[], PretrainedWeights] | None,
         options: argparse.Namespace,
-        data: datareader.TwoClassData | None = None,
+        data: TwoClassData | None = None,
         below: str = "",
     ) -> None:
         self.task = task_of(options.task)
@@ -281,12 +85,12 @@ class Run(Resumable):
         check_writable(options.results_dir, "--results-dir")
         check_writable(options.models_dir, "--models-dir")
         findings = options.task == "findings"
-        self.data = data or datareader.load(
+        self.data = data or sources.load(
             options.data, options.root, options.source_size, findings, self.recipe.related
         )
         self.name = options.name or run_name(self.recipe, options.data, self.data.size)
         check_name(self.name)
-        results_dir, models_dir = places(options, self.data)
+        results_dir, models_dir = output_folders(options, self.data)
         self.final = RunFiles(results_dir / below, models_dir / below, self.name)
         check_writable(self.final.folder, "--results-dir")
         check_writable(self.final.models_dir, "--models-dir")
@@ -294,7 +98,7 @@ class Run(Resumable):
         self.history_lines: list[str] = []
         self.start = start() if start else None
         if self.start is not None:
-            start_with = self.build if self.staged else partial(started, self.build)
+            start_with = self.build if self.staged else partial(load_pretrained, self.build)
             self.build = partial(start_with, self.start)
             self._check_leaks()
         network = self.build()  # what does not fit is told before anything is written
@@ -331,9 +135,9 @@ class Run(Resumable):
         }
 
     @property
-    def _parts(self) -> dict[str, datareader.Split]:
+    def _parts(self) -> dict[str, Split]:
         """The splits by name, with a fold's held-out images where there are any."""
-        parts = {name: getattr(self.data, name) for name in (*datareader.SPLITS, "held_out")}
+        parts = {name: getattr(self.data, name) for name in (*SPLITS, "held_out")}
         return {name: split for name, split in parts.items() if split is not None}
 
     def _check_leaks(self) -> None:
@@ -398,11 +202,11 @@ class Run(Resumable):
             len(trainer.history),
         )
 
-        def tick() -> None:
+        def on_step() -> None:
             self.signals.check()
             progress.step()
 
-        trainer.tick = tick
+        trainer.on_step = on_step
         self.signals.patient = True
         try:
             while not trainer.finished:
@@ -490,9 +294,9 @@ class Run(Resumable):
         return f"{self.name} · {self.identity['model']}{fold}\n{self.data.source} · {n}{mark}"
 
     def _draw_curves(self, trainer: Trainer) -> None:
-        import visualize
+        from chestlab.reporting import curves
 
-        visualize.draw_training_curves(
+        curves.draw_training_curves(
             trainer.history,
             self.files.folder / "training_curves.png",
             title=self.title("train", "val"),
@@ -508,7 +312,7 @@ class Run(Resumable):
         splits = self._parts
         if self.options.no_test:
             del splits["test"]
-        ladder = self._ladder(trainer) if self.staged else None
+        stage_results = self._stage_results(trainer) if self.staged else None
         trainer.model.load_state_dict(trainer.best_weights)
         logits = self._predict(trainer, splits, self.recipe.tta)
         scaling = {}
@@ -531,9 +335,9 @@ class Run(Resumable):
         self._draw(trainer, splits, probabilities, figures, decision)
         decision |= {"tta": self.recipe.tta, **scaling}
         self._save_weights(self.files.best, trainer, **decision)
-        if ladder is not None:
+        if stage_results is not None:
             self._save_weights(self.files.finished, trainer, **decision)
-            ladder["threshold"] = _rung(figures, choosing)
+            stage_results["threshold"] = _stage_result(figures, choosing)
         seconds = sum(row["seconds"] for row in trainer.history)
         metrics = {
             "name": self.name,
@@ -555,24 +359,21 @@ class Run(Resumable):
             "training_images": len(self.train),
             "epochs_run": len(trainer.history),
             "best_epoch": trainer.best_epoch,
-            **({"stage1_epochs_run": trainer.first_epoch} if ladder is not None else {}),
+            **({"stage1_epochs_run": trainer.first_epoch} if stage_results is not None else {}),
             **decision,
             "bootstrap_unit": "image" if self.data.val.patients is None else "patient",
             "seconds": seconds + time.perf_counter() - start,
             "images_per_second": trainer.images_per_epoch
             * len(trainer.history)
             / trainer.training_seconds,
-            **{
-                split: figures.get(split)
-                for split in {**dict.fromkeys(datareader.SPLITS), **figures}
-            },
+            **{split: figures.get(split) for split in {**dict.fromkeys(SPLITS), **figures}},
             "costs": self._costs(trainer),
-            **({"ladder": ladder} if ladder is not None else {}),
+            **({"ladder": stage_results} if stage_results is not None else {}),
         }
         atomic_write(self.files.metrics, json.dumps(metrics, indent=2) + "\n")
 
     def _costs(self, trainer: Trainer) -> dict[str, Any]:
-        import costs
+        from chestlab.training import costs
 
         trained = [row["seconds"] for row in trainer.history]
         first = trainer.first_epoch  # of the second stage, or 0
@@ -586,14 +387,14 @@ class Run(Resumable):
         }
 
     def _predict(
-        self, trainer: Trainer, splits: Mapping[str, datareader.Split], tta: str
+        self, trainer: Trainer, splits: Mapping[str, Split], tta: str
     ) -> dict[str, np.ndarray]:
         return {
             name: predict(trainer.model, split.to(self.device)[0], self.recipe, trainer.amp, tta)
             for name, split in splits.items()
         }
 
-    def _ladder(self, trainer: Trainer) -> dict[str, Any]:
+    def _stage_results(self, trainer: Trainer) -> dict[str, Any]:
         """Val and test after each step of a two-stage run, at 0.5, with the step's own seconds."""
         splits = {name: getattr(self.data, name) for name in ("val", "test")}
         if self.options.no_test:
@@ -606,7 +407,7 @@ class Run(Resumable):
         ]
         if trainer.first_epoch:
             steps.insert(0, ("stage1", self._load(self.files.stage1)["weights"], "none", first))
-        ladder = {}
+        stage_results = {}
         for name, weights, tta, seconds in steps:
             start = time.perf_counter()
             trainer.model.load_state_dict(weights)
@@ -618,8 +419,8 @@ class Run(Resumable):
                 }
                 for split, part in splits.items()
             }
-            ladder[name] = _rung(figures, seconds or time.perf_counter() - start)
-        return ladder
+            stage_results[name] = _stage_result(figures, seconds or time.perf_counter() - start)
+        return stage_results
 
     def _weights_note(self) -> dict[str, str]:
         note = {"source": self.start.source, "sha256": self.start.sha256}
@@ -628,18 +429,20 @@ class Run(Resumable):
     def _draw(
         self,
         trainer: Trainer,
-        splits: Mapping[str, datareader.Split],
+        splits: Mapping[str, Split],
         probabilities: Mapping[str, Any],
         figures: Mapping[str, Mapping[str, Any]],
         decision: Mapping[str, float],
     ) -> None:
+        from chestlab.reporting import run_figures
+
         splits = {name: split for name, split in splits.items() if name != "held_out"}
         titles = {name: SPLIT_TITLES[name] for name in splits}
         if self._val_is_fold:
             titles["val"] = SPLIT_TITLES["fold"]
         self._draw_curves(trainer)
-        credit = "" if self.data.phantom else datareader.NIH_CREDIT
-        self.task.draw(
+        credit = "" if self.data.phantom else NIH_CREDIT
+        run_figures.draw_results(
             self.files.folder,
             splits,
             probabilities,
@@ -651,89 +454,13 @@ class Run(Resumable):
         )
 
 
-def check_input(model: nn.Module, recipe: Recipe, size: int) -> None:
-    """Refuse an input that is smaller than the network's ``smallest_input``, if it has one.
-
-    Raises:
-        InputError: it is; ``size`` is that of the source's images.
-    """
-    side, smallest = recipe.image_size or size, getattr(model, "smallest_input", 1)
-    if side < smallest:
-        raise InputError(
-            f"--image-size: this network needs {smallest} pixels or more, these are {side}"
-        )
-
-
-def check_precision(recipe: Recipe, device: torch.device) -> None:
-    if recipe.amp == "fp16" and device.type == "cpu":
-        raise InputError("--amp fp16: not on a CPU; allowed there are auto, off and bf16")
-
-
-def places(options: argparse.Namespace, data: datareader.TwoClassData) -> tuple[Path, Path]:
-    """Folders of results and checkpoints; phantoms apart, so that they never sit among X-rays.
-
-    A phantom that the user made and named as FILE.npz has its stem in the run's name instead.
-    """
-    apart = "phantom" if data.phantom and not options.data.endswith(".npz") else ""
-    return options.results_dir / apart, options.models_dir / apart
-
-
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder '{folder}': {error.strerror}") from None
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts to one level, with keys joined by spaces."""
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    return {
-        key: leaf
-        for name, part in value.items()
-        for key, leaf in _flat(part, f"{prefix} {name}".strip()).items()
-    }
-
-
-def write_probabilities(path: Path, split: datareader.Split, probabilities: np.ndarray) -> None:
-    """Write row in the source's split, label and probability, the split too where joined.
-
-    Of findings there are 14 probabilities, and the 14 labels are the digits of one column.
-    """
-    columns = {} if split.origin is None else {"split": split.origin}
-    columns["index"] = split.index
-    if split.labels.ndim == 1:
-        columns |= {"label": split.labels, "probability": probabilities}
-    else:
-        columns["labels"] = np.array(["".join(map(str, row)) for row in split.labels])
-        columns |= zip(datareader.FINDINGS, probabilities.T, strict=True)
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    write_csv(path, list(columns), list(rows))
-
-
-def _rung(figures: Mapping[str, Mapping[str, Any]], seconds: float) -> dict[str, Any]:
-    rung = {
+def _stage_result(figures: Mapping[str, Mapping[str, Any]], seconds: float) -> dict[str, Any]:
+    stage_result = {
         split: {key: figures[split][key] for key in ("accuracy", "auc")}
         for split in ("val", "test")
         if split in figures
     }
-    return {**rung, "seconds": seconds}
-
-
-def precision(trainer: Any) -> str:
-    """The number format of a trainer's forward pass, as it is printed and stored."""
-    return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[trainer.amp]
-
-
-def read_metrics(path: Path) -> dict[str, Any]:
-    try:
-        metrics = json.loads(path.read_text())
-    except (ValueError, RecursionError):
-        metrics = None
-    if not isinstance(metrics, dict):
-        raise InputError(f"'{path}' is damaged: --overwrite trains anew")
-    return metrics
+    return {**stage_result, "seconds": seconds}
 
 
 def _print_summary(files: RunFiles) -> None:
@@ -747,13 +474,4 @@ def _print_summary(files: RunFiles) -> None:
     print_scores(metrics)
     print(f"results: {files.folder}   checkpoint: {files.best}", flush=True)
     if metrics["data"]["phantom"]:
-        print(datareader.PHANTOM_MARK, flush=True)
-
-
-def print_scores(metrics: Mapping[str, Any]) -> None:
-    """Val and test with their intervals, of a run's or an ensemble's `metrics.json`."""
-    task = task_of("two-class" if "threshold" in metrics else "findings")
-    print(f"val, as selected: {task.line(metrics['val'])}{task.goal(metrics['val'])}")
-    if metrics["test"] is not None:
-        print(f"test, held out:   {task.line(metrics['test'])}")
-    print(f"95 % intervals resample {metrics['bootstrap_unit']}s")
+        print(phantom.PHANTOM_MARK, flush=True)

@@ -6,26 +6,26 @@ treatment, or a comparison would say nothing.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
-from experiment import run
-from notebook_cell import command_line, show
-from recipe import Recipe, knob
-from storage import RunFiles
-from weights import network_of
+from chestlab.files.notebook import command_line, show
+from chestlab.files.run_files import RunFiles
+from chestlab.reporting.stored_runs import read_run
+from chestlab.runs.run import run
+from chestlab.training.recipe import Recipe, hyperparameter
+from chestlab.training.weights import network_of
 
 CPU_SIZE, GPU_SIZE = 64, 224  # pixels; the reports' size would take a CPU twelve times longer
+
 NEVER = 100_000  # epochs of patience: the reports of two recipes know no early stopping
 
 # Assumed for all: no clipping, no augmentation, pixels to -1..1, val accuracy chooses the epoch.
 _ALL = Recipe(name="", batch_size=32, weight_decay=1e-4, clip=0, seed=42, cpu_bf16=True)
+
 RECIPES = {
     # AdamW 1e-3, weight decay 1e-4, 10 epochs, seed 42, from a report; batch size assumed.
     "adamw": dataclasses.replace(_ALL, epochs=10, lr=1e-3, schedule="constant", patience=NEVER),
@@ -53,14 +53,20 @@ RECIPES = {
         patience=NEVER,
     ),
 }
-WIDTH = knob(64, "channels of the first stage, doubled by each of the others", low=4, high=512)
-REDUCTION = knob(16, "channels of a block over the hidden width of its SE", low=1, high=512)
+
+WIDTH = hyperparameter(
+    64, "channels of the first stage, doubled by each of the others", low=4, high=512
+)
+
+REDUCTION = hyperparameter(
+    16, "channels of a block over the hidden width of its SE", low=1, high=512
+)
 
 
 def train(
     build: Callable[..., nn.Module],
     name: str,
-    knobs: Mapping[str, dataclasses.Field] | None = None,
+    model_options: Mapping[str, dataclasses.Field] | None = None,
     argv: Sequence[str] | None = None,
     below: str = "",
 ) -> RunFiles | None:
@@ -85,7 +91,7 @@ def train(
         build,
         recipes_for(name, argv),
         argv,
-        knobs={"width": WIDTH, **(knobs or {})},
+        model_options={"width": WIDTH, **(model_options or {})},
         findings=True,
         below=below,
     )
@@ -111,21 +117,13 @@ def train_both(members: Mapping[str, Callable[..., nn.Module]]) -> None:
         found[build.__name__] = train(build, name, argv=[*argv, *named])
     if None in found.values() or len(found) < 2:  # ensembles have pictures of their own
         return
-    from visualize_family import draw_side_by_side
+    from chestlab.reporting.family_plots import draw_side_by_side
 
     files = list(found.values())
     path = files[0].results_dir / ("_vs_".join(one.name for one in files) + ".png")
     draw_side_by_side({name: [read_run(one)] for name, one in found.items()}, path)
     print(f"side by side: {path}")
     show([path])
-
-
-def read_run(files: RunFiles) -> dict[str, Any]:
-    """A finished run's ``metrics.json``, with its history, by column, under ``history``."""
-    with (files.folder / "history.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    history = {key: [float(row[key]) for row in rows] for key in rows[0]}
-    return {**json.loads(files.metrics.read_text()), "history": history}
 
 
 def recipes_for(name: str, argv: Sequence[str]) -> dict[str, Recipe]:

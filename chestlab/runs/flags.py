@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import math
-import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from datareader import FINDINGS, SOURCE_SIZES
-from recipe import Recipe
-from storage import UNFINISHED, InputError, OneLineParser
+from chestlab.data.splits import FINDINGS, SOURCE_SIZES
+from chestlab.files.errors import OneLineParser
+from chestlab.runs.naming import check_name
+from chestlab.training.recipe import Recipe
 
 LARGEST_ENSEMBLE = 100
-GET_STARTED = "https://pytorch.org/get-started/locally/"
 
 
 def parse(
     recipes: Mapping[str, Recipe],
     argv: Sequence[str] | None,
     pretrained: bool = False,
-    knobs: Mapping[str, dataclasses.Field] | None = None,
+    model_options: Mapping[str, dataclasses.Field] | None = None,
     findings: bool = False,
 ) -> argparse.Namespace:
     """Flags to a namespace whose ``recipe`` is the chosen one with every override applied.
@@ -96,12 +91,17 @@ def parse(
     group = parser.add_argument_group(
         "recipe", f"The values in brackets are those of --recipe {default}."
     )
-    for knob in dataclasses.fields(Recipe):
-        if knob.metadata:
-            add_knob(group, knob.name, knob, getattr(recipes[default], knob.name))
-    network = parser.add_argument_group("network") if knobs else None
-    for name, knob in (knobs or {}).items():
-        add_knob(network, name, knob, knob.default)
+    for hyperparameter in dataclasses.fields(Recipe):
+        if hyperparameter.metadata:
+            add_hyperparameter(
+                group,
+                hyperparameter.name,
+                hyperparameter,
+                getattr(recipes[default], hyperparameter.name),
+            )
+    network = parser.add_argument_group("network") if model_options else None
+    for name, hyperparameter in (model_options or {}).items():
+        add_hyperparameter(network, name, hyperparameter, hyperparameter.default)
     options = parser.parse_args(argv)
     options.pretrained = pretrained
     if options.resume and options.overwrite:
@@ -116,9 +116,9 @@ def parse(
         parser.error("--folds-over is for --folds")
     options.folds_over = options.folds_over or "train"
     overrides = {
-        knob.name: getattr(options, knob.name)
-        for knob in dataclasses.fields(Recipe)
-        if knob.metadata and getattr(options, knob.name) is not None
+        hyperparameter.name: getattr(options, hyperparameter.name)
+        for hyperparameter in dataclasses.fields(Recipe)
+        if hyperparameter.metadata and getattr(options, hyperparameter.name) is not None
     }
     if options.name is not None:
         check_name(options.name)
@@ -126,8 +126,8 @@ def parse(
         overrides.setdefault("stage1_epochs", 0)
     options.recipe_name = options.recipe
     options.model_arguments = {
-        name: knob.default if getattr(options, name) is None else getattr(options, name)
-        for name, knob in (knobs or {}).items()
+        name: hyperparameter.default if getattr(options, name) is None else getattr(options, name)
+        for name, hyperparameter in (model_options or {}).items()
     }
     if "arch" in options.model_arguments:
         suffix = "" if options.recipe == default else f"_{options.recipe}"
@@ -148,9 +148,9 @@ def parse(
     }
     options.recipe = dataclasses.replace(named, **overrides)
     if options.task == "findings":
-        for knob in ("related", "smote", "temperature"):
-            if getattr(options.recipe, knob):
-                parser.error(f"--{knob} is for --task two-class")
+        for hyperparameter in ("related", "smote", "temperature"):
+            if getattr(options.recipe, hyperparameter):
+                parser.error(f"--{hyperparameter} is for --task two-class")
         if options.recipe.sampler == "balanced":
             parser.error("--sampler balanced is for --task two-class")
     if 0 < options.recipe.image_size < 16:
@@ -158,20 +158,22 @@ def parse(
     return options
 
 
-def add_knob(group: Any, name: str, knob: dataclasses.Field, value: Any) -> None:
+def add_hyperparameter(
+    group: Any, name: str, hyperparameter: dataclasses.Field, value: Any
+) -> None:
     """A flag for ``knob`` that stays None unless it is given; ``value`` is what it then means."""
-    if isinstance(knob.default, bool):
+    if isinstance(hyperparameter.default, bool):
         metavar = "{on,off}"
         value = {True: "on", False: "off"}.get(value, value)
-    elif knob.metadata["choices"]:
-        metavar = "{" + ",".join(knob.metadata["choices"]) + "}"
+    elif hyperparameter.metadata["choices"]:
+        metavar = "{" + ",".join(hyperparameter.metadata["choices"]) + "}"
     else:
-        metavar = type(knob.default).__name__[0].upper()
+        metavar = type(hyperparameter.default).__name__[0].upper()
     group.add_argument(
         f"--{name.replace('_', '-')}",
-        type=checked(knob),
+        type=checked(hyperparameter),
         metavar=metavar,
-        help=f"{knob.metadata['help']} ({value})",
+        help=f"{hyperparameter.metadata['help']} ({value})",
     )
 
 
@@ -227,13 +229,13 @@ def add_folder(parser: argparse.ArgumentParser, flag: str, default: str) -> None
     )
 
 
-def checked(knob: dataclasses.Field) -> Callable[[str], Any]:
+def checked(hyperparameter: dataclasses.Field) -> Callable[[str], Any]:
     """A converter for argparse that says what is allowed when a value is not.
 
     Args:
         knob: made with `engine.knob`.
     """
-    kind, rule = type(knob.default), knob.metadata
+    kind, rule = type(hyperparameter.default), hyperparameter.metadata
 
     def convert(text: str) -> Any:
         if kind is bool:
@@ -281,56 +283,3 @@ def _folder(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         raise argparse.ArgumentTypeError(f"'{text}': there is no such home folder") from None
-
-
-def check_name(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,150}", name) or not name.strip("."):
-        raise InputError(
-            f"--name '{name}': allowed are up to 150 letters, digits, '.', '_' and '-', "
-            "and not dots alone"
-        )
-    if name.endswith(UNFINISHED):
-        raise InputError(f"--name '{name}': the ending '{UNFINISHED}' is taken")
-    if name.lower() == "phantom":  # some file systems do not tell capitals apart
-        raise InputError(f"--name '{name}': runs on phantoms have their folders below this one")
-
-
-def run_name(recipe: Recipe, data: str, size: int) -> str:
-    """``<recipe's name>``, plus the file's stem for a file, plus the size above 28 px.
-
-    A stem that does not make a name as it is gets a few digits that tell it from others.
-    """
-    name = recipe.name
-    if data.endswith(".npz"):
-        stem = Path(data).stem
-        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)[:100]
-        if plain != stem:
-            plain += "-" + hashlib.sha256(os.fsencode(stem)).hexdigest()[:6]
-        name += f"_{plain}"
-    return name + (f"_{size}" if size > 28 else "")
-
-
-def pick_device(wanted: str) -> torch.device:
-    """``auto`` is CUDA, then MPS, then the CPU.
-
-    Raises:
-        InputError: the device asked for is not there.
-    """
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if wanted == "auto":
-        wanted = next(kind for kind, there in available.items() if there)
-    if not available[wanted]:
-        usable = ", ".join(kind for kind, there in available.items() if there)
-        raise InputError(f"--device {wanted}: PyTorch finds none here; allowed are auto, {usable}")
-    cpu_only = torch.version.cuda is None and torch.version.hip is None
-    if wanted == "cpu" and cpu_only and shutil.which("nvidia-smi"):
-        print(
-            "NOTE: this machine has an NVIDIA card, but the installed PyTorch was built without "
-            f"CUDA. Training on the CPU. The way out: {GET_STARTED}",
-            file=sys.stderr,
-        )
-    return torch.device(wanted)

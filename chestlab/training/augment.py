@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 
-from policies import apply_policy
-from recipe import Recipe
+from chestlab.training.policies import apply_policy
+from chestlab.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

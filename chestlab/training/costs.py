@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from augment import to_input
-from device import autocast
-from recipe import Recipe
+from chestlab.training.augment import to_input
+from chestlab.training.device import autocast
+from chestlab.training.recipe import Recipe
 
 BATCHES = (1, 64)  # images at once: one patient waiting, and a folder full of them
+
 SLOW_SECONDS = 1.0  # a batch that takes longer is timed fewer times
+
 MEMORY_BATCH = 2  # activations of a larger batch are in proportion
 
 

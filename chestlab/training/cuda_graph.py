@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator
 import torch
 
 WARM_UP = 3  # steps before the capture; the first ones load libraries and make the moments
+
 _failed: list[torch.cuda.CUDAGraph] = []  # some versions' allocator asks them until it ends
+
 Step = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import shutil
 import sys
+from typing import Any
 
 import torch
 
-from recipe import Recipe
+from chestlab.files.errors import InputError
+from chestlab.training.recipe import Recipe
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -49,3 +52,42 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def check_precision(recipe: Recipe, device: torch.device) -> None:
+    if recipe.amp == "fp16" and device.type == "cpu":
+        raise InputError("--amp fp16: not on a CPU; allowed there are auto, off and bf16")
+
+
+def precision(trainer: Any) -> str:
+    """The number format of a trainer's forward pass, as it is printed and stored."""
+    return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[trainer.amp]
+
+
+GET_STARTED = "https://pytorch.org/get-started/locally/"
+
+
+def pick_device(wanted: str) -> torch.device:
+    """``auto`` is CUDA, then MPS, then the CPU.
+
+    Raises:
+        InputError: the device asked for is not there.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        wanted = next(kind for kind, there in available.items() if there)
+    if not available[wanted]:
+        usable = ", ".join(kind for kind, there in available.items() if there)
+        raise InputError(f"--device {wanted}: PyTorch finds none here; allowed are auto, {usable}")
+    cpu_only = torch.version.cuda is None and torch.version.hip is None
+    if wanted == "cpu" and cpu_only and shutil.which("nvidia-smi"):
+        print(
+            "NOTE: this machine has an NVIDIA card, but the installed PyTorch was built without "
+            f"CUDA. Training on the CPU. The way out: {GET_STARTED}",
+            file=sys.stderr,
+        )
+    return torch.device(wanted)

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from augment import to_input
-from engine import EVALUATION_BATCH
-from recipe import Recipe
+from chestlab.training.augment import to_input
+from chestlab.training.recipe import Recipe
+from chestlab.training.trainer import EVALUATION_BATCH
 
 GRADIENT_BATCHES = 2
+
 SILENT_SLOPE = 0.01  # ReLU's slope is 0 or 1; Mish's is below this for inputs under -6.3
 
 

@@ -23,12 +23,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import StochasticDepth
 
-from console import Interrupted, StopSignals
-from engine import TrainingError
-from storage import InputError
+from chestlab.files.errors import InputError, TrainingError
+from chestlab.files.progress import Interrupted, StopSignals
 
 # Words in what gloo, NCCL and the store say when another process is gone.
 LOST = re.compile("gloo|nccl|connection|socket|store", re.IGNORECASE)
+
 SIGNAL_SECONDS = 1.0  # within which a signal to all processes has reached this one, too
 
 

@@ -6,10 +6,8 @@ threshold, the test-time augmentation and the size of the images it was trained 
 
 from __future__ import annotations
 
-import ast
-import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +16,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from device import resolve_amp
-from engine import predict
-from metrics import sigmoid
-from phantom import PHANTOM_MARK
-from recipe import Recipe
-from storage import InputError, load_checkpoint
+from chestlab.data.phantom import PHANTOM_MARK
+from chestlab.evaluation.metrics import sigmoid
+from chestlab.files.checkpoint import load_checkpoint
+from chestlab.files.errors import InputError
+from chestlab.training.device import resolve_amp
+from chestlab.training.recipe import Recipe
+from chestlab.training.trainer import predict
 
-PROJECT = Path(__file__).resolve().parent
+NetworkClass = Callable[[str, str], Callable[..., nn.Module]]
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,15 @@ class TrainedModel:
         return sigmoid(logits / self.temperature)
 
 
-def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
+def load_model(
+    path: Path, network_class: NetworkClass, device: torch.device | None = None
+) -> TrainedModel:
     """Rebuild the network of a finished run from its checkpoint.
 
     Args:
         path: ``NAME_best.pth`` or, of a run in two stages, ``NAME_final.pth``.
+        network_class: looks a class up by its name and the script that trained it, as
+            `networks.network_class` does.
         device: where it is to run; None is the CPU.
 
     Raises:
@@ -127,13 +130,13 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
             f"checkpoint '{path}' does not say how large the images of its training were: "
             "it is of an older version; train again"
         )
-    model = _build(state, path).to(device, memory_format=torch.channels_last).eval()
+    model = _build(state, path, network_class).to(device, memory_format=torch.channels_last).eval()
     name = re.sub(r"_(best|final)$", "", path.stem)
     return TrainedModel(name=name, model=model, size=size, device=device, **fields)
 
 
-def _build(state: Mapping[str, Any], path: Path) -> nn.Module:
-    network = find_network(state["model"])
+def _build(state: Mapping[str, Any], path: Path, network_class: NetworkClass) -> nn.Module:
+    network = network_class(state["model"], str(state.get("script", "")))
     try:
         model = network(**state.get("model_arguments", {}))
         model.load_state_dict(state["weights"])
@@ -141,23 +144,3 @@ def _build(state: Mapping[str, Any], path: Path) -> nn.Module:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"checkpoint '{path}' does not fit {state['model']}: {reason}") from None
     return model
-
-
-def find_network(name: str, folder: Path = PROJECT) -> type[nn.Module]:
-    """The network class of that name among the files beside this one; no list to keep.
-
-    Only the file that defines the class is imported.
-
-    Raises:
-        InputError: no file defines it, or it is no `torch.nn.Module`.
-    """
-    for file in sorted(folder.glob("*.py")):
-        try:
-            definitions = ast.parse(file.read_bytes()).body
-        except (SyntaxError, ValueError):  # somebody's half-written file beside ours
-            continue
-        if any(isinstance(part, ast.ClassDef) and part.name == name for part in definitions):
-            network = getattr(importlib.import_module(file.stem), name)
-            if issubclass(network, nn.Module):
-                return network
-    raise InputError(f"the checkpoint's network '{name}' is not defined in any file of '{folder}'")

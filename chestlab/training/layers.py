@@ -1,10 +1,33 @@
-"""Stochastic depth: whole residual branches are left out at random in training."""
+"""What is asked of a network and its layers: size, frozen layers, stochastic depth."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from storage import InputError
+from chestlab.files.errors import InputError
+from chestlab.training.recipe import Recipe
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of trainable and frozen parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def layers_with_weights(model: nn.Module) -> list[nn.Module]:
+    """The modules that own parameters themselves, in the order of their definition."""
+    return [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
+
+
+def freeze_first(model: nn.Module, share: float) -> list[nn.Module]:
+    """Stop training the first ``share`` (0..1) of the backbone's layers; returns these.
+
+    Their batch norms have to stay in evaluation mode, too, see `engine.Trainer`.
+    """
+    layers = layers_with_weights(model.backbone)
+    frozen = layers[: round(share * len(layers))]
+    for layer in frozen:
+        layer.requires_grad_(False)
+    return frozen
 
 
 def set_drop_paths(model: nn.Module, last: float) -> None:
@@ -29,3 +52,16 @@ def set_drop_paths(model: nn.Module, last: float) -> None:
     for number, block in enumerate(blocks, 1):
         layer = StochasticDepth(last * number / len(blocks), "row")
         block.drop_path = layer.train(block.training)
+
+
+def check_input(model: nn.Module, recipe: Recipe, size: int) -> None:
+    """Refuse an input that is smaller than the network's ``smallest_input``, if it has one.
+
+    Raises:
+        InputError: it is; ``size`` is that of the source's images.
+    """
+    side, smallest = recipe.image_size or size, getattr(model, "smallest_input", 1)
+    if side < smallest:
+        raise InputError(
+            f"--image-size: this network needs {smallest} pixels or more, these are {side}"
+        )

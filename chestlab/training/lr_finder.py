@@ -8,51 +8,26 @@ weights and leaves other results alone.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from engine import Trainer
-from storage import write_csv
-
-if TYPE_CHECKING:
-    from experiment import Run
+from chestlab.training.trainer import Trainer
 
 LOWEST, HIGHEST = 1e-6, 1.0
+
 STEPS = 150
+
 SMOOTHING = 0.95  # decay of the running mean of losses
+
 DIVERGED = 4.0  # times the lowest smoothed loss
+
 SKIPPED = 10  # steps at the beginning that suggest nothing: too few losses in the mean
 
 
-def find_learning_rate(run: Run) -> float:
-    """Run the test, write ``lr_finder.png`` and ``lr_finder.csv``, print and return a suggestion.
-
-    The suggestion is where the smoothed loss falls most steeply over the logarithm of the rate.
-    """
-    import visualize
-
-    recipe = dataclasses.replace(run.recipe, schedule="constant", ema=0.0, stage1_epochs=0)
-    trainer = Trainer(run.build, recipe, run.train.to(run.device), run.data.val.to(run.device))
-    rates = np.geomspace(LOWEST, HIGHEST, STEPS)
-    rates, losses = _rising(trainer, rates, run.signals.check)
-    smoothed = smooth(losses)
-    suggestion = steepest(rates, smoothed)
-    folder = run.final.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = zip(rates.tolist(), losses.tolist(), smoothed.tolist(), strict=True)
-    write_csv(folder / "lr_finder.csv", ["lr", "loss", "smoothed_loss"], list(rows))
-    path = folder / "lr_finder.png"
-    visualize.draw_lr_finder(rates, losses, smoothed, suggestion, path, title=run.title("train"))
-    print(f"the loss falls most steeply at --lr {suggestion:.2g} (of {len(rates)} steps): {path}")
-    return suggestion
-
-
-def _rising(
+def rising_losses(
     trainer: Trainer, rates: np.ndarray, check: Callable[[], None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rates up to the one at which the training diverged, and the loss at each."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from augment import between
-from recipe import Recipe
+from chestlab.training.augment import between
+from chestlab.training.recipe import Recipe
 
 
 def mix(

@@ -9,9 +9,11 @@ from functools import partial
 import torch
 from torch import nn
 
-from recipe import Recipe
+from chestlab.training.layers import layers_with_weights
+from chestlab.training.recipe import Recipe
 
 PER_STEP = ("onecycle", "cosine", "restarts")  # schedules that move after every optimiser step
+
 RATE_GROUPS = 12  # different learning rates that layer_decay makes of a network's depth
 
 
@@ -56,23 +58,6 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
         weight_decay=recipe.weight_decay,
         fused=device.type in ("cpu", "cuda"),
     )
-
-
-def layers_with_weights(model: nn.Module) -> list[nn.Module]:
-    """The modules that own parameters themselves, in the order of their definition."""
-    return [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
-
-
-def freeze_first(model: nn.Module, share: float) -> list[nn.Module]:
-    """Stop training the first ``share`` (0..1) of the backbone's layers; returns these.
-
-    Their batch norms have to stay in evaluation mode, too, see `engine.Trainer`.
-    """
-    layers = layers_with_weights(model.backbone)
-    frozen = layers[: round(share * len(layers))]
-    for layer in frozen:
-        layer.requires_grad_(False)
-    return frozen
 
 
 def make_scheduler(

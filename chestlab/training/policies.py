@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
+
 INTENSITY = (
     "brightness",
     "contrast",
@@ -23,8 +24,11 @@ INTENSITY = (
     "equalize",
     "invert",
 )
+
 OPERATIONS = ("identity", *GEOMETRIC, *INTENSITY)
+
 RANDOM_CHOICE = tuple(name for name in OPERATIONS if name != "invert")  # RandAugment's list
+
 # Largest change, reached at strength 1, of the operations that have one; torchvision's ranges.
 LARGEST = {
     "shear_x": 0.3,
@@ -38,6 +42,7 @@ LARGEST = {
     "posterize": 4.0,
     "solarize": 1.0,
 }
+
 # AutoAugment's 25 pairs for ImageNet: operation, probability, strength in tenths. Colour balance
 # does nothing to a grey image and stands as identity.
 PAIRS = (

@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 
-from datareader import Split, TwoClassData
-from folds import join
-from recipe import Recipe
-from storage import InputError
+from chestlab.data.folds import join
+from chestlab.data.splits import Split, TwoClassData
+from chestlab.files.errors import InputError
+from chestlab.training.recipe import Recipe
 
 SMOTE_NEIGHBOURS = 5
 
@@ -39,8 +39,8 @@ def related_images(data: TwoClassData) -> Split:
         related = dataclasses.replace(related, origin=np.full(len(related), "train"))
     if related.patients is None:
         return related
-    judged = [data.val, data.test, *([data.held_out] if data.held_out is not None else [])]
-    known = np.concatenate([split.patients for split in judged])
+    eval_model = [data.val, data.test, *([data.held_out] if data.held_out is not None else [])]
+    known = np.concatenate([split.patients for split in eval_model])
     return related.take(~np.isin(related.patients, known))
 
 

@@ -16,16 +16,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from augment import random_warps, to_input
-from averaging import WeightAverage
-from device import autocast, keep_freed_memory, resolve_amp
-from graph import CaptureError, StepGraph, supported
-from losses import training_loss
-from metrics import mean_loss, roc_auc
-from mixing import mix
-from optimizer import PER_STEP, freeze_first, make_optimizer, make_scheduler
-from recipe import Recipe
-from stochastic_depth import set_drop_paths
+from chestlab.evaluation.metrics import mean_loss, roc_auc
+from chestlab.files.errors import TrainingError
+from chestlab.training.augment import random_warps, to_input
+from chestlab.training.averaging import WeightAverage
+from chestlab.training.cuda_graph import CaptureError, StepGraph, supported
+from chestlab.training.device import autocast, keep_freed_memory, resolve_amp
+from chestlab.training.layers import freeze_first, set_drop_paths
+from chestlab.training.losses import training_loss
+from chestlab.training.mixing import mix
+from chestlab.training.optimizer import PER_STEP, make_optimizer, make_scheduler
+from chestlab.training.recipe import Recipe
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -37,11 +38,8 @@ HISTORY_COLUMNS = (
     "lr",
     "seconds",
 )
+
 EVALUATION_BATCH = 128  # images; on CUDA more, where they are smaller than 224 px
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the last completed epoch is kept."""
 
 
 def predict(
@@ -125,7 +123,7 @@ class Trainer:
         self.train_images, self.train_labels = train
         self.val_images, self.val_labels = val
         self.device = self.train_images.device
-        self.tick: Callable[[], None] = lambda: None
+        self.on_step: Callable[[], None] = lambda: None
         self.amp = resolve_amp(recipe, self.device)
         self.micro_batch = recipe.batch_size
         if self.device.type == "cpu":
@@ -136,9 +134,9 @@ class Trainer:
         if recipe.drop_path:
             set_drop_paths(self.model, recipe.drop_path)
         self.frozen = frozen
-        self.still = freeze_first(self.model, recipe.freeze) if recipe.freeze else []
+        self.frozen_modules = freeze_first(self.model, recipe.freeze) if recipe.freeze else []
         if frozen:  # its dropout and stochastic depth rest, too, which own no weights
-            self.still = [self.model.backbone.requires_grad_(False)]
+            self.frozen_modules = [self.model.backbone.requires_grad_(False)]
         # A stream of its own for each purpose: changing the augmentation keeps the order.
         self.shuffle = torch.Generator().manual_seed(2 * recipe.seed)
         self.noise = torch.Generator(self.device).manual_seed(2 * recipe.seed + 1)
@@ -159,7 +157,7 @@ class Trainer:
         self.first_epoch = len(self.history)  # number of epochs before this stage
 
     @property
-    def judged(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         return self.average.model if self.average else self.model
 
     @property
@@ -193,17 +191,17 @@ class Trainer:
         """
         start = time.perf_counter()
         self.model.train()
-        for layer in self.still:
+        for layer in self.frozen_modules:
             layer.eval()
         order = self._order().to(self.device)
         losses, rates = [], []
-        hits = torch.zeros((), dtype=torch.int64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
         for rows in order.split(self.images_per_step):
             rates.append(self.optimizer.param_groups[0]["lr"])
             loss, right = self.step(rows)
             losses.append(loss * len(rows))
-            hits += right
-            self.tick()
+            correct += right
+            self.on_step()
         step_losses = torch.stack(losses).cpu()
         broken = torch.nonzero(~torch.isfinite(step_losses))
         if len(broken):
@@ -218,7 +216,7 @@ class Trainer:
         row = {
             "epoch": len(self.history) + 1,
             "train_loss": float(step_losses.sum()) / len(order),
-            "train_accuracy": int(hits) / self.train_labels[order].numel(),
+            "train_accuracy": int(correct) / self.train_labels[order].numel(),
             **self._validate(rates[-1]),
             "lr": rates[-1],
         }
@@ -234,7 +232,7 @@ class Trainer:
         """Figures of the validation images after an epoch; NaN where there are none."""
         if not len(self.val_images):
             return dict.fromkeys(("val_loss", "val_accuracy", "val_auc"), math.nan)
-        logits = predict(self.judged, self.val_images, self.recipe, self.amp)
+        logits = predict(self.eval_model, self.val_images, self.recipe, self.amp)
         if not np.isfinite(logits).all():
             raise TrainingError(
                 f"the validation loss is not finite after epoch {len(self.history) + 1}, at "
@@ -316,7 +314,7 @@ class Trainer:
 
     def _gradients(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         total = torch.zeros((), device=self.device)
-        hits = torch.zeros((), dtype=torch.int64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
         # Even parts, so that no image is left alone in a batch.
         parts = min(math.ceil(len(rows) / self.micro_batch), len(rows) // 2)
         for batch in rows.tensor_split(parts):
@@ -328,8 +326,8 @@ class Trainer:
             loss = training_loss(logits, labels, self.recipe) * (len(batch) / len(rows))
             self.scaler.scale(loss).backward()
             total += loss.detach()
-            hits += ((logits.detach() >= 0) == (labels >= 0.5)).sum()
-        return total, hits
+            correct += ((logits.detach() >= 0) == (labels >= 0.5)).sum()
+        return total, correct
 
     @property
     def _device_module(self) -> Any:
@@ -361,7 +359,7 @@ class Trainer:
         self.history.append(row)
         if self._is_best():
             self.best_epoch = len(self.history)
-            self.best_weights = {k: v.clone() for k, v in self.judged.state_dict().items()}
+            self.best_weights = {k: v.clone() for k, v in self.eval_model.state_dict().items()}
 
     def _is_best(self) -> bool:
         monitor = self.recipe.monitor
@@ -427,10 +425,5 @@ class Trainer:
         ]
         for row in self.history:
             row["epoch"] = int(row["epoch"])
-        best = best_weights if best_weights is not None else self.judged.state_dict()
+        best = best_weights if best_weights is not None else self.eval_model.state_dict()
         self.best_weights = {k: v.to(self.device, copy=True) for k, v in best.items()}
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Number of trainable and frozen parameters."""
-    return sum(p.numel() for p in model.parameters())

@@ -12,15 +12,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from storage import InputError, load_checkpoint
+from chestlab.files.checkpoint import load_checkpoint
+from chestlab.files.errors import InputError
 
 RANDOM_MARK = "random initialisation, not the report's experiment"
+
 # torchvision's DenseNet files are older than the rule that no module's name contains a dot.
 OLD_DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
 @dataclass(frozen=True)
-class StartingPoint:
+class PretrainedWeights:
     """Where a network's backbone starts.
 
     Attributes:
@@ -42,7 +44,7 @@ class StartingPoint:
         return (self.state or {}).get("seen", {})
 
 
-def starting_point(choice: str, url: str | None) -> StartingPoint:
+def read_pretrained(choice: str, url: str | None) -> PretrainedWeights:
     """Find the weights that ``--weights`` names.
 
     Args:
@@ -54,10 +56,10 @@ def starting_point(choice: str, url: str | None) -> StartingPoint:
         InputError: the file cannot be downloaded or read safely; says where to put it by hand.
     """
     if choice == "none":
-        return StartingPoint("none")
+        return PretrainedWeights("none")
     path = Path(choice).expanduser()
     if choice == "imagenet" and url is not None:
-        from download import DownloadError, fetch
+        from chestlab.data.download import DownloadError, fetch
 
         path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
         try:
@@ -71,7 +73,7 @@ def starting_point(choice: str, url: str | None) -> StartingPoint:
         raise InputError(f"--weights '{choice}': allowed are {allowed} or an existing file")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     source = choice if choice == "imagenet" else path.name
-    return StartingPoint(source, digest, load_checkpoint(path))
+    return PretrainedWeights(source, digest, load_checkpoint(path))
 
 
 def grey_stem(network: nn.Module, from_fan_in: bool = False) -> None:
@@ -90,7 +92,7 @@ def grey_stem(network: nn.Module, from_fan_in: bool = False) -> None:
 
 
 def load_backbone(
-    backbone: nn.Module, start: StartingPoint, prefix: str = "", leave: str = ""
+    backbone: nn.Module, start: PretrainedWeights, prefix: str = "", leave: str = ""
 ) -> None:
     """Put the starting point's weights into ``backbone``; the head stays as it is.
 
@@ -124,7 +126,7 @@ def load_backbone(
     _fill(backbone, found, start)
 
 
-def started(build: Callable[[], nn.Module], start: StartingPoint) -> nn.Module:
+def load_pretrained(build: Callable[[], nn.Module], start: PretrainedWeights) -> nn.Module:
     """A new network with the starting point's weights in all layers but the last linear one.
 
     That one gives the logits, and stays random whatever it has been trained for over there.
@@ -176,7 +178,7 @@ def _in_grey(value: Any, wanted: torch.Tensor | None) -> Any:
     return value
 
 
-def _fill(module: nn.Module, found: dict[Any, Any], start: StartingPoint) -> None:
+def _fill(module: nn.Module, found: dict[Any, Any], start: PretrainedWeights) -> None:
     try:
         module.load_state_dict(found)
     except (RuntimeError, AttributeError, TypeError) as error:

@@ -21,10 +21,14 @@ import pytest
 import torch
 from conftest import ROOT
 
-import datareader
-from datareader import CLASS_NAMES, OFFICIAL_COUNTS, SPLITS, filter_npz, load, two_class_mask
-from phantom import PHANTOM_MARK, make_phantom
-from storage import InputError
+from chestlab.data import cache as cache_module
+from chestlab.data import npz, splits
+from chestlab.data.npz import filter_npz
+from chestlab.data.phantom import OFFICIAL_COUNTS, PHANTOM_MARK, make_phantom
+from chestlab.data.sources import load
+from chestlab.data.splits import CLASS_NAMES, SPLITS, two_class_mask
+from chestlab.files import atomic
+from chestlab.files.errors import InputError
 
 REAL_COUNTS = {"train": (149, 291), "val": (18, 40), "test": (40, 67)}
 
@@ -80,7 +84,7 @@ def naive(labels: np.ndarray) -> list[tuple[int, int]]:
     return kept
 
 
-def assert_same(one: datareader.TwoClassData, other: datareader.TwoClassData) -> None:
+def assert_same(one: splits.TwoClassData, other: splits.TwoClassData) -> None:
     assert (one.source, one.sha256, one.phantom) == (other.source, other.sha256, other.phantom)
     for name in SPLITS:
         for key in ("images", "labels", "index", "names"):
@@ -125,7 +129,7 @@ def test_the_filter_keeps_rows_labels_and_names_of_the_source(
     arrays = source_arrays(n=101)
     path = tmp_path / "source.npz"
     save(path, **arrays)
-    monkeypatch.setattr(datareader, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(npz, "_BLOCK_BYTES", block_bytes)
     data = filter_npz(path)
     assert data.size == 16 and data.source == "source.npz" and not data.phantom
     assert data.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -201,7 +205,7 @@ def test_arrays_in_fortran_order_are_the_same_arrays(tmp_path, monkeypatch):
         for key in ("images", "labels", "index", "names"):
             values = [getattr(getattr(data, split), key) for data in (expected, found)]
             assert np.array_equal(*values), (split, key)
-    monkeypatch.setattr(datareader, "_LARGEST_FORTRAN", 100)
+    monkeypatch.setattr(npz, "_LARGEST_FORTRAN", 100)
     with pytest.raises(InputError, match=r"train_images.*Fortran order and too large"):
         filter_npz(tmp_path / "f.npz")
 
@@ -260,7 +264,7 @@ def test_a_source_much_larger_than_its_subset_takes_little_memory(tmp_path, sour
 def test_the_second_start_reads_the_cache_alone(source, monkeypatch):
     first = load(str(source))
     assert files_below(source.parent) == [source, source.with_name("source.two-class.npz")]
-    monkeypatch.setattr(datareader, "filter_npz", None)
+    monkeypatch.setattr(npz, "filter_npz", None)
     second = load(str(source))
     assert_same(first, second)
     assert second.sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
@@ -295,7 +299,7 @@ def test_two_sources_of_one_name_keep_apart_in_the_users_cache(tmp_path, source,
     other = tmp_path / "other" / source.name
     np.savez(other, **source_arrays(seed=1))
     first, second = load(str(source)), load(str(other))
-    monkeypatch.setattr(datareader, "filter_npz", None)
+    monkeypatch.setattr(npz, "filter_npz", None)
     assert_same(load(str(source)), first)
     assert_same(load(str(other)), second)
 
@@ -348,20 +352,20 @@ def test_a_damaged_cache_is_made_anew(source, damage, monkeypatch):
     cache = source.with_name("source.two-class.npz")
     damage(cache)
     assert_same(load(str(source)), good)
-    monkeypatch.setattr(datareader, "filter_npz", None)
+    monkeypatch.setattr(npz, "filter_npz", None)
     assert_same(load(str(source)), good)
 
 
 def no_cache_beside(monkeypatch, *folders: Path) -> None:
     """Make writes into ``folders`` fail; taking permissions away does not stop root."""
-    write = datareader.atomic_write
+    write = atomic.atomic_write
 
     def refuse(path, content):
         if path.parent in folders:
             raise PermissionError(13, "Permission denied", str(path))
         write(path, content)
 
-    monkeypatch.setattr(datareader, "atomic_write", refuse)
+    monkeypatch.setattr(npz, "atomic_write", refuse)
 
 
 def test_beside_a_read_only_source_the_users_cache_is_used(source, user_cache, monkeypatch):
@@ -370,7 +374,7 @@ def test_beside_a_read_only_source_the_users_cache_is_used(source, user_cache, m
     assert files_below(source.parent) == [source]
     (cache,) = files_below(user_cache)
     assert cache.name.startswith("source.")
-    monkeypatch.setattr(datareader, "filter_npz", None)
+    monkeypatch.setattr(npz, "filter_npz", None)
     assert_same(load(str(source)), first)
 
 
@@ -390,7 +394,7 @@ def test_failing_to_cache_is_no_error(source, tmp_path, monkeypatch, obstacle):
         def full(path, content):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(datareader, "atomic_write", full)
+        monkeypatch.setattr(cache_module, "atomic_write", full)
     else:
         no_cache_beside(monkeypatch, source.parent)
         (tmp_path / "file").write_text("")
@@ -401,7 +405,7 @@ def test_failing_to_cache_is_no_error(source, tmp_path, monkeypatch, obstacle):
         def no_home():
             raise RuntimeError("Could not determine home directory.")
 
-        monkeypatch.setattr(datareader.Path, "home", no_home)
+        monkeypatch.setattr(Path, "home", no_home)
         for variable in ("LOCALAPPDATA", "XDG_CACHE_HOME"):
             monkeypatch.delenv(variable)
     before = files_below(tmp_path)
@@ -543,7 +547,7 @@ def test_the_official_file_is_fetched_checked_and_cached(official, monkeypatch):
     assert (official.root / "chestmnist.npz").read_bytes() == served.read_bytes()
     assert official.server.asked == ["/chestmnist.npz"]
     official.stop()
-    monkeypatch.setattr(datareader, "filter_npz", None)
+    monkeypatch.setattr(npz, "filter_npz", None)
     assert_same(load("chestmnist", official.root), data)
 
 
@@ -585,7 +589,7 @@ def test_a_damaged_official_file_is_fetched_again(official, damage, monkeypatch)
     (official.root / "chestmnist.npz").write_bytes(damage(served))
     data = load("chestmnist", official.root)
     assert (official.root / "chestmnist.npz").read_bytes() == served
-    monkeypatch.setattr(datareader, "filter_npz", None)  # the cache is that of the sound file
+    monkeypatch.setattr(npz, "filter_npz", None)  # the cache is that of the sound file
     assert_same(load("chestmnist", official.root), data)
 
 

@@ -16,10 +16,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-import download
-from download import DownloadError, fetch, file_md5
-from storage import InputError
+from chestlab.data import download
+from chestlab.data.download import DownloadError, fetch, file_md5
+from chestlab.files.errors import InputError
 
 BODY = random.Random(0).randbytes(300_000)
 OTHER_BODY = random.Random(1).randbytes(250_000)
@@ -154,10 +155,11 @@ def assert_only(destination: Path, body: bytes = BODY) -> None:
 
 
 def start_process(server: Server, destination: Path) -> subprocess.Popen:
-    code = "import sys, pathlib, download; download.fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    code = "import sys, pathlib; from chestlab.data.download import fetch; "
+    code += "fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
     return subprocess.Popen(
         [sys.executable, "-c", code, server.url, str(destination)],
-        cwd=Path(download.__file__).parent,
+        cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-import phantom
-from storage import InputError
+from chestlab.data import phantom
+from chestlab.files.errors import InputError
 
 PROGRAM = Path(phantom.__file__)
 SMALL = {"size": 28, "train": 30, "val": 2, "test": 10}

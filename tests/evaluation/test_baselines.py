@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from conftest import run_script, without_times
 
-import baselines
-import datareader
-from metrics import choose_threshold, evaluate_probabilities, roc_auc
-from storage import InputError
+from chestlab.data import phantom, sources
+from chestlab.evaluation import baselines
+from chestlab.evaluation.metrics import choose_threshold, evaluate_probabilities, roc_auc
+from chestlab.files.errors import InputError
+from studies import baselines as study
 
 FILES = {
     "metrics.json",
@@ -28,9 +29,9 @@ FILES = {
 def results(tmp_path_factory, phantom_npz):
     """What the command leaves, on a small phantom."""
     folder = tmp_path_factory.mktemp("baselines")
-    ended = run_script("baselines.py", "--data", phantom_npz, "--name", "small", cwd=folder)
+    ended = run_script("-m studies.baselines", "--data", phantom_npz, "--name", "small", cwd=folder)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.rstrip().endswith(datareader.PHANTOM_MARK)
+    assert ended.stdout.rstrip().endswith(phantom.PHANTOM_MARK)
     return folder / "results"
 
 
@@ -46,16 +47,16 @@ def probabilities(folder, split):
 
 
 def test_every_yardstick_leaves_a_run(results):
-    names = {f"small_{yardstick.key}" for yardstick in baselines.YARDSTICKS}
+    names = {f"small_{baseline.key}" for baseline in baselines.BASELINES}
     assert {path.name for path in results.iterdir()} == names
     for name in names:
         assert {path.name for path in (results / name).iterdir()} == FILES
 
 
-@pytest.mark.parametrize("yardstick", baselines.YARDSTICKS, ids=lambda y: y.key)
-def test_figures_are_those_of_the_tables_at_the_threshold_of_val(results, yardstick):
-    metrics = read(results, yardstick.key)
-    folder = results / f"small_{yardstick.key}"
+@pytest.mark.parametrize("yardstick", baselines.BASELINES, ids=lambda y: y.key)
+def test_figures_are_those_of_the_tables_at_the_threshold_of_val(results, baseline):
+    metrics = read(results, baseline.key)
+    folder = results / f"small_{baseline.key}"
     labels, values, _ = probabilities(folder, "val")
     assert metrics["threshold"] == choose_threshold(labels, values)
     for split in ("val", "test"):
@@ -64,7 +65,7 @@ def test_figures_are_those_of_the_tables_at_the_threshold_of_val(results, yardst
         expected = evaluate_probabilities(labels, values, metrics["threshold"])
         assert metrics[split] == expected
     assert metrics["yardstick"] is True and metrics["parameters"] >= 1
-    assert metrics["chosen_strength"] in (yardstick.grid or (None,))
+    assert metrics["chosen_strength"] in (baseline.grid or (None,))
 
 
 def test_majority_class_is_the_share_of_the_larger_class(results):
@@ -80,7 +81,7 @@ def test_majority_class_is_the_share_of_the_larger_class(results):
 
 @pytest.mark.parametrize("key", ["logistic_pixels", "hog_linear_svm", "hog_rbf_svm"])
 def test_cross_validation_judges_every_image_of_train_and_val_once(results, key, phantom_npz):
-    data = datareader.load(str(phantom_npz))
+    data = sources.load(str(phantom_npz))
     _, _, rows = probabilities(results / f"small_{key}", "oof")
     seen = sorted((row["split"], int(row["index"]), int(row["label"])) for row in rows)
     expected = [
@@ -93,34 +94,34 @@ def test_cross_validation_judges_every_image_of_train_and_val_once(results, key,
 
 
 def test_second_start_gives_the_same_and_replaces_the_first(results, phantom_npz, tmp_path):
-    yardstick = baselines.YARDSTICKS[2]
-    data = datareader.load(str(phantom_npz))
-    again = baselines.measure(yardstick, data, f"small_{yardstick.key}", tmp_path, True)
-    assert without_times(again) == without_times(read(results, yardstick.key))
+    baseline = baselines.BASELINES[2]
+    data = sources.load(str(phantom_npz))
+    again = study.measure(baseline, data, f"small_{baseline.key}", tmp_path, True)
+    assert without_times(again) == without_times(read(results, baseline.key))
     for split in ("val", "test", "oof"):
         table = f"{split}_probabilities.csv"
-        first = (results / f"small_{yardstick.key}" / table).read_bytes()
+        first = (results / f"small_{baseline.key}" / table).read_bytes()
         assert (tmp_path / table).read_bytes() == first
 
 
 def test_test_images_are_left_alone_when_asked(phantom_npz, tmp_path, monkeypatch):
-    monkeypatch.setattr(baselines, "YARDSTICKS", baselines.YARDSTICKS[:1])
+    monkeypatch.setattr(study, "BASELINES", baselines.BASELINES[:1])
     results = tmp_path / "results"
     command = ["--data", str(phantom_npz), "--results-dir", str(results), "--name", "small"]
-    baselines.main(command)
-    baselines.main([*command, "--no-test"])
+    study.main(command)
+    study.main([*command, "--no-test"])
     (folder,) = results.iterdir()
     assert json.loads((folder / "metrics.json").read_text())["test"] is None
     assert not (folder / "test_probabilities.csv").exists()
 
 
 def test_test_labels_change_nothing_but_the_test_figures(phantom_npz, tmp_path):
-    data = datareader.load(str(phantom_npz))
+    data = sources.load(str(phantom_npz))
     test = dataclasses.replace(data.test, labels=1 - data.test.labels)
     swapped = dataclasses.replace(data, test=test)
-    yardstick = baselines.YARDSTICKS[3]
+    baseline = baselines.BASELINES[3]
     one, other = (
-        without_times(baselines.measure(yardstick, each, "one", tmp_path, True))
+        without_times(study.measure(baseline, each, "one", tmp_path, True))
         for each in (data, swapped)
     )
     assert one["test"]["confusion"] != other["test"]["confusion"]
@@ -130,7 +131,7 @@ def test_test_labels_change_nothing_but_the_test_figures(phantom_npz, tmp_path):
 
 
 def test_folds_never_tear_a_patient_apart(phantom_npz):
-    split = datareader.load(str(phantom_npz)).train
+    split = sources.load(str(phantom_npz)).train
     names = np.array([f"{i // 3:08d}_{i % 3:03d}.png" for i in range(len(split))])
     split = dataclasses.replace(split, names=names)
     folds = baselines.inner_folds(split)
@@ -140,7 +141,7 @@ def test_folds_never_tear_a_patient_apart(phantom_npz):
 
 
 def test_too_few_patients_are_told(phantom_npz):
-    split = datareader.load(str(phantom_npz)).train
+    split = sources.load(str(phantom_npz)).train
     names = np.array([f"{label:08d}_{i:03d}.png" for i, label in enumerate(split.labels)])
     with pytest.raises(InputError, match="too few patients"):
         baselines.inner_folds(dataclasses.replace(split, names=names))
@@ -162,17 +163,17 @@ def test_features_have_one_length_for_every_size(side):
 def test_wrong_input_is_one_line_and_writes_nothing(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        baselines.main(arguments)
+        study.main(arguments)
     error = capsys.readouterr().err
     assert ended.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_hog_and_svm_find_what_is_in_the_real_x_rays(real_npz):
-    data = datareader.load(str(real_npz))
+    data = sources.load(str(real_npz))
     positive = data.test.labels.mean()
     assert round(float(positive), 3) == 0.626
-    yardstick = baselines.YARDSTICKS[3]
-    classifier, _ = baselines.fit(yardstick, yardstick.features(data.train.images), data.train)
-    auc = roc_auc(data.val.labels, baselines.predict(yardstick, classifier, data.val.images))
+    baseline = baselines.BASELINES[3]
+    classifier, _ = baselines.fit(baseline, baseline.features(data.train.images), data.train)
+    auc = roc_auc(data.val.labels, baselines.predict(baseline, classifier, data.val.images))
     assert auc > 0.75

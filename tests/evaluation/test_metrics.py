@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from metrics import (
+from chestlab.evaluation.metrics import (
     BOOTSTRAP_SEED,
     THRESHOLDS,
     bootstrap_intervals,
@@ -119,9 +119,9 @@ def test_intervals_equal_those_of_a_naive_bootstrap(predictions, grouped):
     """Every resample rebuilt image by image and given to scikit-learn."""
     labels, logits = predictions
     groups = np.random.default_rng(1).integers(0, 60, len(labels)) if grouped else None
-    hits = (logits >= 0) == (labels == 1)
+    correct = (logits >= 0) == (labels == 1)
     resamples = 50
-    fast = bootstrap_intervals(hits, labels, logits, groups, resamples)
+    fast = bootstrap_intervals(correct, labels, logits, groups, resamples)
 
     units = np.arange(len(labels)) if groups is None else groups
     unique = np.unique(units)
@@ -132,7 +132,7 @@ def test_intervals_equal_those_of_a_naive_bootstrap(predictions, grouped):
         rows = np.concatenate(
             [np.tile(np.flatnonzero(units == u), c) for u, c in zip(unique, counts, strict=True)]
         )
-        accuracies.append(hits[rows].mean())
+        accuracies.append(correct[rows].mean())
         aucs.append(reference.roc_auc_score(labels[rows], logits[rows]))
     assert fast["accuracy"] == pytest.approx(np.percentile(accuracies, [2.5, 97.5]))
     assert fast["auc"] == pytest.approx(np.percentile(aucs, [2.5, 97.5]))
@@ -144,9 +144,9 @@ def test_patients_with_many_images_widen_the_interval():
     labels = np.repeat(rng.integers(0, 2, 30), 20)
     scores = np.repeat(rng.normal(size=30), 20) + labels
     patients = np.repeat(np.arange(30), 20)
-    hits = (scores > 0.5) == labels
+    correct = (scores > 0.5) == labels
     width = {
-        name: np.diff(bootstrap_intervals(hits, labels, scores, groups)["accuracy"])[0]
+        name: np.diff(bootstrap_intervals(correct, labels, scores, groups)["accuracy"])[0]
         for name, groups in (("images", None), ("patients", patients))
     }
     assert width["patients"] > 3 * width["images"]

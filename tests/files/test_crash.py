@@ -24,12 +24,15 @@ import torch
 from conftest import ROOT, TINY, run_script, without_times
 from tiny_train import RECIPE, TinyNet
 
-import datareader
-import experiment
-from engine import HISTORY_COLUMNS, Trainer
+from chestlab.data import sources
+from chestlab.data.phantom import make_phantom
+from chestlab.files.atomic import TEMPORARY_SUFFIX
+from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
+from chestlab.files.run_files import RunFiles
+from chestlab.runs import experiment
+from chestlab.runs import run as run_module
+from chestlab.training.trainer import HISTORY_COLUMNS, Trainer
 from model import EfficientChestNet
-from phantom import make_phantom
-from storage import TEMPORARY_SUFFIX, RunFiles, load_checkpoint, save_checkpoint
 from train import REPORT
 
 pytest_plugins = ["figures"]
@@ -72,7 +75,7 @@ def start(tmp_path, phantom_npz, capsys, monkeypatch):
         status = 0
         try:
             arguments = map(str, ("--data", data, *FLAGS, *flags))
-            experiment.run(build, {"report": RECIPE}, list(arguments))
+            run_module.run(build, {"report": RECIPE}, list(arguments))
         except SystemExit as end:
             status = end.code
         return Ended(status, *capsys.readouterr())
@@ -204,7 +207,7 @@ def trainer(data, **changes):
 def test_a_trainer_stopped_in_any_epoch_and_resumed_ends_as_if_it_had_not_been(
     schedule, phantom_npz, tmp_path
 ):
-    data = datareader.load(str(phantom_npz))
+    data = sources.load(str(phantom_npz))
     undisturbed = trainer(data, **schedule)
     while not undisturbed.finished:
         undisturbed.run_epoch()
@@ -221,7 +224,7 @@ def test_a_trainer_stopped_in_any_epoch_and_resumed_ends_as_if_it_had_not_been(
         save_checkpoint(tmp_path / "last.pth", stopped.state_dict())
         save_checkpoint(tmp_path / "best.pth", stopped.best_weights)
         steps = iter(range(dice.randrange(stopped.steps_per_epoch)))
-        stopped.tick = lambda steps=steps: next(steps)
+        stopped.on_step = lambda steps=steps: next(steps)
         with pytest.raises(StopIteration):  # in the next epoch, which is lost
             stopped.run_epoch()
 
@@ -416,7 +419,7 @@ def successor(tmp_path_factory, phantom_npz):
     folder = tmp_path_factory.mktemp("successor")
     flags = ("--data", phantom_npz, *FLAGS, "--lr", 0.02, "--results-dir", folder / "results")
     flags += ("--models-dir", folder / "trained_models")
-    experiment.run(TinyNet, {"report": RECIPE}, list(map(str, flags)))
+    run_module.run(TinyNet, {"report": RECIPE}, list(map(str, flags)))
     return folder
 
 
@@ -644,7 +647,7 @@ def test_train_py_stopped_by_ctrl_c_and_resumed_ends_as_if_it_had_not_been(phant
     disturbed.mkdir()
     folders = ("--results-dir", undisturbed / "results")
     folders += ("--models-dir", undisturbed / "trained_models")
-    experiment.run(EfficientChestNet, {"report": REPORT}, list(map(str, (*flags, *folders))))
+    run_module.run(EfficientChestNet, {"report": REPORT}, list(map(str, (*flags, *folders))))
 
     process = popen("train.py", *flags, cwd=disturbed)
     assert any(line.startswith("epoch 1/2") for line in process.stdout)
@@ -996,7 +999,7 @@ def measured(self, trainer, stage):
     }})
 
 experiment.Run._save = measured
-experiment.run(TinyNet, {{"report": RECIPE}}, sys.argv[1:])
+run_module.run(TinyNet, {{"report": RECIPE}}, sys.argv[1:])
 print(json.dumps(samples))
 """
 
@@ -1107,7 +1110,7 @@ def test_halving_an_odd_batch_leaves_no_image_alone_in_a_batch_and_changes_no_st
     batch, phantom_npz
 ):
     """An image on its own has no batch statistics, and a schedule counts its steps beforehand."""
-    data = datareader.load(str(phantom_npz))
+    data = sources.load(str(phantom_npz))
     seen = []
 
     class Net(PixelNet):

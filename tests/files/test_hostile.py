@@ -30,9 +30,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY, run_script
 
-import datareader
-from datareader import SPLITS
-from storage import InputError, load_checkpoint, save_checkpoint
+from chestlab.data import splits
+from chestlab.data.sources import load
+from chestlab.data.splits import SPLITS
+from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
+from chestlab.files.errors import InputError
 
 pytest_plugins = ["figures"]
 
@@ -260,7 +262,7 @@ def peak_megabytes() -> float:
 
 def same(one: Any, other: Any) -> bool:
     """Whether two results hold equal values throughout."""
-    if isinstance(one, datareader.TwoClassData):
+    if isinstance(one, splits.TwoClassData):
         return (one.phantom, one.counts()) == (other.phantom, other.counts()) and all(
             same(vars(getattr(one, split)), vars(getattr(other, split))) for split in SPLITS
         )
@@ -289,7 +291,7 @@ def fuzz(kind: str, good: Path, count: int) -> dict[str, Any]:
     source = path
 
     def read(path: Path) -> Any:
-        return load_checkpoint(path) if kind == "checkpoint" else datareader.load(str(source))
+        return load_checkpoint(path) if kind == "checkpoint" else load(str(source))
 
     shutil.copyfile(good, path)
     expected = read(path)
@@ -325,13 +327,13 @@ def fuzz(kind: str, good: Path, count: int) -> dict[str, Any]:
 
 def read_all(folder: Path) -> dict[str, Any]:
     """Read every file of a folder, none of which is sound: their messages, and megabytes."""
-    datareader.load(str(folder / "good" / "data.npz"))
+    load(str(folder / "good" / "data.npz"))
     messages, megabytes = {}, {}
     for path in sorted(folder.glob("*.npz")):
         before = peak_megabytes()
         faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
         try:
-            datareader.load(str(path))
+            load(str(path))
             messages[path.stem] = "it was read"
         except InputError as error:
             one_line(error)
@@ -410,7 +412,8 @@ def resume_all(folder: Path, which: str, count: int) -> list[str]:
     import torch
     from tiny_train import RECIPE, TinyNet
 
-    import experiment
+    from chestlab.runs import experiment
+    from chestlab.runs import run as run_module
 
     experiment.Run._draw = experiment.Run._draw_curves = lambda *arguments: None
     torch.set_num_threads(1)
@@ -430,7 +433,7 @@ def resume_all(folder: Path, which: str, count: int) -> list[str]:
         err = io.StringIO()
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
-                experiment.run(TinyNet, {"report": RECIPE}, ["--data", "data.npz", "--resume"])
+                run_module.run(TinyNet, {"report": RECIPE}, ["--data", "data.npz", "--resume"])
             status = 0
         except SystemExit as end:
             status = end.code
@@ -484,8 +487,9 @@ def unfinished(tmp_path_factory) -> Path:
     """A folder with data.npz and a run that stopped after two of four epochs."""
     from tiny_train import RECIPE, TinyNet
 
-    from engine import Trainer, TrainingError
-    from experiment import run
+    from chestlab.files.errors import TrainingError
+    from chestlab.runs.run import run
+    from chestlab.training.trainer import Trainer
 
     folder = tmp_path_factory.mktemp("unfinished")
     np.savez(folder / "data.npz", **source_arrays())
@@ -515,7 +519,8 @@ def run_here(unfinished, tmp_path, monkeypatch, capsys):
     """A copy of the unfinished run, and a function that resumes it within this process."""
     from tiny_train import RECIPE, TinyNet
 
-    import experiment
+    from chestlab.runs import experiment
+    from chestlab.runs import run as run_module
 
     shutil.copytree(unfinished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
@@ -525,7 +530,7 @@ def run_here(unfinished, tmp_path, monkeypatch, capsys):
         capsys.readouterr()
         status = 0
         try:
-            experiment.run(TinyNet, {"report": RECIPE}, ["--data", "data.npz", "--resume"])
+            run_module.run(TinyNet, {"report": RECIPE}, ["--data", "data.npz", "--resume"])
         except SystemExit as end:
             status = end.code
         return (status, *capsys.readouterr())
@@ -610,19 +615,19 @@ def test_a_payload_in_an_npz_is_refused_and_does_not_run(tmp_path, key):
     payload = np.array([Payload(tmp_path / "ran")] * 28, object)
     np.savez(tmp_path / "data.npz", **{**source_arrays(), key: payload})
     with pytest.raises(InputError, match=f"'{key}' holds Python objects; they are not read"):
-        datareader.load(str(tmp_path / "data.npz"))
+        load(str(tmp_path / "data.npz"))
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_payload_in_a_cache_does_not_run_and_the_cache_is_made_anew(tmp_path):
     np.savez(tmp_path / "data.npz", **source_arrays())
-    good = datareader.load(str(tmp_path / "data.npz"))
+    good = load(str(tmp_path / "data.npz"))
     cache = tmp_path / "data.two-class.npz"
     for key in ("about", "train_images", "train_names"):
         with np.load(cache) as arrays:
             payload = np.array([Payload(tmp_path / "ran")], object)
             np.savez(cache, **{**arrays, key: payload})
-        assert same(datareader.load(str(tmp_path / "data.npz")), good)
+        assert same(load(str(tmp_path / "data.npz")), good)
         assert not (tmp_path / "ran").exists()
 
 
@@ -776,7 +781,7 @@ def test_damage_to_the_directory_does_not_hide_an_optional_array(tmp_path, key):
     data[data.rindex(f"{key}.npy".encode())] ^= 1
     path.write_bytes(data)
     with pytest.raises(InputError, match="not a sound npz file"):
-        datareader.load(str(path))
+        load(str(path))
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ import pytest
 from conftest import TINY, run_script
 from PIL import Image
 
-import datareader
-import report
 import visualize
-from messages import MESSAGES
-from metrics import choose_threshold, evaluate_probabilities
-from storage import InputError
-from tasks import SPLIT_TITLES
+from chestlab.data import phantom, sources, splits
+from chestlab.evaluation.metrics import choose_threshold, evaluate_probabilities
+from chestlab.evaluation.tasks import SPLIT_TITLES
+from chestlab.files.errors import InputError
+from chestlab.reporting import mistakes, overview, pairs, stored_runs
+from chestlab.reporting.messages import MESSAGES
 
 COUNTS = {"train": (40, 60), "val": (12, 20), "test": (20, 32)}
 
@@ -55,7 +55,7 @@ def make_run(results_dir, name, skill=1.0, noise=0, seed=42, test=True, **change
         "source": "small.npz",
         "sha256": "ab" * 32,
         "phantom": False,
-        "counts": {s: dict(zip(datareader.CLASS_NAMES, n, strict=True)) for s, n in COUNTS.items()},
+        "counts": {s: dict(zip(splits.CLASS_NAMES, n, strict=True)) for s, n in COUNTS.items()},
     }
     metrics = {
         "name": name,
@@ -99,7 +99,7 @@ def write_names(results_dir, source="small"):
 
 
 def page_of(results_dir, language="en"):
-    return report.write_report(results_dir, language).read_text(encoding="utf-8")
+    return overview.write_report(results_dir, language).read_text(encoding="utf-8")
 
 
 def row_of(page, name):
@@ -175,8 +175,8 @@ def test_goal_is_about_val(tmp_path, skill, reached):
 def test_runs_on_different_data_and_phantoms_never_share_a_table(tmp_path):
     make_run(tmp_path, "a_small")
     make_run(tmp_path, "b_other", data={"source": "other.npz", "sha256": "cd" * 32})
-    phantom = {"source": f"{datareader.PHANTOM_MARK} (28 px)", "sha256": "ef" * 32, "phantom": True}
-    make_run(tmp_path / "phantom", "c", data=phantom)
+    data = {"source": f"{phantom.PHANTOM_MARK} (28 px)", "sha256": "ef" * 32, "phantom": True}
+    make_run(tmp_path / "phantom", "c", data=data)
     page = page_of(tmp_path)
     positions = [
         page.index(f"[{name}]({link}")
@@ -214,7 +214,7 @@ def test_looks_at_test_are_counted_by_recipe(tmp_path):
 
 
 def test_knob_that_an_older_run_lacks_is_off(tmp_path):
-    from recipe import Recipe, as_dict
+    from chestlab.training.recipe import Recipe, as_dict
 
     make_run(tmp_path, "old_small")
     recipe = as_dict(Recipe(name="tiny", epochs=4, lr=0.01, seed=7))
@@ -240,7 +240,7 @@ def test_only_a_supported_best_is_bold(tmp_path):
 def test_rows_are_in_the_order_of_val_with_yardsticks_below(tmp_path):
     make_run(tmp_path, "low_small", skill=0.3)
     make_run(tmp_path, "high_small", skill=3)
-    make_run(tmp_path, "svm_small", skill=9, yardstick=True, recipe={"name": "hog_rbf_svm"})
+    make_run(tmp_path, "svm_small", skill=9, baseline=True, recipe={"name": "hog_rbf_svm"})
     page = page_of(tmp_path)
     assert [row_of(page, name)[0] for name in ("high", "low", "svm")] == ["1", "2", "3"]
     assert "HOG + RBF SVM" in row_of(page, "svm")[1] and "seed" not in row_of(page, "svm")[1]
@@ -250,37 +250,37 @@ def test_rows_are_in_the_order_of_val_with_yardsticks_below(tmp_path):
 def test_patients_come_from_a_list_of_names_that_fits(tmp_path):
     make_run(tmp_path, "a_small")
     make_run(tmp_path, "b_small", noise=1)
-    run = report.read_runs(tmp_path)[0]
-    assert report.read_patients(tmp_path, run, "test") is None
+    run = stored_runs.read_runs(tmp_path)[0]
+    assert stored_runs.read_patients(tmp_path, run, "test") is None
     assert "paired bootstrap that resamples images" in page_of(tmp_path)
     write_names(tmp_path)
-    patients = report.read_patients(tmp_path, run, "test")
+    patients = stored_runs.read_patients(tmp_path, run, "test")
     assert patients.tolist() == [name[:8] for name in split_images("test")[2]]
     assert "paired bootstrap that resamples patients" in page_of(tmp_path)
     path = tmp_path / "small_names.csv"
     path.write_text(path.read_text().replace(",1\n", ",0\n"))  # a list of other labels
-    assert report.read_patients(tmp_path, run, "test") is None
+    assert stored_runs.read_patients(tmp_path, run, "test") is None
 
 
 def test_pairs_count_what_only_one_has_right(tmp_path):
     make_run(tmp_path, "a_small", skill=2)
     make_run(tmp_path, "b_small", skill=0.5, noise=1)
-    one, other = report.read_runs(tmp_path)
+    one, other = stored_runs.read_runs(tmp_path)
     page = page_of(tmp_path)
     line = next(line for line in page.splitlines() if line.startswith("| 1 a |"))
     cells = [cell.strip() for cell in line.strip("| ").split("|")]
-    only = (one.hits("test") & ~other.hits("test")).sum()
+    only = (one.correct("test") & ~other.correct("test")).sum()
     assert cells[4] == str(only)
     gain = 100 * (one.metrics["test"]["accuracy"] - other.metrics["test"]["accuracy"])
     assert cells[2].startswith(f"{gain:+.1f} (")
-    text = report.describe_pair(tmp_path, "a_small", "b_small")
+    text = pairs.describe_pair(tmp_path, "a_small", "b_small")
     assert f"only the first right {only}," in text and "resample images" in text
 
 
 def test_many_runs_are_compared_with_two_references(tmp_path):
     for number in range(7):
         make_run(tmp_path, f"net{number}_small", skill=number / 3, noise=number)
-    make_run(tmp_path, "svm_small", yardstick=True, recipe={"name": "hog_rbf_svm"})
+    make_run(tmp_path, "svm_small", baseline=True, recipe={"name": "hog_rbf_svm"})
     page = page_of(tmp_path)
     assert "The 13 pairs" in page
     assert "Each run against net6, svm" in page
@@ -289,7 +289,7 @@ def test_many_runs_are_compared_with_two_references(tmp_path):
 def test_cross_validation_is_set_against_the_best_yardstick_and_the_reports_recipe(tmp_path):
     make_run(tmp_path, "net_small", skill=2, recipe_name="best")
     make_run(tmp_path, "old_small", recipe={"name": "old"})
-    make_run(tmp_path, "svm_small", yardstick=True, recipe={"name": "hog_rbf_svm"})
+    make_run(tmp_path, "svm_small", baseline=True, recipe={"name": "hog_rbf_svm"})
     index, labels, _ = split_images("train")
     for name, skill in (("net_small", 4), ("old_small", 1), ("svm_small", 0.2)):
         rng = np.random.default_rng(0)
@@ -371,14 +371,14 @@ def test_damaged_run_is_named_and_left_out(tmp_path, damage, capsys):
     make_run(tmp_path, "sound_small")
     make_run(tmp_path, "broken_small", noise=1)
     damage(tmp_path / "broken_small")
-    assert [run.name for run in report.read_runs(tmp_path)] == ["sound_small"]
+    assert [run.name for run in stored_runs.read_runs(tmp_path)] == ["sound_small"]
     assert "broken_small" in capsys.readouterr().err
 
 
 def test_unfinished_run_is_not_reported(tmp_path):
     make_run(tmp_path, "a_small")
     make_run(tmp_path, "a_small.unfinished")
-    assert [run.name for run in report.read_runs(tmp_path)] == ["a_small"]
+    assert [run.name for run in stored_runs.read_runs(tmp_path)] == ["a_small"]
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ def test_pair_refuses_what_cannot_be_compared(tmp_path):
         ("d", "no finished run 'd'"),
     ):
         with pytest.raises(InputError, match=reason):
-            report.describe_pair(tmp_path, "a_small", other)
+            pairs.describe_pair(tmp_path, "a_small", other)
 
 
 @pytest.fixture(scope="module")
@@ -434,16 +434,16 @@ def test_training_leaves_its_calibration_and_the_page_shows_it(trained):
 
 
 def test_mistakes_are_the_most_confident_errors_first(trained, phantom_npz):
-    data = datareader.load(str(phantom_npz))
-    (path,) = report.write_mistakes(data, trained)
+    data = sources.load(str(phantom_npz))
+    (path,) = mistakes.write_mistakes(data, trained)
     assert (path.parent / "mistakes.png").stat().st_size < 300_000
     text = path.read_text(encoding="utf-8")
     assert "Look at the test images only after the recipe is final." in text
-    (run,) = report.read_runs(trained)
+    (run,) = stored_runs.read_runs(trained)
     for split in ("val", "test"):
-        predictions, hits = run.predictions[split], run.hits(split)
+        predictions, correct = run.predictions[split], run.correct(split)
         section = text.split(f"## {SPLIT_TITLES[split].capitalize()}")[1]
-        assert section.startswith(f": {(~hits).sum()} of {len(hits)} wrong")
+        assert section.startswith(f": {(~correct).sum()} of {len(correct)} wrong")
         errors, uncertain = re.findall(r"### Most [^\n]*\n\n((?:\|[^\n]*\n?)+)", section)[:2]
         listed = [int(line.split("|")[1]) for line in errors.splitlines()[2:]]
         away = np.abs(predictions.probabilities - run.metrics["threshold"])
@@ -452,8 +452,8 @@ def test_mistakes_are_the_most_confident_errors_first(trained, phantom_npz):
             predictions.probabilities,
             1 - predictions.probabilities,
         )
-        wrong = np.flatnonzero(~hits)
-        expected = wrong[np.argsort(-confidence[wrong], kind="stable")][: report.LISTED]
+        wrong = np.flatnonzero(~correct)
+        expected = wrong[np.argsort(-confidence[wrong], kind="stable")][: mistakes.LISTED]
         assert listed == predictions.index[expected].tolist()
         nearest = int(uncertain.splitlines()[2].split("|")[1])
         assert nearest == predictions.index[np.argmin(away)]
@@ -461,15 +461,15 @@ def test_mistakes_are_the_most_confident_errors_first(trained, phantom_npz):
 
 
 def test_mistakes_of_other_data_are_refused(trained, phantom_npz):
-    other = dataclasses.replace(datareader.load(str(phantom_npz)), sha256="0" * 64)
+    other = dataclasses.replace(sources.load(str(phantom_npz)), sha256="0" * 64)
     with pytest.raises(InputError, match="was made from"):
-        report.write_mistakes(other, trained)
+        mistakes.write_mistakes(other, trained)
     with pytest.raises(InputError, match="no such finished run"):
-        report.write_mistakes(other, trained, "two")
+        mistakes.write_mistakes(other, trained, "two")
 
 
 def test_new_run_of_the_name_takes_the_mistakes_of_the_old_one_away(trained):
-    from storage import RunFiles
+    from chestlab.files.run_files import RunFiles
 
     files = RunFiles(trained, trained, "one")
     assert {trained / "one" / name for name in ("mistakes.md", "mistakes.png")} <= set(files.paths)
@@ -477,13 +477,13 @@ def test_new_run_of_the_name_takes_the_mistakes_of_the_old_one_away(trained):
 
 
 def test_names_of_the_real_subset(real_npz, tmp_path):
-    data = datareader.load(str(real_npz))
-    path = report.write_names(data, tmp_path)
+    data = sources.load(str(real_npz))
+    path = stored_runs.write_names(data, tmp_path)
     assert path.name == "chestmnist_nih_subset_28_names.csv"
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 605
-    for split in datareader.SPLITS:
+    for split in splits.SPLITS:
         part = getattr(data, split)
         mine = [row for row in rows if row["split"] == split]
         assert [int(row["index"]) for row in mine] == part.index.tolist()
@@ -493,5 +493,5 @@ def test_names_of_the_real_subset(real_npz, tmp_path):
 
 def test_source_without_names_is_refused(phantom_npz, tmp_path):
     with pytest.raises(InputError, match="holds no names"):
-        report.write_names(datareader.load(str(phantom_npz)), tmp_path / "new")
+        stored_runs.write_names(sources.load(str(phantom_npz)), tmp_path / "new")
     assert not (tmp_path / "new").exists()

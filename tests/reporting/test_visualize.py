@@ -11,8 +11,16 @@ from matplotlib.text import Text
 from PIL import Image
 from sklearn.metrics import roc_curve
 
-import visualize
-from metrics import calibration
+from chestlab.data.splits import CLASS_NAMES
+from chestlab.evaluation.metrics import calibration
+from chestlab.reporting import (
+    comparison_plots,
+    evaluation_plots,
+    gradcam_plots,
+    prediction_grids,
+    style,
+)
+from chestlab.reporting.curves import draw_training_curves
 
 LONG_TITLE = (
     "efficientchestnet_chestmnist_nih_subset_28 · EfficientChestNet · "
@@ -63,7 +71,7 @@ def make_runs(count):
     return [
         {
             "number": number,
-            "kind": list(visualize.KINDS)[number % 3],
+            "kind": list(gradcam_plots.KINDS)[number % 3],
             "accuracy": 0.8 + 0.01 * (number % 5),
             "interval": (0.7, 0.9),
             "parameters": None if number == 2 else 10 ** rng.uniform(3, 7),
@@ -79,7 +87,7 @@ def drawn(monkeypatch, tmp_path):
 
     def draw(function, *arguments, **options):
         figures = []
-        monkeypatch.setattr(visualize, "_save", lambda figure, path: figures.append(figure))
+        monkeypatch.setattr(style, "save_figure", lambda figure, path: figures.append(figure))
         function(*arguments, tmp_path / "unused.png", **options)
         figures[0].canvas.draw()
         return figures[0]
@@ -115,23 +123,23 @@ CONFUSIONS = {
 }
 CURVES = {"validation (as selected)": make_curve(58), "test (held out)": make_curve(107, 3)}
 PICTURES = {
-    "curves": (visualize.draw_training_curves, [make_history(60)], {"best_epoch": 40}),
+    "curves": (draw_training_curves, [make_history(60)], {"best_epoch": 40}),
     "predictions": (
-        visualize.draw_predictions,
+        prediction_grids.draw_predictions,
         make_predictions(58, side=64),
         {"threshold": 0.4, "credit": CREDIT},
     ),
     "large images": (
-        visualize.draw_predictions,
+        prediction_grids.draw_predictions,
         make_predictions(30, side=224),
         {"threshold": 0.5, "credit": ""},
     ),
-    "confusion": (visualize.draw_confusion_matrix, [CONFUSIONS], {}),
-    "roc": (visualize.draw_roc_curve, [CURVES], {"threshold": 0.4}),
-    "calibration": (visualize.draw_calibration, [CURVES], {"threshold": 0.4}),
-    "comparison": (visualize.draw_comparison, [make_runs(12)], {}),
+    "confusion": (evaluation_plots.draw_confusion_matrix, [CONFUSIONS], {}),
+    "roc": (evaluation_plots.draw_roc_curve, [CURVES], {"threshold": 0.4}),
+    "calibration": (evaluation_plots.draw_calibration, [CURVES], {"threshold": 0.4}),
+    "comparison": (comparison_plots.draw_comparison, [make_runs(12)], {}),
     "mistakes": (
-        visualize.draw_mistakes,
+        prediction_grids.draw_mistakes,
         [{f"group {k}": list(zip(*make_predictions(5 - k), strict=True)) for k in range(4)}],
         {"threshold": 0.4, "notes": ["A warning.", "X-rays: somebody"]},
     ),
@@ -162,7 +170,7 @@ def test_title_is_complete_and_nothing_is_clipped(name, title, drawn):
     assert "".join(shown.split()) == "".join(title.split())
     phantom = "PHANTOM DATA" in title
     assert (figure._suptitle.get_weight() == "bold") == phantom
-    assert (to_hex(figure._suptitle.get_color()).upper() == visualize.VERMILLION) == phantom
+    assert (to_hex(figure._suptitle.get_color()).upper() == style.VERMILLION) == phantom
     assert_nothing_clipped(figure)
 
 
@@ -173,7 +181,7 @@ def test_importing_does_not_load_pyplot():
 
 def test_training_curves_say_what_they_show(drawn):
     figure = drawn(
-        visualize.draw_training_curves,
+        draw_training_curves,
         *[make_history(30)],
         **{"title": "run", "best_epoch": 20, "stage_changes": [6]},
     )
@@ -191,7 +199,7 @@ def test_training_curves_say_what_they_show(drawn):
 
 def test_loss_spike_does_not_squash_the_curve(drawn):
     history = make_history(20, val_loss={7: 30.0})
-    figure = drawn(visualize.draw_training_curves, history, title="run", best_epoch=7)
+    figure = drawn(draw_training_curves, history, title="run", best_epoch=7)
     assert figure.axes[0].get_ylim()[1] < 1
     assert "loss above the axis (up to 30)" in texts(figure)
     lines = [line for line in figure.axes[0].lines if line.get_marker() == "^"]
@@ -202,13 +210,13 @@ def test_loss_spike_does_not_squash_the_curve(drawn):
 def test_ordinary_loss_is_never_cut(drawn):
     overfitted = {epoch: 0.4 + 0.05 * epoch for epoch in range(1, 41)}
     history = make_history(40, val_loss=overfitted)
-    figure = drawn(visualize.draw_training_curves, history, title="run")
+    figure = drawn(draw_training_curves, history, title="run")
     assert figure.axes[0].get_ylim()[1] > max(overfitted.values())
     assert not any("above the axis" in text for text in texts(figure))
 
 
 def test_single_epoch_has_visible_points(drawn):
-    figure = drawn(visualize.draw_training_curves, make_history(1), title="run", best_epoch=1)
+    figure = drawn(draw_training_curves, make_history(1), title="run", best_epoch=1)
     drawn_lines = [
         line for axes in figure.axes for line in axes.lines if len(line.get_xdata()) == 1
     ]
@@ -230,7 +238,7 @@ def test_single_epoch_has_visible_points(drawn):
 )
 def test_unusual_history_is_drawn(history, drawn):
     figure = drawn(
-        visualize.draw_training_curves,
+        draw_training_curves,
         *[history],
         **{"title": "run", "best_epoch": 2, "stage_changes": [3, 9]},
     )
@@ -248,7 +256,7 @@ def test_predictions_state_class_confidence_and_errors(count, drawn):
     images, labels, probabilities, indices = make_predictions(count)
     options = {"threshold": 0.3, "title": "run", "credit": "Images: somewhere $x$"}
     arguments = (images, labels, probabilities, indices)
-    figure = drawn(visualize.draw_predictions, *arguments, **options)
+    figure = drawn(prediction_grids.draw_predictions, *arguments, **options)
     shown = [axes for axes in figure.axes if axes.axison]
     assert len(shown) == min(count, 20)
     wrong = 0
@@ -257,14 +265,14 @@ def test_predictions_state_class_confidence_and_errors(count, drawn):
         number = int(index.removeprefix("index ")) - 1000
         positive = probabilities[number] >= 0.3
         expected = probabilities[number] if positive else 1 - probabilities[number]
-        assert true == f"true: {visualize.CLASS_NAMES[labels[number]]}"
-        assert predicted == f"pred: {visualize.CLASS_NAMES[int(positive)]}"
+        assert true == f"true: {CLASS_NAMES[labels[number]]}"
+        assert predicted == f"pred: {CLASS_NAMES[int(positive)]}"
         assert confidence == f"confidence {100 * expected:.1f} %"
         correct = positive == labels[number]
         wrong += not correct
         assert axes.get_title() == ("✓ right" if correct else "✗ WRONG")
         frame = axes.spines["left"]
-        color = visualize.GREEN if correct else visualize.VERMILLION
+        color = style.GREEN if correct else style.VERMILLION
         assert to_hex(frame.get_edgecolor()).upper() == color
         assert (frame.get_linestyle() == "-") == correct
     note = figure._supxlabel.get_text()
@@ -278,7 +286,7 @@ def test_seed_chooses_the_images(drawn):
 
     def shown(seed):
         arguments = make_predictions(200)
-        figure = drawn(visualize.draw_predictions, *arguments, seed=seed, **options)
+        figure = drawn(prediction_grids.draw_predictions, *arguments, seed=seed, **options)
         return [axes.get_xlabel() for axes in figure.axes]
 
     assert shown(0) == shown(0) != shown(1)
@@ -292,12 +300,12 @@ def test_predictions_of_different_lengths_are_refused(tmp_path):
         (images[:0], labels[:0], probabilities[:0], indices[:0]),
     ):
         with pytest.raises(ValueError, match="equal and at least 1"):
-            visualize.draw_predictions(*arguments, tmp_path / "no.png", **options)
+            prediction_grids.draw_predictions(*arguments, tmp_path / "no.png", **options)
     assert not list(tmp_path.iterdir())
 
 
 def test_confusion_matrix_counts_and_rates(drawn):
-    figure = drawn(visualize.draw_confusion_matrix, CONFUSIONS, title="run")
+    figure = drawn(evaluation_plots.draw_confusion_matrix, CONFUSIONS, title="run")
     validation = figure.axes[0]
     assert validation.get_title() == "validation (as selected)"
     cells = [text.get_text() for text in validation.texts]
@@ -309,7 +317,7 @@ def test_confusion_matrix_counts_and_rates(drawn):
     ):
         assert expected in validation.get_xlabel()
     for labels in (validation.get_xticklabels(), validation.get_yticklabels()):
-        assert tuple(label.get_text() for label in labels) == visualize.CLASS_NAMES
+        assert tuple(label.get_text() for label in labels) == CLASS_NAMES
 
 
 @pytest.mark.parametrize(
@@ -321,7 +329,7 @@ def test_confusion_matrix_counts_and_rates(drawn):
     ],
 )
 def test_unusual_confusion_matrix_is_drawn(confusions, drawn):
-    figure = drawn(visualize.draw_confusion_matrix, confusions, title=LONG_TITLE)
+    figure = drawn(evaluation_plots.draw_confusion_matrix, confusions, title=LONG_TITLE)
     assert "n/a" in figure.axes[0].get_xlabel()
     assert_nothing_clipped(figure)
 
@@ -330,14 +338,14 @@ def test_unusual_confusion_matrix_is_drawn(confusions, drawn):
 def test_roc_points_match_scikit_learn(decimals):
     curve = make_curve(200, decimals)
     labels, probabilities = curve["labels"], curve["probabilities"]
-    rates = visualize.roc_points(labels, probabilities)
+    rates = evaluation_plots.roc_points(labels, probabilities)
     expected = roc_curve(labels, probabilities, drop_intermediate=False)
     assert len(rates[0]) == len(np.unique(probabilities)) + 1
     np.testing.assert_allclose(rates, expected[:2])
 
 
 def test_roc_operating_points_lie_on_the_curve(drawn):
-    figure = drawn(visualize.draw_roc_curve, CURVES, title="run", threshold=0.4)
+    figure = drawn(evaluation_plots.draw_roc_curve, CURVES, title="run", threshold=0.4)
     axes = figure.axes[0]
     lines = [set(zip(*line.get_data(), strict=True)) for line in axes.lines[:2]]
     points = [tuple(points.get_offsets()[0]) for points in axes.collections]
@@ -354,7 +362,7 @@ def test_roc_operating_points_lie_on_the_curve(drawn):
 def test_roc_with_one_class_is_drawn(auc, drawn):
     one_class = {"labels": [1], "probabilities": [0.7], "auc": auc, "auc_ci95": None}
     curves = {"validation": one_class, "test": {**make_curve(9), "auc_ci95": None}}
-    figure = drawn(visualize.draw_roc_curve, curves, title="run", threshold=0.5)
+    figure = drawn(evaluation_plots.draw_roc_curve, curves, title="run", threshold=0.5)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels[0] == "validation\nno curve: only one class"
     assert labels[1].startswith("test\nAUC 0.900\nat 0.5") and labels[1].count("sens.") == 1
@@ -368,11 +376,11 @@ def test_calibration_states_error_and_counts(drawn, splits, threshold):
     labels, probabilities = rng.integers(0, 2, 90), rng.random(90)
     curve = {"labels": labels, "probabilities": probabilities}
     curves = {name: curve for name in ("validation", "test")[:splits]}
-    figure = drawn(visualize.draw_calibration, curves, title="run", threshold=threshold)
+    figure = drawn(evaluation_plots.draw_calibration, curves, title="run", threshold=threshold)
     error = calibration(labels, probabilities)["error"]
     assert f"validation: expected calibration error {error:.3f}" in texts(figure)
-    hits = ((probabilities >= threshold) == labels).sum()
-    assert texts(figure).count(f"right ({hits})") == splits
+    correct = ((probabilities >= threshold) == labels).sum()
+    assert texts(figure).count(f"right ({correct})") == splits
     bars = [bar.get_height() for axes in figure.axes[1:] for bar in axes.patches]
     assert sum(bars) == 90 * splits  # none falls outside the bins
     assert_nothing_clipped(figure)
@@ -381,7 +389,7 @@ def test_calibration_states_error_and_counts(drawn, splits, threshold):
 @pytest.mark.parametrize("count", [1, 2, 12, 40])
 def test_comparison_shows_every_run_near_its_place(drawn, count):
     runs = make_runs(count)
-    figure = drawn(visualize.draw_comparison, runs, title="runs\nsmall.npz")
+    figure = drawn(comparison_plots.draw_comparison, runs, title="runs\nsmall.npz")
     shown = [[text for text in axes.texts if text.get_text().isdigit()] for axes in figure.axes]
     assert [len(numbers) for numbers in shown] == [count - (count >= 2), count]
     for text in shown[0]:
@@ -394,7 +402,7 @@ def test_comparison_shows_every_run_near_its_place(drawn, count):
 
 def test_points_stand_side_by_side():
     points = np.array([[0.5, 0.5], [0.5, 0.5], [0.5, 0.52], [0.1, 0.5]])
-    places = visualize._side_by_side(points, width=0.03, height=0.06)
+    places = comparison_plots._side_by_side(points, width=0.03, height=0.06)
     assert places[0] == 0.5 and places[3] == 0.1
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert abs(places[a] - places[b]) >= 0.03 - 1e-9
@@ -402,7 +410,7 @@ def test_points_stand_side_by_side():
 
 def test_names_lose_the_end_that_all_share_and_nothing_else():
     long = ["efficientchestnet_best_data_folds5", "residualchestnet_best_data_folds5"]
-    assert visualize._without_common_end(long) == ["efficientchestnet", "residualchestnet"]
-    assert visualize._without_common_end(["seed42", "seed123"]) == ["seed42", "seed123"]
-    assert visualize._without_common_end(["a_x", "x"]) == ["a_x", "x"]
-    assert visualize._without_common_end(["a_x", "a_x"]) == ["a", "a"]
+    assert comparison_plots._without_common_end(long) == ["efficientchestnet", "residualchestnet"]
+    assert comparison_plots._without_common_end(["seed42", "seed123"]) == ["seed42", "seed123"]
+    assert comparison_plots._without_common_end(["a_x", "x"]) == ["a_x", "x"]
+    assert comparison_plots._without_common_end(["a_x", "a_x"]) == ["a", "a"]

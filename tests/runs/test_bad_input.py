@@ -14,10 +14,13 @@ import torch
 from conftest import TINY, run_script
 from tiny_train import RECIPE, TinyNet
 
-from datareader import SPLITS, load
-from experiment import run
-from flags import parse, run_name
-from storage import InputError, check_writable
+from chestlab.data.sources import load
+from chestlab.data.splits import SPLITS
+from chestlab.files.atomic import check_writable
+from chestlab.files.errors import InputError
+from chestlab.runs.flags import parse
+from chestlab.runs.naming import run_name
+from chestlab.runs.run import run
 from train import BEST
 
 CONTRACT_FLAGS = {  # and the default that --help of train.py must show, as text

@@ -8,25 +8,18 @@ import pytest
 import torch
 from tiny_train import TinyNet
 
-import baselines
-import crossval
-import datareader
-from console import Interrupted, StopSignals
-from crossval import (
-    Configuration,
-    OutOfFold,
-    Plan,
-    Store,
-    cross_validate,
-    cross_validate_yardstick,
-    share_rows,
-)
-from datareader import Split
-from engine import Trainer, TrainingError
-from folds import FOLDS_SEED, make_folds
-from recipe import Recipe
-from storage import InputError
-from weights import StartingPoint
+from chestlab.data import folds, sources
+from chestlab.data.folds import FOLDS_SEED, CrossValidationSplits, make_folds, share_rows
+from chestlab.data.splits import Split
+from chestlab.evaluation import baselines
+from chestlab.evaluation.out_of_fold import OutOfFold
+from chestlab.files.errors import InputError, TrainingError
+from chestlab.files.progress import Interrupted, StopSignals
+from chestlab.runs import crossval
+from chestlab.runs.crossval import Configuration, Store, cross_validate, cross_validate_baseline
+from chestlab.training.recipe import Recipe
+from chestlab.training.trainer import Trainer
+from chestlab.training.weights import PretrainedWeights
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(name="tiny", epochs=2, batch_size=16, lr=1e-2, seed=7)
@@ -35,7 +28,7 @@ LAST = dataclasses.replace(RECIPE, monitor="last")
 
 @pytest.fixture(scope="module")
 def data(phantom_npz):
-    return with_patients(datareader.load(str(phantom_npz), related=True))
+    return with_patients(sources.load(str(phantom_npz), related=True))
 
 
 def with_patients(data, images_each=2):
@@ -61,7 +54,7 @@ def with_patients(data, images_each=2):
 
 @pytest.fixture(scope="module")
 def plan(data):
-    return Plan(data, 3, 2)
+    return CrossValidationSplits(data, 3, 2)
 
 
 @pytest.fixture
@@ -132,8 +125,8 @@ def test_held_out_images_have_no_say_in_their_own_logits(data, plan, store, tmp_
         train=dataclasses.replace(train, labels=first),
         val=dataclasses.replace(val, labels=second),
     )
-    other = Plan.__new__(Plan)
-    other.__dict__ |= {**plan.__dict__, "data": changed, "pool": crossval.train_and_val(changed)}
+    other = CrossValidationSplits.__new__(CrossValidationSplits)
+    other.__dict__ |= {**plan.__dict__, "data": changed, "pool": folds.train_and_val(changed)}
     again = run(other, Store(tmp_path / "other"), tiny(RECIPE)).logits
     assert np.array_equal(again[0, rows], logits[0, rows])
     elsewhere = np.setdiff1d(np.arange(len(flipped)), rows)
@@ -146,7 +139,7 @@ def test_test_images_are_never_asked_for(data, plan, store, tmp_path):
     other = dataclasses.replace(
         data, test=dataclasses.replace(test, images=noise, labels=1 - test.labels)
     )
-    again = run(Plan(other, 3, 2), Store(tmp_path / "other"))
+    again = run(CrossValidationSplits(other, 3, 2), Store(tmp_path / "other"))
     assert np.array_equal(run(plan, store).logits, again.logits)
 
 
@@ -192,8 +185,8 @@ def test_a_damaged_stored_fold_is_trained_again(plan, store, damage):
         lambda one: dataclasses.replace(one, recipe=dataclasses.replace(one.recipe, lr=0.02)),
         lambda one: dataclasses.replace(one, recipe=dataclasses.replace(one.recipe, seed=8)),
         lambda one: dataclasses.replace(one, arguments={"width": 3}),
-        lambda one: dataclasses.replace(one, start=StartingPoint("a", "1")),
-        lambda one: dataclasses.replace(one, start=StartingPoint("a", "2")),
+        lambda one: dataclasses.replace(one, start=PretrainedWeights("a", "1")),
+        lambda one: dataclasses.replace(one, start=PretrainedWeights("a", "2")),
         lambda one: dataclasses.replace(one, build=torch.nn.Identity),
     ],
 )
@@ -211,7 +204,7 @@ def test_what_determines_a_fold_is_in_its_key(plan, other):
 def test_weights_that_have_seen_a_held_out_patient_are_refused(plan, store):
     patient = plan.pool.patients[0]
     seen = {"rows": {"train": [10**6]}, "names": [f"{patient}_999.png"], "phantom": True}
-    start = StartingPoint("seen.pth", "1", {"seen": {"trained": seen}})
+    start = PretrainedWeights("seen.pth", "1", {"seen": {"trained": seen}})
     with pytest.raises(InputError, match="has seen"):
         run(plan, store, tiny(start=start))
     assert not list(store.folder.iterdir())
@@ -222,7 +215,7 @@ def test_related_images_of_unknown_patients_are_warned_of(data, store, capsys):
         key: dataclasses.replace(getattr(data, key), names=None)
         for key in ("train", "val", "test", "related")
     }
-    plan = Plan(dataclasses.replace(data, **nameless), 3, 1)
+    plan = CrossValidationSplits(dataclasses.replace(data, **nameless), 3, 1)
     assert "images of one patient may be in several folds" in capsys.readouterr().err
     part = plan.part(0, 0, choosing=False)
     images = plan.training_images(part, dataclasses.replace(LAST, related=True))
@@ -257,13 +250,13 @@ def test_smaller_shares_lie_within_larger_ones_and_keep_both_classes():
 
 def test_yardstick_is_that_of_its_own_script_on_the_first_repeat(data, plan, store, monkeypatch):
     monkeypatch.setattr(baselines, "FOLDS", 3)
-    yardstick = baselines.YARDSTICKS[1]
-    outcome = cross_validate_yardstick(yardstick, plan, store)
-    split, probabilities, _ = baselines.cross_validate(yardstick, data)
+    baseline = baselines.BASELINES[1]
+    outcome = cross_validate_baseline(baseline, plan, store)
+    split, probabilities, _ = baselines.cross_validate(baseline, data)
     place = {image: row for row, image in enumerate(plan.pool.names)}
     own = 1 / (1 + np.exp(-outcome.logits[0, [place[name] for name in split.names]]))
     assert np.allclose(own, probabilities)
-    assert np.array_equal(cross_validate_yardstick(yardstick, plan, store).logits, outcome.logits)
+    assert np.array_equal(cross_validate_baseline(baseline, plan, store).logits, outcome.logits)
 
 
 def test_figures_are_those_of_scikit_learn_fold_by_fold(plan, store):
@@ -306,8 +299,8 @@ def test_a_damaged_table_is_refused(tmp_path, damage):
 
 
 def test_real_x_rays_are_divided_by_patient(real_npz):
-    data = datareader.load(str(real_npz), related=True)
-    plan = Plan(data, 5, 2)
+    data = sources.load(str(real_npz), related=True)
+    plan = CrossValidationSplits(data, 5, 2)
     for repeat in range(2):
         for fold in range(5):
             part = plan.part(repeat, fold, choosing=True)

@@ -17,30 +17,35 @@ from tiny_stages import RECIPE as STAGES
 from tiny_stages import TinyStages
 from tiny_train import TinyNet
 
-import blend
-import console
-import datareader
-import engine
-import experiment
-import provenance
-from datareader import Split, TwoClassData
-from ensemble import SEEDS, seeds
-from folds import join, make_folds
-from metrics import choose_threshold, paired_difference
-from recipe import Recipe
-from storage import InputError, load_checkpoint
+from chestlab.data import provenance, sources
+from chestlab.data.folds import join, make_folds
+from chestlab.data.splits import Split, TwoClassData
+from chestlab.evaluation.metrics import choose_threshold, paired_difference
+from chestlab.files import progress
+from chestlab.files.checkpoint import load_checkpoint
+from chestlab.files.errors import InputError
+from chestlab.reporting import comparison_plots, curves, evaluation_plots, prediction_grids
+from chestlab.runs import run as run_module
+from chestlab.runs.ensemble import SEEDS, seeds
+from chestlab.training.recipe import Recipe
+from chestlab.training.trainer import Trainer
+from studies import blend
 
 FAST = Recipe(name="tiny", epochs=2, batch_size=16, lr=1e-2, patience=50)
+
+
+def draw_nothing(patch: pytest.MonkeyPatch, but: str = "") -> None:
+    """Let every module of pictures draw none."""
+    for module in (comparison_plots, curves, evaluation_plots, prediction_grids):
+        for name in dir(module):
+            if name.startswith("draw_") and name != but:
+                patch.setattr(module, name, lambda *args, **kwargs: None)
 
 
 @pytest.fixture(autouse=True)
 def only_the_ensembles_own_picture(monkeypatch):
     """Drawing takes longer than training here; the others have tests of their own."""
-    import visualize
-
-    for name in dir(visualize):
-        if name.startswith("draw_") and name != "draw_members":
-            monkeypatch.setattr(visualize, name, lambda *args, **kwargs: None)
+    draw_nothing(monkeypatch, but="draw_members")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +87,7 @@ def call(build, recipes, tmp_path, *arguments, url=None) -> int:
     """Run a script's call in this process; its exit status."""
     folders = ("--results-dir", tmp_path / "results", "--models-dir", tmp_path / "models")
     try:
-        experiment.run(build, {"report": recipes}, [*map(str, (*arguments, *folders))], url)
+        run_module.run(build, {"report": recipes}, [*map(str, (*arguments, *folders))], url)
     except SystemExit as stop:
         return stop.code
     return 0
@@ -228,7 +233,7 @@ def test_members_are_averaged_and_nothing_finished_is_trained_again(tmp_path, na
     }
     best = max(members, key=lambda m: (m["val"]["accuracy"], m["val"]["auc"]))
     assert metrics["best_member"]["name"] == best["name"]
-    patients = datareader.load(str(named_npz)).test.patients
+    patients = sources.load(str(named_npz)).test.patients
     theirs = table(folder / best["name"] / "test_probabilities.csv")["probability"]
     assert metrics["best_member"]["gain_of_the_average"]["test"] == paired_difference(
         test["label"],
@@ -264,16 +269,16 @@ def test_members_of_another_recipe_are_trained_anew(tmp_path, named_npz):
 def test_an_interrupted_ensemble_goes_on_to_the_same_bits(tmp_path, named_npz, monkeypatch, capsys):
     arguments = "--data", named_npz, "--members", 2
     assert call(TinyNet, FAST, tmp_path / "whole", *arguments) == 0
-    whole = engine.Trainer.run_epoch
+    whole = Trainer.run_epoch
     calls = []
 
     def cut_off(trainer):
         calls.append(trainer)
         if len(calls) == 4:  # the second epoch of the second member
-            raise console.Interrupted(2)
+            raise progress.Interrupted(2)
         return whole(trainer)
 
-    monkeypatch.setattr(engine.Trainer, "run_epoch", cut_off)
+    monkeypatch.setattr(Trainer, "run_epoch", cut_off)
     assert call(TinyNet, FAST, tmp_path / "cut", *arguments) == 130
     monkeypatch.undo()
     capsys.readouterr()
@@ -296,7 +301,7 @@ def test_folds_are_judged_out_of_fold(tmp_path, named_npz, over):
     folder = tmp_path / "results" / name
     metrics = json.loads((folder / "metrics.json").read_text())
     oof = table(folder / "oof_probabilities.csv")
-    data = datareader.load(str(named_npz))
+    data = sources.load(str(named_npz))
     assert len(oof["label"]) == len(data.train) + (len(data.val) if over == "train+val" else 0)
     part = "held_out" if over == "train" else "val"
     own = [table(folder / f"fold{k}" / f"{part}_probabilities.csv") for k in (1, 2)]
@@ -341,7 +346,7 @@ def test_folds_never_start_from_a_network_that_knows_the_images_left_out(
     assert stages(tmp_path / "first", *once, "none", "--epochs", 1, "--name", "first") == 0
     weights = tmp_path / "first/models/first_best.pth"
     seen = load_checkpoint(weights)["seen"]
-    data = datareader.load(str(named_npz))
+    data = sources.load(str(named_npz))
     assert seen["trained"]["names"] == data.train.names.tolist()
     assert seen["chosen"]["rows"] == {"val": data.val.index.tolist()}
     capsys.readouterr()
@@ -356,10 +361,15 @@ def test_folds_never_start_from_a_network_that_knows_the_images_left_out(
 def test_a_fold_may_start_from_its_own_earlier_network_and_passes_on_what_that_saw(
     tmp_path, named_npz
 ):
-    data = datareader.load(str(named_npz))
+    data = sources.load(str(named_npz))
     part = make_folds(data, 2, "train")[0]
     known = provenance.record([("train", part.train)])
-    judged = {"split": "held_out", "images": part.held_out, "phantom": False, "by_patient": True}
+    judged = {
+        "split": "held_out",
+        "images": part.held_out,
+        "phantom": False,
+        "by_patient": True,
+    }
     provenance.check_unseen([known], source="x", **judged)
     more = provenance.union(known, provenance.record([("train", part.held_out.take([0]))]))
     with pytest.raises(InputError, match="has seen"):
@@ -372,7 +382,7 @@ def test_weights_trained_on_val_or_test_are_refused_for_a_plain_run(tmp_path, na
     path = tmp_path / "first/models/first_best.pth"
     state = load_checkpoint(path)
     assert stages(tmp_path / "fine", *once, path, "--epochs", 1) == 0
-    data = datareader.load(str(named_npz))
+    data = sources.load(str(named_npz))
     for name in ("val", "test"):
         bad = tmp_path / f"{name}.pth"
         record = provenance.record([(name, getattr(data, name))], phantom=True)
@@ -385,14 +395,14 @@ def test_weights_trained_on_val_or_test_are_refused_for_a_plain_run(tmp_path, na
 def test_a_finished_members_network_leaves_the_memory(tmp_path, named_npz, monkeypatch):
     """Or an ensemble's optimiser states pile up on a small graphics card."""
     alive = []
-    start = engine.Trainer.__init__
+    start = Trainer.__init__
 
     def remember(trainer, *arguments, **more):
         assert not any(one() for one in alive)
         start(trainer, *arguments, **more)
         alive.extend(map(weakref.ref, (trainer, trainer.model, trainer.optimizer)))
 
-    monkeypatch.setattr(engine.Trainer, "__init__", remember)
+    monkeypatch.setattr(Trainer, "__init__", remember)
     gc.disable()  # it comes when it likes; a device's memory cannot wait for it
     try:
         assert call(TinyNet, FAST, tmp_path, "--data", named_npz, "--members", 3) == 0
@@ -409,11 +419,7 @@ def fold_runs(tmp_path_factory, named_npz) -> Path:
     once = "--data", named_npz, "--epochs", 1
     folds = *once, "--folds", 2
     with pytest.MonkeyPatch.context() as patch:
-        import visualize
-
-        for name in dir(visualize):
-            if name.startswith("draw_"):
-                patch.setattr(visualize, name, lambda *args, **kwargs: None)
+        draw_nothing(patch)
         for name, lr in (("a", 1e-2), ("b", 1e-3)):
             arguments = *folds, "--folds-over", "train+val", "--name", name, "--lr", lr
             assert call(TinyNet, FAST, folder, *arguments) == 0
@@ -437,7 +443,7 @@ def blended(results, named_npz, *arguments) -> int:
 def test_finished_runs_are_averaged_image_by_image(fold_runs, named_npz):
     assert blended(fold_runs, named_npz, A, B, "--name", "both") == 0
     metrics = json.loads((fold_runs / "both/metrics.json").read_text())
-    data = datareader.load(str(named_npz))
+    data = sources.load(str(named_npz))
     for split in ("oof", "test", "val"):
         found = table(fold_runs / "both" / f"{split}_probabilities.csv")
         place = {}
@@ -470,7 +476,7 @@ def test_finished_runs_are_averaged_image_by_image(fold_runs, named_npz):
         test["probability"],
         theirs["probability"][order],
         (metrics["threshold"], own[best]["threshold"]),
-        datareader.load(str(named_npz)).test.patients[np.argsort(data.test.index)],
+        sources.load(str(named_npz)).test.patients[np.argsort(data.test.index)],
     )
     page = (fold_runs / "both/README.md").read_text()
     assert A in page and B in page

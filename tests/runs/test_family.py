@@ -15,22 +15,26 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-import datareader
-import family_report
-import verdicts
-from console import Interrupted
-from diagnostics import gradient_norms, silent_units
-from engine import PER_STEP, Recipe, Trainer, make_scheduler, parameter_count
-from family import RECIPES, recipes_for
-from inference import load_model
-from metrics import bootstrap_weights, evaluate_findings, roc_auc, weighted_auc
-from phantom import make_phantom
+from chestlab.data import sources, splits
+from chestlab.data.phantom import make_phantom
+from chestlab.evaluation import verdicts
+from chestlab.evaluation.metrics import bootstrap_weights, evaluate_findings, roc_auc, weighted_auc
+from chestlab.files.errors import InputError
+from chestlab.files.progress import Interrupted
+from chestlab.reporting import family_report
+from chestlab.runs.family import RECIPES, recipes_for
+from chestlab.training.diagnostics import gradient_norms, silent_units
+from chestlab.training.inference import load_model
+from chestlab.training.layers import parameter_count
+from chestlab.training.optimizer import PER_STEP, make_scheduler
+from chestlab.training.recipe import Recipe
+from chestlab.training.trainer import Trainer
+from networks import network_class
 from resnet_mish import MishResNet34
 from resnet_modified import ModifiedResNet34
 from resnet_plain import Plain34, ResNet34
 from resnet_se import SEResNet34
 from resnet_se_mish import SEMishResNet34
-from storage import InputError
 
 NETWORKS = {
     Plain34: 21_105_089,
@@ -294,7 +298,7 @@ def test_the_image_size_goes_with_the_device_and_is_said(monkeypatch):
 def findings_arrays(rng, sizes, names=True):
     """Labels of every kind: none, one, several; hernia in no image but the first of train."""
     arrays = {}
-    for split, n in zip(datareader.SPLITS, sizes, strict=True):
+    for split, n in zip(splits.SPLITS, sizes, strict=True):
         labels = (rng.random((n, 14)) < 0.3).astype(np.uint8)
         labels[:, 13] = 0
         labels[0] = split == "train"
@@ -318,14 +322,14 @@ def findings_npz(tmp_path_factory):
 def test_the_findings_are_medmnists_in_its_order():
     medmnist = pytest.importorskip("medmnist")
     labels = medmnist.INFO["chestmnist"]["label"]
-    for number, name in enumerate(datareader.FINDINGS):
+    for number, name in enumerate(splits.FINDINGS):
         assert name.split()[0] == labels[str(number)].split("_")[0]
 
 
 def test_findings_are_read_with_every_image_label_and_name(findings_npz):
-    data = datareader.load(str(findings_npz), findings=True)
+    data = sources.load(str(findings_npz), findings=True)
     with np.load(findings_npz) as source:
-        for split in datareader.SPLITS:
+        for split in splits.SPLITS:
             part = getattr(data, split)
             for key in ("images", "labels", "names"):
                 assert np.array_equal(getattr(part, key), source[f"{split}_{key}"])
@@ -336,10 +340,10 @@ def test_findings_are_read_with_every_image_label_and_name(findings_npz):
     assert (labels.shape, labels.dtype) == ((40, 14), torch.float32)
     assert data.val.patients[3] == "00000001"
     assert list(findings_npz.parent.iterdir()) == [findings_npz]  # no second copy of it all
-    two = datareader.load(str(findings_npz))
-    assert isinstance(two, datareader.TwoClassData)
+    two = sources.load(str(findings_npz))
+    assert isinstance(two, splits.TwoClassData)
     assert len(two.train) < len(data.train)
-    again = datareader.load(str(findings_npz), findings=True)  # past the cache of the two classes
+    again = sources.load(str(findings_npz), findings=True)  # past the cache of the two classes
     assert np.array_equal(again.test.labels, data.test.labels)
     assert again.sha256 == two.sha256
 
@@ -357,13 +361,13 @@ def test_findings_that_cannot_be_learned_are_refused(tmp_path, change, words):
     change(arrays)
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(InputError, match=words):
-        datareader.load(str(tmp_path / "bad.npz"), findings=True)
+        sources.load(str(tmp_path / "bad.npz"), findings=True)
 
 
 def test_phantoms_have_findings_too(monkeypatch):
     source = make_phantom(train=100, val=20, test=20)
     monkeypatch.setattr("phantom.make_phantom", lambda size: source)
-    data = datareader.load("phantom", findings=True)
+    data = sources.load("phantom", findings=True)
     assert data.phantom
     assert data.train.labels.sum(1).max() > 1
     assert np.array_equal(data.val.labels, source["val_labels"])
@@ -430,7 +434,7 @@ def test_a_run_on_all_findings_leaves_figures_that_can_be_recomputed(
     for split in ("val", "test"):
         with (folder / f"{split}_probabilities.csv").open(newline="") as file:
             header, *rows = csv.reader(file)
-        assert header == ["index", "labels", *datareader.FINDINGS]
+        assert header == ["index", "labels", *splits.FINDINGS]
         labels = np.array([[int(digit) for digit in row[1]] for row in rows])
         with np.load(findings_npz) as source:
             assert np.array_equal(labels, source[f"{split}_labels"])
@@ -445,7 +449,7 @@ def test_a_run_on_all_findings_leaves_figures_that_can_be_recomputed(
     assert 0 <= float(best["train_accuracy"]) <= 1
     checkpoint = tmp_path / "trained_models/seresnet34_findings_all_best.pth"
     with pytest.raises(InputError, match="--task findings"):
-        load_model(checkpoint)
+        load_model(checkpoint, network_class)
 
 
 def stop_at_epoch(monkeypatch, number):
@@ -684,8 +688,8 @@ def test_a_comparison_that_was_interrupted_goes_on_and_ends_as_one_that_was_not(
         assert float(row["test_auc"]) == pytest.approx(area)
         assert float(row["test_auc_low"]) <= area <= float(row["test_auc_high"])
         assert f"{int(row['parameters']):,}" in text
-    judged = read_table(folder / "verdicts.csv")
-    for row in judged:
+    verdict_rows = read_table(folder / "verdicts.csv")
+    for row in verdict_rows:
         assert row["verdict"] in ("supported", "refuted", "undecided")
         if row["hypothesis"].startswith("Plain"):
             assert (row["verdict"], row["note"]) == ("undecided", "run for 1 epochs only")

@@ -9,7 +9,7 @@ import torch
 from conftest import TINY, run_script, without_times
 from PIL import Image
 
-from metrics import choose_threshold
+from chestlab.evaluation.metrics import choose_threshold
 from model import EfficientChestNet
 
 PICTURES = ("training_curves", "val_predictions", "confusion_matrix", "roc_curve", "calibration")

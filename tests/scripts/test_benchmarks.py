@@ -16,9 +16,10 @@ import torch
 from conftest import run_script
 from torch.utils.data import DataLoader
 
-import datareader
 from benchmarks import textbook, train_speed
-from engine import Recipe, Trainer, predict
+from chestlab.data import npz, sources, splits
+from chestlab.training.recipe import Recipe
+from chestlab.training.trainer import Trainer, predict
 from model import EfficientChestNet
 
 RECIPE = Recipe(
@@ -35,7 +36,7 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def data(phantom_npz):
-    return datareader.load(str(phantom_npz))
+    return sources.load(str(phantom_npz))
 
 
 def test_a_quick_run_writes_a_table_with_finite_ratios_and_the_figure(tmp_path):
@@ -108,11 +109,11 @@ def test_the_textbook_evaluates_mirror_images_as_ours_does(data):
 def test_the_made_source_is_read_as_chestmnist_is(tmp_path):
     path = tmp_path / "source.npz"
     train_speed.make_source(path, 0.002)
-    loaded = datareader.filter_npz(path)
+    loaded = npz.filter_npz(path)
     assert loaded.size == 224
     with np.load(path) as whole:
-        for split in datareader.SPLITS:
-            kept = datareader.two_class_mask(whole[f"{split}_labels"])
+        for split in splits.SPLITS:
+            kept = splits.two_class_mask(whole[f"{split}_labels"])
             expected = whole[f"{split}_images"][kept]
             assert (getattr(loaded, split).images == expected).all()
     with zipfile.ZipFile(path) as archive:

@@ -10,16 +10,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-import datareader
 import explain
-import visualize
-from inference import TrainedModel, find_network, load_model
+import networks
+from chestlab.data import sources
+from chestlab.data.phantom import make_phantom
+from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
+from chestlab.files.errors import InputError
+from chestlab.reporting import gradcam_plots
+from chestlab.training import gradcam
+from chestlab.training.inference import TrainedModel, load_model
+from chestlab.training.recipe import Recipe
 from model import EfficientChestNet
 from model_improved import ResidualChestNet
 from model_mobilenet import MobileNetV3Chest
-from phantom import make_phantom
-from recipe import Recipe
-from storage import InputError, load_checkpoint, save_checkpoint
+from networks import network_class
 
 needs_captum = pytest.mark.skipif(
     importlib.util.find_spec("captum") is None, reason="captum is not installed"
@@ -115,11 +119,11 @@ def test_the_last_feature_map_is_found_in_any_architecture(
     torch.manual_seed(0)
     model = build().eval()
     x = torch.randn(1, 1, side, side)
-    assert explain.last_feature_map(model, x) == (name, channels_last)
+    assert gradcam.last_feature_map(model, x) == (name, channels_last)
     if importlib.util.find_spec("captum") is None:
         return
     images = np.random.default_rng(0).integers(0, 256, (3, side, side)).astype(np.uint8)
-    maps = explain.grad_cam(trained(model, side), images, np.array([0, 1, 1]))
+    maps = gradcam.grad_cam(trained(model, side), images, np.array([0, 1, 1]))
     assert maps.shape == (3, fields, fields)
     assert np.isfinite(maps).all() and (maps >= 0).all()
 
@@ -128,12 +132,12 @@ def test_a_map_of_one_field_is_passed_over():
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 1, 1)
     )
-    assert explain.last_feature_map(model, torch.randn(1, 1, 16, 16)) == ("1", False)
+    assert gradcam.last_feature_map(model, torch.randn(1, 1, 16, 16)) == ("1", False)
 
 
 def test_a_network_without_any_map_is_refused():
     with pytest.raises(InputError, match="no feature map"):
-        explain.last_feature_map(
+        gradcam.last_feature_map(
             nn.Sequential(nn.Flatten(), nn.Linear(64, 1)), torch.randn(1, 1, 8, 8)
         )
 
@@ -147,8 +151,8 @@ def half_dark():
 @needs_captum
 def test_the_map_lies_where_the_evidence_for_the_predicted_class_is():
     """Dark's logit rises with bright pixels, which are on the right, and falls with dark ones."""
-    for_one = explain.grad_cam(trained(Dark(), 16), half_dark(), np.array([1]))[0]
-    for_zero = explain.grad_cam(trained(Dark(), 16), half_dark(), np.array([0]))[0]
+    for_one = gradcam.grad_cam(trained(Dark(), 16), half_dark(), np.array([1]))[0]
+    for_zero = gradcam.grad_cam(trained(Dark(), 16), half_dark(), np.array([0]))[0]
     assert for_one[:, 2:].min() > 0 and for_one[:, :2].max() == 0
     assert for_zero[:, :2].min() > 0 and for_zero[:, 2:].max() == 0
 
@@ -156,8 +160,8 @@ def test_the_map_lies_where_the_evidence_for_the_predicted_class_is():
 @needs_captum
 def test_under_flip_the_mirrored_map_is_mirrored_back():
     flipped = trained(Dark(), 16, tta="flip")
-    plain = explain.grad_cam(trained(Dark(), 16), half_dark(), np.array([1]))
-    assert np.allclose(explain.grad_cam(flipped, half_dark(), np.array([1])), plain)
+    plain = gradcam.grad_cam(trained(Dark(), 16), half_dark(), np.array([1]))
+    assert np.allclose(gradcam.grad_cam(flipped, half_dark(), np.array([1])), plain)
 
 
 @needs_captum
@@ -168,9 +172,9 @@ def test_channels_last_gives_the_map_of_channels_first_and_leaves_the_network_as
     last.load_state_dict(first.state_dict())
     images = np.random.default_rng(0).integers(0, 256, (40, 28, 28)).astype(np.uint8)
     classes = np.arange(40) % 2
-    expected = explain.grad_cam(trained(first), images, classes)
+    expected = gradcam.grad_cam(trained(first), images, classes)
     names = list(last.state_dict())
-    assert np.allclose(explain.grad_cam(trained(last), images, classes), expected, atol=1e-6)
+    assert np.allclose(gradcam.grad_cam(trained(last), images, classes), expected, atol=1e-6)
     assert expected.max() > 0
     assert list(last.state_dict()) == names
 
@@ -181,7 +185,7 @@ def test_the_map_is_that_of_the_formula():
     torch.manual_seed(0)
     model = ResidualChestNet().eval()
     images = np.random.default_rng(0).integers(0, 256, (2, 28, 28)).astype(np.uint8)
-    found = explain.grad_cam(trained(model), images, np.array([1, 1]))
+    found = gradcam.grad_cam(trained(model), images, np.array([1, 1]))
     x = (torch.from_numpy(images)[:, None] / 255 - 0.5) / 0.5
     features = model.last(model.layers(model.stem(x)))
     logits = model.head(features).squeeze(1)
@@ -192,7 +196,7 @@ def test_the_map_is_that_of_the_formula():
 
 @pytest.mark.parametrize("side", [16, 28, 64, 97])
 def test_a_flat_map_has_the_area_of_the_regions(side):
-    shares = explain.region_shares(np.ones((2, side, side), np.float32))
+    shares = gradcam.region_shares(np.ones((2, side, side), np.float32))
     for name, area in (("frame", 1 - 0.75**2), ("corners", 0.25)):
         found, flat = shares[name]
         assert flat == pytest.approx(area)
@@ -203,10 +207,10 @@ def test_the_regions_tell_the_corner_from_the_middle_and_empty_maps_are_left_out
     maps = np.zeros((3, 28, 28), np.float32)
     maps[0, 1, 26] = 5
     maps[1, 14, 14] = 2
-    shares = explain.region_shares(maps)
+    shares = gradcam.region_shares(maps)
     for name in ("frame", "corners"):
         assert shares[name][0] == pytest.approx([1, 0], abs=1e-9)
-    first, second, third = explain.describe_shares(maps)
+    first, second, third = gradcam.describe_shares(maps)
     assert "2 images, 50 %" in first and "44 % there" in first
     assert "2 images, 50 %" in second and "25 % there" in second
     assert third.startswith("For 1 of 3 images nothing")
@@ -221,13 +225,13 @@ def test_the_command_draws_the_runs_picture_and_says_what_it_measures(
     monkeypatch.chdir(data.parent)
     state = load_checkpoint(folder / "trained_models" / "one_best.pth", sealed=True)
     titles, pictures = [], []
-    real = visualize.draw_gradcam
+    real = gradcam_plots.draw_gradcam
 
     def spy(*values, **named):
         titles.append(named["title"])
         real(*values, **named)
 
-    monkeypatch.setattr(visualize, "draw_gradcam", spy)
+    monkeypatch.setattr(gradcam_plots, "draw_gradcam", spy)
     for name, threshold in (("low", 0.001), ("high", 0.999), ("low", 0.001)):
         save_checkpoint(tmp_path / f"{name}_best.pth", {**state, "threshold": threshold})
         (tmp_path / "results" / name).mkdir(parents=True, exist_ok=True)
@@ -286,7 +290,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_drawn(
 def test_other_data_are_named_in_the_title(run_of_one_epoch, monkeypatch, tmp_path):
     folder, _ = run_of_one_epoch
     titles = []
-    monkeypatch.setattr(visualize, "draw_gradcam", lambda *v, title, **n: titles.append(title))
+    monkeypatch.setattr(gradcam_plots, "draw_gradcam", lambda *v, title, **n: titles.append(title))
     other = tmp_path / "other.npz"
     np.savez(other, **make_phantom(size=28, train=8, val=8, test=8, seed=9))
     checkpoint = str(folder / "trained_models" / "one_best.pth")
@@ -308,11 +312,11 @@ def test_images_that_the_network_was_trained_on_are_told(
     assert seen["rows"].keys() == {"train"}
     known = {
         **seen,
-        "rows": {**seen["rows"], "val": datareader.load(str(data)).val.index[:rows].tolist()},
+        "rows": {**seen["rows"], "val": sources.load(str(data)).val.index[:rows].tolist()},
     }
     save_checkpoint(tmp_path / "one_best.pth", {**state, "seen": {"trained": known}})
     titles = []
-    monkeypatch.setattr(visualize, "draw_gradcam", lambda *v, title, **n: titles.append(title))
+    monkeypatch.setattr(gradcam_plots, "draw_gradcam", lambda *v, title, **n: titles.append(title))
     arguments = ["--data", str(data), "--out", str(tmp_path / "picture.png")]
     assert explain.main(["--checkpoint", str(tmp_path / "one_best.pth"), *arguments]) == 0
     assert (f"was trained on {rows} of these images" in titles[0]) == (rows > 0)
@@ -337,7 +341,7 @@ def test_the_data_of_the_training_are_asked_for(source, asked, monkeypatch, tmp_
         calls.append(arguments)
         return SimpleNamespace(size=28, sha256="f00", source=source)
 
-    monkeypatch.setattr(datareader, "load", load)
+    monkeypatch.setattr(sources, "load", load)
     if asked.endswith(".npz"):
         (tmp_path / asked).write_bytes(b"")
     explain.load_data(network, None, None)
@@ -377,7 +381,7 @@ def test_the_picture_bears_empty_and_short_rows(wrong, right, tmp_path):
     probabilities = np.where((labels == 1) == hit, 0.9, 0.1)
     maps = rng.random((n, 28, 28)).astype(np.float32)
     maps[0] = 0
-    visualize.draw_gradcam(
+    gradcam_plots.draw_gradcam(
         rng.integers(0, 256, (n, 28, 28)).astype(np.uint8),
         maps,
         labels,
@@ -400,7 +404,7 @@ def test_a_network_is_rebuilt_with_the_arguments_that_its_checkpoint_stores(
     wide = EfficientChestNet(strides=(1, 2, 2, 1))
     arguments = {"strides": (1, 2, 2, 1), "dropout": (0.1, 0.1)}
     save_checkpoint(path, {**state, "weights": wide.state_dict(), "model_arguments": arguments})
-    loaded = load_model(path)
+    loaded = load_model(path, network_class)
     assert loaded.name == "other"
     assert loaded.model.stem[0].stride == (1, 1)
     assert loaded.model.head[2].p == 0.1
@@ -431,23 +435,27 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(change, message, run_of_one
     path = tmp_path / "one_best.pth"
     save_checkpoint(path, {key: value for key, value in state.items() if value is not None})
     with pytest.raises(InputError, match=message):
-        load_model(path)
+        load_model(path, network_class)
 
 
 def test_a_checkpoint_to_resume_from_is_refused_and_one_best_is_named(run_of_one_epoch):
     folder, _ = run_of_one_epoch
     with pytest.raises(InputError, match=r"NAME_best\.pth"):
-        load_model(folder / "trained_models" / "one_last.pth")
+        load_model(folder / "trained_models" / "one_last.pth", network_class)
 
 
 def test_every_network_of_the_project_is_found_by_its_name_alone():
     for network in (EfficientChestNet, ResidualChestNet, MobileNetV3Chest):
-        assert find_network(network.__name__) is network
+        assert network_class(network.__name__) is network
 
 
-def test_a_broken_file_beside_the_networks_does_not_matter(tmp_path, monkeypatch):
-    (tmp_path / "a_broken.py").write_text("class Mine(:\n")
-    (tmp_path / "b_untouched.py").write_text("raise SystemExit('imported')\n")
-    (tmp_path / "my_own_net.py").write_text("from torch import nn\nclass Mine(nn.Module): pass\n")
+def test_a_network_of_ones_own_is_found_in_the_script_that_trained_it(tmp_path, monkeypatch):
+    (tmp_path / "train_mine_here.py").write_text(
+        "from torch import nn\nclass Mine(nn.Module): pass\n"
+    )
+    monkeypatch.setattr(networks, "PROJECT", tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    assert find_network("Mine", tmp_path).__name__ == "Mine"
+    assert network_class("Mine", "train_mine_here").__name__ == "Mine"
+    for name, script in (("Other", "train_mine_here"), ("Mine", "absent"), ("Mine", "../x")):
+        with pytest.raises(InputError, match=r"add it to networks\.py"):
+            network_class(name, script)

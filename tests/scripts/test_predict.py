@@ -13,10 +13,12 @@ import pytest
 from conftest import REAL_DATA, run_script
 from PIL import Image
 
-import datareader
 import predict
-from inference import load_model
-from storage import InputError
+from chestlab.data import image_files, splits
+from chestlab.data.sources import load
+from chestlab.files.errors import InputError
+from chestlab.training.inference import load_model
+from networks import network_class
 
 
 def noise(*shape, seed=0, high=256, kind=np.uint8):
@@ -24,7 +26,7 @@ def noise(*shape, seed=0, high=256, kind=np.uint8):
 
 
 def seen(path, size=28):
-    return predict.read_xray(path, size).seen
+    return image_files.read_xray(path, size).seen
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def checkpoint(run_of_one_epoch):
 def test_images(run_of_one_epoch, tmp_path):
     """A folder with the run's 24 test images as PNG, and their stored probabilities by name."""
     folder, data = run_of_one_epoch
-    split = datareader.load(str(data)).test
+    split = load(str(data)).test
     (tmp_path / "images").mkdir()
     for image, row in zip(split.images, split.index, strict=True):
         Image.fromarray(image).save(tmp_path / "images" / f"{row:03}.png")
@@ -58,12 +60,12 @@ def test_test_images_saved_as_png_get_the_probabilities_of_the_run(
     arguments = ["--checkpoint", str(checkpoint), "--csv", str(table), "--device", "cpu"]
     assert predict.main([str(folder), *arguments]) == 0
     rows = read_table(table)
-    threshold = load_model(checkpoint).threshold
+    threshold = load_model(checkpoint, network_class).threshold
     assert [Path(row["file"]).name for row in rows] == sorted(stored)
     for row in rows:
         p = float(row["probability"])
         assert p == pytest.approx(stored[Path(row["file"]).name], abs=1e-6)
-        assert row["class"] == datareader.CLASS_NAMES[p >= threshold]
+        assert row["class"] == splits.CLASS_NAMES[p >= threshold]
         assert float(row["threshold"]) == threshold
     out = capsys.readouterr().out
     assert len([line for line in out.splitlines() if "medical device" in line]) == 1
@@ -187,7 +189,7 @@ def test_the_middle_of_an_oblong_is_taken(height, width, tmp_path):
 
 def test_a_large_image_is_reduced_to_the_source_size_and_shown_in_a_few_pixels(tmp_path):
     Image.fromarray(noise(1024, 1024)).save(tmp_path / "image.png")
-    xray = predict.read_xray(tmp_path / "image.png", 64)
+    xray = image_files.read_xray(tmp_path / "image.png", 64)
     assert xray.seen.shape == (64, 64) and xray.shown.shape == (448, 448)
     assert xray.seen.std() < 20  # antialiased: of noise, the mean of many pixels is left
 
@@ -276,7 +278,7 @@ def test_folders_are_searched_in_order_each_file_once_and_without_earlier_overla
     paths = [tmp_path / "b" / "2.png", tmp_path]
     found = [
         file.relative_to(tmp_path).as_posix()
-        for file in predict.find_files(paths, without=tmp_path / "over")
+        for file in image_files.find_files(paths, without=tmp_path / "over")
     ]
     assert found == ["b/2.png", "c.jpg", "a/x/1.jpeg", "b/10.PNG"]
 

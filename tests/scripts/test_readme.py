@@ -15,8 +15,8 @@ import pytest
 from conftest import REAL_DATA, ROOT, run_script
 from PIL import Image
 
-from phantom import make_phantom
-from storage import ARTEFACTS
+from chestlab.data.phantom import make_phantom
+from chestlab.files.run_files import ARTEFACTS
 
 READMES = "README.md", "README.id.md"
 NAME = "efficientchestnet"  # of the checkpoint that the READMEs speak of

@@ -11,18 +11,16 @@ from comparisons import BASE, tiny_networks, trained  # noqa: F401 (fixtures)
 from conftest import run_script, without_times
 from torch import nn
 
-import ablation
-import crossval
-import learning_curve
-import report
-from ablation import SWITCHES, Switch, has, turned, usable
-from console import Interrupted
-from crossval import OutOfFold
-from engine import TrainingError
-from metrics import paired_difference, sigmoid
-from phantom import OFFICIAL_COUNTS
-from recipe import Recipe
-from storage import InputError
+from chestlab.data.phantom import OFFICIAL_COUNTS
+from chestlab.evaluation.metrics import paired_difference, sigmoid
+from chestlab.evaluation.out_of_fold import OutOfFold
+from chestlab.files.errors import InputError, TrainingError
+from chestlab.files.progress import Interrupted
+from chestlab.reporting import overview
+from chestlab.runs import crossval
+from chestlab.training.recipe import Recipe
+from studies import ablation, learning_curve
+from studies.ablation import SWITCHES, Switch, has, turned, usable
 
 NAMES = {switch.name: switch for switch in SWITCHES}
 SHORT = ["--net", "resnet34", "--folds", "3", "--repeats", "3", "--device", "cpu", "--name", "a"]
@@ -173,13 +171,13 @@ def test_results_page_shows_the_table_in_both_languages(command, run_of_one_epoc
     folder = command(*SWITCH)
     shutil.copytree(run_of_one_epoch[0] / "results" / "one", folder.parent / "one")
     for language, word in (("en", "supported"), ("id", "didukung")):
-        text = report.write_report(folder.parent, language).read_text()
+        text = overview.write_report(folder.parent, language).read_text()
         assert "`+ per-image`" in text and word in text
         assert "(a/README.md)" in text
     (folder / "table.csv").write_text("configuration\n")
-    assert "per-image" not in report.write_report(folder.parent).read_text()
+    assert "per-image" not in overview.write_report(folder.parent).read_text()
     command("--repeats", "1", *SWITCH)  # which decides nothing: its own page is enough
-    text = report.write_report(folder.parent).read_text()
+    text = overview.write_report(folder.parent).read_text()
     assert "(a/README.md)" in text and "per-image" not in text
 
 

@@ -20,30 +20,36 @@ from torch import nn
 from torchvision.models import resnet34
 from torchvision.ops import StochasticDepth
 
-import datareader
-import experiment
-import family
-import pretrain
-import provenance
-from console import Interrupted
-from distributed import (
+from chestlab.data import provenance, sources, splits
+from chestlab.data.folds import make_folds
+from chestlab.files import errors
+from chestlab.files.checkpoint import load_checkpoint
+from chestlab.files.errors import InputError
+from chestlab.files.progress import Interrupted
+from chestlab.runs import experiment, family
+from chestlab.runs import run as run_module
+from chestlab.training.distributed import (
     GatheredBatchNorm,
     Processes,
     WholeBatch,
     WholeBatchDropout,
     share_batches,
 )
-from folds import make_folds
-from inference import load_model
+from chestlab.training.inference import load_model
+from chestlab.training.recipe import Recipe
+from chestlab.training.weights import (
+    PretrainedWeights,
+    last_linear,
+    load_pretrained,
+    read_pretrained,
+)
 from model import EfficientChestNet
 from model_improved import ResidualChestNet
-from networks import NETWORKS, network
-from recipe import Recipe
+from networks import NETWORKS, network, network_class
 from resnet_plain import Plain34, ResNet34
 from resnet_se import SEResNet34
-from storage import InputError, load_checkpoint
+from studies import pretrain
 from train import REPORT
-from weights import StartingPoint, last_linear, started, starting_point
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 HEAVY = ("densenet169", "efficientnet_b3", "resnet50", "resnet101", "vit_b_16")
@@ -66,7 +72,7 @@ def named_npz(tmp_path_factory, phantom_npz):
     """The small phantom with file names, three images a patient, other findings among them."""
     with np.load(phantom_npz) as source:
         arrays = dict(source)
-    for number, split in enumerate(datareader.SPLITS):
+    for number, split in enumerate(splits.SPLITS):
         patients = np.arange(len(arrays[f"{split}_labels"])) // 3 + 1000 * number
         arrays[f"{split}_names"] = np.array([f"{p:08d}_{i}.png" for i, p in enumerate(patients)])
     path = tmp_path_factory.mktemp("named") / "named.npz"
@@ -96,7 +102,7 @@ def train(build, recipe):
 
     def run(argv):
         short = ["--device", "cpu", "--epochs", "1", "--no-test"]
-        experiment.run(build, {"report": recipe}, [*argv, *short])
+        run_module.run(build, {"report": recipe}, [*argv, *short])
 
     return run
 
@@ -130,14 +136,14 @@ def test_every_training_script_has_its_networks_here():
 )
 def test_every_network_learns_findings_and_its_script_can_start_there(name):
     found = network(name, "cpu")
-    arguments = {**found.arguments, **({"width": 4} if "width" in found.knobs else {})}
+    arguments = {**found.arguments, **({"width": 4} if "width" in found.model_options else {})}
     build = partial(found.build, **arguments)
     trainer = make(build=build, n=4, size=32, epochs=1, flip=0.5)
     assert math.isfinite(trainer.run_epoch()["train_loss"])
     learned = trainer.network.state_dict()
     state = {"model": type(build()).__name__, "weights": learned}
-    point = StartingPoint("x.pth", "", state)
-    one = build(point) if found.imagenet_url else started(build, point)
+    point = PretrainedWeights("x.pth", "", state)
+    one = build(point) if found.imagenet_url else load_pretrained(build, point)
     own, last = one.state_dict(), last_linear(one)
     assert last == trainer.head
     assert learned[f"{last}.weight"].shape[0] == 14
@@ -198,7 +204,7 @@ def test_a_loss_that_is_not_finite_ends_it():
     trainer = make(lr=10.0, clip=0.0)
     with torch.no_grad():
         next(trainer.network.parameters()).fill_(math.inf)
-    with pytest.raises(pretrain.TrainingError, match="not finite in epoch 1, step 1 of 3"):
+    with pytest.raises(errors.TrainingError, match="not finite in epoch 1, step 1 of 3"):
         trainer.run_epoch()
 
 
@@ -234,14 +240,14 @@ def test_a_script_starts_from_the_checkpoint_and_says_so(start, tmp_path, phanto
     status, told = start("--data", phantom_npz, "--name", "fine", "--resume", run=script)
     assert status == 2 and "starting_weights source" in told
     with pytest.raises(InputError, match=r"of pretrain\.py"):
-        load_model(path)
+        load_model(path, network_class)
 
 
 def test_all_layers_but_the_last_are_taken():
     torch.manual_seed(0)
     other = ResidualChestNet()
     state = {"model": "ResidualChestNet", "weights": other.state_dict()}
-    one = started(ResidualChestNet, StartingPoint("x.pth", "", state))
+    one = load_pretrained(ResidualChestNet, PretrainedWeights("x.pth", "", state))
     for name, value in one.state_dict().items():
         last = name.startswith("head.11.")
         assert torch.equal(value, other.state_dict()[name]) != last, name
@@ -250,7 +256,7 @@ def test_all_layers_but_the_last_are_taken():
 def test_torchvisions_resnet34_fits_the_one_here_and_its_colours_become_grey():
     torch.manual_seed(0)
     coloured = resnet34(weights=None).state_dict()
-    one = started(ResNet34, StartingPoint("resnet34.pth", "", coloured)).state_dict()
+    one = load_pretrained(ResNet34, PretrainedWeights("resnet34.pth", "", coloured)).state_dict()
     torch.testing.assert_close(one["conv1.weight"], coloured["conv1.weight"].mean(1, keepdim=True))
     name = "layer3.0.downsample.1.running_var"
     assert torch.equal(one[name], coloured[name])
@@ -272,15 +278,15 @@ def test_a_checkpoint_of_another_network_is_told_in_one_line(damage):
     else:
         state["weights"]["conv1.weight"] = 3
     with pytest.raises(InputError, match=r"--weights: 'bad\.pth'") as refusal:
-        started(partial(ResNet34, width=4), StartingPoint("bad.pth", "", state))
+        load_pretrained(partial(ResNet34, width=4), PretrainedWeights("bad.pth", "", state))
     assert str(refusal.value).isprintable()
 
 
 def test_a_missing_file_is_told_with_what_is_allowed(tmp_path):
     with pytest.raises(InputError, match="allowed are none or an existing file"):
-        starting_point(str(tmp_path / "no.pth"), None)
+        read_pretrained(str(tmp_path / "no.pth"), None)
     with pytest.raises(InputError, match="allowed are none or"):
-        starting_point("imagenet", None)
+        read_pretrained("imagenet", None)
 
 
 def test_of_two_networks_a_script_trains_the_one_the_weights_are_of(tmp_path, monkeypatch):
@@ -348,24 +354,24 @@ def test_patients_of_an_excluded_fold_stay_unknown(start, tmp_path, named_npz, o
     path = tmp_path / "trained_models/without_final.pth"
     state = load_checkpoint(path)
     assert state["data"]["without"] == f"fold 2 of 3 over {over}"
-    parts = make_folds(datareader.load(str(named_npz)), 3, over)
+    parts = make_folds(sources.load(str(named_npz)), 3, over)
     held_out = [part.val if part.held_out is None else part.held_out for part in parts]
     owners = set(held_out[1].patients)
     seen = np.array(state["seen"]["trained"]["names"])
-    everyone = datareader.load(str(named_npz), findings=True).train
+    everyone = sources.load(str(named_npz), findings=True).train
     wanted = [name for name in everyone.names if name[:8] not in owners]
     assert seen.tolist() == wanted
     two_class = held_out[1].names[np.isin(held_out[1].names, everyone.names)]
     assert 0 < len(two_class) < len(everyone) - len(wanted)  # their other images are gone, too
 
     for number, part in enumerate(parts):
-        options = experiment.parse(
+        options = flags.parse(
             {"report": dataclasses.replace(REPORT, name="x", image_size=32)},
             ["--data", str(named_npz), "--device", "cpu", "--width", "4"],
-            knobs={"width": family.WIDTH},
+            model_options={"width": family.WIDTH},
         )
         build = SEResNet34
-        point = StartingPoint("without", "", state)
+        point = PretrainedWeights("without", "", state)
         arguments = build, None, lambda point=point: point, options, part
         if number == 1:
             experiment.Run(*arguments)
@@ -384,11 +390,13 @@ def test_a_script_refuses_weights_that_know_what_it_is_judged_on(start, tmp_path
     script = SEResNet34
 
     def run(argv):
-        experiment.run(script, family.recipes_for("x", argv), argv, knobs={"width": family.WIDTH})
+        run_module.run(
+            script, family.recipes_for("x", argv), argv, model_options={"width": family.WIDTH}
+        )
 
     status, told = start(*fold, run=run)
     assert status == 2 and "has seen" in told and told.count("\n") == 1
-    data = datareader.load(str(named_npz))
+    data = sources.load(str(named_npz))
     test = provenance.record([("test", data.test)], phantom=True)
     torch.save({**state, "seen": {"trained": test}}, "bad.pth")
     flags = "--data", named_npz, "--weights", "bad.pth", "--width", 4, "--epochs", 1
@@ -409,7 +417,7 @@ def test_a_pre_training_does_not_go_on_from_one_that_knows_the_fold(start, tmp_p
 
 
 def test_of_a_source_without_names_the_images_themselves_are_left_out(phantom_npz):
-    two, all_ = (datareader.load(str(phantom_npz), findings=f) for f in (False, True))
+    two, all_ = (sources.load(str(phantom_npz), findings=f) for f in (False, True))
     for over in ("train", "train+val"):
         part = make_folds(two, 3, over)[0]
         held_out = part.val if part.held_out is None else part.held_out
@@ -420,7 +428,7 @@ def test_of_a_source_without_names_the_images_themselves_are_left_out(phantom_np
 
 
 def test_of_the_real_images_every_patient_of_a_fold_goes(real_npz):
-    two, all_ = (datareader.load(str(real_npz), findings=f) for f in (False, True))
+    two, all_ = (sources.load(str(real_npz), findings=f) for f in (False, True))
     for part in make_folds(two, 5, "train+val"):
         rest = pretrain.without(all_.train, part.val)
         gone = len(all_.train) - len(rest)
@@ -640,7 +648,7 @@ def test_the_default_recipes_prepare_images_as_the_networks_own_script_does():
 
 def test_no_owner_of_a_two_class_image_is_left_where_all_are_excluded(start, tmp_path, named_npz):
     path, arrays = tmp_path / "others.npz", dict(np.load(named_npz))
-    two_class = datareader.two_class_mask(arrays["train_labels"])
+    two_class = splits.two_class_mask(arrays["train_labels"])
     for row in np.flatnonzero(~two_class)[::2]:  # half of the other images are of other patients
         arrays["train_names"][row] = f"{90_000_000 + row}_000.png"
     np.savez(path, **arrays)
@@ -648,7 +656,7 @@ def test_no_owner_of_a_two_class_image_is_left_where_all_are_excluded(start, tmp
     assert start(*flags) == (0, "")
     state = load_checkpoint(tmp_path / "trained_models/without_final.pth")
     assert state["data"]["without"] == "all two-class images"
-    data = datareader.load(str(path))
+    data = sources.load(str(path))
     owners = {*data.train.patients, *data.val.patients}
     seen = state["seen"]["trained"]["names"]
     assert len(seen) == (~two_class)[np.flatnonzero(~two_class)[::2]].sum()

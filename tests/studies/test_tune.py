@@ -12,14 +12,13 @@ import pytest
 from comparisons import BASE, tiny_networks, trained  # noqa: F401 (fixtures)
 from conftest import run_script
 
-import crossval
-import flags
-import tune
-import visualize_crossval
-from ablation import SWITCHES
-from console import Interrupted
-from engine import TrainingError
+from chestlab.files.errors import TrainingError
+from chestlab.files.progress import Interrupted
+from chestlab.reporting import study_plots
+from chestlab.runs import crossval, flags
 from networks import NETWORKS, network
+from studies import study, tune
+from studies.ablation import SWITCHES
 
 optuna = pytest.importorskip("optuna")
 SHORT = ["--net", "resnet34", "--folds", "3", "--device", "cpu", "--name", "s"]
@@ -64,7 +63,7 @@ def test_the_printed_flags_reproduce_the_best_recipe(command, request, capsys):
     (line,) = re.findall(r"^python train_tiny\.py .*$", printed, flags=re.MULTILINE)
     _, _, *words = shlex.split(line)
     found = request.getfixturevalue("tiny_networks")
-    options = flags.parse(found.recipes, words, knobs=found.knobs)
+    options = flags.parse(found.recipes, words, model_options=found.model_options)
     number = int(re.search(r"best: trial (\d+)", printed)[1])
     row = trials_of(folder)[number]
     assert options.recipe.lr == float(row["lr"])
@@ -206,12 +205,12 @@ def test_every_network_has_a_script_that_knows_the_flags(name):
     changed = dataclasses.replace(recipe, lr=1.5e-3, ema=0.99, related=True, policy="randaugment")
     configuration = crossval.Configuration(name, found.build, changed)
     named = next(iter(found.recipes))
-    options = tune.comparison_parser("").parse_args([])
+    options = study.comparison_parser("").parse_args([])
     options.base = named
     line = tune.reproduce(found, configuration, options, "phantom")
     _, script, *words = shlex.split(line)
     assert script == f"{found.script}.py"
-    parsed = flags.parse(found.recipes, words, found.imagenet_url is not None, found.knobs)
+    parsed = flags.parse(found.recipes, words, found.imagenet_url is not None, found.model_options)
     assert dataclasses.replace(parsed.recipe, name="") == dataclasses.replace(changed, name="")
 
 
@@ -242,12 +241,12 @@ def test_a_network_is_trained_on_phantoms(command):
 @pytest.mark.parametrize("rates", [(2.2e-4, 7e-3), (3e-4, 5e-4), (1e-6, 0.3)])
 def test_labels_below_the_picture_of_a_search_do_not_overlap(rates, tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(visualize_crossval, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(study_plots, "save_figure", lambda figure, path: figures.append(figure))
     rows = [
         {"trial": number, "state": "complete", "auc": 0.8, "lr": rate, "weight_decay": rate}
         for number, rate in enumerate(rates)
     ]
-    visualize_crossval.draw_trials(rows, tmp_path / "trials.png", title="Search")
+    study_plots.draw_trials(rows, tmp_path / "trials.png", title="Search")
     (figure,) = figures
     figure.canvas.draw()
     for axes in figure.axes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from optimizer import AdamW
+from chestlab.training.optimizer import AdamW
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,8 +5,8 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
-from augment import affine, augment, normalize, to_input
-from recipe import Recipe
+from chestlab.training.augment import affine, augment, normalize, to_input
+from chestlab.training.recipe import Recipe
 
 RANDOM = Recipe(name="r", rotate=15, translate=0.1, scale=0.1, flip=0.5)
 

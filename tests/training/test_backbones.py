@@ -25,14 +25,17 @@ from test_hostile import (
 from torch import nn
 from torchvision.models import densenet121, get_model, mobilenet_v3_large
 
-from engine import Recipe, Trainer, parameter_count
+from chestlab.files.checkpoint import LEGACY_START, load_checkpoint, save_checkpoint
+from chestlab.files.errors import InputError
+from chestlab.training.layers import parameter_count
+from chestlab.training.recipe import Recipe
+from chestlab.training.trainer import Trainer
+from chestlab.training.weights import RANDOM_MARK, PretrainedWeights, grey_stem, read_pretrained
 from model_densenet import ARCHITECTURES, DenseNet121Chest, TorchvisionChest, imagenet_url
 from model_mobilenet import MobileNetV3Chest
 from networks import network
-from storage import LEGACY_START, InputError, load_checkpoint, save_checkpoint
 from train_densenet import REPORT as DENSENET
 from train_mobilenet import REPORT as MOBILENET
-from weights import RANDOM_MARK, StartingPoint, grey_stem, starting_point
 
 FIXED_SIZE = {"vit_b_16": 224}
 
@@ -102,7 +105,7 @@ def test_with_given_weights_an_image_gives_what_a_third_of_it_gives_in_colour(ar
     coloured = get_model(arch, weights=None)
     if arch not in FIXED_SIZE:
         calibrate(coloured)
-    start = StartingPoint("file", "", coloured.state_dict())
+    start = PretrainedWeights("file", "", coloured.state_dict())
     model, coloured = TorchvisionChest(start, arch).eval(), coloured.eval()
     mean = stem_of(coloured).weight.sum(1, keepdim=True) / 3
     torch.testing.assert_close(stem_of(model).weight, mean)
@@ -157,7 +160,7 @@ def test_a_checkpoint_of_this_project_gives_its_backbone_only(tmp_path):
     torch.manual_seed(1)
     other = DenseNet121Chest()
     save_checkpoint(tmp_path / "x.pth", {"weights": other.state_dict(), "epoch": 3})
-    model = DenseNet121Chest(starting_point(str(tmp_path / "x.pth"), ""))
+    model = DenseNet121Chest(read_pretrained(str(tmp_path / "x.pth"), ""))
     for name, value in other.backbone.state_dict().items():
         assert torch.equal(value, model.backbone.state_dict()[name]), name
     assert not torch.equal(model.classifier[0].weight, other.classifier[0].weight)
@@ -176,12 +179,12 @@ def test_a_checkpoint_of_this_project_gives_its_backbone_only(tmp_path):
 )
 def test_a_state_of_something_else_is_told(state):
     with pytest.raises(InputError, match=r"'bad\.pth' does not fit") as refusal:
-        DenseNet121Chest(StartingPoint("bad.pth", "", state))
+        DenseNet121Chest(PretrainedWeights("bad.pth", "", state))
     assert str(refusal.value).isprintable()
 
 
 def test_weights_of_another_network_are_told():
-    start = StartingPoint("other.pth", "", get_model("densenet121").state_dict())
+    start = PretrainedWeights("other.pth", "", get_model("densenet121").state_dict())
     with pytest.raises(InputError, match=r"'other\.pth' does not fit"):
         TorchvisionChest(start, "densenet169")
 
@@ -237,7 +240,7 @@ def test_old_densenet_files_are_read_into_the_names_of_today(tmp_path, old_dense
     old, new = old_densenet
     path = tmp_path / "densenet.pth"
     path.write_bytes(legacy(old))
-    model = DenseNet121Chest(starting_point(str(path), ""))
+    model = DenseNet121Chest(read_pretrained(str(path), ""))
     own = model.backbone.state_dict()
     assert own.keys() == {name for name in new if not name.startswith("classifier.")}
     for name, value in own.items():

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-import costs
+from chestlab.training import costs
+from chestlab.training.recipe import Recipe
 from model import EfficientChestNet
 from model_improved import ResidualChestNet
 from model_mobilenet import MobileNetV3Chest
-from recipe import Recipe
 
 RECIPE = Recipe(name="tiny", batch_size=4)
 

@@ -8,8 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-import engine
-from engine import Recipe, Trainer, make_scheduler, parameter_count, predict, resolve_amp
+from chestlab.evaluation import metrics
+from chestlab.training.device import resolve_amp
+from chestlab.training.layers import parameter_count
+from chestlab.training.optimizer import make_scheduler
+from chestlab.training.recipe import Recipe
+from chestlab.training.trainer import Trainer, predict
 from model import EfficientChestNet
 from train import REPORT
 
@@ -42,9 +46,9 @@ def rates(recipe, steps_per_epoch):
         for _ in range(steps_per_epoch):
             seen.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
-            if recipe.schedule in engine.PER_STEP:
+            if recipe.schedule in optimizer.PER_STEP:
                 scheduler.step()
-        if recipe.schedule not in engine.PER_STEP:
+        if recipe.schedule not in optimizer.PER_STEP:
             scheduler.step()
     return np.array(seen)
 
@@ -154,8 +158,8 @@ def test_plateau_halves_after_patience_epochs_without_a_lower_val_loss(monkeypat
     )
     losses = iter([1.0, 0.9, 0.9, 0.9, 0.9, 0.8, 0.8, 0.8, 0.8])
     trainer = Trainer(Linear, recipe, tensors(8), tensors(4))
-    real = engine.mean_loss
-    monkeypatch.setattr(engine, "mean_loss", lambda labels, logits: next(losses))
+    real = metrics.mean_loss
+    monkeypatch.setattr(trainer, "mean_loss", lambda labels, logits: next(losses))
     while not trainer.finished:
         trainer.run_epoch()
     assert real(np.array([1]), np.array([0.0])) == pytest.approx(math.log(2))
@@ -237,7 +241,7 @@ def scripted(values, **recipe):
         assert not trainer.finished
         trainer._remember(
             {
-                **dict.fromkeys(engine.HISTORY_COLUMNS, 0.0),
+                **dict.fromkeys(trainer.HISTORY_COLUMNS, 0.0),
                 "epoch": i,
                 trainer.recipe.monitor: value,
             }

@@ -8,14 +8,13 @@ import recorded_graph
 import torch
 from torch import nn
 
-import graph
-import optimizer
-from engine import HISTORY_COLUMNS, Trainer
+from chestlab.training import cuda_graph, optimizer
+from chestlab.training.recipe import Recipe
+from chestlab.training.trainer import HISTORY_COLUMNS, Trainer
 from model import EfficientChestNet
 from model_densenet import TorchvisionChest
 from model_improved import ResidualChestNet
 from model_mobilenet import MobileNetV3Chest
-from recipe import Recipe
 from resnet_modified import ModifiedResNet34
 
 EXACT = 2.0**-7  # a graph's rates are float32: with these the eager step's are the same
@@ -124,7 +123,7 @@ def test_replaying_gives_the_eager_steps_numbers(cuda, monkeypatch, changes):
     eager = trained(make(dataclasses.replace(recipe, graph=False)), recipe.epochs)
     assert recorded_graph.Graph.replays == 0
     replayed = trained(make(recipe), recipe.epochs)
-    assert recorded_graph.Graph.replays == 4 * recipe.epochs - graph.WARM_UP
+    assert recorded_graph.Graph.replays == 4 * recipe.epochs - cuda_graph.WARM_UP
     assert replayed.graph is not None
     assert len({row["train_loss"] for row in replayed.history}) == recipe.epochs
     assert_same(replayed, eager)
@@ -150,7 +149,7 @@ def test_fp16_steps_are_skipped_and_scaled_within_the_graph(cuda, monkeypatch):
         eager = trained(make(dataclasses.replace(recipe, graph=False), Linear), 8)
         replayed = trained(make(recipe, Linear), 8)
         (taken,) = {int(state["step"]) for state in replayed.optimizer.state.values()}
-        assert graph.WARM_UP < taken < 5 * 8  # some moved the weights, some did not
+        assert cuda_graph.WARM_UP < taken < 5 * 8  # some moved the weights, some did not
         assert_same(replayed, eager)
 
 
@@ -170,7 +169,7 @@ def test_the_second_stage_is_captured_anew(cuda):
         return trained(make(recipe, previous=first), 2)
 
     assert_same(stages(RECIPE), stages(dataclasses.replace(RECIPE, graph=False)))
-    assert recorded_graph.Graph.replays == 2 * (2 * 4 - graph.WARM_UP)
+    assert recorded_graph.Graph.replays == 2 * (2 * 4 - cuda_graph.WARM_UP)
 
 
 def refusing_forward(monkeypatch):
@@ -215,7 +214,7 @@ def test_a_step_that_cannot_be_captured_goes_on_eagerly(cuda, monkeypatch, capsy
     assert len(said) == 1
     assert said[0].startswith("no CUDA graph of the training step (")
     assert fallen.graph is None
-    assert bool(graph._failed) == (refuse is not refusing_library)
+    assert bool(cuda_graph._failed) == (refuse is not refusing_library)
     assert recorded_graph.Graph.replays == 0
     assert_same(fallen, eager)
 
@@ -263,7 +262,7 @@ def test_halved_batches_are_trained_without_a_graph(cuda, monkeypatch, step):
     ],
 )
 def test_no_network_waits_for_the_device_in_a_step(cuda, monkeypatch, network, side):
-    monkeypatch.setattr(graph, "WARM_UP", 1)
+    monkeypatch.setattr(cuda_graph, "WARM_UP", 1)
     images = tensors(8, side=side)
     recipe = Recipe(name="r", batch_size=4, epochs=1)
     trainer = trained(Trainer(network, recipe, images, images), 1)
@@ -316,7 +315,7 @@ def test_on_cuda_resuming_goes_on_with_the_same_random_numbers():
 @pytest.mark.gpu
 @needs_cuda
 def test_on_cuda_a_step_that_reads_back_goes_on_eagerly(capsys, monkeypatch):
-    monkeypatch.setattr(graph, "_failed", [])
+    monkeypatch.setattr(cuda_graph, "_failed", [])
 
     class ReadsBack(EfficientChestNet):
         def forward(self, x):
@@ -328,5 +327,5 @@ def test_on_cuda_a_step_that_reads_back_goes_on_eagerly(capsys, monkeypatch):
     trainer = trained(Trainer(ReadsBack, ON_CUDA, images, images), 2)
     assert trainer.graph is None
     assert capsys.readouterr().out.count("no CUDA graph of the training step") == 1
-    assert not graph.supported(images[0].device)
+    assert not cuda_graph.supported(images[0].device)
     assert np.isfinite([row["train_loss"] for row in trainer.history]).all()

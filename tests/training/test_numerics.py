@@ -14,12 +14,14 @@ from conftest import TINY, run_script
 from tiny_train import RECIPE, TinyNet
 from torch import nn
 
-import datareader
-import experiment
-from augment import to_input
-from engine import Recipe, Trainer, TrainingError
-from phantom import make_phantom
-from storage import load_checkpoint
+from chestlab.data import sources, splits
+from chestlab.data.phantom import make_phantom
+from chestlab.files.checkpoint import load_checkpoint
+from chestlab.files.errors import TrainingError
+from chestlab.runs import run as run_module
+from chestlab.training.augment import to_input
+from chestlab.training.recipe import Recipe
+from chestlab.training.trainer import Trainer
 
 pytestmark = pytest.mark.filterwarnings("error")  # a user would see them on stderr
 
@@ -36,7 +38,7 @@ def start(tmp_path, phantom_npz, capsys, monkeypatch):
         status = 0
         try:
             arguments = ("--data", data, "--device", "cpu", "--name", "one", *flags)
-            experiment.run(build, {"report": RECIPE}, list(map(str, arguments)))
+            run_module.run(build, {"report": RECIPE}, list(map(str, arguments)))
         except SystemExit as end:
             status = end.code
         return status, *capsys.readouterr()
@@ -202,9 +204,9 @@ def reversed_labels(path, source):
     """The same images, with the labels of the two classes exchanged."""
     with np.load(source) as arrays:
         content = dict(arrays)
-    for split in datareader.SPLITS:
+    for split in splits.SPLITS:
         labels = content[f"{split}_labels"]
-        first, second = datareader.CLASS_COLUMNS
+        first, second = splits.CLASS_COLUMNS
         labels[:, [first, second]] = labels[:, [second, first]]
     np.savez(path, **content)
 
@@ -212,13 +214,13 @@ def reversed_labels(path, source):
 def test_labels_reversed_in_the_file_reverse_the_figures(tmp_path, phantom_npz):
     """The same weights on the mirrored file: AUC and accuracy at 0.5 are one minus their own."""
     reversed_labels(tmp_path / "reversed.npz", phantom_npz)
-    straight = datareader.load(str(phantom_npz)).val
-    mirrored = datareader.load(str(tmp_path / "reversed.npz")).val
+    straight = sources.load(str(phantom_npz)).val
+    mirrored = sources.load(str(tmp_path / "reversed.npz")).val
     assert np.array_equal(straight.images, mirrored.images)
     assert np.array_equal(straight.labels, 1 - mirrored.labels)
 
     recipe = dataclasses.replace(RECIPE, epochs=1, lr=1e-12)
-    train = datareader.load(str(phantom_npz)).train.to("cpu")
+    train = sources.load(str(phantom_npz)).train.to("cpu")
     rows = [
         Trainer(TinyNet, recipe, train, split.to("cpu")).run_epoch()
         for split in (straight, mirrored)
@@ -265,7 +267,7 @@ def test_the_error_of_the_engine_names_the_rate_of_the_very_step():
     data = tensors([0, 1] * 32, side=28)
     undisturbed = Trainer(TinyNet, recipe, data, data)
     rates = []
-    undisturbed.tick = lambda: rates.append(undisturbed.optimizer.param_groups[0]["lr"])
+    undisturbed.on_step = lambda: rates.append(undisturbed.optimizer.param_groups[0]["lr"])
     undisturbed.run_epoch()
     with pytest.raises(TrainingError, match=rf"epoch 1, step 3 of 4, at .* {rates[1]:.3g}:"):
         Trainer(breaking(math.nan, 3), recipe, data, data).run_epoch()

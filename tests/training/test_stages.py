@@ -12,13 +12,15 @@ from conftest import ROOT, TINY, run_script, without_times
 from torch import nn
 from torchvision.models import mobilenet_v3_large
 
-from engine import Recipe, Trainer, parameter_count, predict
+from chestlab.files.errors import InputError
+from chestlab.training.layers import parameter_count
+from chestlab.training.recipe import Recipe
+from chestlab.training.trainer import Trainer, predict
+from chestlab.training.weights import RANDOM_MARK, PretrainedWeights, read_pretrained
 from model_improved import ResidualChestNet
 from model_mobilenet import MobileNetV3Chest
-from storage import InputError
 from train_improved import REPORT as IMPROVED
 from train_mobilenet import REPORT as MOBILENET
-from weights import RANDOM_MARK, StartingPoint, starting_point
 
 STAGES = ROOT / "tests" / "tiny_stages.py"
 
@@ -82,7 +84,7 @@ def imagenet():
 
 
 def test_imagenet_weights_fill_the_backbone_and_the_first_convolution_is_the_mean(imagenet):
-    model = MobileNetV3Chest(StartingPoint("imagenet", "", dict(imagenet)))
+    model = MobileNetV3Chest(PretrainedWeights("imagenet", "", dict(imagenet)))
     colours = imagenet["features.0.0.weight"]
     grey = (colours[:, 0:1] + colours[:, 1:2] + colours[:, 2:3]) / 3
     torch.testing.assert_close(model.backbone[0][0].weight, grey)
@@ -97,7 +99,7 @@ def test_a_checkpoint_of_this_project_gives_its_backbone_only():
     """Whatever it was trained for: its classifier is left behind."""
     torch.manual_seed(1)
     other = MobileNetV3Chest()
-    start = StartingPoint("x.pth", "", {"weights": other.state_dict()})
+    start = PretrainedWeights("x.pth", "", {"weights": other.state_dict()})
     torch.manual_seed(2)
     model = MobileNetV3Chest(start)
     for name, value in model.backbone.state_dict().items():
@@ -117,7 +119,7 @@ def test_weights_that_do_not_fit_are_refused(imagenet, damage):
     else:
         state = {"something": 1}
     with pytest.raises(InputError, match=r"bad\.pth"):
-        MobileNetV3Chest(StartingPoint("bad.pth", "", state))
+        MobileNetV3Chest(PretrainedWeights("bad.pth", "", state))
 
 
 def test_imagenet_weights_are_downloaded_checked_and_kept(tmp_path, imagenet, monkeypatch):
@@ -142,7 +144,7 @@ def test_imagenet_weights_are_downloaded_checked_and_kept(tmp_path, imagenet, mo
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/models/net-{digest[:8]}.pth"
         for _ in range(2):
-            start = starting_point("imagenet", url)
+            start = read_pretrained("imagenet", url)
             assert start.sha256 == digest
         server.shutdown()
     assert len(requests) == 1
@@ -223,10 +225,10 @@ def test_a_two_stage_run_leaves_its_checkpoints_ladder_and_one_history(two_stage
     assert final["threshold"] == metrics["threshold"]
     assert final["tta"] == metrics["tta"] == "flip"
     assert list(metrics["ladder"]) == ["stage1", "stage2", "tta", "threshold"]
-    for rung in metrics["ladder"].values():
-        assert rung.keys() == {"val", "test", "seconds"}
-        assert rung["val"].keys() == rung["test"].keys() == {"accuracy", "auc"}
-        assert rung["seconds"] > 0
+    for stage_result in metrics["ladder"].values():
+        assert stage_result.keys() == {"val", "test", "seconds"}
+        assert stage_result["val"].keys() == stage_result["test"].keys() == {"accuracy", "auc"}
+        assert stage_result["seconds"] > 0
     for split in ("val", "test"):
         for figure in ("accuracy", "auc"):
             assert metrics["ladder"]["threshold"][split][figure] == metrics[split][figure]
@@ -366,7 +368,7 @@ def test_nothing_in_a_frozen_backbone_is_random():
     parts = (images, (torch.arange(8) % 2).float())
     trainer = Trainer(WithDropout, Recipe(name="x"), parts, parts, frozen=True)
     seen = []
-    trainer.tick = lambda: seen.append([m.training for m in trainer.model.backbone.modules()])
+    trainer.on_step = lambda: seen.append([m.training for m in trainer.model.backbone.modules()])
     trainer.run_epoch()
     assert seen and not any(any(modes) for modes in seen)
     assert not any(p.requires_grad for p in trainer.model.backbone.parameters())

@@ -14,25 +14,26 @@ from torch import nn
 from torchvision.ops import sigmoid_focal_loss
 from torchvision.transforms import functional as tvf
 
-import datareader
-from augment import augment, erase, random_warps, to_input
-from averaging import WeightAverage
-from engine import Trainer, predict
-from inference import load_model
-from losses import training_loss
-from lr_finder import STEPS, smooth, steepest
-from metrics import fit_temperature, mean_loss, roc_auc
-from mixing import mix
+from chestlab.data import sources
+from chestlab.data.phantom import make_phantom
+from chestlab.evaluation.metrics import fit_temperature, mean_loss, roc_auc
+from chestlab.files.errors import InputError
+from chestlab.training.augment import augment, erase, random_warps, to_input
+from chestlab.training.averaging import WeightAverage
+from chestlab.training.inference import load_model
+from chestlab.training.layers import freeze_first, set_drop_paths
+from chestlab.training.losses import training_loss
+from chestlab.training.lr_finder import STEPS, smooth, steepest
+from chestlab.training.mixing import mix
+from chestlab.training.optimizer import RATE_GROUPS, make_optimizer, make_scheduler
+from chestlab.training.policies import INTENSITY, OPERATIONS, PAIRS, _operate, apply_policy
+from chestlab.training.recipe import Recipe
+from chestlab.training.sampling import related_images, training_split
+from chestlab.training.trainer import Trainer, predict
 from model import EfficientChestNet
 from model_improved import ResidualChestNet
 from model_mobilenet import MobileNetV3Chest
-from optimizer import RATE_GROUPS, freeze_first, make_optimizer, make_scheduler
-from phantom import make_phantom
-from policies import INTENSITY, OPERATIONS, PAIRS, _operate, apply_policy
-from recipe import Recipe
-from sampling import related_images, training_split
-from stochastic_depth import set_drop_paths
-from storage import InputError
+from networks import network_class
 
 BASE = Recipe(name="x")
 
@@ -89,9 +90,9 @@ def test_related_images_have_one_class_and_more_findings(tmp_path):
     arrays = make_phantom(size=28, train=64, val=24, test=24, seed=3)
     path = tmp_path / "p.npz"
     np.savez(path, **arrays)
-    plain = datareader.load(str(path))
-    data = datareader.load(str(path), related=True)  # the cache of the first one lacks them
-    again = datareader.load(str(path), related=True)
+    plain = sources.load(str(path))
+    data = sources.load(str(path), related=True)  # the cache of the first one lacks them
+    again = sources.load(str(path), related=True)
     flags = arrays["train_labels"][data.related.index]
     assert plain.related is None and len(data.related) > 0
     assert (flags[:, [1, 7]].sum(1) == 1).all() and (flags.sum(1) > 1).all()
@@ -104,9 +105,9 @@ def test_related_images_have_one_class_and_more_findings(tmp_path):
 
 
 def test_related_images_of_patients_who_are_judged_on_stay_out(real_npz):
-    from folds import make_folds
+    from chestlab.data.folds import make_folds
 
-    data = datareader.load(str(real_npz), related=True)
+    data = sources.load(str(real_npz), related=True)
     for over in ("train", "train+val"):
         fold = make_folds(data, 5, over)[0]
         judged = fold.val if fold.held_out is None else fold.held_out
@@ -122,7 +123,7 @@ def test_smote_fills_up_the_smaller_class_and_keeps_the_real_images(tmp_path):
     pytest.importorskip("imblearn")
     path = tmp_path / "p.npz"
     np.savez(path, **make_phantom(size=28, train=64, val=24, test=24, seed=3))
-    data = datareader.load(str(path))
+    data = sources.load(str(path))
     train = training_split(data, recipe(smote=True))
     assert np.bincount(train.labels).tolist() == [np.bincount(data.train.labels).max()] * 2
     assert (train.images[: len(data.train)] == data.train.images).all()
@@ -361,8 +362,8 @@ def test_a_run_with_every_switch_predicts_what_it_wrote(tmp_path, phantom_npz):
     metrics = json.loads((tmp_path / "results/one/metrics.json").read_text())
     assert metrics["temperature"] > 0 and metrics["best_epoch"] == 2
     assert metrics["recipe"]["related"] is True
-    model = load_model(tmp_path / "trained_models/one_best.pth")
-    data = datareader.load(str(phantom_npz))
+    model = load_model(tmp_path / "trained_models/one_best.pth", network_class)
+    data = sources.load(str(phantom_npz))
     with (tmp_path / "results/one/test_probabilities.csv").open(newline="") as file:
         stored = [float(row["probability"]) for row in csv.DictReader(file)]
     assert np.array_equal(model.probabilities(data.test.images), stored)

@@ -1,0 +1,28 @@
+"""What the training scripts share: `Recipe`, `hyperparameter` and `run`, and six packages below.
+
+Each package uses only those before it: `files`, `data`, `evaluation`, `training`, `reporting`,
+`runs`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chestlab.runs.run import run
+    from chestlab.training.recipe import Recipe, hyperparameter
+
+__all__ = ["Recipe", "hyperparameter", "run"]
+_MODULES = {
+    "run": "chestlab.runs.run",
+    "Recipe": "chestlab.training.recipe",
+    "hyperparameter": "chestlab.training.recipe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: whoever needs a package alone should not wait for PyTorch."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'chestlab' has no attribute '{name}'")
+    return getattr(importlib.import_module(_MODULES[name]), name)

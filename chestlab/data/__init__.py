@@ -1,0 +1,1 @@
+"""Images in, checked: npz files, splits, patients, folds, downloads, phantoms, pictures."""

@@ -1,0 +1,1 @@
+"""Numbers from labels and predictions: metrics, intervals, verdicts, baselines. No PyTorch."""

@@ -1,0 +1,149 @@
+"""Out-of-fold logits of several configurations on the same folds, and what they say."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from chestlab.data.folds import CrossValidationSplits
+from chestlab.evaluation.metrics import BOOTSTRAP_RESAMPLES, bootstrap_weights, weighted_auc
+from chestlab.evaluation.verdicts import Estimate, estimate, gain
+from chestlab.files.atomic import write_csv
+from chestlab.files.errors import InputError
+
+MEASURES = ("auc", "accuracy")
+
+DECIMALS = 3  # of a logit in a table
+
+IMAGE_COLUMNS = ("split", "index", "label")  # of a table, with its patient
+
+FOLD = "fold"
+
+
+class OutOfFold:
+    """Logits of several configurations on the same folds, and what they say.
+
+    AUC is the mean over the folds of the AUC within a fold: each is of one network, whose logits
+    need not be on the scale of another's. Accuracy is at a probability of 0.5.
+
+    Args:
+        origin: (N,) split of each image in its source.
+        index: (N,) row of each image there.
+        labels: (N,) of 0 and 1.
+        patients: (N,) of the images, or None where they are not known.
+        folds: (repeats, N) number of each image's fold.
+        logits: (repeats, N) by configuration.
+    """
+
+    def __init__(
+        self,
+        origin: np.ndarray,
+        index: np.ndarray,
+        labels: np.ndarray,
+        patients: np.ndarray | None,
+        folds: np.ndarray,
+        logits: dict[str, np.ndarray],
+    ) -> None:
+        self.origin, self.index, self.labels, self.patients = origin, index, labels, patients
+        self.folds, self.logits = folds, logits
+        self._scores: dict[tuple[str, str], tuple] = {}
+
+    @classmethod
+    def of(cls, plan: CrossValidationSplits, logits: Mapping[str, np.ndarray]) -> OutOfFold:
+        """What `write` and `read` would make of the logits, rounding included."""
+        pool = plan.pool
+        rounded = {name: np.round(values, DECIMALS) for name, values in logits.items()}
+        return cls(pool.origin, pool.index, pool.labels, pool.patients, plan.assignment, rounded)
+
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        """(1 + B, N): every image once, then the bootstrap samples of patients."""
+        drawn = bootstrap_weights(len(self.labels), self.patients, BOOTSTRAP_RESAMPLES)
+        return np.concatenate([np.ones((1, len(self.labels)), drawn.dtype), drawn])
+
+    def score(self, name: str, measure: str) -> tuple[np.ndarray, np.ndarray, int]:
+        """The measure in every repeat, on all images and on shared bootstrap samples of them.
+
+        Returns:
+            (R,) values, (B, R) resampled values, and the number of patients (or images), as
+            `verdicts.estimate` wants them.
+        """
+        if (name, measure) not in self._scores:
+            pairs = zip(self.logits[name], self.folds, strict=True)
+            of_repeat = self._auc if measure == "auc" else self._accuracy
+            scores = np.stack([of_repeat(*pair) for pair in pairs], 1)
+            units = np.arange(len(self.labels)) if self.patients is None else self.patients
+            self._scores[name, measure] = scores[0], scores[1:], len(np.unique(units))
+        return self._scores[name, measure]
+
+    def _auc(self, logits: np.ndarray, folds: np.ndarray) -> np.ndarray:
+        areas = []
+        for number in np.unique(folds):
+            rows = np.flatnonzero(folds == number)
+            areas.append(weighted_auc(self.labels[rows], logits[rows], self._weights[:, rows]))
+        known = np.isfinite(areas)  # in a resample a small fold may lack a class
+        with np.errstate(invalid="ignore"):
+            return np.where(known, areas, 0).sum(0) / known.sum(0)
+
+    def _accuracy(self, logits: np.ndarray, folds: np.ndarray) -> np.ndarray:
+        correct = (logits >= 0) == (self.labels == 1)
+        return self._weights @ correct.astype(np.float64) / self._weights.sum(1)
+
+    def estimate(self, name: str, measure: str) -> Estimate:
+        """Of a configuration's own figure."""
+        return estimate(*self.score(name, measure))
+
+    def gain(self, name: str, over: str, measure: str) -> Estimate:
+        """How much better a configuration is than another."""
+        return gain(self.score(name, measure), self.score(over, measure))
+
+    def write(self, path: Path) -> None:
+        """Write a row per image, with a column for each configuration and repeat."""
+        repeats = range(1, len(self.folds) + 1)
+        patients = [""] * len(self.labels) if self.patients is None else self.patients.tolist()
+        columns = {
+            **dict(zip(IMAGE_COLUMNS, (self.origin, self.index, self.labels), strict=True)),
+            "patient": patients,
+            **{f"{FOLD} {number}": self.folds[number - 1] + 1 for number in repeats},
+            **{
+                f"{name} {number}": [f"{logit:.{DECIMALS}f}" for logit in logits[number - 1]]
+                for name, logits in self.logits.items()
+                for number in repeats
+            },
+        }
+        write_csv(path, list(columns), list(zip(*columns.values(), strict=True)))
+
+    @classmethod
+    def read(cls, path: Path) -> OutOfFold:
+        """Read what `write` has written.
+
+        Raises:
+            InputError: the table is missing or damaged.
+        """
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                head, *rows = csv.reader(file)
+            columns = dict(zip(head, zip(*rows, strict=True), strict=True))
+            kinds = zip(IMAGE_COLUMNS, (str, np.int64, np.uint8), strict=True)
+            images = [np.array(columns.pop(name), kind) for name, kind in kinds]
+            patients = np.array(columns.pop("patient"))
+            by_name: dict[str, list] = {}
+            for column, values in columns.items():
+                name, number = column.rsplit(" ", 1)
+                by_name.setdefault(name, []).append(values)
+                if int(number) != len(by_name[name]):
+                    raise ValueError(column)
+            folds = np.array(by_name.pop(FOLD), np.int64) - 1
+            logits = {name: np.array(values, np.float64) for name, values in by_name.items()}
+            same = all(values.shape == folds.shape for values in logits.values())
+            same = same and all(np.isfinite(values).all() for values in logits.values())
+        except (OSError, ValueError, KeyError, csv.Error):
+            same = False
+        if not same:
+            raise InputError(f"'{path}' is missing, or not a table of out-of-fold logits")
+        known = patients if (patients != "").all() else None
+        return cls(*images, known, folds, logits)

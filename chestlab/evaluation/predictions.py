@@ -1,0 +1,49 @@
+"""Tables of predicted probabilities: one row per image."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from chestlab.data import splits
+from chestlab.files.atomic import write_csv
+from chestlab.files.errors import InputError
+
+
+def write_probabilities(path: Path, split: splits.Split, probabilities: np.ndarray) -> None:
+    """Write row in the source's split, label and probability, the split too where joined.
+
+    Of findings there are 14 probabilities, and the 14 labels are the digits of one column.
+    """
+    columns = {} if split.origin is None else {"split": split.origin}
+    columns["index"] = split.index
+    if split.labels.ndim == 1:
+        columns |= {"label": split.labels, "probability": probabilities}
+    else:
+        columns["labels"] = np.array(["".join(map(str, row)) for row in split.labels])
+        columns |= zip(splits.FINDINGS, probabilities.T, strict=True)
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    write_csv(path, list(columns), list(rows))
+
+
+def read_probabilities(path: Path, split: splits.Split) -> np.ndarray:
+    """Probabilities (N,) of exactly these images, from what a member has written.
+
+    Raises:
+        InputError: the table is of other images, or not there.
+    """
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        same = [int(row["index"]) for row in rows] == split.index.tolist()
+        values = np.array([float(row["probability"]) for row in rows])
+    except (OSError, KeyError, TypeError, ValueError):
+        same = False
+    if not same:
+        raise InputError(
+            f"'{path}' is missing, or not the table of this member: remove '{path.parent}', and "
+            "it is trained anew"
+        )
+    return values

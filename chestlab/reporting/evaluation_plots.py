@@ -1,0 +1,302 @@
+"""Confusion matrix, ROC curve, calibration and the AUC of each finding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from chestlab.data.splits import CLASS_NAMES
+from chestlab.evaluation.metrics import calibration
+from chestlab.reporting.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    LARGE,
+    NORMAL,
+    ORANGE,
+    SMALL,
+    VERMILLION,
+    WIDTH,
+    number,
+    percent,
+    save_figure,
+    tidy,
+    titled_figure,
+)
+
+
+def draw_evaluation(
+    folder: Path,
+    splits: Mapping[str, tuple[np.ndarray, np.ndarray, Mapping[str, Any]]],
+    *,
+    title: str,
+    threshold: float,
+) -> None:
+    """Draw what any set of probabilities gets: confusion matrices, ROC curves and calibration.
+
+    Args:
+        folder: gets ``confusion_matrix.png``, ``roc_curve.png`` and ``calibration.png``.
+        splits: title of one or two splits to labels (N,), probabilities (N,) of class 1 and the
+            figures of `metrics.evaluate`.
+        title: wrapped to the width of the pictures.
+        threshold: class 1 is predicted when its probability is at least this.
+
+    Raises:
+        OSError: a picture cannot be written.
+    """
+    draw_confusion_matrix(
+        {name: figures["confusion"] for name, (_, _, figures) in splits.items()},
+        folder / "confusion_matrix.png",
+        title=f"{title}, threshold {threshold:.2f}",
+    )
+    curves = {
+        name: {
+            "labels": labels,
+            "probabilities": probabilities,
+            "auc": figures["auc"],
+            "auc_ci95": figures["auc_ci95"],
+        }
+        for name, (labels, probabilities, figures) in splits.items()
+    }
+    draw_roc_curve(curves, folder / "roc_curve.png", title=title, threshold=threshold)
+    draw_calibration(curves, folder / "calibration.png", title=title, threshold=threshold)
+
+
+def draw_confusion_matrix(
+    confusions: Mapping[str, Sequence[Sequence[int]]], path: Path | str, *, title: str
+) -> None:
+    """Draw one panel per named confusion matrix, with accuracy, sensitivity and specificity.
+
+    Args:
+        confusions: name to [[TN, FP], [FN, TP]], rows are true classes; one or two of them.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    figure = titled_figure(title, body_height=5.6, width=WIDTH if len(confusions) > 1 else 6)
+    panels = figure.subplots(1, len(confusions), squeeze=False)[0]
+    # pale throughout, so that dark text is readable in every cell and in a grey print
+    blues = LinearSegmentedColormap.from_list("blues", ["white", "#7DB7DC"])
+    for axes, (name, confusion) in zip(panels, confusions.items(), strict=True):
+        counts = np.asarray(confusion, dtype=int)
+        totals = counts.sum(axis=1)
+        share = counts / np.maximum(totals, 1)[:, None]
+        axes.imshow(share, cmap=blues, vmin=0, vmax=1)
+        for row, column in np.ndindex(2, 2):
+            style = {"ha": "center", "color": INK}
+            share = percent(counts[row, column], totals[row])
+            axes.text(column, row, f"{counts[row, column]}", fontsize=LARGE, **style)
+            axes.text(column, row + 0.2, f"{share} of row", fontsize=NORMAL, **style)
+        axes.axhline(0.5, color=INK, linewidth=0.8)
+        axes.axvline(0.5, color=INK, linewidth=0.8)
+        axes.set_title(name, fontsize=NORMAL + 1, weight="bold", color=INK)
+        axes.set_xticks([0, 1], CLASS_NAMES, fontsize=NORMAL)
+        axes.set_yticks([0, 1], CLASS_NAMES, fontsize=NORMAL, rotation=90, va="center")
+        axes.tick_params(length=0)
+        axes.set_anchor("N")  # spare height goes below the panel, not between it and the title
+        axes.set_ylabel("true class", fontsize=NORMAL)
+        (tn, _), (_, tp) = counts
+        summary = (
+            "predicted class\n\n"
+            f"accuracy {percent(tn + tp, totals.sum())}  ({tn + tp}/{totals.sum()})\n"
+            f"sensitivity {percent(tp, totals[1])}  ({tp}/{totals[1]} {CLASS_NAMES[1]})\n"
+            f"specificity {percent(tn, totals[0])}  ({tn}/{totals[0]} {CLASS_NAMES[0]})"
+        )
+        axes.set_xlabel(summary, fontsize=NORMAL, linespacing=1.35)
+    save_figure(figure, path)
+
+
+def draw_roc_curve(
+    curves: Mapping[str, Mapping[str, Any]], path: Path | str, *, title: str, threshold: float
+) -> None:
+    """Draw one or two ROC curves with the operating points at 0.5 and at ``threshold``.
+
+    Args:
+        curves: name to ``labels`` (N,) of 0 and 1, ``probabilities`` (N,) of class 1, ``auc``, and
+            ``auc_ci95`` as (low, high) or None. A set with one class only gets no curve.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+        threshold: class 1 is predicted when its probability is at least this.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    figure = titled_figure(title, body_height=4.9)
+    axes = figure.subplots()
+    handles = []
+    looks = ((BLUE, "-"), (ORANGE, (0, (4, 1.5))))
+    for (name, curve), (color, line) in zip(curves.items(), looks, strict=False):
+        labels, probabilities = np.asarray(curve["labels"]), np.asarray(curve["probabilities"])
+        style = {"color": color, "linestyle": line, "linewidth": 2.4}
+        if len(np.unique(labels)) < 2:
+            handles.append(Line2D([], [], label=f"{name}\nno curve: only one class", **style))
+            continue
+        label = f"{name}\nAUC {number(curve['auc'], '.3f')}"
+        if curve.get("auc_ci95") is not None:
+            label += " (95 % CI {:.3f} to {:.3f})".format(*curve["auc_ci95"])
+        # a hollow circle around the filled diamond: both stay visible where they coincide
+        for cut, marker, size, face in ((0.5, "o", 150, "none"), (threshold, "D", 45, color)):
+            false_positive_rate = np.mean(probabilities[labels == 0] >= cut)
+            sensitivity = np.mean(probabilities[labels == 1] >= cut)
+            point = {"marker": marker, "s": size, "facecolor": face, "linewidth": 1.6}
+            point["edgecolor"] = INK if marker == "D" else color
+            axes.scatter(false_positive_rate, sensitivity, clip_on=False, zorder=4, **point)
+            specificity = 1 - false_positive_rate
+            if marker == "o" or cut != 0.5:
+                label += f"\nat {cut:.3g}: sens. {100 * sensitivity:.1f} %, "
+                label += f"spec. {100 * specificity:.1f} %"
+        rates = roc_points(labels, probabilities)
+        handles += axes.plot(*rates, label=label, clip_on=False, **style)
+    handles += axes.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1.4, label="chance (AUC 0.5)")
+    edge = {"linestyle": "", "markeredgecolor": INK, "markeredgewidth": 1.4}
+    for label, marker, size, face in (
+        ("threshold 0.5", "o", 12, "none"),
+        (f"chosen threshold {threshold:.3g}", "D", 6.5, GREY),
+    ):
+        point = {"marker": marker, "markersize": size, "markerfacecolor": face, **edge}
+        handles.append(Line2D([], [], label=label, **point))
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    tidy(axes, "false positive rate (1 - specificity)", f"sensitivity for {CLASS_NAMES[1]}")
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.03, 1), "borderaxespad": 0}
+    style = {"fontsize": SMALL + 0.5, "frameon": False, "labelspacing": 1.1, "handlelength": 3}
+    axes.legend(handles=handles, **beside, **style)
+    save_figure(figure, path)
+
+
+def draw_calibration(
+    curves: Mapping[str, Mapping[str, Any]], path: Path | str, *, title: str, threshold: float
+) -> None:
+    """Draw one or two calibration curves, and the confidences of right and wrong predictions.
+
+    Args:
+        curves: name to ``labels`` (N,) of 0 and 1 and ``probabilities`` (N,) of class 1.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+        threshold: class 1 is predicted when its probability is at least this.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    figure = titled_figure(title, body_height=4.9)
+    grid = figure.add_gridspec(len(curves), 2, width_ratios=(1.15, 1))
+    axes = figure.add_subplot(grid[:, 0])
+    diagonal = {"color": GREY, "linestyle": ":", "linewidth": 1.6, "label": "perfect calibration"}
+    handles = axes.plot([0, 1], [0, 1], **diagonal)
+    looks = ((BLUE, "-", "s"), (ORANGE, (0, (4, 1.5)), "o"))
+    for row, ((name, curve), (color, line, marker)) in enumerate(
+        zip(curves.items(), looks, strict=False)
+    ):
+        labels = np.asarray(curve["labels"])
+        probabilities = np.asarray(curve["probabilities"], dtype=float)
+        result = calibration(labels, probabilities)
+        points = [(bin["probability"], bin["share"]) for bin in result["bins"]]
+        label = f"{name}: expected calibration error {result['error']:.3f}"
+        style = {"color": color, "linestyle": line, "linewidth": 1.6}
+        axes.plot(*zip(*points, strict=True), clip_on=False, **style)
+        edge = {"marker": marker, "markersize": 8, "markeredgecolor": INK}
+        handles.append(Line2D([], [], label=label, **style, **edge))
+        sizes = [12 + 260 * bin["n"] / len(labels) for bin in result["bins"]]
+        edge = {"edgecolor": INK, "linewidth": 0.9, "clip_on": False, "zorder": 3}
+        axes.scatter(*zip(*points, strict=True), s=sizes, color=color, marker=marker, **edge)
+
+        beside = figure.add_subplot(grid[row, 1])
+        predicted = probabilities >= threshold
+        confidence = np.where(predicted, probabilities, 1 - probabilities)
+        correct = predicted == (labels == 1)
+        lowest = math.floor(20 * min(0.5, threshold, 1 - threshold) + 1e-9)
+        edges = np.arange(lowest, 21) / 20
+        parts = {
+            f"right ({correct.sum()})": (confidence[correct], {"color": GREEN}),
+            f"wrong ({(~correct).sum()})": (
+                confidence[~correct],
+                {"color": "white", "edgecolor": VERMILLION, "hatch": "/////"},
+            ),
+        }
+        width, tallest = 0.021, 1
+        for side, (label, (values, look)) in zip((-1, 1), parts.items(), strict=True):
+            counts = np.histogram(values, edges)[0]
+            centers = (edges[:-1] + edges[1:]) / 2 + side * width / 2
+            beside.bar(centers, counts, width, label=label, linewidth=1, **look)
+            tallest = max(tallest, counts.max())
+        beside.set_ylim(0, 1.3 * tallest)  # room for the legend above the bars
+        beside.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
+        beside.set_title(name, fontsize=NORMAL, weight="bold", color=INK)
+        beside.legend(loc="upper left", fontsize=SMALL + 0.5, frameon=False, ncols=2)
+        tidy(beside, "confidence in the predicted class", "images")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    tidy(axes, f"mean predicted probability of {CLASS_NAMES[1]}", f"share of {CLASS_NAMES[1]}")
+    axes.set_title("ten bins, larger points hold more images", fontsize=NORMAL, color=INK, pad=10)
+    for line in axes.lines:
+        line.set_in_layout(False)
+    legend = {"loc": "outside lower center", "ncols": 1, "fontsize": SMALL + 0.5, "frameon": False}
+    figure.legend(handles=handles, handlelength=3.5, **legend)
+    save_figure(figure, path)
+
+
+def draw_finding_aucs(
+    splits: Mapping[str, Mapping[str, Any]], path: Path | str, *, title: str
+) -> None:
+    """Draw the AUC of every finding with its 95 % interval, and the mean, one marker per split.
+
+    Args:
+        splits: name to the figures of `metrics.evaluate_findings`; one or two of them.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    names = list(next(iter(splits.values()))["auc_per_finding"])
+    figure = titled_figure(title, body_height=6.4)
+    axes = figure.subplots()
+    looks = ((BLUE, "s"), (ORANGE, "o"))
+    height = 0.3
+    for place, ((split, figures), (color, marker)) in enumerate(
+        zip(splits.items(), looks, strict=False)
+    ):
+        shift = height * (place - (len(splits) - 1) / 2)
+        values = {**figures["auc_per_finding"], "mean": figures["auc"]}
+        intervals = {**figures["auc_ci95_per_finding"], "mean": figures["auc_ci95"]}
+        for row, name in enumerate((*names, "mean")):
+            style = {"color": color, "marker": marker, "markersize": 6.5, "markeredgecolor": INK}
+            if values[name] is None:
+                axes.text(0.5, row + shift, " one class only", fontsize=SMALL, va="center")
+                continue
+            axes.plot(intervals[name], [row + shift] * 2, color=color, linewidth=2.2)
+            axes.plot(values[name], row + shift, **style)
+        label = f"{split}: mean {figures['auc']:.3f}"
+        axes.plot([], [], label=label, linewidth=2.2, **style)
+    axes.axvline(0.5, color=GREY, linestyle=":", linewidth=1.4, zorder=1)
+    axes.axhline(len(names) - 0.5, color=INK, linewidth=0.8)
+    counts = [figures["positives_per_finding"] for figures in splits.values()]
+    labels = [f"{name} ({' / '.join(str(count[name]) for count in counts)})" for name in names]
+    axes.set_yticks(range(len(names) + 1), [*labels, "mean"])
+    axes.set_ylim(len(names) + 0.6, -0.6)
+    tidy(axes, "AUC with 95 % interval (dotted: chance)", "finding (images that have it)")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL + 0.5, frameon=False)
+    save_figure(figure, path)
+
+
+def roc_points(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return false and true positive rates, (0, 0) first, one point per distinct probability.
+
+    Args:
+        labels: (N,) of 0 and 1, with both classes.
+        probabilities: (N,) probability of class 1.
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    positive = labels[order] == 1
+    last_of_tie = np.append(np.diff(probabilities[order]) != 0, True)
+    true_positives = np.append(0, np.cumsum(positive)[last_of_tie])
+    false_positives = np.append(0, np.cumsum(~positive)[last_of_tie])
+    return false_positives / false_positives[-1], true_positives / true_positives[-1]

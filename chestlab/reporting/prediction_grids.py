@@ -1,0 +1,182 @@
+"""Grids of X-rays with what a network predicts for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from chestlab.data.splits import CLASS_NAMES
+from chestlab.reporting.style import (
+    GREEN,
+    INK,
+    NORMAL,
+    PALE,
+    SMALL,
+    VERMILLION,
+    WIDTH,
+    number,
+    reduced,
+    save_figure,
+    titled_figure,
+    wrapped,
+)
+
+GRID_COLUMNS, GRID_IMAGES = 5, 20
+
+
+def draw_predictions(
+    images: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    indices: np.ndarray,
+    path: Path | str,
+    *,
+    threshold: float,
+    title: str,
+    credit: str,
+    seed: int = 0,
+) -> None:
+    """Draw up to 20 random images with their true class, predicted class and confidence.
+
+    Args:
+        images: (N, H, W) uint8, N at least 1.
+        labels: (N,) class indices, 0 or 1.
+        probabilities: (N,) probability of class 1.
+        indices: (N,) number of each image in its data file.
+        path: PNG to write; its folder must exist.
+        threshold: class 1 is predicted when its probability is at least this.
+        title: wrapped to the width of the picture.
+        credit: source of the images, printed at the bottom; may be empty.
+        seed: chooses the images.
+
+    Raises:
+        ValueError: there is no image, or the lengths differ.
+        OSError: ``path`` cannot be written.
+    """
+    lengths = [len(values) for values in (images, labels, probabilities, indices)]
+    if min(lengths) == 0 or len(set(lengths)) > 1:
+        raise ValueError(
+            f"images, labels, probabilities and indices have lengths {lengths}: "
+            "they must be equal and at least 1"
+        )
+    shown = min(len(images), GRID_IMAGES)
+    chosen = np.sort(np.random.default_rng(seed).choice(len(images), size=shown, replace=False))
+    rows = math.ceil(shown / GRID_COLUMNS)
+    figure = titled_figure(title, body_height=2.45 * rows + 0.8)
+    figure.get_layout_engine().set(hspace=0.06)
+    grid = figure.subplots(rows, GRID_COLUMNS, squeeze=False).ravel()
+    right = 0
+    for axes, row in zip(grid, chosen, strict=False):
+        case = images[row], labels[row], probabilities[row], indices[row]
+        right += _draw_case(axes, *case, threshold)
+    for axes in grid[shown:]:
+        axes.set_axis_off()
+    notes = (
+        f"Shown: {right} right, {shown - right} wrong. "
+        "Confidence is the probability of the predicted class.",
+        f"{CLASS_NAMES[1].capitalize()} is predicted when its probability is at least "
+        f"{threshold:.3g}.",
+        credit,
+    )
+    text = "\n".join(wrapped(figure, note, SMALL) for note in notes if note)
+    figure.supxlabel(text, fontsize=SMALL, color=INK, parse_math=False)
+    save_figure(figure, path)
+
+
+def _draw_case(
+    axes: Axes, image: np.ndarray, label: int, probability: float, index: int, threshold: float
+) -> bool:
+    """One image (H, W) framed by whether its prediction is right, which is returned."""
+    predicted = int(probability >= threshold)
+    confidence = probability if predicted else 1 - probability
+    correct = predicted == label
+    mark, color, dashes = "✓ right", GREEN, "-"
+    if not correct:
+        mark, color, dashes = "✗ WRONG", VERMILLION, (0, (1.6, 0.8))
+    axes.imshow(reduced(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color=color, linewidth=4, linestyle=dashes, capstyle="butt")
+    axes.set_title(mark, fontsize=NORMAL, color=color, weight="bold", pad=5)
+    text = (
+        f"true: {CLASS_NAMES[int(label)]}\npred: {CLASS_NAMES[predicted]}\n"
+        f"confidence {number(100 * confidence, '.1f')} %\nindex {index}"
+    )
+    axes.set_xlabel(text, fontsize=SMALL, color=INK, labelpad=5)
+    return bool(correct)
+
+
+def draw_mistakes(
+    groups: Mapping[str, Sequence[tuple[np.ndarray, int, float, int]]],
+    path: Path | str,
+    *,
+    threshold: float,
+    title: str,
+    notes: Sequence[str] = (),
+) -> None:
+    """Draw a row of up to five images for every group.
+
+    Args:
+        groups: heading to cases (image (H, W) uint8, label, probability of class 1, index).
+        path: PNG to write; its folder must exist.
+        threshold: class 1 is predicted when its probability is at least this.
+        title: wrapped to the width of the picture.
+        notes: lines at the bottom.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    figure = titled_figure(title, body_height=2.85 * len(groups) + 0.1)
+    text = "\n".join(wrapped(figure, note, SMALL) for note in notes)
+    figure.set_figheight(figure.get_figheight() + 0.17 * len(text.splitlines()))
+    figure.get_layout_engine().set(hspace=0.03)
+    bands = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
+    for band, (heading, cases) in zip(bands, groups.items(), strict=True):
+        band.suptitle(heading, fontsize=NORMAL + 1, weight="bold", color=INK)
+        tiles = band.subplots(1, GRID_COLUMNS)
+        for axes, case in zip(tiles, cases, strict=False):
+            _draw_case(axes, *case, threshold)
+        for axes in tiles[len(cases) :]:
+            axes.set_axis_off()
+    figure.supxlabel(text, fontsize=SMALL, color=INK, parse_math=False)
+    save_figure(figure, path)
+
+
+def draw_augmentation(
+    originals: np.ndarray, warped: np.ndarray, path: Path | str, *, title: str, credit: str
+) -> None:
+    """Draw each image beside random warps of it.
+
+    Args:
+        originals: (N, H, W) uint8, one row of the picture each.
+        warped: (N, K, H, W) in 0..1, K warps of each.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+        credit: source of the images, printed at the bottom; may be empty.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    columns = warped.shape[1] + 1
+    figure = titled_figure(title, body_height=WIDTH / columns * len(originals) + 0.6)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04)
+    for row, panels in enumerate(figure.subplots(len(originals), columns, squeeze=False)):
+        tiles = [originals[row] / 255, *warped[row]]
+        for column, (axes, tile) in enumerate(zip(panels, tiles, strict=True)):
+            axes.imshow(reduced(tile), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(color=INK if column == 0 else PALE, linewidth=2)
+            if row == 0:
+                heading = "original" if column == 0 else f"warp {column}"
+                axes.set_title(heading, fontsize=SMALL, color=INK, pad=4)
+    figure.supxlabel(wrapped(figure, credit, SMALL), fontsize=SMALL, color=INK)
+    save_figure(figure, path)
+
+
+def show_xray(axes: Axes, image: np.ndarray) -> None:
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set_axis_on()
+    axes.set(xticks=[], yticks=[])

@@ -1,0 +1,228 @@
+"""Finished runs read back from `results/`."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chestlab.data.splits import SPLITS, Split, TwoClassData
+from chestlab.files.atomic import write_csv
+from chestlab.files.errors import InputError
+from chestlab.files.run_files import UNFINISHED, RunFiles
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Probabilities of some images.
+
+    Attributes:
+        origin: (N,) split of each image in the source.
+        index: (N,) row of each image in that split.
+        labels: (N,) of 0 and 1.
+        probabilities: (N,) of class 1.
+    """
+
+    origin: np.ndarray
+    index: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    def same_images(self, other: Predictions) -> bool:
+        fields = ("origin", "index", "labels")
+        return all(np.array_equal(getattr(self, f), getattr(other, f)) for f in fields)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRun:
+    """A finished run as it lies on the disk.
+
+    Attributes:
+        folder: of its files.
+        metrics: its ``metrics.json``.
+        predictions: of ``val``, and where there are any of ``test`` and ``oof``, the images of a
+            cross-validation, each by the one network that has not seen it.
+    """
+
+    folder: Path
+    metrics: Mapping[str, Any]
+    predictions: Mapping[str, Predictions]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def kind(self) -> str:
+        """A key of `visualize.KINDS`."""
+        if self.metrics.get("yardstick"):
+            return "yardstick"
+        return "ensemble" if "members" in self.metrics else "network"
+
+    @property
+    def source(self) -> str:
+        return self.metrics["data"]["source"]
+
+    @property
+    def phantom(self) -> bool:
+        return bool(self.metrics["data"].get("phantom"))
+
+    @cached_property
+    def stem(self) -> str:
+        """The source as part of a file's name."""
+        return source_stem(self.source)
+
+    @cached_property
+    def short_name(self) -> str:
+        """The name without what all runs on this source share."""
+        return self.name.replace(f"_{self.stem}", "") or self.name
+
+    @cached_property
+    def recipe_key(self) -> str:
+        """Equal for runs that differ in nothing but the seed.
+
+        A knob that a recipe of an older version lacks counts as what it is by default, off.
+        """
+        from chestlab.training.recipe import Recipe
+
+        recipe = dict(self.metrics.get("recipe") or {})
+        if "epochs" in recipe:
+            recipe = dataclasses.asdict(Recipe(name="")) | recipe
+        for key in ("name", "seed"):
+            recipe.pop(key, None)
+        same = ("model", "model_arguments", "starting_weights", "tta")
+        identity = {key: self.metrics.get(key) for key in same}
+        return json.dumps([identity, recipe, self.metrics["data"]["sha256"]], sort_keys=True)
+
+    @property
+    def group_key(self) -> str:
+        """As `recipe_key`, and ensembles of another kind are another recipe."""
+        return json.dumps([self.recipe_key, self.kind, self.metrics.get("kind")])
+
+    def correct(self, split: str) -> np.ndarray:
+        """(N,) booleans, prediction right."""
+        predictions = self.predictions[split]
+        return (predictions.probabilities >= self.metrics["threshold"]) == (predictions.labels == 1)
+
+
+def read_runs(results_dir: Path) -> list[StoredRun]:
+    """Every finished run below ``results_dir``, phantoms included; damaged ones are named.
+
+    Raises:
+        InputError: there is none.
+    """
+    runs = []
+    paths = [*results_dir.glob("*/metrics.json"), *results_dir.glob("phantom/*/metrics.json")]
+    for path in sorted(paths):
+        if path.parent.name.endswith(UNFINISHED):
+            continue
+        try:
+            runs += _read_run(path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            print(f"NOTE: '{path.parent}' is left out, it is damaged: {error!r}", file=sys.stderr)
+    if not runs:
+        raise InputError(f"there is no finished run in '{results_dir}'")
+    return runs
+
+
+def _read_run(path: Path) -> list[StoredRun]:
+    """The run, or nothing where its task is another than these two classes."""
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    if "auc_per_finding" in metrics["val"]:
+        return []
+    predictions = {}
+    for split in ("val", "test", "oof"):
+        if (figures := metrics.get(split)) is None and split != "val":
+            continue
+        low, high = figures["accuracy_ci95"]
+        for value in (figures["accuracy"], figures["auc"], figures["n"], low, high):
+            float(value)
+        predictions[split] = _read_predictions(path.parent / f"{split}_probabilities.csv", split)
+        if len(predictions[split].index) != figures["n"]:
+            raise ValueError(f"{split}_probabilities.csv does not hold {figures['n']} rows")
+    run = StoredRun(path.parent, metrics, predictions)
+    for text in (run.source, metrics["model"], metrics["data"]["sha256"], run.recipe_key):
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} is no text")
+    if not all(isinstance(member, dict) for member in metrics.get("members", [])):
+        raise TypeError("members is no list of figures")
+    for split in set(predictions) - {"oof"}:  # which may have a threshold of its own
+        # the hit of an image whose probability is the threshold to the last bit may differ
+        if abs(run.correct(split).mean() - metrics[split]["accuracy"]) * metrics[split]["n"] > 1.5:
+            raise ValueError(f"{split}_probabilities.csv and metrics.json disagree")
+    return [run]
+
+
+def _read_predictions(path: Path, split: str) -> Predictions:
+    home = "train" if split == "oof" else split  # of tables that do not name it
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = sorted(
+            (
+                row.get("split", home),
+                int(row["index"]),
+                int(row["label"]),
+                float(row["probability"]),
+            )
+            for row in csv.DictReader(file)
+        )
+    if not rows or not all(row[2] in (0, 1) and 0 <= row[3] <= 1 for row in rows):
+        raise ValueError(f"{path.name} holds something else than labels and probabilities")
+    return Predictions(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def source_stem(source: str) -> str:
+    """A source as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", source.removesuffix(".npz")).strip("-")
+
+
+def read_patients(results_dir: Path, run: StoredRun, split: str) -> np.ndarray | None:
+    """(N,) patient of each image of a run, or None where no list of names fits it."""
+    wanted = run.predictions[split]
+    try:
+        with (results_dir / f"{run.stem}_names.csv").open(encoding="utf-8", newline="") as file:
+            names = {
+                (row["split"], int(row["index"]), int(row["label"])): row["name"]
+                for row in csv.DictReader(file)
+            }
+        images = zip(wanted.origin, wanted.index, wanted.labels, strict=True)
+        found = [names[str(origin), int(i), int(label)] for origin, i, label in images]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Split.patients_of(np.array(found))
+
+
+def write_names(data: TwoClassData, results_dir: Path) -> Path:
+    """Write which image of the NIH each two-class image is: split, index, name, label.
+
+    Raises:
+        InputError: the source has no names.
+    """
+    if data.train.names is None:
+        raise InputError(f"'{data.source}' holds no names of images")
+    path = results_dir / f"{source_stem(data.source)}_names.csv"
+    rows = [
+        (split, *row)
+        for split in SPLITS
+        for part in (getattr(data, split),)
+        for row in zip(part.index.tolist(), part.names.tolist(), part.labels.tolist(), strict=True)
+    ]
+    results_dir.mkdir(parents=True, exist_ok=True)
+    write_csv(path, ("split", "index", "name", "label"), rows)
+    return path
+
+
+def read_run(files: RunFiles) -> dict[str, Any]:
+    """A finished run's ``metrics.json``, with its history, by column, under ``history``."""
+    with (files.folder / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    history = {key: [float(row[key]) for row in rows] for key in rows[0]}
+    return {**json.loads(files.metrics.read_text()), "history": history}

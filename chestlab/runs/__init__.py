@@ -1,0 +1,1 @@
+"""One run from its flags to its pictures; ensembles, the 34-layer family, cross-validation."""

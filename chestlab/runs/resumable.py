@@ -1,0 +1,138 @@
+"""A run that goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from chestlab.data import splits
+from chestlab.files.checkpoint import load_checkpoint
+from chestlab.files.errors import InputError
+from chestlab.files.run_files import RunFiles, read_metrics
+from chestlab.training.layers import check_input
+from chestlab.training.recipe import Recipe, as_dict
+
+
+class Resumable:
+    """What lies under a name: a finished run, an unfinished one to go on with, or nothing.
+
+    Attributes:
+        options: the flags.
+        recipe: the knobs.
+        data: the images.
+        name: of the run.
+        final: where the finished run lies.
+        files: where this one grows.
+        identity: what must be the same for a run to go on.
+    """
+
+    options: argparse.Namespace
+    recipe: Recipe
+    data: splits.TwoClassData | splits.FindingsData
+    name: str
+    final: RunFiles
+    files: RunFiles
+    identity: dict[str, Any]
+
+    def is_finished(self) -> bool:
+        """Whether a run with this recipe, model, data and weights has finished under the name."""
+        if not self.final.metrics.exists():
+            return False
+        try:
+            self._check_same(read_metrics(self.final.metrics), self.final.metrics)
+        except InputError:
+            return False
+        return True
+
+    def _choose_start(self) -> tuple[bool, dict[str, Any] | None]:
+        """Whether anything is to be done, and the state to go on from; sets ``files``.
+
+        Raises:
+            InputError: an unfinished run lies there and neither flag says what to do with it, or
+                ``--resume`` meets another recipe, model or data set.
+        """
+        fresh, final = self.final.replacement, self.final
+        for files in (fresh, final):
+            files.remove_temporaries()
+        if fresh.metrics.exists():  # cut off between finishing and taking the old run's place
+            fresh.replace(final)
+        elif not fresh.last.exists():  # cut off after that, or in its first epoch
+            fresh.clear()
+        finished = final.metrics.exists()
+        self.files = fresh if finished else final
+        unfinished = self.files.last.exists()
+        if self.options.resume and unfinished:
+            state = self._load(self.files.last)
+            print(f"resuming '{self.name}' after epoch {len(state['trainer']['history'])}")
+            return True, state
+        if self.options.resume and finished:
+            stored = read_metrics(final.metrics)
+            self._check_same(stored, final.metrics)
+            if stored.get("test") is not None or self.options.no_test or not final.last.exists():
+                print(f"'{self.name}' is finished: nothing to do. See {final.folder}")
+                return False, None
+            print(f"'{self.name}' is finished but for the test images")
+            self.files = final
+            return True, self._load(final.last)
+        if self.options.resume:
+            print(f"nothing to resume for '{self.name}': starting from the beginning")
+        elif unfinished and not self.options.overwrite:
+            raise InputError(
+                f"there is an unfinished run '{self.name}': --resume goes on with it, "
+                "--overwrite starts anew"
+            )
+        self.files.clear()
+        return True, None
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        """A checkpoint of this very run: same model, recipe, data and weights to start from."""
+        state = load_checkpoint(path, sealed=True)
+        self._check_same(state, path)
+        return state
+
+    def _check_same(self, stored: Mapping[str, Any], path: Any) -> None:
+        try:
+            before = _flat({key: stored[key] for key in self.identity})
+        except (KeyError, TypeError):
+            raise InputError(f"'{path}' is not of a run of this project") from None
+        now = _flat(self.identity)
+        before.setdefault("data size", now["data size"])  # runs begun before it was stored
+        for name, value in as_dict(Recipe(name="")).items():  # knobs that came later
+            before.setdefault(f"recipe {name}", value)
+        if "starting_weights" not in self.identity:  # which a run from random numbers leaves out
+            others = _flat(stored.get("starting_weights", {}), "starting_weights")
+            before, now = before | others, now | dict.fromkeys(others)
+        different = [key for key in now if before.get(key) != now[key]]
+        if different:
+            telling = [key for key in different if key != "data sha256"] or different
+            raise InputError(
+                f"--resume: '{path}' has {telling[0]} {before.get(telling[0])!r}, asked for is "
+                f"{now[telling[0]]!r}: use the same, --overwrite, or another --name"
+            )
+
+    def _check_network(self, model: nn.Module) -> None:
+        """Refuse an input that is too small, and leave bf16 on a CPU to full convolutions.
+
+        Raises:
+            InputError: the input is smaller than the network's ``smallest_input``.
+        """
+        check_input(model, self.recipe, self.data.size)
+        convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+        if any(module.groups > 1 for module in convolutions):  # slower with it, see Recipe
+            self.recipe = dataclasses.replace(self.recipe, cpu_bf16=False)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts to one level, with keys joined by spaces."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {
+        key: leaf
+        for name, part in value.items()
+        for key, leaf in _flat(part, f"{prefix} {name}".strip()).items()
+    }

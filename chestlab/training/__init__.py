@@ -1,0 +1,1 @@
+"""Recipe, augmentation, optimiser and the one training loop."""
