@@ -53,7 +53,7 @@ def test_every_yardstick_leaves_a_run(results):
         assert {path.name for path in (results / name).iterdir()} == FILES
 
 
-@pytest.mark.parametrize("yardstick", baselines.BASELINES, ids=lambda y: y.key)
+@pytest.mark.parametrize("baseline", baselines.BASELINES, ids=lambda y: y.key)
 def test_figures_are_those_of_the_tables_at_the_threshold_of_val(results, baseline):
     metrics = read(results, baseline.key)
     folder = results / f"small_{baseline.key}"
