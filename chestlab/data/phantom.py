@@ -1,6 +1,6 @@
 """Procedural chest X-ray phantoms in ChestMNIST's file layout, for offline runs and tests.
 
-    python phantom.py phantom_28.npz
+    python -m chestlab.data.phantom phantom_28.npz
 
 Each image is a frontal film summed from its parts as attenuation (soft tissue, lungs, ribs,
 clavicles, spine, mediastinum, heart, diaphragm, vessels) and then exposed. Cardiomegaly is a

@@ -1,9 +1,6 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from conftest import run_script
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
@@ -11,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 from chestlab.data import phantom
 from chestlab.files.errors import InputError
 
-PROGRAM = Path(phantom.__file__)
+PROGRAM = "-m chestlab.data.phantom"
 SMALL = {"size": 28, "train": 30, "val": 2, "test": 10}
 
 
@@ -142,8 +139,8 @@ def test_wrong_values_are_refused(wrong):
 
 def test_command_line_writes_the_file(tmp_path):
     out = tmp_path / "p.npz"
-    command = [sys.executable, PROGRAM, out, "--train", "30", "--val", "2", "--test", "10"]
-    done = subprocess.run([*command, "--seed", "3"], capture_output=True, text=True)
+    counts = "--train", 30, "--val", 2, "--test", 10
+    done = run_script(PROGRAM, out, *counts, "--seed", 3, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 1 and phantom.PHANTOM_MARK in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["p.npz"]

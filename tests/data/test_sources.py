@@ -21,8 +21,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from chestlab.data import cache as cache_module
-from chestlab.data import npz, splits
+from chestlab.data import cache, npz, splits
 from chestlab.data.npz import filter_npz
 from chestlab.data.phantom import OFFICIAL_COUNTS, PHANTOM_MARK, make_phantom
 from chestlab.data.sources import load
@@ -214,7 +213,7 @@ MEASURE = """
 import re, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import datareader
+from chestlab.data.npz import filter_npz
 
 def peak():
     if sys.platform == "linux":  # where ru_maxrss begins with what the parent process had
@@ -222,9 +221,9 @@ def peak():
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-datareader.filter_npz(Path(sys.argv[2]))
+filter_npz(Path(sys.argv[2]))
 before = peak()
-data = datareader.filter_npz(Path(sys.argv[3]))
+data = filter_npz(Path(sys.argv[3]))
 print(len(data.train), (peak() - before) // 2**20)
 """
 
@@ -264,7 +263,7 @@ def test_a_source_much_larger_than_its_subset_takes_little_memory(tmp_path, sour
 def test_the_second_start_reads_the_cache_alone(source, monkeypatch):
     first = load(str(source))
     assert files_below(source.parent) == [source, source.with_name("source.two-class.npz")]
-    monkeypatch.setattr(npz, "filter_npz", None)
+    monkeypatch.setattr(cache, "filter_npz", None)
     second = load(str(source))
     assert_same(first, second)
     assert second.sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
@@ -299,7 +298,7 @@ def test_two_sources_of_one_name_keep_apart_in_the_users_cache(tmp_path, source,
     other = tmp_path / "other" / source.name
     np.savez(other, **source_arrays(seed=1))
     first, second = load(str(source)), load(str(other))
-    monkeypatch.setattr(npz, "filter_npz", None)
+    monkeypatch.setattr(cache, "filter_npz", None)
     assert_same(load(str(source)), first)
     assert_same(load(str(other)), second)
 
@@ -349,10 +348,10 @@ def flip_a_bit(path: Path) -> None:
 )
 def test_a_damaged_cache_is_made_anew(source, damage, monkeypatch):
     good = load(str(source))
-    cache = source.with_name("source.two-class.npz")
-    damage(cache)
+    cache_file = source.with_name("source.two-class.npz")
+    damage(cache_file)
     assert_same(load(str(source)), good)
-    monkeypatch.setattr(npz, "filter_npz", None)
+    monkeypatch.setattr(cache, "filter_npz", None)
     assert_same(load(str(source)), good)
 
 
@@ -365,16 +364,16 @@ def no_cache_beside(monkeypatch, *folders: Path) -> None:
             raise PermissionError(13, "Permission denied", str(path))
         write(path, content)
 
-    monkeypatch.setattr(npz, "atomic_write", refuse)
+    monkeypatch.setattr(cache, "atomic_write", refuse)
 
 
 def test_beside_a_read_only_source_the_users_cache_is_used(source, user_cache, monkeypatch):
     no_cache_beside(monkeypatch, source.parent)
     first = load(str(source))
     assert files_below(source.parent) == [source]
-    (cache,) = files_below(user_cache)
-    assert cache.name.startswith("source.")
-    monkeypatch.setattr(npz, "filter_npz", None)
+    (cache_file,) = files_below(user_cache)
+    assert cache_file.name.startswith("source.")
+    monkeypatch.setattr(cache, "filter_npz", None)
     assert_same(load(str(source)), first)
 
 
@@ -394,7 +393,7 @@ def test_failing_to_cache_is_no_error(source, tmp_path, monkeypatch, obstacle):
         def full(path, content):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(cache_module, "atomic_write", full)
+        monkeypatch.setattr(cache, "atomic_write", full)
     else:
         no_cache_beside(monkeypatch, source.parent)
         (tmp_path / "file").write_text("")
@@ -456,7 +455,7 @@ def test_a_phantom_file_is_known_by_its_mark_also_from_the_cache(phantom_npz, tm
 def small_phantom(monkeypatch):
     """What --data phantom makes, with fewer images."""
     small = functools.partial(make_phantom, train=30, val=8, test=8)
-    monkeypatch.setattr("phantom.make_phantom", small)
+    monkeypatch.setattr("chestlab.data.phantom.make_phantom", small)
     return small
 
 
@@ -547,7 +546,7 @@ def test_the_official_file_is_fetched_checked_and_cached(official, monkeypatch):
     assert (official.root / "chestmnist.npz").read_bytes() == served.read_bytes()
     assert official.server.asked == ["/chestmnist.npz"]
     official.stop()
-    monkeypatch.setattr(npz, "filter_npz", None)
+    monkeypatch.setattr(cache, "filter_npz", None)
     assert_same(load("chestmnist", official.root), data)
 
 
@@ -589,7 +588,7 @@ def test_a_damaged_official_file_is_fetched_again(official, damage, monkeypatch)
     (official.root / "chestmnist.npz").write_bytes(damage(served))
     data = load("chestmnist", official.root)
     assert (official.root / "chestmnist.npz").read_bytes() == served
-    monkeypatch.setattr(npz, "filter_npz", None)  # the cache is that of the sound file
+    monkeypatch.setattr(cache, "filter_npz", None)  # the cache is that of the sound file
     assert_same(load("chestmnist", official.root), data)
 
 
@@ -657,9 +656,10 @@ def test_a_root_that_cannot_be_made_is_named(tmp_path, official):
 
 def test_training_from_a_file_imports_neither_medmnist_nor_the_downloader(source):
     code = (
-        "import sys, json; sys.path.insert(0, sys.argv[1]); import datareader;"
-        "datareader.load(sys.argv[2]); print(json.dumps(sorted(sys.modules)))"
+        "import sys, json; sys.path.insert(0, sys.argv[1]);"
+        "from chestlab.data.sources import load; load(sys.argv[2]);"
+        "print(json.dumps(sorted(sys.modules)))"
     )
     command = [sys.executable, "-c", code, str(ROOT), str(source)]
     modules = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    assert not {"medmnist", "download", "torch"} & set(modules)
+    assert not {"medmnist", "pooch", "chestlab.data.download", "torch"} & set(modules)
