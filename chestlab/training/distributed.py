@@ -21,7 +21,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.ops import StochasticDepth
 
 from chestlab.files.errors import InputError, TrainingError
 from chestlab.files.progress import Interrupted, StopSignals
@@ -150,6 +149,9 @@ class Processes:
         return x if self.size == 1 else _Sum.apply(x)
 
 
+ONE_PROCESS = Processes()
+
+
 def _nowhere() -> Any:
     return Path(os.devnull).open("w", encoding="utf-8")
 
@@ -247,6 +249,8 @@ class GatheredBatchNorm(_BatchNorm):
 
 def share_batches(network: nn.Module, batch: WholeBatch, processes: Processes) -> nn.Module:
     """Make dropout and batch norm of ``network`` act on whole batches; names of weights stay."""
+    from torchvision.ops import StochasticDepth
+
     device = next(network.parameters()).device
     synced = device.type == "cuda" and processes.size > 1
     if synced:

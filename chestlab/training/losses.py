@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch.nn import functional as F
 
 from chestlab.training.recipe import Recipe
+
+
+class Objective(Protocol):
+    """What a network is trained for.
+
+    Attributes:
+        views: number of augmented copies of each image that one forward pass takes.
+    """
+
+    views: int
+
+    def loss(
+        self, outputs: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean loss of a batch, and the number of correct outputs (int64), both scalars.
+
+        Args:
+            outputs: of the network, (views * N, ...): the first views of N images, then the
+                second ones.
+            labels: (N,) or (N, F) float.
+        """
+        ...
+
+
+class Classification:
+    """Each output is the logit of one binary label; the loss is that of `training_loss`."""
+
+    views = 1
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def loss(
+        self, outputs: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As of `Objective`, with logits and labels (N,) or (N, F)."""
+        correct = ((outputs.detach() >= 0) == (labels >= 0.5)).sum()
+        return training_loss(outputs, labels, self.recipe), correct
 
 
 def training_loss(logits: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:

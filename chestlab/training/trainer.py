@@ -22,8 +22,9 @@ from chestlab.training.augment import random_warps, to_input
 from chestlab.training.averaging import WeightAverage
 from chestlab.training.cuda_graph import CaptureError, StepGraph, supported
 from chestlab.training.device import autocast, keep_freed_memory, resolve_amp
+from chestlab.training.distributed import ONE_PROCESS, Processes
 from chestlab.training.layers import freeze_first, set_drop_paths
-from chestlab.training.losses import training_loss
+from chestlab.training.losses import Classification, Objective
 from chestlab.training.mixing import mix
 from chestlab.training.optimizer import PER_STEP, make_optimizer, make_scheduler
 from chestlab.training.recipe import Recipe
@@ -98,6 +99,8 @@ class Trainer:
             neither the pre-trained network nor a trained one.
         previous: a finished stage: its best weights are where this one starts, its history goes
             on, and an epoch of this stage is the best only if it beats all of that one's.
+        objective: the loss; by default that of classification.
+        processes: that share the work, by default this one alone.
 
     Attributes:
         tick: called after every optimiser step; it may raise to stop the training, which
@@ -118,8 +121,13 @@ class Trainer:
         val: tuple[torch.Tensor, torch.Tensor],
         frozen: bool = False,
         previous: Trainer | None = None,
+        *,
+        objective: Objective | None = None,
+        processes: Processes = ONE_PROCESS,
     ) -> None:
         self.recipe = recipe
+        self.objective = objective or Classification(recipe)
+        self.processes = processes
         self.train_images, self.train_labels = train
         self.val_images, self.val_labels = val
         self.device = self.train_images.device
@@ -182,6 +190,18 @@ class Trainer:
         since_start = len(self.history) - self.first_epoch
         since_best = len(self.history) - max(self.best_epoch, self.first_epoch)
         return since_start >= self.recipe.epochs or since_best >= self.recipe.patience
+
+    def fit(self, on_epoch: Callable[[dict[str, float]], None] | None = None) -> None:
+        """Train until the last epoch, or until `recipe.patience` stops early.
+
+        Args:
+            on_epoch: called after every epoch with its row of ``history``; it may raise to stop,
+                and the training can go on from there.
+        """
+        while not self.finished:
+            row = self.run_epoch()
+            if on_epoch is not None:
+                on_epoch(row)
 
     def run_epoch(self) -> dict[str, float]:
         """Train on every image once, validate, and add a row to ``history``.
@@ -322,11 +342,12 @@ class Trainer:
             x = to_input(self.train_images[batch], self.recipe, self.noise)
             x, labels = mix(x, labels, self.recipe, self.noise)
             with autocast(self.device, self.amp):
-                logits = self.model(x.contiguous(memory_format=torch.channels_last))
-            loss = training_loss(logits, labels, self.recipe) * (len(batch) / len(rows))
+                outputs = self.model(x.contiguous(memory_format=torch.channels_last))
+            loss, right = self.objective.loss(outputs, labels)
+            loss = loss * (len(batch) / len(rows))
             self.scaler.scale(loss).backward()
             total += loss.detach()
-            correct += ((logits.detach() >= 0) == (labels >= 0.5)).sum()
+            correct += right
         return total, correct
 
     @property
