@@ -240,7 +240,7 @@ def test_only_a_supported_best_is_bold(tmp_path):
 def test_rows_are_in_the_order_of_val_with_yardsticks_below(tmp_path):
     make_run(tmp_path, "low_small", skill=0.3)
     make_run(tmp_path, "high_small", skill=3)
-    make_run(tmp_path, "svm_small", skill=9, baseline=True, recipe={"name": "hog_rbf_svm"})
+    make_run(tmp_path, "svm_small", skill=9, yardstick=True, recipe={"name": "hog_rbf_svm"})
     page = page_of(tmp_path)
     assert [row_of(page, name)[0] for name in ("high", "low", "svm")] == ["1", "2", "3"]
     assert "HOG + RBF SVM" in row_of(page, "svm")[1] and "seed" not in row_of(page, "svm")[1]
@@ -280,7 +280,7 @@ def test_pairs_count_what_only_one_has_right(tmp_path):
 def test_many_runs_are_compared_with_two_references(tmp_path):
     for number in range(7):
         make_run(tmp_path, f"net{number}_small", skill=number / 3, noise=number)
-    make_run(tmp_path, "svm_small", baseline=True, recipe={"name": "hog_rbf_svm"})
+    make_run(tmp_path, "svm_small", yardstick=True, recipe={"name": "hog_rbf_svm"})
     page = page_of(tmp_path)
     assert "The 13 pairs" in page
     assert "Each run against net6, svm" in page
@@ -289,7 +289,7 @@ def test_many_runs_are_compared_with_two_references(tmp_path):
 def test_cross_validation_is_set_against_the_best_yardstick_and_the_reports_recipe(tmp_path):
     make_run(tmp_path, "net_small", skill=2, recipe_name="best")
     make_run(tmp_path, "old_small", recipe={"name": "old"})
-    make_run(tmp_path, "svm_small", baseline=True, recipe={"name": "hog_rbf_svm"})
+    make_run(tmp_path, "svm_small", yardstick=True, recipe={"name": "hog_rbf_svm"})
     index, labels, _ = split_images("train")
     for name, skill in (("net_small", 4), ("old_small", 1), ("svm_small", 0.2)):
         rng = np.random.default_rng(0)

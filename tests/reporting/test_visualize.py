@@ -87,7 +87,8 @@ def drawn(monkeypatch, tmp_path):
 
     def draw(function, *arguments, **options):
         figures = []
-        monkeypatch.setattr(style, "save_figure", lambda figure, path: figures.append(figure))
+        module = sys.modules[function.__module__]
+        monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.append(figure))
         function(*arguments, tmp_path / "unused.png", **options)
         figures[0].canvas.draw()
         return figures[0]
