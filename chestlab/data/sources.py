@@ -120,7 +120,7 @@ def _official(
             url = f"{mirror.rstrip('/')}/{path.name}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            download(url, path, md5=info[f"MD5{suffix}"])
+            download(url, path, f"md5:{info[f'MD5{suffix}']}")
         except DownloadError as error:
             raise NotAvailable(str(error)) from None
         except OSError as error:

@@ -63,7 +63,7 @@ def read_pretrained(choice: str, url: str | None) -> PretrainedWeights:
 
         path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
         try:
-            fetch(url, path, sha256_prefix=path.stem.rsplit("-", 1)[1])
+            fetch(url, path, f"sha256:{path.stem.rsplit('-', 1)[1]}")
         except DownloadError as error:
             raise InputError(
                 f"--weights imagenet: {error}; or train with --weights FILE or --weights none"
