@@ -49,6 +49,12 @@ def command_line() -> list[str]:
     return arguments
 
 
+def main_script() -> str:
+    """File name, without ``.py``, of the script that was started; empty in a notebook's cell."""
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    return "" if path is None or in_notebook() else Path(path).stem
+
+
 def show(pictures: Iterable[Path]) -> None:
     """Show PNG files below the cell, the oldest first; elsewhere do nothing."""
     if in_notebook():

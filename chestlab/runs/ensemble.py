@@ -23,7 +23,7 @@ from chestlab.evaluation.predictions import read_probabilities
 from chestlab.files.atomic import check_writable, make_folder
 from chestlab.files.run_files import RunFiles, read_metrics, run_lock
 from chestlab.reporting.ensemble_report import SHARED, Member, write_average
-from chestlab.runs.experiment import Run
+from chestlab.runs.experiment import Experiment
 from chestlab.runs.naming import check_name, output_folders, run_name
 
 SEEDS = (42, 123, 456, 789, 1011)  # of the course reports, then one after the other
@@ -38,14 +38,14 @@ class Ensemble:
     """Train what is missing, average, report.
 
     Args:
-        make_run: called with options, data and folder, makes an `experiment.Run`.
+        make: called with options, data and subfolder, makes an `Experiment`.
         options: of `flags.parse`, with ``members`` or ``folds``.
 
     Raises:
-        InputError: as `experiment.Run`, or the folds cannot be made. Nothing has been written.
+        InputError: as `Experiment`, or the folds cannot be made. Nothing has been written.
     """
 
-    def __init__(self, make_run: Callable[..., Run], options: argparse.Namespace) -> None:
+    def __init__(self, make: Callable[..., Experiment], options: argparse.Namespace) -> None:
         self.options = options
         check_writable(options.results_dir, "--results-dir")
         check_writable(options.models_dir, "--models-dir")
@@ -57,7 +57,7 @@ class Ensemble:
         name += "_trainval" if options.folds_over == "train+val" else ""
         check_name(name)
         self.files = RunFiles(*output_folders(options, self.data), name)
-        self.runs = [make_run(*member, name) for member in self._members()]
+        self.experiments = [make(*member, name) for member in self._members()]
 
     def _members(self) -> list[tuple[argparse.Namespace, TwoClassData]]:
         """Options and data of each."""
@@ -74,21 +74,22 @@ class Ensemble:
             members.append((own, data))
         return members
 
-    def go(self) -> None:
-        """Train the members that are not finished, then write what they are together."""
+    def run(self, train: Callable[[Experiment], None]) -> None:
+        """Train the members that are not finished, then average, evaluate and draw."""
         folder = self.files.models_dir / self.files.name
         make_folder(folder)
         with run_lock(folder / "ensemble.lock", self.files.name):
-            for number, run in enumerate(self.runs, 1):
-                print(f"{self.files.name}: {run.name}, {number} of {len(self.runs)}", flush=True)
-                if run.is_finished() and not self.options.overwrite:
-                    run.options.resume = True  # says so, or evaluates test where that is left
-                run.go()
+            for number, member in enumerate(self.experiments, 1):
+                count = f"{number} of {len(self.experiments)}"
+                print(f"{self.files.name}: {member.name}, {count}", flush=True)
+                if member.is_finished() and not self.options.overwrite:
+                    member.options.resume = True  # says so, or evaluates test where that is left
+                train(member)
             self._report()
 
     def _report(self) -> None:
         """Average, evaluate, draw; `metrics.json` is written last."""
-        members = [self._read(run) for run in self.runs]
+        members = [self._read(experiment) for experiment in self.experiments]
         splits, probabilities = self._together(members)
         kind = f"{len(members)} seeds"
         if self.options.folds:
@@ -128,7 +129,7 @@ class Ensemble:
             for name in self._averaged
         }
         if self.options.folds:
-            parts = [run.data.held_out or run.data.val for run in self.runs]
+            parts = [e.data.held_out or e.data.val for e in self.experiments]
             splits["oof"] = join(parts)
             probabilities["oof"] = np.concatenate([m.probabilities["held_out"] for m in members])
         if "val" not in splits:
@@ -140,18 +141,20 @@ class Ensemble:
             )
         return splits, probabilities
 
-    def _read(self, run: Run) -> Member:
+    def _read(self, experiment: Experiment) -> Member:
         """A finished member's figures, and its probabilities from the tables it has written."""
-        parts = {name: getattr(run.data, name) for name in ("val", "test", "held_out")}
+        parts = {name: getattr(experiment.data, name) for name in ("val", "test", "held_out")}
         if self.options.no_test:
             parts["test"] = None
         probabilities = {
-            name: read_probabilities(run.final.folder / f"{name}_probabilities.csv", split)
+            name: read_probabilities(experiment.final.folder / f"{name}_probabilities.csv", split)
             for name, split in parts.items()
             if split is not None
         }
-        metrics = read_metrics(run.final.metrics)
-        if self.options.folds and run.data.held_out is None:  # the fold has taken val's place
+        metrics = read_metrics(experiment.final.metrics)
+        if (
+            self.options.folds and experiment.data.held_out is None
+        ):  # the fold has taken val's place
             for values in (metrics, probabilities):
                 values["held_out"] = values.pop("val")
         return Member(metrics, probabilities)

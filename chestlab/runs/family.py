@@ -68,7 +68,7 @@ def train(
     name: str,
     model_options: Mapping[str, dataclasses.Field] | None = None,
     argv: Sequence[str] | None = None,
-    below: str = "",
+    subfolder: str = "",
 ) -> RunFiles | None:
     """Train one member as its script does; see `experiment.run` for how the process ends.
 
@@ -79,7 +79,7 @@ def train(
         name: of its runs.
         knobs: arguments of its constructor that are flags, besides ``width``.
         argv: flags, by default the process's own.
-        below: folder of what this run is a part of.
+        subfolder: inside both output folders, for a run that is a part of something.
     """
     argv = command_line() if argv is None else argv
     if _peek(argv, "--image-size") is None and not {"-h", "--help"} & set(argv):
@@ -93,7 +93,7 @@ def train(
         argv,
         model_options={"width": WIDTH, **(model_options or {})},
         findings=True,
-        below=below,
+        subfolder=subfolder,
     )
 
 

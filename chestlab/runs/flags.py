@@ -8,15 +8,80 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from chestlab.data.splits import FINDINGS, SOURCE_SIZES
 from chestlab.files.errors import OneLineParser
+from chestlab.files.notebook import command_line, leave
 from chestlab.runs.naming import check_name
 from chestlab.training.recipe import Recipe
 
 LARGEST_ENSEMBLE = 100
+
+
+# The flags that people change first, in the groups of the short help.
+FIRST = {
+    "what is trained": ("recipe", "data", "source_size", "weights", "arch", "reduction", "task"),
+    "training": (
+        "epochs",
+        "batch_size",
+        "lr",
+        "weight_decay",
+        "patience",
+        "stage1_epochs",
+        "image_size",
+        "seed",
+        "device",
+    ),
+    "runs": ("resume", "overwrite", "name"),
+}
+
+
+class ScriptParser(OneLineParser):
+    """Parser of a training script: ``--help`` lists the flags of `FIRST`, ``--help-all`` all."""
+
+    def __init__(self, description: str | None, has_backbone: bool = False) -> None:
+        self.has_backbone = has_backbone
+        super().__init__(
+            description=description,
+            usage="%(prog)s [flags]",
+            add_help=False,
+            allow_abbrev=False,
+            formatter_class=partial(argparse.HelpFormatter, max_help_position=32, width=96),
+        )
+        self.help_flags = self.add_argument_group("help")
+        self.help_flags.add_argument(
+            "-h", "--help", action="store_true", help="the flags that people change first"
+        )
+        self.help_flags.add_argument("--help-all", action="store_true", help="all flags")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:
+        """Parse, or print one of the two helps and end."""
+        words = command_line() if args is None else list(args)
+        if "--help-all" in words:
+            self.print_help()
+            leave(0)
+        elif {"-h", "--help"} & set(words):
+            self._print_message(self.short_help(), sys.stdout)
+            leave(0)
+        return super().parse_args(words, namespace)
+
+    def short_help(self) -> str:
+        """Usage, description and the flags of `FIRST`, in their groups."""
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, [], [])
+        formatter.add_text((self.description or "").split("\n\n")[0])
+        known = {action.dest: action for action in self._actions}
+        if not self.has_backbone:
+            known.pop("stage1_epochs", None)
+        for title, names in FIRST.items():
+            formatter.start_section(title)
+            formatter.add_arguments([known[name] for name in names if name in known])
+            formatter.end_section()
+        formatter.add_text("--help-all lists every flag. Values in brackets are the defaults.")
+        return formatter.format_help()
 
 
 def parse(
@@ -36,21 +101,52 @@ def parse(
         argv: None for the process's own.
         pretrained: the script's network can start from weights; without any there is no frozen
             stage unless ``--stage1-epochs`` asks for it, since random features teach nothing.
-        knobs: arguments of the network's constructor, made with `recipe.knob`. One called
-            ``arch`` names the run, and after it the recipe where that is not the default.
+        model_options: arguments of the network's constructor, made with
+            `recipe.hyperparameter`. One called ``arch`` names the run, and after it the recipe
+            where that is not the default.
         findings: there is a second task, with 14 outputs.
 
     Raises:
         InputError: a flag is unknown or its value is not allowed.
     """
+    parser = make_parser(recipes, pretrained, model_options or {}, findings)
+    options = parser.parse_args(argv)
+    options.pretrained = pretrained
+    options.task = getattr(options, "task", "two-class")
+    _check_combinations(parser, options)
+    options.folds_over = options.folds_over or "train"
+    options.recipe_name = options.recipe
+    options.model_arguments = {
+        name: option.default if getattr(options, name) is None else getattr(options, name)
+        for name, option in (model_options or {}).items()
+    }
+    named, overrides = recipes[options.recipe], _overrides(options, recipes)
+    options.recipe_changes = {
+        key: value
+        for key, value in overrides.items()
+        if key not in ("name", "seed") and value != getattr(named, key)
+    }
+    options.recipe = dataclasses.replace(named, **overrides)
+    _check_recipe(parser, options)
+    return options
+
+
+def make_parser(
+    recipes: Mapping[str, Recipe],
+    pretrained: bool,
+    model_options: Mapping[str, dataclasses.Field],
+    findings: bool,
+) -> ScriptParser:
+    """The parser of a training script; arguments as of `parse`."""
     default = list(recipes)[-1]
-    parser = OneLineParser(
-        description=sys.modules["__main__"].__doc__,
-        allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=96),
-    )
+    parser = ScriptParser(sys.modules["__main__"].__doc__, has_backbone=pretrained)
     add = parser.add_argument
-    add("--recipe", choices=list(recipes), default=default, help="(default: %(default)s)")
+    add(
+        "--recipe",
+        choices=list(recipes),
+        default=default,
+        help="values to start from (default: %(default)s)",
+    )
     add_data(parser)
     if findings:
         add(
@@ -61,49 +157,57 @@ def parse(
             "latter is monitored by its mean AUC (default: two-class)",
         )
     add_weights(parser, pretrained)
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="auto: CUDA, else MPS, else the CPU (default: auto)",
+    )
     add("--resume", action="store_true", help="go on with an unfinished run; else start one")
     add("--overwrite", action="store_true", help="start anew where an unfinished run lies")
     add("--no-test", action="store_true", help="leave the test images alone: for searches")
     add("--find-lr", action="store_true", help="draw the loss over rising rates, suggest one")
-    add(
+    _add_ensembles(parser)
+    add_folder(parser, "--results-dir", "results")
+    add_folder(parser, "--models-dir", "trained_models")
+    add("--name", help="of the run (default: made of recipe, file and size)")
+    group = parser.add_argument_group(
+        "recipe", f"The values in brackets are those of --recipe {default}."
+    )
+    for field in dataclasses.fields(Recipe):
+        if field.metadata:
+            add_hyperparameter(group, field.name, field, getattr(recipes[default], field.name))
+    if model_options:
+        group = parser.add_argument_group("network")
+        for name, option in model_options.items():
+            add_hyperparameter(group, name, option, option.default)
+    return parser
+
+
+def _add_ensembles(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--members",
         type=_count,
         metavar="K",
         help="train K networks that differ in the seed, and average their probabilities",
     )
-    add(
+    parser.add_argument(
         "--folds",
         type=_count,
         metavar="K",
         help="train K networks, each without one of K parts of the training images (patients "
         "stay together), and average their probabilities",
     )
-    add(
+    parser.add_argument(
         "--folds-over",
         choices=("train", "train+val"),
         help="what is divided; train+val leaves no other images to choose the epoch on than the "
         "part held out (default: train)",
     )
-    add_folder(parser, "--results-dir", "results")
-    add_folder(parser, "--models-dir", "trained_models")
-    add("--name", help="of the run's folder and files (default: made of recipe, file and size)")
-    group = parser.add_argument_group(
-        "recipe", f"The values in brackets are those of --recipe {default}."
-    )
-    for hyperparameter in dataclasses.fields(Recipe):
-        if hyperparameter.metadata:
-            add_hyperparameter(
-                group,
-                hyperparameter.name,
-                hyperparameter,
-                getattr(recipes[default], hyperparameter.name),
-            )
-    network = parser.add_argument_group("network") if model_options else None
-    for name, hyperparameter in (model_options or {}).items():
-        add_hyperparameter(network, name, hyperparameter, hyperparameter.default)
-    options = parser.parse_args(argv)
-    options.pretrained = pretrained
+
+
+def _check_combinations(parser: OneLineParser, options: argparse.Namespace) -> None:
+    """Refuse flags that exclude each other."""
     if options.resume and options.overwrite:
         parser.error("--resume and --overwrite exclude each other")
     if options.find_lr and (options.members or options.folds or options.resume):
@@ -114,66 +218,58 @@ def parse(
         parser.error("--members has seeds of its own: leave out --seed")
     if options.folds_over and not options.folds:
         parser.error("--folds-over is for --folds")
-    options.folds_over = options.folds_over or "train"
-    overrides = {
-        hyperparameter.name: getattr(options, hyperparameter.name)
-        for hyperparameter in dataclasses.fields(Recipe)
-        if hyperparameter.metadata and getattr(options, hyperparameter.name) is not None
-    }
     if options.name is not None:
         check_name(options.name)
-    if pretrained and options.weights == "none":
-        overrides.setdefault("stage1_epochs", 0)
-    options.recipe_name = options.recipe
-    options.model_arguments = {
-        name: hyperparameter.default if getattr(options, name) is None else getattr(options, name)
-        for name, hyperparameter in (model_options or {}).items()
+    if options.task == "findings" and (options.members or options.folds):
+        parser.error("--members and --folds are for --task two-class")
+
+
+def _overrides(options: argparse.Namespace, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
+    """What the flags change in the recipe; sets the number of outputs where the task needs it."""
+    overrides = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(Recipe)
+        if field.metadata and getattr(options, field.name) is not None
     }
+    if options.pretrained and options.weights == "none":
+        overrides.setdefault("stage1_epochs", 0)
     if "arch" in options.model_arguments:
-        suffix = "" if options.recipe == default else f"_{options.recipe}"
+        suffix = "" if options.recipe == list(recipes)[-1] else f"_{options.recipe}"
         overrides["name"] = options.model_arguments["arch"] + suffix
-    options.task = getattr(options, "task", "two-class")
     if options.task == "findings":
-        if options.members or options.folds:
-            parser.error("--members and --folds are for --task two-class")
         if recipes[options.recipe].monitor == "val_accuracy":
             overrides.setdefault("monitor", "val_auc")
         overrides["name"] = recipes[options.recipe].name + "_findings"
         options.model_arguments["outputs"] = len(FINDINGS)
-    named = recipes[options.recipe]
-    options.recipe_changes = {
-        key: value
-        for key, value in overrides.items()
-        if key not in ("name", "seed") and value != getattr(named, key)
-    }
-    options.recipe = dataclasses.replace(named, **overrides)
+    return overrides
+
+
+def _check_recipe(parser: OneLineParser, options: argparse.Namespace) -> None:
+    """Refuse what does not fit the task, and images that are too small."""
     if options.task == "findings":
-        for hyperparameter in ("related", "smote", "temperature"):
-            if getattr(options.recipe, hyperparameter):
-                parser.error(f"--{hyperparameter} is for --task two-class")
+        for name in ("related", "smote", "temperature"):
+            if getattr(options.recipe, name):
+                parser.error(f"--{name} is for --task two-class")
         if options.recipe.sampler == "balanced":
             parser.error("--sampler balanced is for --task two-class")
     if 0 < options.recipe.image_size < 16:
         parser.error("--image-size: allowed are 0 and 16 to 1024 pixels")
-    return options
 
 
-def add_hyperparameter(
-    group: Any, name: str, hyperparameter: dataclasses.Field, value: Any
-) -> None:
-    """A flag for ``knob`` that stays None unless it is given; ``value`` is what it then means."""
-    if isinstance(hyperparameter.default, bool):
+def add_hyperparameter(group: Any, name: str, option: dataclasses.Field, value: Any) -> None:
+    """A flag for ``option`` that stays None unless it is given; ``value`` is then in force."""
+    if isinstance(option.default, bool):
         metavar = "{on,off}"
         value = {True: "on", False: "off"}.get(value, value)
-    elif hyperparameter.metadata["choices"]:
-        metavar = "{" + ",".join(hyperparameter.metadata["choices"]) + "}"
+    elif option.metadata["choices"]:
+        metavar = "{" + ",".join(option.metadata["choices"]) + "}"
     else:
-        metavar = type(hyperparameter.default).__name__[0].upper()
+        metavar = "N" if isinstance(option.default, int) else "X"
     group.add_argument(
         f"--{name.replace('_', '-')}",
-        type=checked(hyperparameter),
+        type=checked(option),
         metavar=metavar,
-        help=f"{hyperparameter.metadata['help']} ({value})",
+        help=f"{option.metadata['help']} ({value})",
     )
 
 
@@ -190,26 +286,25 @@ def add_weights(parser: argparse.ArgumentParser, pretrained: bool) -> None:
             default="imagenet",
             metavar="{imagenet,none,FILE}",
             help="what the backbone starts from; FILE: torchvision's state dict, or a checkpoint "
-            "of the same network, as pretrain.py makes them (default: imagenet, downloaded once)",
+            "of studies.pretrain (default: imagenet, downloaded once)",
         )
     else:
         parser.add_argument(
             "--weights",
             default="none",
             metavar="{none,FILE}",
-            help="what all layers but the last start from; FILE: a checkpoint of the same network, "
-            "as pretrain.py makes them (default: none, random numbers)",
+            help="what the network starts from; FILE: a checkpoint of studies.pretrain (default: "
+            "none, random numbers)",
         )
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add the flags whose values `datareader.load` takes: data, root and source size."""
+    """Add the flags whose values `sources.load` takes: data, root and source size."""
     parser.add_argument(
         "--data",
         default="auto",
         metavar="{auto,chestmnist,phantom,FILE.npz}",
-        help="the images; auto: the official file, or marked phantoms where it cannot be "
-        "had (default: auto)",
+        help="auto: the official file, else marked phantoms (default: auto)",
     )
     parser.add_argument(
         "--root", type=_folder, metavar="DIR", help="of the official files (default: ~/.medmnist)"
@@ -218,7 +313,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "--source-size",
         type=int,
         choices=SOURCE_SIZES,
-        help="side of the official or phantom images in pixels (default: 28)",
+        metavar="{28,64,128,224}",
+        help="side of the official images in pixels (default: 28)",
     )
 
 
@@ -229,13 +325,13 @@ def add_folder(parser: argparse.ArgumentParser, flag: str, default: str) -> None
     )
 
 
-def checked(hyperparameter: dataclasses.Field) -> Callable[[str], Any]:
+def checked(option: dataclasses.Field) -> Callable[[str], Any]:
     """A converter for argparse that says what is allowed when a value is not.
 
     Args:
-        knob: made with `engine.knob`.
+        option: made with `recipe.hyperparameter`.
     """
-    kind, rule = type(hyperparameter.default), hyperparameter.metadata
+    kind, rule = type(option.default), option.metadata
 
     def convert(text: str) -> Any:
         if kind is bool:

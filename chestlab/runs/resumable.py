@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from chestlab.data import splits
+from chestlab.data.splits import FindingsData, TwoClassData
+from chestlab.files.atomic import make_folder
 from chestlab.files.checkpoint import load_checkpoint
-from chestlab.files.errors import InputError
-from chestlab.files.run_files import RunFiles, read_metrics
+from chestlab.files.errors import InputError, TrainingError
+from chestlab.files.run_files import RunFiles, read_metrics, run_lock
+from chestlab.training.distributed import Processes
 from chestlab.training.layers import check_input
 from chestlab.training.recipe import Recipe, as_dict
 
@@ -23,21 +26,23 @@ class Resumable:
 
     Attributes:
         options: the flags.
-        recipe: the knobs.
+        recipe: the hyperparameters.
         data: the images.
         name: of the run.
         final: where the finished run lies.
         files: where this one grows.
         identity: what must be the same for a run to go on.
+        processes: that train together; the first one writes.
     """
 
     options: argparse.Namespace
     recipe: Recipe
-    data: splits.TwoClassData | splits.FindingsData
+    data: TwoClassData | FindingsData
     name: str
     final: RunFiles
     files: RunFiles
     identity: dict[str, Any]
+    processes: Processes = Processes()
 
     def is_finished(self) -> bool:
         """Whether a run with this recipe, model, data and weights has finished under the name."""
@@ -48,6 +53,37 @@ class Resumable:
         except InputError:
             return False
         return True
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[tuple[bool, dict[str, Any] | None]]:
+        """Context that holds the lock of the run's name.
+
+        Yields:
+            whether anything is to be done, and the state to go on from, the same in all processes.
+
+        Raises:
+            InputError: another process is at work under the name, or as `_choose_start`.
+            TrainingError: the processes were not given the same.
+        """
+        with contextlib.ExitStack() as held:
+            start = None
+            if self.processes.first:
+                models_dir = self.final.models_dir
+                make_folder(models_dir)
+                held.enter_context(run_lock(models_dir / f"{self.name}.lock", self.name))
+                unfinished, state = self._choose_start()
+                if unfinished:
+                    make_folder(self.files.folder)
+                start = self.identity, self.files, unfinished, state
+            identity, self.files, unfinished, state = self.processes.from_first(start)
+            if identity != self.identity:
+                raise TrainingError("the processes have different data, weights or flags")
+            yield unfinished, state
+
+    def finish(self) -> None:
+        """Put the finished run in the place of the one that it replaces, if there is any."""
+        if self.files != self.final:
+            self.files.replace(self.final)
 
     def _choose_start(self) -> tuple[bool, dict[str, Any] | None]:
         """Whether anything is to be done, and the state to go on from; sets ``files``.
@@ -67,7 +103,7 @@ class Resumable:
         self.files = fresh if finished else final
         unfinished = self.files.last.exists()
         if self.options.resume and unfinished:
-            state = self._load(self.files.last)
+            state = self.load(self.files.last)
             print(f"resuming '{self.name}' after epoch {len(state['trainer']['history'])}")
             return True, state
         if self.options.resume and finished:
@@ -78,7 +114,7 @@ class Resumable:
                 return False, None
             print(f"'{self.name}' is finished but for the test images")
             self.files = final
-            return True, self._load(final.last)
+            return True, self.load(final.last)
         if self.options.resume:
             print(f"nothing to resume for '{self.name}': starting from the beginning")
         elif unfinished and not self.options.overwrite:
@@ -89,7 +125,7 @@ class Resumable:
         self.files.clear()
         return True, None
 
-    def _load(self, path: Path) -> dict[str, Any]:
+    def load(self, path: Path) -> dict[str, Any]:
         """A checkpoint of this very run: same model, recipe, data and weights to start from."""
         state = load_checkpoint(path, sealed=True)
         self._check_same(state, path)
@@ -102,7 +138,7 @@ class Resumable:
             raise InputError(f"'{path}' is not of a run of this project") from None
         now = _flat(self.identity)
         before.setdefault("data size", now["data size"])  # runs begun before it was stored
-        for name, value in as_dict(Recipe(name="")).items():  # knobs that came later
+        for name, value in as_dict(Recipe(name="")).items():  # hyperparameters that came later
             before.setdefault(f"recipe {name}", value)
         if "starting_weights" not in self.identity:  # which a run from random numbers leaves out
             others = _flat(stored.get("starting_weights", {}), "starting_weights")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 
 import numpy as np
@@ -11,12 +12,15 @@ from torch import nn
 
 from chestlab.files import notebook
 from chestlab.files.atomic import write_csv
-from chestlab.files.errors import one_line_errors
-from chestlab.files.progress import StopSignals
+from chestlab.files.errors import InputError, one_line_errors
+from chestlab.files.progress import Interrupted, Progress, StopSignals
 from chestlab.files.run_files import RunFiles
+from chestlab.runs.checkpoints import Checkpoints
 from chestlab.runs.ensemble import Ensemble
-from chestlab.runs.experiment import Run
+from chestlab.runs.experiment import Experiment
 from chestlab.runs.flags import parse
+from chestlab.runs.results import draw_curves, print_summary, write_results
+from chestlab.training.distributed import Processes
 from chestlab.training.lr_finder import HIGHEST, LOWEST, STEPS, rising_losses, smooth, steepest
 from chestlab.training.recipe import Recipe
 from chestlab.training.trainer import Trainer
@@ -24,75 +28,177 @@ from chestlab.training.weights import read_pretrained
 
 
 def run(
-    build: Callable[[], nn.Module],
+    model: Callable[..., nn.Module],
     recipes: Mapping[str, Recipe],
     argv: Sequence[str] | None = None,
     imagenet_url: str | Callable[..., str] | None = None,
     model_options: Mapping[str, dataclasses.Field] | None = None,
     findings: bool = False,
-    below: str = "",
+    subfolder: str = "",
 ) -> RunFiles | None:
     """Run a training script: parse the flags, train or resume, evaluate, draw.
 
     Ends the process with status 2 for wrong input, 130 or 143 when interrupted (resumable), 1 for
-    any other failure, each with one line on stderr (see `notebook_cell.leave` for a cell's end);
-    returns where everything lies when done (None for an ensemble or a search for the learning
-    rate). A notebook shows the pictures.
+    any other failure, each with one line on stderr; a notebook's cell ends as
+    `notebook.leave` says, and shows the pictures. Under ``torchrun`` several processes train one
+    network together.
 
     Args:
-        build: model class.
+        model: class of the network, or a function that makes it: (N, 1, H, W) to logits (N,).
         recipes: by the name ``--recipe`` knows them; the last one is the default.
         argv: flags, by default the process's own.
-        imagenet_url: of torchvision's weights, for a model whose constructor takes a
-            `weights.StartingPoint` first and which has a ``backbone``; a callable gets what
-            ``knobs`` have become and returns the address. Any other model can start from a
+        imagenet_url: of torchvision's weights, for a model whose constructor takes
+            `weights.PretrainedWeights` first and which has a ``backbone``; a callable gets the
+            values of ``model_options`` and returns the address. Any other model can start from a
             checkpoint of its own kind.
-        knobs: arguments of the model's constructor that are flags, made with `recipe.knob`.
+        model_options: arguments of the model's constructor that are flags, made with
+            `recipe.hyperparameter`.
         findings: the constructor takes ``outputs``, so that ``--task findings`` can be asked for.
-        below: folder of what this run is a part of, inside both output folders.
+        subfolder: inside both output folders, for a run that is a part of something.
+
+    Returns:
+        Where everything lies; None for an ensemble or a search for the learning rate.
     """
-    with one_line_errors(), StopSignals() as signals:
+    processes = Processes.from_environment()
+    with one_line_errors(), StopSignals() as signals, processes.together(signals):
         options = parse(recipes, argv, imagenet_url is not None, model_options, findings)
-        start = None
+        pretrained = None
         if imagenet_url is not None or options.weights != "none":
             url = imagenet_url
             if callable(imagenet_url):
                 url = imagenet_url(**options.model_arguments)
-            start = cache(partial(read_pretrained, options.weights, url))  # once for all members
+            pretrained = cache(partial(read_pretrained, options.weights, url))
+        make = partial(Experiment, model, pretrained=pretrained, processes=processes)
+        if processes.size > 1 and (options.members or options.folds or options.find_lr):
+            raise InputError("--members, --folds and --find-lr are for one process, not torchrun")
         if options.members or options.folds:
-            ensemble = Ensemble(partial(Run, build, signals, start), options)
-            ensemble.go()
+            ensemble = Ensemble(make, options)
+            ensemble.run(partial(train, signals=signals))
             notebook.show(ensemble.files.folder.glob("*.png"))
             return None
-        one = Run(build, signals, start, options, below=below)
+        with processes.first_goes_first():  # the others find the first one's download and cache
+            experiment = make(options, subfolder=subfolder)
         if options.find_lr:
-            find_learning_rate(one)
-            notebook.show(one.final.folder.glob("lr_finder.png"))
+            find_learning_rate(experiment, signals)
+            notebook.show(experiment.final.folder.glob("lr_finder.png"))
             return None
-        one.go()
-        if not below:
-            notebook.show(one.final.folder.glob("*.png"))
-    return one.final
+        train(experiment, signals)
+        if not subfolder:
+            notebook.show(experiment.final.folder.glob("*.png"))
+    return experiment.final
 
 
-def find_learning_rate(run: Run) -> float:
-    """Run the test, write ``lr_finder.png`` and ``lr_finder.csv``, print and return a suggestion.
+def train(experiment: Experiment, signals: StopSignals) -> None:
+    """Train, evaluate and draw what is not done yet, holding the lock of the run's name."""
+    with experiment.claim() as (unfinished, state):
+        if not unfinished:
+            return
+        checkpoints = Checkpoints(experiment)
+        images, val_images = experiment.tensors()
+        stages = experiment.recipe.stages
+        trainer = None
+        for number in range(state["stage"] if state else 0, len(stages)):
+            trainer = Trainer(
+                experiment.build,
+                stages[number],
+                images,
+                val_images,
+                frozen=number < len(stages) - 1,
+                previous=trainer,
+                processes=experiment.processes,
+            )
+            if state is not None:
+                checkpoints.restore(trainer, state)
+                state = None
+            print(experiment.describe(trainer), flush=True)
+            train_stage(trainer, number, checkpoints, signals)
+            if trainer.frozen:
+                checkpoints.save_weights(experiment.files.stage1, trainer)
+        if experiment.processes.first:
+            write_results(experiment, trainer, checkpoints)
+            experiment.finish()
+            print_summary(experiment.final)
 
-    The suggestion is where the smoothed loss falls most steeply over the logarithm of the rate.
+
+def train_stage(
+    trainer: Trainer, number: int, checkpoints: Checkpoints, signals: StopSignals
+) -> None:
+    """Train one stage of a recipe to its end, keeping every epoch.
+
+    Raises:
+        Interrupted: a signal has come; says after which epoch.
+    """
+    on_interruption = partial(draw_curves, checkpoints.experiment)
+    with watched(trainer, signals, on_interruption) as progress:
+
+        def on_epoch(row: Mapping[str, float]) -> None:
+            checkpoints.save(trainer, number)
+            progress.end_of_epoch(row, trainer.best_epoch)
+            signals.check()
+
+        trainer.fit(on_epoch)
+
+
+@contextmanager
+def watched(
+    trainer: Trainer,
+    signals: StopSignals,
+    on_interruption: Callable[[Trainer], None] = lambda trainer: None,
+) -> Iterator[Progress]:
+    """Context of a training with a progress bar that Ctrl-C stops between two steps.
+
+    Args:
+        trainer: gets its ``on_step``.
+        signals: checked after every step.
+        on_interruption: called where at least one epoch is complete.
+
+    Yields:
+        the progress, to be told of each epoch's end.
+
+    Raises:
+        Interrupted: a signal has come; says after which epoch.
+    """
+    done, epochs = len(trainer.history), trainer.first_epoch + trainer.recipe.epochs
+    progress = Progress(epochs, trainer.steps_per_epoch, done)
+
+    def on_step() -> None:
+        signals.check()
+        progress.step()
+
+    trainer.on_step = on_step
+    signals.patient = True
+    try:
+        yield progress
+    except Interrupted as interruption:
+        signals.patient = False
+        if trainer.history:
+            on_interruption(trainer)
+        when = f" after epoch {len(trainer.history)}"
+        raise Interrupted(interruption.signum, when) from None
+    finally:
+        progress.close()
+        signals.patient = False
+
+
+def find_learning_rate(experiment: Experiment, signals: StopSignals) -> float:
+    """Train for some steps with a rising learning rate and suggest one.
+
+    Writes ``lr_finder.png`` and ``lr_finder.csv``. The suggestion is where the smoothed loss falls
+    most steeply over the logarithm of the rate.
     """
     from chestlab.reporting import curves
 
-    recipe = dataclasses.replace(run.recipe, schedule="constant", ema=0.0, stage1_epochs=0)
-    trainer = Trainer(run.build, recipe, run.train.to(run.device), run.data.val.to(run.device))
+    recipe = dataclasses.replace(experiment.recipe, schedule="constant", ema=0.0, stage1_epochs=0)
+    trainer = Trainer(experiment.build, recipe, *experiment.tensors())
     rates = np.geomspace(LOWEST, HIGHEST, STEPS)
-    rates, losses = rising_losses(trainer, rates, run.signals.check)
+    rates, losses = rising_losses(trainer, rates, signals.check)
     smoothed = smooth(losses)
     suggestion = steepest(rates, smoothed)
-    folder = run.final.folder
+    folder = experiment.final.folder
     folder.mkdir(parents=True, exist_ok=True)
     rows = zip(rates.tolist(), losses.tolist(), smoothed.tolist(), strict=True)
     write_csv(folder / "lr_finder.csv", ["lr", "loss", "smoothed_loss"], list(rows))
-    path = folder / "lr_finder.png"
-    curves.draw_lr_finder(rates, losses, smoothed, suggestion, path, title=run.title("train"))
+    path, title = folder / "lr_finder.png", experiment.title("train")
+    curves.draw_lr_finder(rates, losses, smoothed, suggestion, path, title=title)
     print(f"the loss falls most steeply at --lr {suggestion:.2g} (of {len(rates)} steps): {path}")
     return suggestion

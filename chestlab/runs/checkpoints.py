@@ -1,0 +1,91 @@
+"""What a run keeps while it trains: the state to go on from, the best weights, the history."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from chestlab.files.atomic import atomic_write
+from chestlab.files.checkpoint import save_checkpoint
+from chestlab.files.errors import InputError
+from chestlab.files.notebook import main_script
+from chestlab.runs.experiment import Experiment
+from chestlab.training.trainer import HISTORY_COLUMNS, Trainer
+
+
+class Checkpoints:
+    """Files of one run that grow with every epoch; of several processes only the first writes."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.history_lines: list[str] = []
+
+    def save(self, trainer: Trainer, stage: int) -> None:
+        """Keep an epoch: the state first, the best weights second, the history last.
+
+        After a cut between the first two the state holds both.
+
+        Args:
+            trainer: after an epoch.
+            stage: number of the recipe's stage, from 0.
+        """
+        if not self.experiment.processes.first:
+            return
+        identity = self.experiment.identity
+        state = {**identity, "stage": stage, "trainer": trainer.state_dict()}
+        save_checkpoint(self.experiment.files.last, state)
+        if trainer.best_epoch == len(trainer.history):
+            self.save_weights(self.experiment.files.best, trainer)
+        self._write_history(trainer)
+
+    def save_weights(self, path: Path, trainer: Trainer, **decision: Any) -> None:
+        """Keep the best epoch's weights with all that is needed to use them.
+
+        Args:
+            path: of the checkpoint.
+            trainer: that has them.
+            decision: threshold and the like, once they are chosen.
+        """
+        if not self.experiment.processes.first:
+            return
+        best = {"epoch": trainer.best_epoch, "weights": trainer.best_weights}
+        more = {"seen": self.experiment.seen, "script": main_script(), **decision}
+        save_checkpoint(path, {**self.experiment.identity, **best, **more})
+
+    def restore(self, trainer: Trainer, state: Mapping[str, Any]) -> None:
+        """Let a new trainer go on from a state that `save` has kept.
+
+        Raises:
+            InputError: the best weights are missing, or of another epoch than the state says.
+        """
+        stored = state["trainer"]
+        files = self.experiment.files
+        best_in_state = stored["best_epoch"] == len(stored["history"])
+        best = None
+        if not best_in_state:
+            best = self.experiment.load(files.best)
+            if best["epoch"] != stored["best_epoch"]:
+                raise InputError(
+                    f"'{files.best}' is of epoch {best['epoch']}, and the best so far is "
+                    f"epoch {stored['best_epoch']}: --overwrite starts anew"
+                )
+        trainer.load_state_dict(stored, best and best["weights"])
+        if best_in_state:
+            self.save_weights(files.best, trainer)
+        self._write_history(trainer)
+        if stored["device"] != trainer.device.type:
+            print(
+                f"NOTE: begun on {stored['device']}, going on on {trainer.device.type}: "
+                "the numbers will not be those of an uninterrupted run",
+                file=sys.stderr,
+            )
+
+    def _write_history(self, trainer: Trainer) -> None:
+        if not self.experiment.processes.first:
+            return
+        new = trainer.history[len(self.history_lines) :]  # all of them are slow after 1,000 epochs
+        self.history_lines += [",".join(str(row[name]) for name in HISTORY_COLUMNS) for row in new]
+        text = "\n".join((",".join(HISTORY_COLUMNS), *self.history_lines, ""))
+        atomic_write(self.experiment.files.folder / "history.csv", text)

@@ -1,0 +1,236 @@
+"""What a finished training leaves: figures, tables, pictures, and `metrics.json`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from chestlab.data.phantom import PHANTOM_MARK
+from chestlab.data.splits import NIH_CREDIT, SPLITS, Split
+from chestlab.evaluation.metrics import fit_temperature, roc_auc, sigmoid
+from chestlab.evaluation.predictions import write_probabilities
+from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores
+from chestlab.files.atomic import atomic_write
+from chestlab.files.progress import duration
+from chestlab.files.run_files import RunFiles, read_metrics
+from chestlab.runs.checkpoints import Checkpoints
+from chestlab.runs.experiment import Experiment
+from chestlab.training import costs
+from chestlab.training.device import precision
+from chestlab.training.layers import parameter_count
+from chestlab.training.trainer import Trainer, predict
+
+Figures = Mapping[str, Mapping[str, Any]]  # by split
+
+
+def write_results(experiment: Experiment, trainer: Trainer, checkpoints: Checkpoints) -> None:
+    """Evaluate the chosen epoch and write every file of the run, `metrics.json` last.
+
+    Args:
+        experiment: what was trained.
+        trainer: of the last stage, finished.
+        checkpoints: get threshold and test-time augmentation.
+    """
+    start = time.perf_counter()
+    splits = experiment.splits
+    if experiment.options.no_test:
+        del splits["test"]
+    stages = _stage_results(experiment, trainer) if experiment.has_backbone else None
+    trainer.model.load_state_dict(trainer.best_weights)
+    logits = _predict(experiment, trainer, splits, experiment.recipe.tta)
+    scaling = {}
+    if experiment.recipe.temperature:
+        temperature = fit_temperature(experiment.data.val.labels, logits["val"])
+        scaling = {"temperature": temperature}
+        logits = {name: values / temperature for name, values in logits.items()}
+    probabilities = {name: sigmoid(values) for name, values in logits.items()}
+    before = time.perf_counter()
+    decision = experiment.task.decide(experiment.data.val.labels, probabilities["val"])
+    choosing = time.perf_counter() - before
+    figures = {
+        name: experiment.task.evaluate(split, logits[name], **decision)
+        for name, split in splits.items()
+    }
+    del splits["train"]
+    for name, split in splits.items():
+        path = experiment.files.folder / f"{name}_probabilities.csv"
+        write_probabilities(path, split, probabilities[name])
+    draw_pictures(experiment, trainer, splits, probabilities, figures, decision)
+    decision |= {"tta": experiment.recipe.tta, **scaling}
+    checkpoints.save_weights(experiment.files.best, trainer, **decision)
+    if stages is not None:
+        checkpoints.save_weights(experiment.files.finished, trainer, **decision)
+        stages["threshold"] = _stage_result(figures, choosing)
+    seconds = sum(row["seconds"] for row in trainer.history) + time.perf_counter() - start
+    metrics = _metrics(experiment, trainer, figures, decision, seconds, stages)
+    atomic_write(experiment.files.metrics, json.dumps(metrics, indent=2) + "\n")
+
+
+def _metrics(
+    experiment: Experiment,
+    trainer: Trainer,
+    figures: Figures,
+    decision: Mapping[str, Any],
+    seconds: float,
+    stages: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What `metrics.json` holds."""
+    identity, recipe = experiment.identity, experiment.recipe
+    of_network = ("model_arguments", "starting_weights")
+    number = experiment.processes.size
+    return {
+        "name": experiment.name,
+        "model": identity["model"],
+        "parameters": parameter_count(trainer.model),
+        **{key: identity[key] for key in of_network if key in identity},
+        "data": {**identity["data"], "phantom": experiment.data.phantom},
+        "recipe": identity["recipe"],
+        "recipe_name": experiment.options.recipe_name,
+        "recipe_changes": experiment.options.recipe_changes,
+        "seed": recipe.seed,
+        "device": experiment.device.type,
+        "amp": precision(trainer),
+        "torch": torch.__version__,
+        **({"processes": number} if number > 1 else {}),
+        "training_images": len(experiment.train),
+        "epochs_run": len(trainer.history),
+        "best_epoch": trainer.best_epoch,
+        **({"stage1_epochs_run": trainer.first_epoch} if stages is not None else {}),
+        **decision,
+        "bootstrap_unit": "image" if experiment.data.val.patients is None else "patient",
+        "seconds": seconds,
+        "images_per_second": trainer.images_per_epoch
+        * len(trainer.history)
+        / trainer.training_seconds,
+        **{split: figures.get(split) for split in {**dict.fromkeys(SPLITS), **figures}},
+        "costs": _costs(experiment, trainer),
+        **({"ladder": stages} if stages is not None else {}),
+    }
+
+
+def _costs(experiment: Experiment, trainer: Trainer) -> dict[str, Any]:
+    trained = [row["seconds"] for row in trainer.history]
+    first = trainer.first_epoch  # of the second stage, or 0
+    images = experiment.data.val.to(experiment.device)[0]
+    return {
+        **costs.measure(trainer.model, images, experiment.recipe, trainer.amp),
+        "checkpoint_bytes": experiment.files.best.stat().st_size,
+        "stage1_seconds": sum(trained[:first]),
+        "stage2_seconds": sum(trained[first:]),
+    }
+
+
+def _predict(
+    experiment: Experiment, trainer: Trainer, splits: Mapping[str, Split], tta: str
+) -> dict[str, np.ndarray]:
+    """Logits by split."""
+    return {
+        name: predict(
+            trainer.model, split.to(experiment.device)[0], experiment.recipe, trainer.amp, tta
+        )
+        for name, split in splits.items()
+    }
+
+
+def _stage_results(experiment: Experiment, trainer: Trainer) -> dict[str, Any]:
+    """Val and test after each step of a two-stage run, at 0.5, with the step's own seconds."""
+    splits = {name: getattr(experiment.data, name) for name in ("val", "test")}
+    if experiment.options.no_test:
+        del splits["test"]
+    seconds = [row["seconds"] for row in trainer.history]
+    first, second = sum(seconds[: trainer.first_epoch]), sum(seconds[trainer.first_epoch :])
+    steps = [
+        ("stage2", trainer.best_weights, "none", second),
+        ("tta", trainer.best_weights, experiment.recipe.tta, None),
+    ]
+    if trainer.first_epoch:
+        stage1 = experiment.load(experiment.files.stage1)
+        steps.insert(0, ("stage1", stage1["weights"], "none", first))
+    results = {}
+    for name, weights, tta, taken in steps:
+        start = time.perf_counter()
+        trainer.model.load_state_dict(weights)
+        logits = _predict(experiment, trainer, splits, tta)
+        figures = {
+            split: {
+                "accuracy": float(np.mean((logits[split] >= 0) == (images.labels == 1))),
+                "auc": roc_auc(images.labels, logits[split]),
+            }
+            for split, images in splits.items()
+        }
+        results[name] = _stage_result(figures, taken or time.perf_counter() - start)
+    return results
+
+
+def _stage_result(figures: Figures, seconds: float) -> dict[str, Any]:
+    result = {
+        split: {key: figures[split][key] for key in ("accuracy", "auc")}
+        for split in ("val", "test")
+        if split in figures
+    }
+    return {**result, "seconds": seconds}
+
+
+def draw_curves(experiment: Experiment, trainer: Trainer) -> None:
+    """Draw ``training_curves.png`` of the epochs so far; of several processes only the first."""
+    from chestlab.reporting import curves
+
+    if not experiment.processes.first:
+        return
+    curves.draw_training_curves(
+        trainer.history,
+        experiment.files.folder / "training_curves.png",
+        title=experiment.title("train", "val"),
+        best_epoch=trainer.best_epoch,
+        kept="last" if experiment.recipe.monitor == "last" else "best",
+        stage_changes=[trainer.first_epoch + 1] if trainer.first_epoch else (),
+        measure=experiment.task.measure,
+    )
+
+
+def draw_pictures(
+    experiment: Experiment,
+    trainer: Trainer,
+    splits: Mapping[str, Split],
+    probabilities: Mapping[str, np.ndarray],
+    figures: Figures,
+    decision: Mapping[str, float],
+) -> None:
+    """Draw the curves of the training and what the network predicts."""
+    from chestlab.reporting import run_figures
+
+    splits = {name: split for name, split in splits.items() if name != "held_out"}
+    titles = {name: SPLIT_TITLES[name] for name in splits}
+    if experiment.val_is_fold:
+        titles["val"] = SPLIT_TITLES["fold"]
+    draw_curves(experiment, trainer)
+    run_figures.draw_results(
+        experiment.files.folder,
+        splits,
+        probabilities,
+        figures,
+        titles,
+        experiment.title,
+        credit="" if experiment.data.phantom else NIH_CREDIT,
+        **decision,
+    )
+
+
+def print_summary(files: RunFiles) -> None:
+    """Print a finished run's epoch, threshold, figures and folders."""
+    metrics = read_metrics(files.metrics)
+    kept = "last" if metrics["recipe"]["monitor"] == "last" else "best"
+    threshold = f"threshold {metrics['threshold']:.2f}, " if "threshold" in metrics else ""
+    print(
+        f"{kept} epoch {metrics['best_epoch']} of {metrics['epochs_run']}, {threshold}"
+        f"{duration(metrics['seconds'])} (minutes:seconds)"
+    )
+    print_scores(metrics)
+    print(f"results: {files.folder}   checkpoint: {files.best}", flush=True)
+    if metrics["data"]["phantom"]:
+        print(PHANTOM_MARK, flush=True)
