@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from matplotlib.lines import Line2D
 
-from chestlab.reporting.gradcam_plots import KINDS
 from chestlab.reporting.style import (
     BLUE,
     GOAL_PERCENT,
@@ -21,11 +20,18 @@ from chestlab.reporting.style import (
     ORANGE,
     PALE,
     SMALL,
+    VERMILLION,
     save_figure,
     short_number,
     tidy,
     titled_figure,
 )
+
+KINDS = {  # colour and marker of a point
+    "network": (BLUE, "o"),
+    "ensemble": (VERMILLION, "D"),
+    "baseline": (GREY, "s"),
+}
 
 POINT = {"markersize": 13, "markeredgewidth": 1.6, "zorder": 3}
 

@@ -13,9 +13,7 @@ from matplotlib.colors import Normalize
 from chestlab.data.splits import CLASS_NAMES
 from chestlab.reporting.prediction_grids import show_xray
 from chestlab.reporting.style import (
-    BLUE,
     GREEN,
-    GREY,
     INK,
     NORMAL,
     SMALL,
@@ -26,8 +24,6 @@ from chestlab.reporting.style import (
 )
 
 GRADCAM_PAIRS, GRADCAM_COLORS = 3, "inferno"
-
-KINDS = {"network": (BLUE, "o"), "ensemble": (VERMILLION, "D"), "yardstick": (GREY, "s")}
 
 
 def draw_gradcam(

@@ -9,58 +9,57 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "title": ("Results", "Hasil"),
     "intro": (
         "Chest X-rays of two classes, cardiomegaly (0) against pneumothorax (1). This page is "
-        "written by `python visualize.py` from what every run has left in its folder. It is no "
+        "written by `python visualize.py` from the files in every run's folder. This is not a "
         "medical device, and nothing here says anything about a patient.",
         "Foto rontgen dada dari dua kelas, kardiomegali (0) dan pneumotoraks (1). Halaman ini "
-        "ditulis oleh `python visualize.py --lang id` dari berkas yang ditinggalkan setiap "
-        "percobaan di foldernya. Ini bukan alat medis, dan tidak ada satu pun angka di sini yang "
+        "ditulis oleh `python visualize.py --lang id` dari berkas di folder setiap percobaan. "
+        "Ini bukan alat medis, dan tidak ada satu pun angka di sini yang "
         "menyatakan sesuatu tentang seorang pasien.",
     ),
     "protocol_title": ("How the numbers are chosen", "Cara angka-angka ini dipilih"),
     "protocol": (
-        "Training images train. Validation images choose the epoch, the decision threshold and the "
-        'recipe, so that "val, as selected" is optimistic by construction (where the recipe says '
-        '"last", no epoch is chosen). Test images are '
-        'evaluated once per run, at that epoch and that threshold: "test, held out" is the figure '
-        "to believe.",
-        "Citra latih dipakai untuk melatih. Citra validasi memilih epoch, ambang keputusan, dan "
-        'resep, sehingga angka "validasi, hasil pemilihan" pasti terlalu optimistis (bila '
-        'resepnya menyebut "last", tidak ada epoch yang dipilih). Citra uji '
-        'dievaluasi satu kali per percobaan, pada epoch dan ambang tersebut: angka "uji, tidak '
-        'ikut memilih" inilah yang patut dipercaya.',
+        "Networks are fitted to the training images. The epoch, the decision threshold and the "
+        'recipe are chosen on the validation images, so "val, as selected" is optimistic (where '
+        'the recipe says "last", no epoch is chosen). The test images are evaluated once per run, '
+        'at that epoch and that threshold: "test, held out" is the figure to quote.',
+        "Jaringan dilatih dengan citra latih. Epoch, ambang keputusan, dan resep dipilih dengan "
+        'citra validasi, sehingga angka "validasi, hasil pemilihan" terlalu optimistis (bila '
+        'resepnya menyebut "last", tidak ada epoch yang dipilih). Citra uji dievaluasi satu kali '
+        'per percobaan, pada epoch dan ambang tersebut: angka "uji, tidak ikut memilih" inilah '
+        "yang patut dikutip.",
     ),
     "reading": (
-        "The positive class is pneumothorax. Rows are in the order of their validation AUC, with "
-        "the yardsticks below: to order them by test would be to choose on test. A test figure is "
-        "**bold** only if it is the highest of its table and the 95 % interval of its paired "
-        "difference to every other row lies above zero (both models resampled together, by "
-        "patients where they are known; without a correction for the number of comparisons).",
+        "The positive class is pneumothorax. Rows are sorted by validation AUC, with the baselines "
+        "below; sorting them by test would be a choice made on test. A test figure is **bold** "
+        "only if it is the highest of its table and the 95 % interval of its paired difference to "
+        "every other row lies above zero (both models resampled together, by patients where they "
+        "are known; without a correction for the number of comparisons).",
         "Kelas positif adalah pneumotoraks. Baris diurutkan menurut AUC validasi, dengan "
-        "pembanding klasik di bagian bawah: mengurutkan menurut data uji berarti memilih dengan "
-        "data uji. Angka uji dicetak **tebal** hanya jika angka itu yang tertinggi di tabelnya dan "
-        "selang 95 % dari selisih berpasangannya terhadap setiap baris lain berada di atas nol "
-        "(kedua model di-bootstrap bersama, per pasien bila pasiennya diketahui; tanpa koreksi "
-        "untuk banyaknya perbandingan).",
+        "pembanding dasar (baseline) di bagian bawah; mengurutkan menurut data uji berarti memilih "
+        "dengan data uji. Angka uji dicetak **tebal** hanya jika angka itu yang tertinggi di "
+        "tabelnya dan selang 95 % dari selisih berpasangannya terhadap setiap baris lain berada di "
+        "atas nol (kedua model di-bootstrap bersama, per pasien bila pasiennya diketahui; tanpa "
+        "koreksi untuk banyaknya perbandingan).",
     ),
     "own_pages": (
-        "Comparisons with a page of their own:",
-        "Perbandingan yang punya halaman sendiri:",
+        "Comparisons, each on its own page:",
+        "Perbandingan, masing-masing dengan halaman sendiri:",
     ),
     "images_seen": (
-        "images seen in training,<br>times the base's",
-        "citra yang dilihat saat pelatihan,<br>kali milik resep dasar",
+        "images seen in training,<br>relative to the base",
+        "citra yang dilihat saat pelatihan,<br>relatif terhadap resep dasar",
     ),
     "ablation_title": (
-        "What each switch is worth: {net}, recipe {recipe}",
-        "Nilai tiap sakelar: {net}, resep {recipe}",
+        "Effect of each switch: {net}, recipe {recipe}",
+        "Pengaruh tiap sakelar: {net}, resep {recipe}",
     ),
     "ablation": (
         "Gains over recipe {recipe_name} on {source}, by {repeats} x {folds}-fold cross-validation "
         "over train and val, grouped by patient; paired, with 95 % intervals. The verdict is on "
-        "the AUC. More on its own page:",
+        "the AUC. Details:",
         "Kenaikan terhadap resep {recipe_name} pada {source}, dengan validasi silang {repeats} x "
         "{folds} lipatan atas data latih dan validasi, dikelompokkan per pasien; berpasangan, "
-        "dengan selang 95 %. Putusan menurut AUC. Selengkapnya di halamannya sendiri:",
+        "dengan selang 95 %. Putusan menurut AUC. Selengkapnya:",
     ),
     "switch": ("switch", "sakelar"),
     "gain_auc": ("gain in AUC (95 %)", "kenaikan AUC (95 %)"),
@@ -73,14 +72,14 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "all_winners": ("all winners together", "semua pemenang bersama"),
     "phantom_title": ("Phantom runs", "Percobaan dengan data tiruan (phantom)"),
     "phantom": (
-        "The images of these runs are procedural. Their numbers say nothing about X-rays; they "
-        "show that the programs run.",
+        "The images of these runs are generated by a program. Their numbers say nothing about "
+        "X-rays; they show that the programs run.",
         "Citra pada percobaan ini dibuat oleh program. Angkanya tidak menyatakan apa pun tentang "
         "foto rontgen; angka itu hanya menunjukkan bahwa programnya berjalan.",
     ),
     "names": (
-        "Which image of the NIH each of them is",
-        "Nama berkas NIH dari setiap citra",
+        "File name of each image in the NIH data set",
+        "Nama berkas setiap citra dalam himpunan data NIH",
     ),
     "train": ("train", "latih"),
     "val": ("val", "validasi"),
@@ -100,7 +99,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "head_time": ("training time", "waktu latih"),
     "head_milliseconds": ("ms per image,<br>alone / of 64", "ms per citra,<br>satu / dari 64"),
     "head_looks": ("runs of this recipe<br>evaluated on test", "percobaan resep ini<br>yang diuji"),
-    "costs_title": ("What each network costs", "Biaya setiap jaringan"),
+    "costs_title": ("Cost of each network", "Biaya setiap jaringan"),
     "head_arithmetic": ("million multiply-<br>accumulates", "juta operasi<br>kali-tambah"),
     "head_speed": ("speed<br>ratio", "rasio<br>kecepatan"),
     "head_training_rate": ("images/s<br>in training", "citra/dtk<br>saat latih"),
@@ -109,17 +108,17 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "head_memory": ("memory in<br>training, MB", "memori saat<br>latih, MB"),
     "head_checkpoint": ("checkpoint,<br>MB", "checkpoint,<br>MB"),
     "below_costs": (
-        "Multiply-accumulates are those of one image at the size the network sees. The speed ratio "
+        "Multiply-accumulates are those of one image at the network's input size. The speed ratio "
         "is the longest training time of this table on the same device over the run's own, early "
-        "stopping included; of an average, all members are counted. Milliseconds are medians with "
-        "quartiles, without test-time augmentation. Memory: tensors of one training step. Times "
-        "are of whatever machine the run was made on, with whatever else it had to do.",
+        "stopping included; for an average, the times of all members are added. Milliseconds are "
+        "medians with quartiles, without test-time augmentation. Memory: tensors of one training "
+        "step. Times depend on the machine that the run was made on and on its other load.",
         "Operasi kali-tambah dihitung untuk satu citra pada ukuran masukan jaringan. Rasio "
         "kecepatan adalah waktu latih terlama di tabel ini pada perangkat yang sama dibagi waktu "
-        "latih percobaan itu, termasuk penghentian dini; untuk sebuah rerata, semua anggotanya "
-        "dihitung. Milidetik adalah median dengan kuartil, tanpa augmentasi saat uji. Memori: "
-        "tensor pada satu langkah latih. Waktu bergantung pada mesin tempat percobaan dijalankan "
-        "dan pada beban lain di mesin itu.",
+        "latih percobaan itu, termasuk penghentian dini; untuk sebuah rerata, waktu semua "
+        "anggotanya dijumlahkan. Milidetik adalah median dengan kuartil, tanpa augmentasi saat "
+        "uji. Memori: tensor pada satu langkah latih. Waktu bergantung pada mesin tempat percobaan "
+        "dijalankan dan pada beban lain di mesin itu.",
     ),
     "interval": ("({low} to {high})", "({low} s.d. {high})"),
     "yes": ("yes", "ya"),
@@ -136,13 +135,13 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "patient": ("patients", "pasien"),
     "image": ("images", "citra"),
-    "yardstick_majority": ("Majority class", "Kelas mayoritas"),
-    "yardstick_logistic_pixels": (
+    "baseline_majority": ("Majority class", "Kelas mayoritas"),
+    "baseline_logistic_pixels": (
         "Logistic regression on pixels",
         "Regresi logistik pada piksel",
     ),
-    "yardstick_hog_linear_svm": ("HOG + linear SVM", "HOG + SVM linear"),
-    "yardstick_hog_rbf_svm": ("HOG + RBF SVM", "HOG + SVM RBF"),
+    "baseline_hog_linear_svm": ("HOG + linear SVM", "HOG + SVM linear"),
+    "baseline_hog_rbf_svm": ("HOG + RBF SVM", "HOG + SVM RBF"),
     "below_table": (
         "In brackets: 95 % bootstrap intervals, which resample {unit}. Times of under a minute are "
         "in seconds, longer ones in m:ss. The last column counts the runs here whose recipe "
@@ -168,9 +167,9 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Nilai {figure} tertinggi: percobaan {run}, tidak dicetak tebal karena selang selisihnya "
         "terhadap percobaan berikut mencakup nol: {others}.",
     ),
-    "no_yardsticks": (
-        "No yardsticks yet: `python baselines.py` with the same `--data` adds them.",
-        "Belum ada pembanding klasik: `python baselines.py` dengan `--data` yang sama "
+    "no_baselines": (
+        "No baselines yet: `python -m studies.baselines` with the same `--data` adds them.",
+        "Belum ada pembanding dasar: `python -m studies.baselines` dengan `--data` yang sama "
         "menambahkannya.",
     ),
     "cross_validation_title": (
@@ -186,15 +185,15 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "AUC dikurangi AUC jaringan<br>yang sama dengan resep report",
     ),
     "below_cross_validation": (
-        "Each image is judged by the one model that was fitted without its fold; 95 % intervals "
+        "Each image is predicted by the one model that was fitted without its fold; 95 % intervals "
         "as above, the differences paired. Where train and val are divided together, a network "
-        "chooses its epoch on the fold it is judged on, which favours it a little, unless its "
-        "recipe takes the last epoch; a yardstick chooses nothing there.",
-        "Setiap citra dinilai oleh satu-satunya model yang dilatih tanpa lipatan citra itu; selang "
-        "95 % seperti di atas, selisihnya berpasangan. Bila data latih dan validasi dibagi "
-        "bersama, sebuah jaringan memilih epoch pada lipatan yang juga menilainya, sehingga "
-        "sedikit diuntungkan, kecuali bila resepnya mengambil epoch terakhir; pembanding klasik "
-        "tidak memilih apa pun di sana.",
+        "chooses its epoch on the fold that it is evaluated on, which favours it slightly, unless "
+        "its recipe takes the last epoch; a baseline chooses nothing there.",
+        "Setiap citra diprediksi oleh satu-satunya model yang dilatih tanpa lipatan citra itu; "
+        "selang 95 % seperti di atas, selisihnya berpasangan. Bila data latih dan validasi dibagi "
+        "bersama, sebuah jaringan memilih epoch pada lipatan yang juga dipakai mengevaluasinya, "
+        "sehingga sedikit diuntungkan, kecuali bila resepnya mengambil epoch terakhir; pembanding "
+        "dasar tidak memilih apa pun di sana.",
     ),
     "comparison_caption": (
         "Test accuracy with 95 % intervals against the number of parameters and against training "
@@ -206,10 +205,10 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "pairs_title": ("Pairs of runs on the test images", "Pasangan percobaan pada citra uji"),
     "some_pairs": (
-        "Each run against {references}: the highest validation AUC of all and of the yardsticks. "
+        "Each run against {references}: the highest validation AUC of all and of the baselines. "
         "Any other pair: `python visualize.py pair RUN RUN`.",
         "Setiap percobaan dibandingkan dengan {references}: AUC validasi tertinggi dari semuanya "
-        "dan dari pembanding klasik. Pasangan lain: `python visualize.py pair RUN RUN`.",
+        "dan dari pembanding dasar. Pasangan lain: `python visualize.py pair RUN RUN`.",
     ),
     "pairs_summary": ("The {n} pairs", "Ke-{n} pasangan"),
     "head_first": ("first", "pertama"),
@@ -222,8 +221,8 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "below_pairs": (
         "Differences of accuracy are in percentage points. Their 95 % intervals are those of a "
         "paired bootstrap that resamples {unit}. McNemar's exact test takes every image for "
-        "independent; several images of one patient are not, so its p is too small, and the "
-        "interval is the one to go by.",
+        "independent; several images of one patient are not, so its p is too small; "
+        "rely on the interval.",
         "Selisih akurasi dinyatakan dalam poin persen. Selang 95 %-nya berasal dari bootstrap "
         "berpasangan dengan pengambilan ulang per {unit}. Uji eksak McNemar menganggap setiap "
         "citra saling bebas; beberapa citra dari satu pasien tidaklah demikian, sehingga nilai p "

@@ -1,24 +1,23 @@
-"""The images that runs got wrong."""
+"""The images that runs got wrong: a page and a picture per run."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from chestlab.data.splits import CLASS_NAMES, NIH_CREDIT, TwoClassData
+from chestlab.data.splits import CLASS_NAMES, NIH_CREDIT, Split, TwoClassData
 from chestlab.evaluation.tasks import SPLIT_TITLES
 from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError
 from chestlab.reporting import prediction_grids
-from chestlab.reporting.overview import WARNING, _shown
-from chestlab.reporting.page import Page, escaped, markdown_table
-from chestlab.reporting.stored_runs import StoredRun, read_runs
+from chestlab.reporting.page import escaped, markdown_table, render
+from chestlab.reporting.stored_runs import Predictions, StoredRun, read_runs
 
-LISTED, SHOWN = (
-    10,
-    prediction_grids.GRID_COLUMNS,
-)  # mistakes of a kind in the table and in the picture
+WARNING = "Look at the test images only after the recipe is final."
+
+LISTED, SHOWN = 10, prediction_grids.GRID_COLUMNS  # images of a kind in the table, in the picture
 
 
 def write_mistakes(data: TwoClassData, results_dir: Path, name: str | None = None) -> list[Path]:
@@ -34,83 +33,103 @@ def write_mistakes(data: TwoClassData, results_dir: Path, name: str | None = Non
     if not fitting:
         which = "no run in" if name is None else f"run '{name}' in"
         raise InputError(f"{which} '{results_dir}' was made from '{data.source}'")
-    return [_write_mistakes(run, data) for run in fitting]
+    return [_write_page(run, data) for run in fitting]
 
 
-def _write_mistakes(run: StoredRun, data: TwoClassData) -> Path:
+def _write_page(run: StoredRun, data: TwoClassData) -> Path:
     threshold = run.metrics["threshold"]
     groups: dict[str, list[tuple[np.ndarray, int, float, int]]] = {}
     sections = []
-    for split in _shown(run):
-        predictions, part = run.predictions[split], getattr(data, split)
-        index, labels = predictions.index, predictions.labels
-        probabilities = predictions.probabilities
-        if not (np.array_equal(index, part.index) and np.array_equal(labels, part.labels)):
+    for split in run.shown_splits:
+        predictions, images = run.predictions[split], getattr(data, split)
+        same_rows = np.array_equal(predictions.index, images.index)
+        if not (same_rows and np.array_equal(predictions.labels, images.labels)):
             raise InputError(f"'{run.folder}' is not about the {split} images of '{data.source}'")
-        correct = run.correct(split)
-        predicted = probabilities >= threshold
-        confidence = np.where(predicted, probabilities, 1 - probabilities)
-        doubt = np.abs(probabilities - threshold)
-        wrong = np.flatnonzero(~correct)
-        kinds = {
-            "most confident errors": wrong[np.argsort(-confidence[wrong], kind="stable")],
-            "most uncertain": np.argsort(doubt, kind="stable"),
-        }
-        of = SPLIT_TITLES[split]
-        sections.append(f"## {of.capitalize()}: {len(wrong)} of {len(correct)} wrong")
-        for kind, rows in kinds.items():
-            groups[f"{of}: {kind}"] = [
-                (part.images[i], int(labels[i]), float(probabilities[i]), int(index[i]))
+        title, correct = SPLIT_TITLES[split], run.correct(split)
+        lists = []
+        for kind, rows in _kinds(predictions, correct, threshold).items():
+            groups[f"{title}: {kind}"] = [
+                (
+                    images.images[i],
+                    int(predictions.labels[i]),
+                    float(predictions.probabilities[i]),
+                    int(predictions.index[i]),
+                )
                 for i in rows[:SHOWN]
             ]
-            heads = ["index", "true class", "predicted class", "probability", "confidence"]
-            heads += ["image"] if part.names is not None else []
-            cells = [
-                [
-                    str(index[i]),
-                    CLASS_NAMES[labels[i]],
-                    CLASS_NAMES[int(predicted[i])] + ("" if correct[i] else " (wrong)"),
-                    f"{probabilities[i]:.3f}",
-                    f"{100 * confidence[i]:.1f} %",
-                    *([] if part.names is None else [escaped(str(part.names[i]))]),
-                ]
-                for i in rows[:LISTED]
-            ]
-            sections.append(f"### {kind.capitalize()}")
-            sections.append(
-                markdown_table(heads, cells, 3) if cells else "None: every one is right."
-            )
-    page = Page("en")
-    page.add(f"# Mistakes of {run.name}")
-    page.add(f"{escaped(run.metrics['model'])} on {escaped(run.source)}.")
-    page.add(
-        "**How to read this.** *Index* is the row in the split of the source file, as in "
-        f"`*_probabilities.csv`. *Probability* is that of {CLASS_NAMES[1]}, which is predicted "
-        f"from {threshold:.2f} on; *confidence* is the probability of the predicted class. *Most "
-        "confident errors* are the wrong predictions of which the model was surest: ask whether "
-        "something in the picture explains them (a rotated or cropped patient, tubes and wires, "
-        "both findings looking alike at this size), or whether the label may be wrong. *Most "
-        "uncertain* are the predictions nearest to the threshold, right or wrong: there a small "
-        "change of the model changes the answer."
+            lists.append((kind.capitalize(), _table(predictions, correct, images, rows, threshold)))
+        heading = f"{title.capitalize()}: {(~correct).sum()} of {len(correct)} wrong"
+        sections.append({"heading": heading, "lists": lists})
+    tested = "test" in run.predictions
+    _draw(run, groups, data.phantom)
+    path = run.folder / "mistakes.md"
+    text = render(
+        "mistakes.md.j2",
+        name=run.name,
+        model=escaped(run.metrics["model"]),
+        source=escaped(run.source),
+        positive=CLASS_NAMES[1],
+        threshold=f"{threshold:.2f}",
+        phantom=data.phantom,
+        warning=WARNING if tested else "",
+        shown=SHOWN,
+        sections=sections,
     )
-    if not data.phantom:
-        page.add(
-            "The labels were mined from the text of radiology reports (Wang et al., CVPR 2017), "
-            "and some of them are wrong."
+    atomic_write(path, text)
+    return path
+
+
+def _confidence(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """(N,) probability of the predicted class."""
+    return np.where(probabilities >= threshold, probabilities, 1 - probabilities)
+
+
+def _kinds(
+    predictions: Predictions, correct: np.ndarray, threshold: float
+) -> dict[str, np.ndarray]:
+    """Rows of the errors, the most confident first, and of all images, the most uncertain first."""
+    wrong = np.flatnonzero(~correct)
+    confidence = _confidence(predictions.probabilities, threshold)
+    distance = np.abs(predictions.probabilities - threshold)
+    return {
+        "most confident errors": wrong[np.argsort(-confidence[wrong], kind="stable")],
+        "most uncertain": np.argsort(distance, kind="stable"),
+    }
+
+
+def _table(
+    predictions: Predictions,
+    correct: np.ndarray,
+    images: Split,
+    rows: np.ndarray,
+    threshold: float,
+) -> str:
+    """The first of ``rows`` as a table; empty where there is none."""
+    confidence = _confidence(predictions.probabilities, threshold)
+    heads = ["index", "true class", "predicted class", "probability", "confidence"]
+    heads += ["image"] if images.names is not None else []
+    cells: list[list[Any]] = []
+    for i in rows[:LISTED]:
+        predicted = CLASS_NAMES[int(predictions.probabilities[i] >= threshold)]
+        cells.append(
+            [
+                str(predictions.index[i]),
+                CLASS_NAMES[predictions.labels[i]],
+                predicted + ("" if correct[i] else " (wrong)"),
+                f"{predictions.probabilities[i]:.3f}",
+                f"{100 * confidence[i]:.1f} %",
+                *([] if images.names is None else [escaped(str(images.names[i]))]),
+            ]
         )
-    if "test" in run.predictions:
-        page.add(f"**{WARNING}** Whatever is changed because of them makes test a second val.")
-    page.add(f"![The first {SHOWN} of each list](mistakes.png)")
-    for section in sections:
-        page.add(section)
-    n = ", ".join(f"{split} n = {run.metrics[split]['n']}" for split in _shown(run))
+    return markdown_table(heads, cells, left=3) if cells else ""
+
+
+def _draw(run: StoredRun, groups: dict[str, list], phantom: bool) -> None:
+    threshold = run.metrics["threshold"]
     prediction_grids.draw_mistakes(
         groups,
         run.folder / "mistakes.png",
         threshold=threshold,
-        title=f"Mistakes of {run.name}\n{run.source} · {n} · threshold {threshold:.2f}",
-        notes=[WARNING] * ("test" in run.predictions) + [NIH_CREDIT] * (not data.phantom),
+        title=f"Mistakes of {run.name}\n{run.source} · {run.sizes()} · threshold {threshold:.2f}",
+        notes=[WARNING] * ("test" in run.predictions) + [NIH_CREDIT] * (not phantom),
     )
-    path = run.folder / "mistakes.md"
-    atomic_write(path, page.text())
-    return path

@@ -1,4 +1,4 @@
-"""A page of text and tables in one of two languages."""
+"""Pages of text and tables: sentences and numbers in two languages, Markdown, templates."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from chestlab.reporting.messages import LANGUAGES, MESSAGES
 
 NOTHING = "-"  # in a cell without a number
 
+TEMPLATES = Path(__file__).with_name("templates")
 
-class Page:
-    """Text in one language.
+
+class Wording:
+    """Sentences and numbers in one language.
 
     Args:
         language: ``en`` or ``id``.
     """
 
     def __init__(self, language: str) -> None:
+        self.language = language
         self.column = LANGUAGES.index(language)
-        self.blocks: list[str] = []
 
     def say(self, key: str, **values: Any) -> str:
+        """The sentence of `messages.MESSAGES` under ``key``, with its values filled in."""
         return MESSAGES[key][self.column].format(**values)
-
-    def add(self, text: str) -> None:
-        self.blocks.append(text)
 
     def number(self, value: float | None, form: str = ".3f") -> str:
         """With the language's decimal mark; a dash where there is no number."""
@@ -39,20 +39,21 @@ class Page:
         return text.translate(str.maketrans(".,", ",.")) if self.column else text
 
     def percent(self, value: float) -> str:
+        """A fraction in 0..1 in percent."""
         return f"{self.number(100 * value, '.1f')} %"
 
     def interval(self, ends: Sequence[float] | None, form: str = ".3f", factor: float = 1) -> str:
+        """``(low to high)``, both times ``factor``; empty where there is no interval."""
         if not ends:
             return ""
         low, high = (self.number(factor * end, form) for end in ends)
         return self.say("interval", low=low, high=high)
 
-    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], left: int = 2) -> None:
-        """Add a table whose first ``left`` columns are flush left."""
-        self.add(markdown_table(heads, rows, left))
-
-    def text(self) -> str:
-        return "\n\n".join(self.blocks) + "\n"
+    def above_interval(
+        self, text: str, ends: Sequence[float] | None, form: str, factor: float = 1
+    ) -> str:
+        """A table cell of two lines: ``text``, and below it the interval if there is one."""
+        return f"{text}<br>{self.interval(ends, form, factor)}" if ends else text
 
 
 def markdown_table(
@@ -64,8 +65,37 @@ def markdown_table(
     return "\n".join(f"| {' | '.join(line)} |" for line in [heads, rules, *rows])
 
 
-def link(results_dir: Path, folder: Path) -> str:
-    return folder.relative_to(results_dir).as_posix()
+def render(template: str, folder: Path = TEMPLATES, **values: Any) -> str:
+    """Fill a Jinja2 template and return the page, which ends with one newline.
+
+    A line that holds nothing but a ``{% %}`` statement leaves no line in the page. Values are
+    inserted as they are: pass what could break a table through `escaped` first.
+
+    Args:
+        template: file in ``folder``, for example ``family.md.j2``.
+        folder: of the templates, by default the one beside this module.
+        values: what the template names; `markdown_table` is always there as ``table``.
+
+    Raises:
+        jinja2.UndefinedError: the template names a value that is not given.
+    """
+    import jinja2  # here, because only a program that writes a page needs it
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals["table"] = markdown_table
+    return environment.get_template(template).render(values).rstrip("\n") + "\n"
+
+
+def link(results_dir: Path, path: Path) -> str:
+    """The address of a file or folder in a page that lies in ``results_dir``."""
+    return path.relative_to(results_dir).as_posix()
 
 
 def escaped(text: str) -> str:

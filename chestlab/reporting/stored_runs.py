@@ -1,4 +1,4 @@
-"""Finished runs read back from `results/`."""
+"""Finished runs read from `results/`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from chestlab.data.splits import SPLITS, Split, TwoClassData
 from chestlab.files.atomic import write_csv
 from chestlab.files.errors import InputError
 from chestlab.files.run_files import UNFINISHED, RunFiles
+from chestlab.training.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +45,13 @@ class Predictions:
 
 @dataclass(frozen=True, eq=False)
 class StoredRun:
-    """A finished run as it lies on the disk.
+    """A finished run as it is stored.
 
     Attributes:
-        folder: of its files.
+        folder: where its files are.
         metrics: its ``metrics.json``.
-        predictions: of ``val``, and where there are any of ``test`` and ``oof``, the images of a
-            cross-validation, each by the one network that has not seen it.
+        predictions: by split: ``val``; ``test`` if it was evaluated there; ``oof`` if it was
+            cross-validated, each image predicted by the one network that has not seen it.
     """
 
     folder: Path
@@ -63,9 +64,9 @@ class StoredRun:
 
     @property
     def kind(self) -> str:
-        """A key of `visualize.KINDS`."""
-        if self.metrics.get("yardstick"):
-            return "yardstick"
+        """A key of `comparison_plots.KINDS`: ``network``, ``ensemble`` or ``baseline``."""
+        if self.metrics.get("yardstick"):  # the file's key for a baseline
+            return "baseline"
         return "ensemble" if "members" in self.metrics else "network"
 
     @property
@@ -78,7 +79,7 @@ class StoredRun:
 
     @cached_property
     def stem(self) -> str:
-        """The source as part of a file's name."""
+        """The source's name as part of a file's name."""
         return source_stem(self.source)
 
     @cached_property
@@ -90,10 +91,8 @@ class StoredRun:
     def recipe_key(self) -> str:
         """Equal for runs that differ in nothing but the seed.
 
-        A knob that a recipe of an older version lacks counts as what it is by default, off.
+        A hyperparameter that a recipe of an older version lacks has its default value, off.
         """
-        from chestlab.training.recipe import Recipe
-
         recipe = dict(self.metrics.get("recipe") or {})
         if "epochs" in recipe:
             recipe = dataclasses.asdict(Recipe(name="")) | recipe
@@ -105,17 +104,28 @@ class StoredRun:
 
     @property
     def group_key(self) -> str:
-        """As `recipe_key`, and ensembles of another kind are another recipe."""
+        """Equal for runs of the same `recipe_key` and kind, and ensembles of the same size."""
         return json.dumps([self.recipe_key, self.kind, self.metrics.get("kind")])
 
+    @property
+    def shown_splits(self) -> list[str]:
+        """``val``, and ``test`` if the run was evaluated there."""
+        return [split for split in ("val", "test") if split in self.predictions]
+
+    def sizes(self) -> str:
+        """Numbers of images of `shown_splits`, as the titles of figures give them."""
+        return ", ".join(f"{split} n = {self.metrics[split]['n']}" for split in self.shown_splits)
+
     def correct(self, split: str) -> np.ndarray:
-        """(N,) booleans, prediction right."""
+        """(N,) booleans, true where the prediction at the run's threshold is right."""
         predictions = self.predictions[split]
         return (predictions.probabilities >= self.metrics["threshold"]) == (predictions.labels == 1)
 
 
 def read_runs(results_dir: Path) -> list[StoredRun]:
-    """Every finished run below ``results_dir``, phantoms included; damaged ones are named.
+    """Every finished two-class run below ``results_dir``, phantoms included, sorted by path.
+
+    A damaged run is left out with a line on stderr.
 
     Raises:
         InputError: there is none.
@@ -126,19 +136,26 @@ def read_runs(results_dir: Path) -> list[StoredRun]:
         if path.parent.name.endswith(UNFINISHED):
             continue
         try:
-            runs += _read_run(path)
+            run = _read_two_class_run(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             print(f"NOTE: '{path.parent}' is left out, it is damaged: {error!r}", file=sys.stderr)
+            continue
+        if run is not None:
+            runs.append(run)
     if not runs:
         raise InputError(f"there is no finished run in '{results_dir}'")
     return runs
 
 
-def _read_run(path: Path) -> list[StoredRun]:
-    """The run, or nothing where its task is another than these two classes."""
+def _read_two_class_run(path: Path) -> StoredRun | None:
+    """The run of a ``metrics.json``, checked; None if its task is the 14 findings.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, AttributeError: a file is missing or damaged.
+    """
     metrics = json.loads(path.read_text(encoding="utf-8"))
     if "auc_per_finding" in metrics["val"]:
-        return []
+        return None
     predictions = {}
     for split in ("val", "test", "oof"):
         if (figures := metrics.get(split)) is None and split != "val":
@@ -156,18 +173,18 @@ def _read_run(path: Path) -> list[StoredRun]:
     if not all(isinstance(member, dict) for member in metrics.get("members", [])):
         raise TypeError("members is no list of figures")
     for split in set(predictions) - {"oof"}:  # which may have a threshold of its own
-        # the hit of an image whose probability is the threshold to the last bit may differ
+        # an image whose probability equals the threshold to the last bit may fall on either side
         if abs(run.correct(split).mean() - metrics[split]["accuracy"]) * metrics[split]["n"] > 1.5:
             raise ValueError(f"{split}_probabilities.csv and metrics.json disagree")
-    return [run]
+    return run
 
 
 def _read_predictions(path: Path, split: str) -> Predictions:
-    home = "train" if split == "oof" else split  # of tables that do not name it
+    default = "train" if split == "oof" else split  # origin, where the table has no such column
     with path.open(encoding="utf-8", newline="") as file:
         rows = sorted(
             (
-                row.get("split", home),
+                row.get("split", default),
                 int(row["index"]),
                 int(row["label"]),
                 float(row["probability"]),
@@ -175,33 +192,36 @@ def _read_predictions(path: Path, split: str) -> Predictions:
             for row in csv.DictReader(file)
         )
     if not rows or not all(row[2] in (0, 1) and 0 <= row[3] <= 1 for row in rows):
-        raise ValueError(f"{path.name} holds something else than labels and probabilities")
+        raise ValueError(f"{path.name} holds values that are no labels or probabilities")
     return Predictions(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
 def source_stem(source: str) -> str:
-    """A source as part of a file's name."""
+    """A source's name as part of a file's name."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", source.removesuffix(".npz")).strip("-")
 
 
 def read_patients(results_dir: Path, run: StoredRun, split: str) -> np.ndarray | None:
-    """(N,) patient of each image of a run, or None where no list of names fits it."""
-    wanted = run.predictions[split]
+    """(N,) patient of each image of a run, from ``<source>_names.csv`` in ``results_dir``.
+
+    None where there is no such list, or it does not fit the run's images.
+    """
+    predictions = run.predictions[split]
     try:
         with (results_dir / f"{run.stem}_names.csv").open(encoding="utf-8", newline="") as file:
             names = {
                 (row["split"], int(row["index"]), int(row["label"])): row["name"]
                 for row in csv.DictReader(file)
             }
-        images = zip(wanted.origin, wanted.index, wanted.labels, strict=True)
-        found = [names[str(origin), int(i), int(label)] for origin, i, label in images]
+        images = zip(predictions.origin, predictions.index, predictions.labels, strict=True)
+        image_names = [names[str(origin), int(i), int(label)] for origin, i, label in images]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Split.patients_of(np.array(found))
+    return Split.patients_of(np.array(image_names))
 
 
 def write_names(data: TwoClassData, results_dir: Path) -> Path:
-    """Write which image of the NIH each two-class image is: split, index, name, label.
+    """Write the NIH file name of each two-class image: split, index, name, label.
 
     Raises:
         InputError: the source has no names.
@@ -221,7 +241,7 @@ def write_names(data: TwoClassData, results_dir: Path) -> Path:
 
 
 def read_run(files: RunFiles) -> dict[str, Any]:
-    """A finished run's ``metrics.json``, with its history, by column, under ``history``."""
+    """A finished run's ``metrics.json``, with the columns of its history under ``history``."""
     with (files.folder / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     history = {key: [float(row[key]) for row in rows] for key in rows[0]}

@@ -137,7 +137,7 @@ def test_costs_are_told_with_speed_against_the_slowest_on_the_same_device(tmp_pa
     make_run(tmp_path, "fast", costs=COSTS, seconds=120.0, images_per_second=125.0)
     make_run(tmp_path, "other_device", costs=COSTS, seconds=1.0, device="cuda")
     make_run(tmp_path, "without_costs")
-    page = page_of(tmp_path).split("### What each network costs")[1].split("### ")[0]
+    page = page_of(tmp_path).split("### Cost of each network")[1].split("### ")[0]
     rows = {
         cells[1]: cells
         for line in page.splitlines()
@@ -213,7 +213,7 @@ def test_looks_at_test_are_counted_by_recipe(tmp_path):
     assert "average of 3 seeds" in row_of(page, "e")[1]
 
 
-def test_knob_that_an_older_run_lacks_is_off(tmp_path):
+def test_hyperparameter_that_an_older_run_lacks_is_off(tmp_path):
     from chestlab.training.recipe import Recipe, as_dict
 
     make_run(tmp_path, "old_small")
@@ -237,14 +237,14 @@ def test_only_a_supported_best_is_bold(tmp_path):
     assert "not bold because the interval" in page
 
 
-def test_rows_are_in_the_order_of_val_with_yardsticks_below(tmp_path):
+def test_rows_are_in_the_order_of_val_with_baselines_below(tmp_path):
     make_run(tmp_path, "low_small", skill=0.3)
     make_run(tmp_path, "high_small", skill=3)
     make_run(tmp_path, "svm_small", skill=9, yardstick=True, recipe={"name": "hog_rbf_svm"})
     page = page_of(tmp_path)
     assert [row_of(page, name)[0] for name in ("high", "low", "svm")] == ["1", "2", "3"]
     assert "HOG + RBF SVM" in row_of(page, "svm")[1] and "seed" not in row_of(page, "svm")[1]
-    assert "No yardsticks yet" not in page
+    assert "No baselines yet" not in page
 
 
 def test_patients_come_from_a_list_of_names_that_fits(tmp_path):
@@ -286,7 +286,7 @@ def test_many_runs_are_compared_with_two_references(tmp_path):
     assert "Each run against net6, svm" in page
 
 
-def test_cross_validation_is_set_against_the_best_yardstick_and_the_reports_recipe(tmp_path):
+def test_cross_validation_is_set_against_the_best_baseline_and_the_reports_recipe(tmp_path):
     make_run(tmp_path, "net_small", skill=2, recipe_name="best")
     make_run(tmp_path, "old_small", recipe={"name": "old"})
     make_run(tmp_path, "svm_small", yardstick=True, recipe={"name": "hog_rbf_svm"})

@@ -16,7 +16,6 @@ from chestlab.evaluation.metrics import calibration
 from chestlab.reporting import (
     comparison_plots,
     evaluation_plots,
-    gradcam_plots,
     prediction_grids,
     style,
 )
@@ -71,7 +70,7 @@ def make_runs(count):
     return [
         {
             "number": number,
-            "kind": list(gradcam_plots.KINDS)[number % 3],
+            "kind": list(comparison_plots.KINDS)[number % 3],
             "accuracy": 0.8 + 0.01 * (number % 5),
             "interval": (0.7, 0.9),
             "parameters": None if number == 2 else 10 ** rng.uniform(3, 7),

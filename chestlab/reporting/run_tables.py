@@ -1,0 +1,251 @@
+"""The tables of `results/README.md`: all runs, what they cost, and cross-validation."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chestlab.evaluation.tasks import GOAL
+from chestlab.files.progress import duration
+from chestlab.reporting.messages import MESSAGES
+from chestlab.reporting.page import NOTHING, Wording, escaped, link, markdown_table
+from chestlab.reporting.pairs import difference
+from chestlab.reporting.stored_runs import StoredRun, read_patients
+from chestlab.training.recipe import in_words
+
+Best = tuple[StoredRun | None, list[StoredRun]]
+
+
+def best_on_test(tested: Sequence[StoredRun], key: str, patients: np.ndarray | None) -> Best:
+    """The run with the highest test figure, and the runs that it is not clearly better than.
+
+    Args:
+        tested: runs that were evaluated on the same test images.
+        key: ``accuracy`` or ``auc``.
+        patients: (N,) of the test images, or None where they are unknown.
+    """
+    best = max(tested, key=lambda run: run.metrics["test"][key], default=None)
+    others = [run for run in tested if run is not best]
+    return best, [run for run in others if difference(best, run, patients)[f"{key}_ci95"][0] <= 0]
+
+
+def run_table(
+    wording: Wording, results_dir: Path, group: Sequence[StoredRun], best: Mapping[str, Best]
+) -> str:
+    """A row of figures for every run on one source.
+
+    Args:
+        wording: language of the page.
+        results_dir: where the page lies.
+        group: the runs, in the order of the page.
+        best: of `best_on_test`, by figure; a clear winner is printed bold.
+    """
+    evaluations = _test_evaluations(group)
+    several = sum("test" in run.predictions for run in group) > 1
+    rows = []
+    for number, run in enumerate(group, 1):
+        val = run.metrics["val"]
+        name = f"[{escaped(run.short_name)}]({link(results_dir, run.folder)}/)"
+        accuracy = wording.percent(val["accuracy"])
+        winner_of = {
+            key
+            for key, (winner, unclear) in best.items()
+            if several and run is winner and not unclear
+        }
+        costs = run.metrics.get("costs") or {}
+        alone, batch = ((costs.get(f"inference_batch{n}") or {}).get("median_ms") for n in (1, 64))
+        rows.append(
+            [
+                str(number),
+                f"{name}<br>{escaped(' · '.join(_about(wording, run)))}",
+                wording.above_interval(accuracy, val.get("accuracy_ci95"), ".1f", 100),
+                wording.say("yes" if val["accuracy"] >= GOAL else "no"),
+                wording.number(val["auc"]),
+                *_test_cells(wording, run.metrics["test"], winner_of if several else set()),
+                wording.number(run.metrics.get("parameters"), ","),
+                _time(wording, run.metrics.get("seconds"), run.metrics.get("device")),
+                NOTHING
+                if alone is None
+                else f"{wording.number(alone, '.3g')} / {wording.number(batch, '.3g')}",
+                wording.number(evaluations[run.group_key], "d"),
+            ]
+        )
+    heads = ["run", "val_accuracy", "goal", "val_auc", "test_accuracy", "test_auc"]
+    heads += ["parameters", "time", "milliseconds", "looks"]
+    return markdown_table(["#", *(wording.say(f"head_{head}") for head in heads)], rows, left=2)
+
+
+def _about(wording: Wording, run: StoredRun) -> list[str]:
+    """What a run is, in a few words each: model, recipe, seed, weights it started from."""
+    metrics = run.metrics
+    about = [model_name(wording, run)]
+    if run.kind == "ensemble":
+        words = str(metrics.get("kind")).split()
+        kind = next((kind for kind in ("folds", "runs") if kind in words), "seeds")
+        about.append(wording.say(f"average_of_{kind}", n=len(metrics["members"])))
+        about.append(recipe_text(metrics))
+    elif run.kind == "network":
+        about += [recipe_text(metrics), wording.say("seed", seed=metrics.get("seed"))]
+    if run.kind != "baseline":
+        about.append((metrics.get("starting_weights") or {}).get("note"))
+    return [part for part in about if part]
+
+
+def _test_cells(wording: Wording, test: Mapping[str, Any] | None, winner_of: set[str]) -> list[str]:
+    if test is None:
+        return [NOTHING, NOTHING]
+    cells = []
+    for key, form, factor in (("accuracy", ".1f", 100), ("auc", ".3f", 1)):
+        text = wording.percent(test[key]) if key == "accuracy" else wording.number(test[key])
+        text = f"**{text}**" if key in winner_of else text
+        cells.append(wording.above_interval(text, test.get(f"{key}_ci95"), form, factor))
+    return cells
+
+
+def _test_evaluations(group: Sequence[StoredRun]) -> Counter[str]:
+    """How many runs of each recipe were evaluated on test, the members of ensembles included."""
+    evaluations: Counter[str] = Counter()
+    for run in group:
+        if "test" not in run.predictions:
+            continue
+        evaluations[run.group_key] += 1
+        if run.kind == "ensemble" and "seeds" in str(run.metrics.get("kind")):
+            of_a_member = json.dumps([run.recipe_key, "network", None])
+            evaluations[of_a_member] += sum("test" in member for member in run.metrics["members"])
+    return evaluations
+
+
+def model_name(wording: Wording, run: StoredRun) -> str:
+    """The network's class, or what a baseline is called in the page's language."""
+    key = f"baseline_{(run.metrics.get('recipe') or {}).get('name')}"
+    if run.kind == "baseline" and key in MESSAGES:
+        return wording.say(key)
+    return run.metrics["model"]
+
+
+def recipe_text(metrics: Mapping[str, Any]) -> str:
+    """The recipe's name and the hyperparameters that differ from it."""
+    named = in_words(metrics.get("recipe_name") or "", metrics.get("recipe_changes") or {})
+    return named.replace("`", "")
+
+
+def _time(wording: Wording, seconds: float | None, device: str | None) -> str:
+    if seconds is None:
+        return NOTHING
+    text = f"{wording.number(seconds, '.1f')} s" if seconds < 60 else duration(seconds)
+    return f"{text} ({device})" if device else text
+
+
+def member_lines(wording: Wording, group: Sequence[StoredRun]) -> list[str]:
+    """For every ensemble, a sentence with the figures of its members alone on test."""
+    lines = []
+    for number, run in enumerate(group, 1):
+        figures = (run.metrics.get("mean_and_sd") or {}).get("test")
+        if run.kind != "ensemble" or not figures:
+            continue
+        accuracy, auc = figures["accuracy"], figures["auc"]
+        values = {
+            "run": f"{number} ({escaped(run.short_name)})",
+            "accuracy": f"{wording.percent(accuracy['mean'])} ± {wording.percent(accuracy['sd'])}",
+            "auc": f"{wording.number(auc['mean'])} ± {wording.number(auc['sd'])}",
+        }
+        lines.append(wording.say("members_alone", **values))
+    return lines
+
+
+def cost_table(wording: Wording, group: Sequence[StoredRun]) -> str:
+    """What each network costs, or an empty text where no run has stored it.
+
+    A speed ratio compares a run with the others on the same device only.
+    """
+    rows = []
+    for number, run in enumerate(group, 1):
+        metrics, costs = run.metrics, run.metrics.get("costs")
+        if not costs:
+            continue
+        same = [r.metrics for r in group if r.metrics.get("device") == metrics.get("device")]
+        slowest = max(other["seconds"] for other in same)
+        rows.append(
+            [
+                str(number),
+                escaped(run.short_name),
+                wording.number(metrics.get("parameters"), ","),
+                _in_millions(wording, costs.get("multiply_accumulates")),
+                wording.percent(metrics["val"]["accuracy"]),
+                wording.percent(metrics["test"]["accuracy"]) if metrics["test"] else NOTHING,
+                _time(wording, metrics["seconds"], metrics.get("device")),
+                f"{wording.number(slowest / metrics['seconds'], '.1f')}x",
+                wording.number(metrics.get("images_per_second"), ".3g"),
+                *(_latency(wording, costs.get(f"inference_batch{n}") or {}) for n in (1, 64)),
+                _in_millions(wording, costs.get("peak_memory_bytes")),
+                _in_millions(wording, costs.get("checkpoint_bytes")),
+            ]
+        )
+    heads = ["run", "parameters", "arithmetic", "val_accuracy", "test_accuracy", "time", "speed"]
+    heads += ["training_rate", "alone", "of_64", "memory", "checkpoint"]
+    heads = ["#", *(wording.say(f"head_{head}") for head in heads)]
+    return markdown_table(heads, rows, left=2) if rows else ""
+
+
+def _latency(wording: Wording, times: Mapping[str, float]) -> str:
+    ends = [times[key] for key in ("low_ms", "high_ms") if key in times]
+    return wording.above_interval(wording.number(times.get("median_ms"), ".3g"), ends, ".3g")
+
+
+def _in_millions(wording: Wording, value: float | None) -> str:
+    return wording.number(None if value is None else value / 1e6, ".3g")
+
+
+def cross_validation_table(wording: Wording, results_dir: Path, group: Sequence[StoredRun]) -> str:
+    """The cross-validated runs against the best baseline and against the recipe ``report``.
+
+    Empty where no run was cross-validated.
+    """
+    runs = [run for run in group if "oof" in run.predictions]
+    if not runs:
+        return ""
+    baselines = [run for run in runs if run.kind == "baseline"]
+    reference = max(baselines, key=lambda run: run.metrics["oof"]["auc"], default=None)
+    rows = []
+    for run in sorted(runs, key=lambda run: -run.metrics["oof"]["auc"]):
+        figures = run.metrics["oof"]
+        divided = sorted(set(run.predictions["oof"].origin.tolist()))
+        with_report = [
+            other
+            for other in runs
+            if (other.kind, other.metrics["model"]) == (run.kind, run.metrics["model"])
+            and other.metrics.get("recipe_name") == "report"
+            and not other.metrics.get("recipe_changes")
+        ]
+        rows.append(
+            [
+                f"{group.index(run) + 1} {escaped(run.short_name)}",
+                " + ".join(wording.say(split) for split in divided),
+                wording.number(figures["n"], ","),
+                f"{wording.number(figures['auc'])} {wording.interval(figures.get('auc_ci95'))}",
+                _oof_gain(wording, results_dir, run, [reference] if reference else []),
+                _oof_gain(wording, results_dir, run, with_report),
+            ]
+        )
+    heads = [wording.say(f"head_{head}") for head in ("run", "divided", "images", "oof_auc")]
+    name = "" if reference is None else reference.short_name
+    heads += [wording.say("head_gain", reference=escaped(name)), wording.say("head_gain_report")]
+    return markdown_table(heads, rows, left=2)
+
+
+def _oof_gain(
+    wording: Wording, results_dir: Path, run: StoredRun, references: Sequence[StoredRun]
+) -> str:
+    """AUC out of fold minus that of the first reference that was evaluated on the same images."""
+    for other in references:
+        if other is not run and run.predictions["oof"].same_images(other.predictions["oof"]):
+            patients = read_patients(results_dir, run, "oof")
+            compared = difference(run, other, patients, "oof")
+            gain = wording.number(compared["auc"], "+.3f")
+            return f"{gain} {wording.interval(compared['auc_ci95'], '+.3f')}"
+    return NOTHING
