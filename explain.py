@@ -1,8 +1,8 @@
 """Where a trained network looks: Grad-CAM for right and wrong predictions of each class.
 
-    python explain.py --checkpoint trained_models/efficientchestnet_best.pth
+    python explain.py --checkpoint trained_models/RUN_best.pth
 
-draws `gradcam.png` into the run's results folder. Grad-CAM (Selvaraju et al.,
+Writes `gradcam.png` into the run's results folder. Grad-CAM (Selvaraju et al.,
 https://arxiv.org/abs/1610.02391) weights the channels of the last feature map by how much the
 predicted class's logit depends on them. It is as coarse as that map, and it shows where the
 evidence came from, not what it was. Needs Captum: pip install captum
@@ -15,9 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from chestlab.data import sources, splits
+from chestlab.data import sources
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.provenance import overlap
+from chestlab.data.splits import NIH_CREDIT, Split, TwoClassData
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable
 from chestlab.files.errors import InputError, OneLineParser
@@ -27,32 +28,32 @@ from chestlab.training.inference import TrainedModel, load_model
 from networks import network_class
 
 
-def load_data(trained: TrainedModel, data: str | None, root: Path | None) -> splits.TwoClassData:
+def load_data(trained: TrainedModel, data: str | None, root: Path | None) -> TwoClassData:
     """The data that the checkpoint was trained on, or those that ``--data`` names.
 
     Raises:
         InputError: they are not to be found, not the same, or of another size.
     """
-    known = data is None
-    if known:
+    from_checkpoint = data is None
+    if from_checkpoint:
         data = "phantom" if trained.phantom else "chestmnist"
         if ".npz" in trained.source:
             data = trained.source.removeprefix(f"{PHANTOM_MARK} (")
             data = data.removesuffix(")") if trained.phantom else data
             if not Path(data).is_file():
                 raise InputError(f"it was trained on '{data}', which is not here: --data names it")
-    found = sources.load(data, root, None if data.endswith(".npz") else trained.size)
-    if found.size != trained.size:
+    loaded = sources.load(data, root, None if data.endswith(".npz") else trained.size)
+    if loaded.size != trained.size:
         raise InputError(
-            f"--data: '{found.source}' has {found.size}-px images, and the network was trained "
+            f"--data: '{loaded.source}' has {loaded.size}-px images, and the network was trained "
             f"on {trained.size} px"
         )
-    if known and found.sha256 != trained.sha256:
+    if from_checkpoint and loaded.sha256 != trained.sha256:
         raise InputError(
-            f"'{found.source}' is not the file it was trained on, though of the same name: "
+            f"'{loaded.source}' is not the file it was trained on, though of the same name: "
             "--data takes it all the same"
         )
-    return found
+    return loaded
 
 
 def results_file(trained: TrainedModel, checkpoint: Path, results_dir: Path) -> Path:
@@ -72,10 +73,10 @@ def results_file(trained: TrainedModel, checkpoint: Path, results_dir: Path) -> 
     )
 
 
-def trained_on(trained: TrainedModel, data: splits.TwoClassData, split: str) -> int:
+def trained_on(trained: TrainedModel, data: TwoClassData, split: str) -> int:
     """How many images of a split the network was trained on, as far as its checkpoint tells."""
     record = trained.seen.get("trained")
-    images: splits.Split = getattr(data, split)
+    images: Split = getattr(data, split)
     if record is None or record["phantom"] != data.phantom:
         return 0
     named = record["names"] is not None and images.names is not None
@@ -95,14 +96,12 @@ def explain(options: argparse.Namespace) -> None:
     out = options.out or results_file(trained, options.checkpoint, options.results_dir)
     check_writable(out.parent, "--out")
     data = load_data(trained, options.data, options.root)
-    split: splits.Split = getattr(data, options.split)
+    split: Split = getattr(data, options.split)
     probabilities = trained.probabilities(split.images)
     predicted = (probabilities >= trained.threshold).astype(int)
     coarse = grad_cam(trained, split.images, predicted)
     maps = enlarged(coarse, trained.size)
 
-    from chestlab.data import splits
-    from chestlab.files import notebook
     from chestlab.reporting import gradcam_plots
 
     lines = [f"The map has {coarse.shape[1]} x {coarse.shape[2]} fields; it is drawn smoothed."]
@@ -125,7 +124,7 @@ def explain(options: argparse.Namespace) -> None:
         out,
         threshold=trained.threshold,
         title=title,
-        notes=[*lines, "" if data.phantom else splits.NIH_CREDIT],
+        notes=[*lines, "" if data.phantom else NIH_CREDIT],
         seed=options.seed,
     )
     print("\n".join([*lines, str(out)]))

@@ -55,7 +55,7 @@ class Bottleneck(nn.Module):
         hidden = in_channels * expansion
         self.skip = stride == 1 and in_channels == out_channels
         if self.skip:
-            self.drop_path = nn.Identity()  # for `stochastic_depth.set_drop_paths`
+            self.drop_path = nn.Identity()  # for `layers.set_drop_paths`
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels, hidden, 1, bias=False),
             nn.BatchNorm2d(hidden),
@@ -78,7 +78,7 @@ class EfficientChestNet(nn.Module):
     Args:
         strides: of the stem and of the widening blocks of stages 1, 2 and 3. The published
             description leaves them open; the default was chosen by patient-grouped
-            cross-validation at 28 px (`benchmarks/choose_strides.py`, `benchmarks/STRIDES.md`).
+            cross-validation at 28 px (`studies/strides.py`, `benchmarks/STRIDES.md`).
         dropout: before the first and the second linear layer of the head.
     """
 

@@ -32,7 +32,7 @@ class ResidualBlock(nn.Module):
         )
         same = stride == 1 and in_channels == out_channels
         self.shortcut = nn.Identity() if same else conv_norm(in_channels, out_channels, 1, stride)
-        self.drop_path = nn.Identity()  # for `stochastic_depth.set_drop_paths`
+        self.drop_path = nn.Identity()  # for `layers.set_drop_paths`
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(self.drop_path(self.residual(x)) + self.shortcut(x))

@@ -1,14 +1,14 @@
-"""What a trained network says about X-ray images of your own.
+"""Predict X-ray images of your own with a trained network.
 
-    python predict.py IMAGE_OR_FOLDER... --checkpoint trained_models/efficientchestnet_best.pth
+    python predict.py IMAGE_OR_FOLDER... --checkpoint trained_models/RUN_best.pth
 
 PNG and JPEG are read, 8 or 16 bit, grey or colour; in folders, all such files. Preprocessing,
-threshold and test-time augmentation are those the checkpoint stores. An image is made what the
-network was trained on: turned upright if its EXIF says so; transparent parts black; colour to
-grey; 16 bit to 8 bit over 257 (65535 is white); of a picture that is not square the middle
-(MedMNIST does so with its other chest X-rays, PneumoniaMNIST; ChestX-ray14's are square), at most
-2:1; then reduced to the size of the training's source images with Pillow's bicubic filter, and
-scaled and normalised as in training. A picture smaller than that is refused.
+threshold and test-time augmentation are those that the checkpoint stores. An image is prepared
+like the images of the training: it is turned upright as its EXIF data say; transparent parts become
+black, colour becomes grey, 16 bit become 8 bit by division by 257 (65535 is white); of an image
+that is not square, at most 2:1, the middle is taken (as MedMNIST does for PneumoniaMNIST); it is
+reduced to the size of the training's source images with Pillow's bicubic filter, then scaled and
+normalised as in training. A smaller image is refused.
 
 Exit status: 0 all good, 1 a file could not be used (it has a line on stderr, the others go on),
 2 nothing to predict, or a wrong flag or checkpoint. This is no medical device.

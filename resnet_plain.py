@@ -1,4 +1,4 @@
-"""Plain-34 and ResNet-34 for one grey channel: what the shortcut is worth.
+"""Plain-34 and ResNet-34 for one grey channel: the effect of the shortcut.
 
     python resnet_plain.py
 
@@ -63,7 +63,7 @@ class BasicBlock(nn.Module):
             )
         self.act2 = activation()
         if shortcut:
-            self.drop_path = nn.Identity()  # for `stochastic_depth.set_drop_paths`
+            self.drop_path = nn.Identity()  # for `layers.set_drop_paths`
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.dropout(self.act1(self.bn1(self.conv1(x))))

@@ -1,6 +1,6 @@
 """SE-Mish-ResNet-34: the attention of SE-ResNet-34 and the Mish of Mish-ResNet-34 together.
 
-python resnet_se_mish.py --reduction 8
+    python resnet_se_mish.py --reduction 8
 
 On 440 images none of the 34-layer networks was shown to beat HOG features and an SVM, nor was the
 modified one with a recipe like experiment 2's (results/): at that size it is not worth its time
