@@ -1,10 +1,12 @@
-"""What all studies by cross-validation share: their flags, data, folds and networks."""
+"""What all studies by cross-validation share: flags, data, folds, networks, tables and pages."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,14 @@ import torch
 
 from chestlab.data import sources
 from chestlab.data.folds import CrossValidationSplits
+from chestlab.data.phantom import PHANTOM_MARK
+from chestlab.evaluation.baselines import Baseline
 from chestlab.evaluation.out_of_fold import OutOfFold
-from chestlab.files.atomic import check_writable, make_folder
+from chestlab.files.atomic import atomic_write, check_writable, make_folder, write_csv
 from chestlab.files.errors import InputError, OneLineParser
-from chestlab.runs.crossval import STORE, Configuration, Store
+from chestlab.files.progress import StopSignals
+from chestlab.runs import crossval
+from chestlab.runs.crossval import STORE, Configuration, Outcome, Store
 from chestlab.runs.flags import add_data, add_folder, add_hyperparameter, checked
 from chestlab.runs.naming import check_name, output_folders, run_name
 from chestlab.training.device import check_precision, pick_device
@@ -28,10 +34,20 @@ REPEATS = hyperparameter(2, "", low=1, high=100)
 
 FOLDS = hyperparameter(5, "", low=2, high=100)
 
+BASELINE_KIND = "yardstick"  # of a classical classifier's row, in the stored tables
 
-def comparison_parser(description: str) -> OneLineParser:
-    """The flags that every script of cross-validated comparisons has."""
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def comparison_parser(study: str, description: str) -> OneLineParser:
+    """The flags that every study by cross-validation has.
+
+    Args:
+        study: name of its module, for the line on how it is used.
+        description: one line.
+    """
     parser = OneLineParser(
+        prog=f"python -m studies.{study}",
         description=description,
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=96),
@@ -63,31 +79,34 @@ def comparison_parser(description: str) -> OneLineParser:
     add_folder(parser, "--results-dir", "results")
     add_folder(parser, "--models-dir", "trained_models")
     add("--name", help="of the folder of results (default: made of what is compared and the data)")
-    group = parser.add_argument_group("recipe", "What is otherwise than in the recipe named.")
-    for one in dataclasses.fields(Recipe):
-        if one.metadata:
-            add_hyperparameter(group, one.name, one, "the recipe's")
+    group = parser.add_argument_group("recipe", "Hyperparameters that differ from the recipe's.")
+    for field in dataclasses.fields(Recipe):
+        if field.metadata:
+            add_hyperparameter(group, field.name, field, "the recipe's")
     return parser
 
 
 class Study:
-    """What the flags of a comparison say, checked; nothing has been written yet.
+    """Data, folds and output folders of a study, checked; nothing has been written yet.
 
     Args:
         options: of `comparison_parser`.
-        stem: what the folder's name begins with.
+        signals: checked after every optimiser step.
+        stem: what the name of the results' folder begins with.
 
     Attributes:
         data: without its test images.
-        plan: which image is in which fold.
+        splits: which image is in which fold.
         folder: of the results.
+        models_dir: of what is kept between two starts.
+        changes: hyperparameters that the flags set.
 
     Raises:
         InputError: device, folders, data or name cannot be used.
     """
 
-    def __init__(self, options: argparse.Namespace, stem: str) -> None:
-        self.options = options
+    def __init__(self, options: argparse.Namespace, signals: StopSignals, stem: str) -> None:
+        self.options, self.signals = options, signals
         self.device = pick_device(options.device)
         check_writable(options.results_dir, "--results-dir")
         check_writable(options.models_dir, "--models-dir")
@@ -98,18 +117,18 @@ class Study:
         results_dir, self.models_dir = output_folders(options, data)
         self.folder = results_dir / name
         self.changes = {
-            one.name: getattr(options, one.name)
-            for one in dataclasses.fields(Recipe)
-            if one.metadata and getattr(options, one.name) is not None
+            field.name: getattr(options, field.name)
+            for field in dataclasses.fields(Recipe)
+            if field.metadata and getattr(options, field.name) is not None
         }
-        self.plan = CrossValidationSplits(self.data, options.folds, options.repeats)
+        self.splits = CrossValidationSplits(self.data, options.folds, options.repeats)
 
-    def open_store(self) -> Store:
-        """Make the folders."""
+    def open_store(self) -> None:
+        """Make the folders of the results and of the finished folds."""
         make_folder(self.folder)
-        return Store(self.models_dir / STORE)
+        self.store = Store(self.models_dir / STORE)
 
-    def base(self, name: str, recipe: str | None = None) -> tuple[Network, Configuration]:
+    def configuration(self, name: str, recipe: str | None = None) -> tuple[Network, Configuration]:
         """A network and its recipe with the changes that the flags ask for.
 
         Args:
@@ -124,14 +143,14 @@ class Study:
         if recipe not in found.recipes:
             allowed = " or ".join(found.recipes)
             raise InputError(f"'{recipe}': the recipes of {found.script}.py are {allowed}")
-        changes, start = dict(self.changes), None
+        changes, pretrained = dict(self.changes), None
         staged = found.imagenet_url is not None
         if not staged and self.options.weights not in ("imagenet", "none"):
-            start = read_pretrained(self.options.weights, None)
+            pretrained = read_pretrained(self.options.weights, None)
         if staged:
             if self.options.weights == "none":
                 changes.setdefault("stage1_epochs", 0)
-            start = read_pretrained(self.options.weights, found.imagenet_url)
+            pretrained = read_pretrained(self.options.weights, found.imagenet_url)
         changed = dataclasses.replace(found.recipes[recipe], **changes)
         if changed.stage1_epochs and not staged:
             raise InputError(
@@ -139,7 +158,7 @@ class Study:
             )
         check_precision(changed, self.device)
         configuration = Configuration(
-            name, found.build, changed, found.arguments, start=start, staged=staged
+            name, found.build, changed, found.arguments, pretrained=pretrained, staged=staged
         )
         model = configuration.model()
         if changed.drop_path:
@@ -147,10 +166,21 @@ class Study:
         check_input(model, changed, self.data.size)
         return found, configuration
 
+    def cross_validate(self, configuration: Configuration, share: float = 1.0) -> Outcome:
+        """Train what is not stored; see `crossval.cross_validate`."""
+        return crossval.cross_validate(
+            configuration, self.splits, self.store, self.device, self.signals, share
+        )
+
+    def cross_validate_baseline(self, baseline: Baseline, share: float = 1.0) -> Outcome:
+        """The same of a classical classifier."""
+        return crossval.cross_validate_baseline(baseline, self.splits, self.store, share)
+
     def about(self) -> dict[str, Any]:
-        """What every page tells of its data and folds, as plain values."""
+        """What every page says of its data and folds, as plain values."""
         counts = self.data.counts()
         return {
+            "recipe_changes": {k: v for k, v in self.changes.items() if k != "seed"},
             "data": {
                 "source": self.data.source,
                 "size": self.data.size,
@@ -158,27 +188,94 @@ class Study:
                 "phantom": self.data.phantom,
                 "counts": {split: counts[split] for split in ("train", "val")},
             },
-            "folds": self.plan.folds,
-            "repeats": self.plan.repeats,
+            "folds": self.splits.folds,
+            "repeats": self.splits.repeats,
             "device": self.device.type,
             "torch": torch.__version__,
         }
 
+    def write(
+        self,
+        name: str,
+        summary: Mapping[str, Any],
+        logits: Mapping[str, np.ndarray],
+        write_page: Callable[[Path], None],
+    ) -> None:
+        """Write ``oof.csv`` and ``<name>.json``, and the page that is made of these two."""
+        OutOfFold.of(self.splits, logits).write(self.folder / "oof.csv")
+        atomic_write(self.folder / f"{name}.json", json.dumps(summary, indent=2) + "\n")
+        write_page(self.folder)
+        self.print_end(name.replace("_", " "))
 
-def describe(about: Mapping[str, Any], oof: OutOfFold) -> str:
-    """A page's paragraph on its data, its folds and its intervals."""
-    counts = about["data"]["counts"]
-    images = sum(sum(of_split.values()) for of_split in counts.values())
-    unit = "image" if oof.patients is None else "patient"
-    units = images if oof.patients is None else len(np.unique(oof.patients))
-    repeats = f"{about['repeats']} repeat{'s' if about['repeats'] > 1 else ''}"
-    return (
-        f"Data: `{about['data']['source']}`, the {images} images of train and val of {units} "
-        f"{unit}s; no test image was looked at. {repeats} of {about['folds']}-fold "
-        f"cross-validation, stratified by class and grouped by {unit}, another division and seed "
-        "in each; nothing is chosen on the fold that is held out. AUC is the mean over the folds "
-        "of the AUC within a fold; accuracy is at a probability of 0.5. Intervals: 95 %, from a "
-        f"bootstrap over {unit}s and the variance between repeats. They hold for networks trained "
-        "on these images: how much another training set would change a network shows only in so "
-        f"far as the folds differ. On {about['device']}, PyTorch {about['torch']}."
+    def print_end(self, title: str) -> None:
+        """Say where the page is."""
+        print(f"{title}: {self.folder / 'README.md'}", flush=True)
+        if self.data.phantom:
+            print(PHANTOM_MARK, flush=True)
+
+
+def read_results(folder: Path, name: str, entries: str) -> tuple[dict[str, Any], OutOfFold]:
+    """What `Study.write` has written.
+
+    Args:
+        folder: of the results.
+        name: of the JSON file.
+        entries: key of the mapping in there that has an entry for each column of logits.
+
+    Raises:
+        InputError: a file is missing or damaged, or they are not of the same study.
+    """
+    path = folder / f"{name}.json"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        kinds = {key: entry["kind"] for key, entry in summary[entries].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"'{path}' is missing or damaged") from None
+    oof = OutOfFold.read(folder / "oof.csv")
+    if set(oof.logits) != set(kinds):
+        raise InputError(f"'{folder}': oof.csv and {path.name} are not of the same study")
+    return summary, oof
+
+
+def interval_columns(name: str, estimate: Any) -> dict[str, float]:
+    """The columns of a table for a value with its 95 % interval (``value``, ``low``, ``high``)."""
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def interval_cell(row: Mapping[str, Any], name: str, form: str = ".3f") -> str:
+    """The text of what `interval_columns` has put into a row."""
+    value, low, high = (format(row[f"{name}{end}"], form) for end in ("", "_low", "_high"))
+    return f"{value} ({low} to {high})"
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Write rows as CSV, empty where a row lacks a column; returns the columns."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    write_csv(path, columns, [[row.get(key, "") for key in columns] for row in rows])
+    return columns
+
+
+def write_readme(
+    folder: Path, template: str, about: Mapping[str, Any], oof: OutOfFold, **values: Any
+) -> None:
+    """Write ``README.md`` from ``templates/<template>.md.j2``.
+
+    Args:
+        folder: of the results.
+        template: name of the study's template.
+        about: of `Study.about`, for the paragraph on data and folds.
+        oof: of the same images.
+        values: what else the template shows.
+    """
+    from chestlab.reporting.page import render
+
+    text = render(
+        f"{template}.md.j2",
+        TEMPLATES,
+        about=about,
+        images=len(oof.labels),
+        unit="image" if oof.patients is None else "patient",
+        units=len(oof.labels) if oof.patients is None else len(np.unique(oof.patients)),
+        **values,
     )
+    atomic_write(folder / "README.md", text)

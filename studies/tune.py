@@ -1,11 +1,11 @@
 """Search for a recipe, by cross-validation over train and val; test is never looked at.
 
-    python tune.py --net residualchestnet --data FILE.npz --trials 50
+    python -m studies.tune --net residualchestnet --data FILE.npz --trials 50
 
-A trial draws learning rate, weight decay, batch size, the network's own dropout and the switches of
-ablation.py, and is judged by its mean AUC over the folds; a trial that falls behind is given up
-between two folds. The study lies in a file below trained_models/: the same command goes on with it,
-also from several processes at once. Needs Optuna: pip install -r requirements-tune.txt
+A trial draws learning rate, weight decay, batch size, the network's dropout and the switches of an
+ablation; its value is the mean AUC over the folds. A trial that falls behind is stopped between two
+folds. The search is kept in a database below trained_models/: the same command continues it, also
+from several processes at once. Needs Optuna: pip install -r requirements-tune.txt
 """
 
 from __future__ import annotations
@@ -22,18 +22,23 @@ from typing import Any
 
 import numpy as np
 
-from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.evaluation.metrics import roc_auc
 from chestlab.evaluation.out_of_fold import OutOfFold
-from chestlab.files.atomic import atomic_write, write_csv
 from chestlab.files.errors import InputError, TrainingError, one_line_errors
 from chestlab.files.progress import Interrupted, StopSignals
-from chestlab.runs.crossval import Configuration, cross_validate, each_fold
+from chestlab.runs.crossval import Configuration, each_fold
 from chestlab.runs.flags import checked
 from chestlab.training.recipe import Recipe, as_dict, hyperparameter
 from networks import NETWORKS, Network
-from studies.ablation import Switch, has, offered, turned
-from studies.study import Study, comparison_parser, describe
+from studies.study import (
+    Study,
+    comparison_parser,
+    interval_cell,
+    interval_columns,
+    write_readme,
+    write_table,
+)
+from studies.switches import Switch, is_on, offered, select, toggled
 
 RATES, DECAYS, BATCHES, LARGEST_DROPOUT = (1e-4, 1e-2), (1e-5, 1e-1), (16, 32, 64), 0.7
 
@@ -48,12 +53,12 @@ SHOWN = 10  # trials in the page's table
 TRIALS = hyperparameter(50, "", low=1, high=100_000)
 
 
-class Search:
-    """A study: what is drawn, and how good it is.
+class Search(Study):
+    """What a trial draws, and how good it is.
 
     Args:
         options: of `main`.
-        signals: checked between two batches.
+        signals: checked after every optimiser step.
 
     Raises:
         InputError: the flags cannot be used, or Optuna is not installed. Nothing has been written.
@@ -67,41 +72,37 @@ class Search:
                 "Optuna is not installed: pip install -r requirements-tune.txt"
             ) from None
         self.optuna = optuna
-        self.options, self.signals = options, signals
-        self.setting = Study(options, f"tune_{options.net}")
-        self.network, self.base = self.setting.base(options.net, options.base)
-        allowed = offered(self.setting, self.base)
-        unknown = [name for name in options.switch or () if name not in allowed]
-        if unknown:
-            raise InputError(f"--switch {unknown[0]}: allowed are {', '.join(allowed)}")
-        wanted = allowed if options.switch is None else dict.fromkeys(options.switch)
-        self.groups = alternatives([allowed[name] for name in wanted])
+        super().__init__(options, signals, f"tune_{options.net}")
+        self.network, self.base = self.configuration(options.net, options.base)
+        allowed = offered(self, self.base)
+        wanted = select(allowed, allowed if options.switch is None else options.switch)
+        self.groups = alternatives(list(wanted.values()))
         self.trial: Any = None
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What all trials of a study share."""
+        """What all trials of a search share."""
         return {
             "net": self.options.net,
             "base": {k: v for k, v in as_dict(self.base.recipe).items() if k != "name"},
-            "start": self.base.start and self.base.start.sha256,
-            "data": self.setting.data.sha256,
-            "folds": self.setting.plan.folds,
-            "repeats": self.setting.plan.repeats,
+            "start": self.base.pretrained and self.base.pretrained.sha256,
+            "data": self.data.sha256,
+            "folds": self.splits.folds,
+            "repeats": self.splits.repeats,
         }
 
-    def go(self) -> None:
+    def run(self) -> None:
         """Run the trials asked for, then write the page.
 
         Raises:
-            InputError: the study cannot be read or written, or is another search.
+            InputError: the database cannot be read or written, or is of another search.
         """
         from sqlalchemy.exc import SQLAlchemyError
 
         optuna = self.optuna
-        self.store = self.setting.open_store()
+        self.open_store()
         optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-        path = (self.setting.models_dir / f"{self.setting.folder.name}.db").resolve()
+        path = (self.models_dir / f"{self.folder.name}.db").resolve()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -109,11 +110,11 @@ class Search:
                 self._run(study)
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"the study '{path}' cannot be read or written: {reason}") from None
+            raise InputError(f"the search '{path}' cannot be read or written: {reason}") from None
         self._write(study)
 
     def _open(self, path: Path) -> Any:
-        """The study, made if need be, with the base recipe as its first trial."""
+        """Optuna's study, made if need be, with the base recipe as its first trial."""
         optuna = self.optuna
         storage = optuna.storages.RDBStorage(
             f"sqlite:///{path.as_posix()}",
@@ -122,7 +123,7 @@ class Search:
         )
         study = optuna.create_study(
             storage=storage,
-            study_name=self.setting.folder.name,
+            study_name=self.folder.name,
             direction="maximize",
             load_if_exists=True,
             sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
@@ -162,15 +163,14 @@ class Search:
         recipe = self.base.recipe
         values = {"lr": recipe.lr, "batch_size": recipe.batch_size}
         values["weight_decay"] = recipe.weight_decay or DECAYS[0]
-        values |= {name: one.default for name, one in self._dropouts().items()}
+        values |= {name: field.default for name, field in self._dropouts().items()}
         return values | {name: AS_BASE for name in self.groups}
 
     def _dropouts(self) -> dict[str, dataclasses.Field]:
-        model_options = self.network.model_options.items()
         return {
-            n: one
-            for n, one in model_options
-            if n.startswith("drop") and type(one.default) is float
+            name: field
+            for name, field in self.network.model_options.items()
+            if name.startswith("drop") and type(field.default) is float
         }
 
     def draw(self, trial: Any) -> Configuration:
@@ -183,67 +183,62 @@ class Search:
         batches = sorted({*BATCHES, recipe.batch_size})
         changes["batch_size"] = trial.suggest_categorical("batch_size", batches)
         arguments = dict(self.base.arguments)
-        for name, one in self._dropouts().items():
-            high = max(one.default, min(LARGEST_DROPOUT, one.metadata["high"]))
-            arguments[name] = trial.suggest_float(name, one.metadata["low"], high)
+        for name, field in self._dropouts().items():
+            high = max(field.default, min(LARGEST_DROPOUT, field.metadata["high"]))
+            arguments[name] = trial.suggest_float(name, field.metadata["low"], high)
         recipe = dataclasses.replace(recipe, **changes)
         for name, group in self.groups.items():
             chosen = trial.suggest_categorical(name, [AS_BASE, *_choices(self.base.recipe, group)])
             for label, switch in _choices(self.base.recipe, group).items():
                 if label == chosen:
-                    recipe = turned(recipe, switch)
+                    recipe = toggled(recipe, switch)
         return dataclasses.replace(self.base, recipe=recipe, arguments=arguments)
 
     def _objective(self, trial: Any) -> float:
-        """Mean AUC over all folds of all repeats; gives up between two folds."""
+        """Mean AUC over all folds of all repeats; may be stopped between two folds."""
         self.trial = trial
         configuration = dataclasses.replace(self.draw(trial), name=f"trial {trial.number}")
-        arguments = configuration, self.setting.plan, self.store, self.setting.device, self.signals
+        arguments = configuration, self.splits, self.store, self.device, self.signals
         start, aucs = time.perf_counter(), []
-        for _, _, part, found in each_fold(*arguments):
-            aucs.append(roc_auc(part.held_out.labels, np.array(found["logits"])))
+        for _, fold, result in each_fold(*arguments):
+            aucs.append(roc_auc(fold.held_out.labels, np.array(result["logits"])))
             trial.report(float(np.mean(aucs)), len(aucs))
             trial.set_user_attr("seconds", time.perf_counter() - start)
             trial.set_user_attr("folds", len(aucs))
-            last = len(aucs) == self.setting.plan.folds * self.setting.plan.repeats
+            last = len(aucs) == self.splits.folds * self.splits.repeats
             if not last and trial.should_prune():
                 raise self.optuna.TrialPruned
         return float(np.mean(aucs))
 
     def _write(self, study: Any) -> None:
-        folder, trials = self.setting.folder, study.trials
-        done = [trial for trial in trials if trial.state == self.optuna.trial.TrialState.COMPLETE]
+        done = [t for t in study.trials if t.state == self.optuna.trial.TrialState.COMPLETE]
         if not done:
-            print("no trial has finished: every one was given up or failed", flush=True)
+            print("no trial has finished: every one was stopped or failed", flush=True)
             return
         best = self.draw(self.optuna.trial.FixedTrial(study.best_params))
+        best = dataclasses.replace(best, name=f"trial {study.best_trial.number}")
+        oof = OutOfFold.of(self.splits, {best.name: self.cross_validate(best).logits})
         command = reproduce(self.network, best, self.options, self.options.data)
-        arguments = best, self.setting.plan, self.store, self.setting.device, self.signals
-        named = dataclasses.replace(best, name=f"trial {study.best_trial.number}")
-        outcome = cross_validate(named, *arguments[1:])
-        oof = OutOfFold.of(self.setting.plan, {named.name: outcome.logits})
-        named_file = Path(self.options.data).name  # a page says nothing of this machine's folders
-        shown = reproduce(self.network, best, self.options, named_file)
-        write_page(folder, self, study, oof, shown)
-        print(f"best: {named.name}, AUC {study.best_value:.3f}\n{command}", flush=True)
-        print(f"search: {folder / 'README.md'}", flush=True)
-        if self.setting.data.phantom:
-            print(PHANTOM_MARK, flush=True)
+        file_name = Path(self.options.data).name  # a page names none of this machine's folders
+        shown = reproduce(self.network, best, self.options, file_name)
+        write_page(self, study, oof, shown)
+        print(f"best: {best.name}, AUC {study.best_value:.3f}\n{command}", flush=True)
+        self.print_end("search")
 
 
 def alternatives(switches: Sequence[Switch]) -> dict[str, list[Switch]]:
-    """Switches that exclude each other, by the knob they share: a recipe has only one of each."""
+    """Switches that exclude each other, by the hyperparameter they share."""
     groups: list[list[Switch]] = []
     for switch in switches:
         meeting = [g for g in groups if any(set(switch.changes) & set(o.changes) for o in g)]
-        merged = [one for group in meeting for one in group] + [switch]
+        merged = [member for group in meeting for member in group] + [switch]
         groups = [group for group in groups if group not in meeting] + [merged]
     return {next(iter(group[0].changes)): group for group in groups}
 
 
 def _choices(base: Recipe, group: Sequence[Switch]) -> dict[str, Switch]:
     """What a group offers besides the base, by name; ``-`` where the base has the switch on."""
-    return {f"{'-' if has(base, switch) else '+'} {switch.name}": switch for switch in group}
+    return {f"{'-' if is_on(base, switch) else '+'} {switch.name}": switch for switch in group}
 
 
 def _around(ends: tuple[float, float], value: float) -> tuple[float, float]:
@@ -260,7 +255,7 @@ def reproduce(
         words += ["--data", data]
     if options.source_size is not None:
         words += ["--source-size", str(options.source_size)]
-    if configuration.start is not None and options.weights != "imagenet":
+    if configuration.pretrained is not None and options.weights != "imagenet":
         words += ["--weights", options.weights]
     before, now = as_dict(network.recipes[named]), as_dict(configuration.recipe)
     different = {key: value for key, value in now.items() if value != before[key]}
@@ -273,9 +268,15 @@ def reproduce(
     return shlex.join(words)
 
 
-def write_page(folder: Path, search: Search, study: Any, oof: OutOfFold, command: str) -> None:
-    """Write ``trials.csv``, ``trials.png`` and, last, ``README.md``."""
-    from chestlab.reporting.page import markdown_table
+def write_page(search: Search, study: Any, oof: OutOfFold, command: str) -> None:
+    """Write ``trials.csv``, ``trials.png`` and, last, ``README.md``.
+
+    Args:
+        search: what was searched.
+        study: Optuna's.
+        oof: logits of the best trial.
+        command: that trains the best trial's recipe.
+    """
     from chestlab.reporting.study_plots import draw_trials
 
     rows = [
@@ -290,22 +291,17 @@ def write_page(folder: Path, search: Search, study: Any, oof: OutOfFold, command
         for trial in study.trials
         if trial.params
     ]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[row.get(key, "") for key in columns] for row in rows]
-    write_csv(folder / "trials.csv", columns, cells)
-    about, plan = search.setting.about(), search.setting.plan
+    columns = write_table(search.folder / "trials.csv", rows)
+    about, splits = search.about(), search.splits
     draw_trials(
         rows,
-        folder / "trials.png",
+        search.folder / "trials.png",
         title=f"Search for a recipe: {search.options.net}\n{about['data']['source']} · train + val "
-        f"n = {len(plan.pool)}, {plan.repeats} x {plan.folds} folds",
+        f"n = {len(splits.pool)}, {splits.repeats} x {splits.folds} folds",
     )
-    done = sorted((row for row in rows if row["auc"] != ""), key=lambda row: -row["auc"])
-    done = [row for row in done if row["state"] == "complete"]
+    done = sorted((r for r in rows if r["state"] == "complete"), key=lambda row: -row["auc"])
     states = [row["state"] for row in rows]
-    best = oof.estimate(next(iter(oof.logits)), "auc")
     numeric = [key for key in columns[5:] if key not in search.groups]
-    head = ("trial", "mean AUC", *numeric, "switches")
     lines = [
         (
             str(row["trial"]),
@@ -315,30 +311,27 @@ def write_page(folder: Path, search: Search, study: Any, oof: OutOfFold, command
         )
         for row in done[:SHOWN]
     ]
-    atomic_write(
-        folder / "README.md",
-        "\n\n".join(
-            [
-                f"# {search.options.net}: search for a recipe",
-                f"{len(rows)} trials: {states.count('complete')} finished, "
-                f"{states.count('pruned')} given up between two folds. "
-                f"{describe(about, oof)}",
-                f"The best has a mean AUC of {best.value:.3f} ({best.low:.3f} to {best.high:.3f}). "
-                f"It is the best of {len(rows)} on these very folds, so the figure is optimistic: "
-                "what it is worth shows on other folds, and once on test.",
-                f"```sh\n{command}\n```",
-                "![Trials](trials.png)",
-                markdown_table(head, lines),
-            ]
-        )
-        + "\n",
+    (best,) = oof.logits
+    write_readme(
+        search.folder,
+        "tune",
+        about,
+        oof,
+        net=search.options.net,
+        trials=len(rows),
+        finished=states.count("complete"),
+        pruned=states.count("pruned"),
+        best=interval_cell(interval_columns("auc", oof.estimate(best, "auc")), "auc"),
+        command=command,
+        columns=numeric,
+        rows=lines,
     )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; exit statuses of `experiment.run`."""
+    """The command line; exit statuses of `chestlab.runs.run`."""
     with one_line_errors(resume=""), StopSignals() as signals:
-        parser = comparison_parser(__doc__.splitlines()[0])
+        parser = comparison_parser("tune", __doc__.splitlines()[0])
         parser.set_defaults(repeats=1)
         parser.add_argument("--net", choices=tuple(NETWORKS), required=True)
         parser.add_argument("--base", metavar="RECIPE", help="(default: that of its script)")
@@ -353,9 +346,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--switch",
             nargs="*",
             metavar="NAME",
-            help="to choose among (default: all of ablation.py)",
+            help="to choose among (default: all that studies.ablation knows)",
         )
-        Search(parser.parse_args(argv), signals).go()
+        Search(parser.parse_args(argv), signals).run()
 
 
 if __name__ == "__main__":

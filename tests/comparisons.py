@@ -9,13 +9,14 @@ from tiny_train import TinyNet
 import networks
 from chestlab.runs import crossval
 from chestlab.training.recipe import Recipe, hyperparameter
+from studies import study
 
 BASE = Recipe(name="tiny", epochs=2, batch_size=16, lr=1e-2, monitor="last", flip=0.5, seed=7)
 LABELS = 1.0  # what the truth adds to a logit of the base
 
 
 class TinyChest(TinyNet):
-    """`TinyNet` with a dropout that is a knob."""
+    """`TinyNet` with a dropout that is a flag."""
 
     def __init__(self, dropout=0.2):
         super().__init__()
@@ -31,7 +32,7 @@ def tiny_networks(monkeypatch):
         {"report": BASE},
         {"dropout": hyperparameter(0.2, "", low=0, high=0.9)},
     )
-    monkeypatch.setattr(crossval, "network", lambda name, device="auto": found)
+    monkeypatch.setattr(study, "network", lambda name, device="auto": found)
     return found
 
 
@@ -44,20 +45,20 @@ def trained(monkeypatch):
     """
     done = []
 
-    def fold(configuration, plan, part, device, on_step):
+    def train_fold(configuration, splits, fold, device, on_step):
         on_step()
         recipe = configuration.recipe
         skill = LABELS + 2 * (recipe.normalize == "per-image")
         skill -= 0.9 * (recipe.flip == 0) + 0.9 * (recipe.rotate > 0)
         # noise of the image and the seed, the same for every configuration
         noise = np.array(
-            [np.random.default_rng([recipe.seed, int(i)]).normal() for i in part.held_out.index]
+            [np.random.default_rng([recipe.seed, int(i)]).normal() for i in fold.held_out.index]
         )
         done.append(dataclasses.replace(configuration))
-        logits = skill * (2.0 * part.held_out.labels - 1) + noise
+        logits = skill * (2.0 * fold.held_out.labels - 1) + noise
         about = {"seconds": 1.0 + recipe.rotate, "epochs": 2, "best_epoch": 2}
         views = dict.fromkeys(crossval.VIEWS, logits.tolist())
-        return {"logits": views, **about, "images": len(part.train)}
+        return {"logits": views, **about, "images": len(fold.train)}
 
-    monkeypatch.setattr(crossval, "train_fold", fold)
+    monkeypatch.setattr(crossval, "train_fold", train_fold)
     return done

@@ -1,13 +1,13 @@
 """Repeated cross-validation over train and val in one process, without pictures.
 
-Folds are stratified by class and grouped by patient. Another repeat is another division into
-folds and another seed of the network. Nothing is chosen on the fold that is held out: a recipe
-that takes the last epoch's weights needs no further images; for any other an eighth of the
-patients of the other folds, about the share of the official val images, chooses the epoch and is
-not trained on. Classes are told apart at 0.5, for there is no image left to choose a threshold on.
+Folds are stratified by class and grouped by patient. Each repeat is another division into folds
+and trains with another seed. Nothing is chosen on the fold that is held out: a recipe that takes
+the last epoch's weights needs no further images; for any other recipe an eighth of the patients of
+the other folds, about the share of the official val images, chooses the epoch and is not trained
+on. Classes are told apart at a probability of 0.5, because no image is left to choose a threshold.
 
-Each finished fold is stored, so that an interrupted comparison goes on where it was. The code is
-not part of what a stored fold is known by: after changing a network, remove the store.
+Each finished fold is stored, so that an interrupted comparison continues where it stopped. The code
+is not part of the key of a stored fold: after changing a network, remove the store.
 """
 
 from __future__ import annotations
@@ -52,33 +52,33 @@ class Configuration:
     """What is trained on every fold.
 
     Attributes:
-        name: what tables call it.
+        name: of the configuration in tables.
         build: network class, or a function with a name that makes the network.
-        recipe: the knobs; its seed is that of the first repeat.
+        recipe: the hyperparameters; its seed is that of the first repeat.
         arguments: of ``build``.
-        start: weights to start from, or None.
-        staged: they are the first argument of ``build``, which has a backbone for them.
+        pretrained: weights to start from, or None.
+        staged: the pretrained weights are the first argument of ``build``, which has a backbone.
     """
 
     name: str
     build: Callable[..., nn.Module]
     recipe: Recipe
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    start: PretrainedWeights | None = None
+    pretrained: PretrainedWeights | None = None
     staged: bool = False
 
     def model(self) -> nn.Module:
         """The network, newly initialised."""
         build = partial(self.build, **self.arguments)
-        if self.start is None:
+        if self.pretrained is None:
             return build()
-        return build(self.start) if self.staged else load_pretrained(build, self.start)
+        return build(self.pretrained) if self.staged else load_pretrained(build, self.pretrained)
 
 
 class Store:
-    """Finished folds on disk, each a file named after what determines it.
+    """Finished folds on disk, each a file named after a hash of its key.
 
-    Several processes can share one. A file that cannot be read counts as missing.
+    Several processes can share a store. A file that cannot be read counts as missing.
 
     Args:
         folder: made where it is missing.
@@ -91,25 +91,25 @@ class Store:
         self.folder = folder
         make_folder(folder)
 
-    def _path(self, what: Mapping[str, Any]) -> Path:
-        text = json.dumps(what, sort_keys=True)
+    def _path(self, key: Mapping[str, Any]) -> Path:
+        text = json.dumps(key, sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:40]}.json"
 
-    def get(self, what: Mapping[str, Any], images: int) -> dict[str, Any] | None:
-        """What was stored under ``what``, with as many logits as there are images, or None."""
+    def get(self, key: Mapping[str, Any], images: int) -> dict[str, Any] | None:
+        """The result stored under ``key``, None where there is none with that many logits."""
         try:
-            stored = json.loads(self._path(what).read_text())
-            found = stored["found"]
+            result = json.loads(self._path(key).read_text())["found"]
             sound = all(
-                np.shape(values) == (images,) and np.isfinite(values).all()
-                for values in found["logits"].values()
+                np.shape(logits) == (images,) and np.isfinite(logits).all()
+                for logits in result["logits"].values()
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        return found if sound else None
+        return result if sound else None
 
-    def put(self, what: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-        atomic_write(self._path(what), json.dumps({"what": what, "found": found}) + "\n")
+    def put(self, key: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Store a fold's result; ``key`` and ``result`` are plain values."""
+        atomic_write(self._path(key), json.dumps({"what": key, "found": result}) + "\n")
 
 
 def _digest(split: Split | None) -> str | None:
@@ -120,81 +120,83 @@ def _digest(split: Split | None) -> str | None:
     return hashlib.sha256(names.encode()).hexdigest()
 
 
-def determined_by(
-    configuration: Configuration, part: Fold, data: TwoClassData, device: torch.device
+def fold_key(
+    configuration: Configuration, fold: Fold, data: TwoClassData, device: torch.device
 ) -> dict[str, Any]:
-    """Everything that the logits of a fold depend on but the code, the views told apart in there.
+    """Everything that the logits of a fold depend on, except the code.
 
-    Of the recipe only what differs from the defaults, so that a knob added later, off by default,
-    leaves finished folds valid.
+    The kind of test-time augmentation is left out: a stored fold has the logits of every kind. Of
+    the recipe only what differs from the defaults is in the key, so that a hyperparameter added
+    later, off by default, leaves finished folds valid.
     """
     default = as_dict(Recipe(name=""))
     recipe = as_dict(configuration.recipe)
-    start = configuration.start
+    pretrained = configuration.pretrained
     return {
         "network": configuration.build.__qualname__,
         "arguments": dict(configuration.arguments),
         "recipe": {k: v for k, v in recipe.items() if k not in ("name", "tta") and v != default[k]},
-        "start": start and {"source": start.source, "sha256": start.sha256},
+        "start": pretrained and {"source": pretrained.source, "sha256": pretrained.sha256},
         "data": data.sha256,
-        "train": _digest(part.train),
-        "val": _digest(part.val),
-        "held_out": _digest(part.held_out),
+        "train": _digest(fold.train),
+        "val": _digest(fold.val),
+        "held_out": _digest(fold.held_out),
         "device": device.type,
         "precision": str(resolve_amp(configuration.recipe, device)),
     }
 
 
-def training_images(plan: CrossValidationSplits, part: Fold, recipe: Recipe) -> Split:
-    """What a recipe makes of a part's training images: see `sampling.training_split`.
+def training_images(splits: CrossValidationSplits, fold: Fold, recipe: Recipe) -> Split:
+    """What a recipe makes of a fold's training images: see `sampling.training_split`.
 
-    Of the images it adds none is of a patient who is held out or chooses the epoch, where
-    the source names patients.
+    No image that it adds is of a patient who is held out or chooses the epoch, provided that the
+    source names patients.
     """
-    nothing, related = part.train.take(np.arange(0)), plan.data.related
-    if recipe.related and part.share < 1 and related.patients is not None:
-        strange = ~np.isin(related.patients, plan.pool.patients)
-        strange[strange] = share_rows(related.take(strange), part.share, FOLDS_SEED)
-        related = related.take(strange | np.isin(related.patients, part.train.patients))
-    of_part = dataclasses.replace(
-        plan.data,
-        train=part.train,
-        val=nothing if part.val is None else part.val,
-        test=plan.data.test.take(np.arange(0)),
-        held_out=part.held_out,
+    nothing, related = fold.train.take(np.arange(0)), splits.data.related
+    if recipe.related and fold.share < 1 and related.patients is not None:
+        chosen = ~np.isin(related.patients, splits.pool.patients)
+        chosen[chosen] = share_rows(related.take(chosen), fold.share, FOLDS_SEED)
+        related = related.take(chosen | np.isin(related.patients, fold.train.patients))
+    data = dataclasses.replace(
+        splits.data,
+        train=fold.train,
+        val=nothing if fold.val is None else fold.val,
+        test=splits.data.test.take(np.arange(0)),
+        held_out=fold.held_out,
         related=related,
     )
-    return training_split(of_part, recipe)
+    return training_split(data, recipe)
 
 
 def train_fold(
     configuration: Configuration,
-    plan: CrossValidationSplits,
-    part: Fold,
+    splits: CrossValidationSplits,
+    fold: Fold,
     device: torch.device,
     on_step: Callable[[], None],
 ) -> dict[str, Any]:
-    """Train one network and ask it for the images held out.
+    """Train one network and predict the images held out.
 
     Args:
         configuration: with the seed of this repeat.
-        plan: what ``part`` is of.
-        part: to train, choose and be judged on.
+        splits: what ``fold`` is of.
+        fold: images to train on, to choose the epoch on and to predict.
         device: of the training.
-        tick: called after every optimiser step; it may raise.
+        on_step: called after every optimiser step; it may raise.
 
     Returns:
-        ``logits`` of the held-out images by kind of test-time augmentation, which changes no
-        training; ``seconds`` of training and of choosing; ``epochs`` run, ``best_epoch``, and the
+        ``logits`` of the held-out images by kind of test-time augmentation (it does not change the
+        training); ``seconds`` of training and of choosing; ``epochs`` run, ``best_epoch``, and the
         number of ``images`` trained on.
 
     Raises:
         TrainingError: a loss or a logit is not finite.
     """
-    split = training_images(plan, part, configuration.recipe)
-    train = split.to(device)
-    val = (split.take(np.arange(0)) if part.val is None else part.val).to(device)
-    trainer, stages = None, configuration.recipe.stages
+    recipe = configuration.recipe
+    images = training_images(splits, fold, recipe)
+    train = images.to(device)
+    val = (images.take(np.arange(0)) if fold.val is None else fold.val).to(device)
+    trainer, stages = None, recipe.stages
     for number, stage in enumerate(stages, 1):
         frozen = number < len(stages)
         trainer = Trainer(configuration.model, stage, train, val, frozen, previous=trainer)
@@ -202,9 +204,8 @@ def train_fold(
         while not trainer.finished:
             trainer.run_epoch()
     trainer.model.load_state_dict(trainer.best_weights)
-    recipe = configuration.recipe
-    images = part.held_out.to(device)[0]
-    logits = {tta: predict(trainer.model, images, recipe, trainer.amp, tta) for tta in VIEWS}
+    held_out = fold.held_out.to(device)[0]
+    logits = {tta: predict(trainer.model, held_out, recipe, trainer.amp, tta) for tta in VIEWS}
     if not all(np.isfinite(values).all() for values in logits.values()):
         raise TrainingError("a logit of a held-out image is not finite")
     return {
@@ -212,30 +213,31 @@ def train_fold(
         "seconds": sum(row["seconds"] for row in trainer.history),
         "epochs": len(trainer.history),
         "best_epoch": trainer.best_epoch,
-        "images": len(split),
+        "images": len(images),
     }
 
 
 def each_fold(
     configuration: Configuration,
-    plan: CrossValidationSplits,
+    splits: CrossValidationSplits,
     store: Store,
     device: torch.device,
     signals: StopSignals,
     share: float = 1.0,
-) -> Iterator[tuple[int, int, Fold, dict[str, Any]]]:
-    """Train on every fold that is not stored yet; yields repeat, fold, the part and its result.
+) -> Iterator[tuple[int, Fold, dict[str, Any]]]:
+    """Train on every fold that is not stored yet.
 
     Args:
         configuration: what to train; the seed of its recipe grows by 1 with each repeat.
-        plan: which images.
+        splits: which images.
         store: of finished folds.
         device: of the training.
         signals: checked after every optimiser step.
         share: of the training patients.
 
     Yields:
-        number of the repeat and the fold, the part, and what `train_fold` returns.
+        number of the repeat from 0, the fold, and what `train_fold` returns, with the ``logits``
+        of the recipe's test-time augmentation alone.
 
     Raises:
         InputError: the weights to start from are of a network that has seen held-out patients, or
@@ -244,44 +246,58 @@ def each_fold(
     """
     recipe = configuration.recipe
     choosing = recipe.monitor != "last" or recipe.schedule == "plateau"
-    for repeat in range(plan.repeats):
-        seeded = dataclasses.replace(recipe, seed=(recipe.seed + repeat) % 2**31)
-        one = dataclasses.replace(configuration, recipe=seeded)
-        for fold in range(plan.folds):
-            part = plan.part(repeat, fold, choosing=choosing, share=share)
-            if configuration.start is not None:
+    for repeat in range(splits.repeats):
+        seeded = dataclasses.replace(
+            configuration, recipe=dataclasses.replace(recipe, seed=(recipe.seed + repeat) % 2**31)
+        )
+        for number in range(splits.folds):
+            fold = splits.part(repeat, number, choosing=choosing, share=share)
+            if configuration.pretrained is not None:
                 provenance.check_unseen(
-                    configuration.start.seen.values(),
+                    configuration.pretrained.seen.values(),
                     "held-out",
-                    part.held_out,
-                    phantom=plan.data.phantom,
+                    fold.held_out,
+                    phantom=splits.data.phantom,
                     by_patient=True,
-                    source=configuration.start.source,
+                    source=configuration.pretrained.source,
                 )
-            what = determined_by(one, part, plan.data, device)
-            found = store.get(what, len(part.rows))
-            where = f"repeat {repeat + 1} of {plan.repeats}, fold {fold + 1} of {plan.folds}"
-            if found is None:
-                signals.check()
-                signals.patient = True
-                try:
-                    found = train_fold(one, plan, part, device, signals.check)
-                except Interrupted as interruption:
-                    when = f" in {configuration.name}, {where}"
-                    raise Interrupted(interruption.signum, when) from None
-                except TrainingError as error:
-                    raise TrainingError(f"{configuration.name}, {where}: {error}") from None
-                finally:
-                    signals.patient = False
-                store.put(what, found)
-                values = np.array(found["logits"][recipe.tta])
-                auc = roc_auc(part.held_out.labels, values)
-                print(
-                    f"{configuration.name}: {where}: AUC {auc:.3f}, epoch {found['best_epoch']} "
-                    f"of {found['epochs']}, {found['seconds']:.1f} s",
-                    flush=True,
-                )
-            yield repeat, fold, part, {**found, "logits": found["logits"][recipe.tta]}
+            key = fold_key(seeded, fold, splits.data, device)
+            result = store.get(key, len(fold.rows))
+            if result is None:
+                where = f"repeat {repeat + 1} of {splits.repeats}, fold {number + 1} of "
+                where += str(splits.folds)
+                result = _train_fold_between_signals(seeded, splits, fold, device, signals, where)
+                store.put(key, result)
+                print(f"{seeded.name}: {where}: {_in_words(result, fold, recipe)}", flush=True)
+            yield repeat, fold, {**result, "logits": result["logits"][recipe.tta]}
+
+
+def _train_fold_between_signals(
+    configuration: Configuration,
+    splits: CrossValidationSplits,
+    fold: Fold,
+    device: torch.device,
+    signals: StopSignals,
+    where: str,
+) -> dict[str, Any]:
+    """`train_fold`, stopped by a signal only between two steps; errors say ``where``."""
+    signals.check()
+    signals.patient = True
+    try:
+        return train_fold(configuration, splits, fold, device, signals.check)
+    except Interrupted as interruption:
+        when = f" in {configuration.name}, {where}"
+        raise Interrupted(interruption.signum, when) from None
+    except TrainingError as error:
+        raise TrainingError(f"{configuration.name}, {where}: {error}") from None
+    finally:
+        signals.patient = False
+
+
+def _in_words(result: Mapping[str, Any], fold: Fold, recipe: Recipe) -> str:
+    auc = roc_auc(fold.held_out.labels, np.array(result["logits"][recipe.tta]))
+    epochs = f"epoch {result['best_epoch']} of {result['epochs']}"
+    return f"AUC {auc:.3f}, {epochs}, {result['seconds']:.1f} s"
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,7 +308,7 @@ class Outcome:
         logits: (repeats, N) out of fold.
         seconds: mean over the folds, of training one network and choosing its epoch.
         images: mean number trained on.
-        best_epoch: mean over the folds.
+        best_epoch: mean over the folds; None for a classifier without epochs.
     """
 
     logits: np.ndarray
@@ -303,55 +319,55 @@ class Outcome:
 
 def cross_validate(
     configuration: Configuration,
-    plan: CrossValidationSplits,
+    splits: CrossValidationSplits,
     store: Store,
     device: torch.device,
     signals: StopSignals,
     share: float = 1.0,
 ) -> Outcome:
     """Out-of-fold logits of every image in every repeat; arguments and errors as `each_fold`."""
-    logits = np.full((plan.repeats, len(plan.pool)), np.nan)
-    found = []
-    for repeat, _, part, one in each_fold(configuration, plan, store, device, signals, share):
-        logits[repeat, part.rows] = one["logits"]
-        found.append(one)
-    return Outcome(logits, *(_mean(found, key) for key in ("seconds", "images", "best_epoch")))
+    logits = np.full((splits.repeats, len(splits.pool)), np.nan)
+    results = []
+    for repeat, fold, result in each_fold(configuration, splits, store, device, signals, share):
+        logits[repeat, fold.rows] = result["logits"]
+        results.append(result)
+    return Outcome(logits, *(_mean(results, key) for key in ("seconds", "images", "best_epoch")))
 
 
-def _mean(found: Sequence[Mapping[str, Any]], key: str) -> float:
-    return float(np.mean([one[key] for one in found]))
+def _mean(results: Sequence[Mapping[str, Any]], key: str) -> float:
+    return float(np.mean([result[key] for result in results]))
 
 
 def cross_validate_baseline(
-    baseline: baselines.Baseline, plan: CrossValidationSplits, store: Store, share: float = 1.0
+    baseline: baselines.Baseline, splits: CrossValidationSplits, store: Store, share: float = 1.0
 ) -> Outcome:
-    """The same of a classical classifier, which chooses its strength within each fold's rest."""
-    logits = np.full((plan.repeats, len(plan.pool)), np.nan)
-    found, features = [], None
-    for repeat in range(plan.repeats):
-        for fold in range(plan.folds):
-            part = plan.part(repeat, fold, choosing=False, share=share)
-            what = {
-                "yardstick": baseline.key,
-                "data": plan.data.sha256,
-                "train": _digest(part.train),
-                "held_out": _digest(part.held_out),
+    """The same of a classical classifier, which chooses its strength within each training part."""
+    logits = np.full((splits.repeats, len(splits.pool)), np.nan)
+    results, features = [], None
+    for repeat in range(splits.repeats):
+        for number in range(splits.folds):
+            fold = splits.part(repeat, number, choosing=False, share=share)
+            key = {
+                "yardstick": baseline.key,  # as stored folds name it
+                "data": splits.data.sha256,
+                "train": _digest(fold.train),
+                "held_out": _digest(fold.held_out),
             }
-            one = store.get(what, len(part.rows))
-            if one is None:
+            result = store.get(key, len(fold.rows))
+            if result is None:
                 if features is None:
-                    features = baseline.features(plan.pool.images)
+                    features = baseline.features(splits.pool.images)
                 start = time.perf_counter()
-                trained = plan.assignment[repeat] != fold
-                trained[trained] = share_rows(plan.pool.take(trained), share, plan.seed(repeat))
-                classifier, _ = baselines.fit(baseline, features[trained], part.train)
-                p = classifier.predict_proba(features[part.rows])[:, 1]
+                trained = splits.assignment[repeat] != number
+                trained[trained] = share_rows(splits.pool.take(trained), share, splits.seed(repeat))
+                classifier, _ = baselines.fit(baseline, features[trained], fold.train)
+                p = classifier.predict_proba(features[fold.rows])[:, 1]
                 with np.errstate(divide="ignore"):
                     values = np.clip(np.log(p) - np.log1p(-p), -LARGEST_LOGIT, LARGEST_LOGIT)
-                one = {"logits": {"none": values.tolist()}}
-                one["seconds"] = time.perf_counter() - start
-                one["images"] = len(part.train)
-                store.put(what, one)
-            logits[repeat, part.rows] = one["logits"]["none"]
-            found.append(one)
-    return Outcome(logits, _mean(found, "seconds"), _mean(found, "images"))
+                result = {"logits": {"none": values.tolist()}}
+                result["seconds"] = time.perf_counter() - start
+                result["images"] = len(fold.train)
+                store.put(key, result)
+            logits[repeat, fold.rows] = result["logits"]["none"]
+            results.append(result)
+    return Outcome(logits, _mean(results, "seconds"), _mean(results, "images"))

@@ -53,7 +53,7 @@ def with_patients(data, images_each=2):
 
 
 @pytest.fixture(scope="module")
-def plan(data):
+def splits(data):
     return CrossValidationSplits(data, 3, 2)
 
 
@@ -66,56 +66,58 @@ def tiny(recipe=LAST, **more):
     return Configuration("tiny", TinyNet, recipe, **more)
 
 
-def run(plan, store, configuration=None, share=1.0):
-    arguments = configuration or tiny(), plan, store, CPU, StopSignals()
+def run(splits, store, configuration=None, share=1.0):
+    arguments = configuration or tiny(), splits, store, CPU, StopSignals()
     return cross_validate(*arguments, share)
 
 
-def test_every_image_is_held_out_once_per_repeat_and_repeats_differ(plan):
-    for repeat in range(plan.repeats):
-        rows = [plan.part(repeat, fold, choosing=False).rows for fold in range(plan.folds)]
-        assert sorted(np.concatenate(rows)) == list(range(len(plan.pool)))
-    assert (plan.assignment[0] != plan.assignment[1]).any()
+def test_every_image_is_held_out_once_per_repeat_and_repeats_differ(splits):
+    for repeat in range(splits.repeats):
+        rows = [splits.part(repeat, number, choosing=False).rows for number in range(splits.folds)]
+        assert sorted(np.concatenate(rows)) == list(range(len(splits.pool)))
+    assert (splits.assignment[0] != splits.assignment[1]).any()
 
 
-def test_first_repeat_has_the_folds_of_every_other_script(data, plan):
-    for fold, one in enumerate(make_folds(data, 3, "train+val", FOLDS_SEED)):
-        part = plan.part(0, fold, choosing=False)
-        assert np.array_equal(part.held_out.names, one.val.names)
-        assert np.array_equal(part.train.names, one.train.names)
+def test_first_repeat_has_the_folds_of_every_other_script(data, splits):
+    for number, one in enumerate(make_folds(data, 3, "train+val", FOLDS_SEED)):
+        fold = splits.part(0, number, choosing=False)
+        assert np.array_equal(fold.held_out.names, one.val.names)
+        assert np.array_equal(fold.train.names, one.train.names)
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
 @pytest.mark.parametrize("recipe", [RECIPE, dataclasses.replace(RECIPE, related=True)])
-def test_no_patient_is_on_two_sides(plan, recipe, share):
-    for repeat in range(plan.repeats):
-        for fold in range(plan.folds):
-            part = plan.part(repeat, fold, choosing=True, share=share)
-            trained = plan.training_images(part, recipe)
-            sides = [set(split.patients) for split in (trained, part.val, part.held_out)]
+def test_no_patient_is_on_two_sides(splits, recipe, share):
+    for repeat in range(splits.repeats):
+        for number in range(splits.folds):
+            fold = splits.part(repeat, number, choosing=True, share=share)
+            trained = crossval.training_images(splits, fold, recipe)
+            sides = [set(split.patients) for split in (trained, fold.val, fold.held_out)]
             assert all(sides)
             assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
             if recipe.related:
-                assert len(trained) > len(part.train)
+                assert len(trained) > len(fold.train)
 
 
-def test_images_that_choose_the_epoch_are_about_an_eighth_of_the_rest(plan):
-    part = plan.part(0, 0, choosing=True)
-    rest = len(part.train) + len(part.val)
-    assert rest == len(plan.pool) - len(part.held_out)
-    assert 0.05 < len(part.val) / rest < 0.25
+def test_images_that_choose_the_epoch_are_about_an_eighth_of_the_rest(splits):
+    fold = splits.part(0, 0, choosing=True)
+    rest = len(fold.train) + len(fold.val)
+    assert rest == len(splits.pool) - len(fold.held_out)
+    assert 0.05 < len(fold.val) / rest < 0.25
 
 
-def test_nothing_is_kept_apart_where_the_last_epoch_is_taken(plan):
-    part = plan.part(0, 0, choosing=False)
-    assert part.val is None
-    assert len(part.train) + len(part.held_out) == len(plan.pool)
+def test_nothing_is_kept_apart_where_the_last_epoch_is_taken(splits):
+    fold = splits.part(0, 0, choosing=False)
+    assert fold.val is None
+    assert len(fold.train) + len(fold.held_out) == len(splits.pool)
 
 
-def test_held_out_images_have_no_say_in_their_own_logits(data, plan, store, tmp_path, monkeypatch):
+def test_held_out_images_have_no_say_in_their_own_logits(
+    data, splits, store, tmp_path, monkeypatch
+):
     """Other labels and other neighbours in the fold leave an image's logit what it was."""
-    logits = run(plan, store, tiny(RECIPE)).logits
-    rows = plan.part(0, 0, choosing=True).rows
+    logits = run(splits, store, tiny(RECIPE)).logits
+    rows = splits.part(0, 0, choosing=True).rows
     train, val = data.train, data.val
     flipped = np.concatenate([train.labels, val.labels])
     flipped[rows] = 1 - flipped[rows]
@@ -126,32 +128,32 @@ def test_held_out_images_have_no_say_in_their_own_logits(data, plan, store, tmp_
         val=dataclasses.replace(val, labels=second),
     )
     other = CrossValidationSplits.__new__(CrossValidationSplits)
-    other.__dict__ |= {**plan.__dict__, "data": changed, "pool": folds.train_and_val(changed)}
+    other.__dict__ |= {**splits.__dict__, "data": changed, "pool": folds.train_and_val(changed)}
     again = run(other, Store(tmp_path / "other"), tiny(RECIPE)).logits
     assert np.array_equal(again[0, rows], logits[0, rows])
     elsewhere = np.setdiff1d(np.arange(len(flipped)), rows)
     assert not np.array_equal(again[0, elsewhere], logits[0, elsewhere])
 
 
-def test_test_images_are_never_asked_for(data, plan, store, tmp_path):
+def test_test_images_are_never_asked_for(data, splits, store, tmp_path):
     test = data.test
     noise = np.random.default_rng(0).integers(0, 256, test.images.shape, np.uint8)
     other = dataclasses.replace(
         data, test=dataclasses.replace(test, images=noise, labels=1 - test.labels)
     )
     again = run(CrossValidationSplits(other, 3, 2), Store(tmp_path / "other"))
-    assert np.array_equal(run(plan, store).logits, again.logits)
+    assert np.array_equal(run(splits, store).logits, again.logits)
 
 
-def test_repeats_have_seeds_of_their_own(plan, store):
-    run(plan, store)
+def test_repeats_have_seeds_of_their_own(splits, store):
+    run(splits, store)
     stored = [json.loads(path.read_text())["what"] for path in store.folder.iterdir()]
     assert {one["recipe"]["seed"] for one in stored} == {7, 8}
     assert len(stored) == 6
 
 
-def test_an_interrupted_comparison_goes_on_where_it_was(plan, store, tmp_path, monkeypatch):
-    straight = run(plan, Store(tmp_path / "straight")).logits
+def test_an_interrupted_comparison_goes_on_where_it_was(splits, store, tmp_path, monkeypatch):
+    straight = run(splits, Store(tmp_path / "straight")).logits
     epochs, whole = [], Trainer.run_epoch
 
     def stopping(trainer):
@@ -162,21 +164,21 @@ def test_an_interrupted_comparison_goes_on_where_it_was(plan, store, tmp_path, m
 
     monkeypatch.setattr(Trainer, "run_epoch", stopping)
     with pytest.raises(Interrupted) as stopped:
-        run(plan, store)
+        run(splits, store)
     assert "repeat 1 of 2, fold 3 of 3" in stopped.value.when
     assert len(list(store.folder.iterdir())) == 2
-    assert np.array_equal(run(plan, store).logits, straight)
+    assert np.array_equal(run(splits, store).logits, straight)
     assert len(epochs) == 6 + 4 * 2  # the two stored folds were not trained again
-    assert np.array_equal(run(plan, store).logits, straight)
+    assert np.array_equal(run(splits, store).logits, straight)
     assert len(epochs) == 6 + 4 * 2
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"found": {"logits": [1]}}', '{"found": 3}'])
-def test_a_damaged_stored_fold_is_trained_again(plan, store, damage):
-    before = run(plan, store).logits
+def test_a_damaged_stored_fold_is_trained_again(splits, store, damage):
+    before = run(splits, store).logits
     for path in store.folder.iterdir():
         path.write_text(damage)
-    assert np.array_equal(run(plan, store).logits, before)
+    assert np.array_equal(run(splits, store).logits, before)
 
 
 @pytest.mark.parametrize(
@@ -185,28 +187,28 @@ def test_a_damaged_stored_fold_is_trained_again(plan, store, damage):
         lambda one: dataclasses.replace(one, recipe=dataclasses.replace(one.recipe, lr=0.02)),
         lambda one: dataclasses.replace(one, recipe=dataclasses.replace(one.recipe, seed=8)),
         lambda one: dataclasses.replace(one, arguments={"width": 3}),
-        lambda one: dataclasses.replace(one, start=PretrainedWeights("a", "1")),
-        lambda one: dataclasses.replace(one, start=PretrainedWeights("a", "2")),
+        lambda one: dataclasses.replace(one, pretrained=PretrainedWeights("a", "1")),
+        lambda one: dataclasses.replace(one, pretrained=PretrainedWeights("a", "2")),
         lambda one: dataclasses.replace(one, build=torch.nn.Identity),
     ],
 )
-def test_what_determines_a_fold_is_in_its_key(plan, other):
-    part, data = plan.part(0, 0, choosing=False), plan.data
-    own = crossval.determined_by(tiny(), part, data, CPU)
-    assert crossval.determined_by(other(tiny()), part, data, CPU) != own
+def test_what_determines_a_fold_is_in_its_key(splits, other):
+    fold, data = splits.part(0, 0, choosing=False), splits.data
+    own = crossval.fold_key(tiny(), fold, data, CPU)
+    assert crossval.fold_key(other(tiny()), fold, data, CPU) != own
     for parts in ((1, 0), (0, 1)):
-        another = crossval.determined_by(tiny(), plan.part(*parts, choosing=False), data, CPU)
+        another = crossval.fold_key(tiny(), splits.part(*parts, choosing=False), data, CPU)
         assert another != own
     renamed = dataclasses.replace(tiny(), name="other", recipe=dataclasses.replace(LAST, name="x"))
-    assert crossval.determined_by(renamed, part, data, CPU) == own
+    assert crossval.fold_key(renamed, fold, data, CPU) == own
 
 
-def test_weights_that_have_seen_a_held_out_patient_are_refused(plan, store):
-    patient = plan.pool.patients[0]
+def test_weights_that_have_seen_a_held_out_patient_are_refused(splits, store):
+    patient = splits.pool.patients[0]
     seen = {"rows": {"train": [10**6]}, "names": [f"{patient}_999.png"], "phantom": True}
     start = PretrainedWeights("seen.pth", "1", {"seen": {"trained": seen}})
     with pytest.raises(InputError, match="has seen"):
-        run(plan, store, tiny(start=start))
+        run(splits, store, tiny(pretrained=start))
     assert not list(store.folder.iterdir())
 
 
@@ -215,16 +217,16 @@ def test_related_images_of_unknown_patients_are_warned_of(data, store, capsys):
         key: dataclasses.replace(getattr(data, key), names=None)
         for key in ("train", "val", "test", "related")
     }
-    plan = CrossValidationSplits(dataclasses.replace(data, **nameless), 3, 1)
+    splits = CrossValidationSplits(dataclasses.replace(data, **nameless), 3, 1)
     assert "images of one patient may be in several folds" in capsys.readouterr().err
-    part = plan.part(0, 0, choosing=False)
-    images = plan.training_images(part, dataclasses.replace(LAST, related=True))
-    assert len(images) == len(part.train) + len(data.related)
+    fold = splits.part(0, 0, choosing=False)
+    images = crossval.training_images(splits, fold, dataclasses.replace(LAST, related=True))
+    assert len(images) == len(fold.train) + len(data.related)
 
 
-def test_a_loss_that_is_not_finite_names_configuration_and_fold(plan, store):
+def test_a_loss_that_is_not_finite_names_configuration_and_fold(splits, store):
     with pytest.raises(TrainingError, match="tiny, repeat 1 of 2, fold 1 of 3"):
-        run(plan, store, tiny(dataclasses.replace(LAST, lr=1e30, clip=0)))
+        run(splits, store, tiny(dataclasses.replace(LAST, lr=1e30, clip=0)))
 
 
 def test_smaller_shares_lie_within_larger_ones_and_keep_both_classes():
@@ -248,37 +250,37 @@ def test_smaller_shares_lie_within_larger_ones_and_keep_both_classes():
     assert np.allclose(np.array(patients) / patients[-1], [0.25, 0.5, 0.75, 1.0], atol=0.04)
 
 
-def test_yardstick_is_that_of_its_own_script_on_the_first_repeat(data, plan, store, monkeypatch):
+def test_baseline_is_that_of_its_own_study_on_the_first_repeat(data, splits, store, monkeypatch):
     monkeypatch.setattr(baselines, "FOLDS", 3)
     baseline = baselines.BASELINES[1]
-    outcome = cross_validate_baseline(baseline, plan, store)
+    outcome = cross_validate_baseline(baseline, splits, store)
     split, probabilities, _ = baselines.cross_validate(baseline, data)
-    place = {image: row for row, image in enumerate(plan.pool.names)}
+    place = {image: row for row, image in enumerate(splits.pool.names)}
     own = 1 / (1 + np.exp(-outcome.logits[0, [place[name] for name in split.names]]))
     assert np.allclose(own, probabilities)
-    assert np.array_equal(cross_validate_baseline(baseline, plan, store).logits, outcome.logits)
+    assert np.array_equal(cross_validate_baseline(baseline, splits, store).logits, outcome.logits)
 
 
-def test_figures_are_those_of_scikit_learn_fold_by_fold(plan, store):
+def test_figures_are_those_of_scikit_learn_fold_by_fold(splits, store):
     from sklearn.metrics import accuracy_score, roc_auc_score
 
-    oof = OutOfFold.of(plan, {"tiny": run(plan, store).logits})
+    oof = OutOfFold.of(splits, {"tiny": run(splits, store).logits})
     values, drawn, patients = oof.score("tiny", "auc")
     for repeat in range(2):
         areas = []
-        for fold in range(3):
-            rows = plan.part(repeat, fold, choosing=False).rows
-            areas.append(roc_auc_score(plan.pool.labels[rows], oof.logits["tiny"][repeat, rows]))
+        for number in range(3):
+            rows = splits.part(repeat, number, choosing=False).rows
+            areas.append(roc_auc_score(splits.pool.labels[rows], oof.logits["tiny"][repeat, rows]))
         assert values[repeat] == pytest.approx(np.mean(areas))
-        right = accuracy_score(plan.pool.labels, oof.logits["tiny"][repeat] >= 0)
+        right = accuracy_score(splits.pool.labels, oof.logits["tiny"][repeat] >= 0)
         assert oof.score("tiny", "accuracy")[0][repeat] == pytest.approx(right)
-    assert patients == len(np.unique(plan.pool.patients))
+    assert patients == len(np.unique(splits.pool.patients))
     assert drawn.shape[1] == 2 and np.std(drawn) > 0
 
 
-def test_table_is_read_as_it_was_written(plan, store, tmp_path):
-    logits = run(plan, store).logits
-    oof = OutOfFold.of(plan, {"tiny": logits, "other": -logits})
+def test_table_is_read_as_it_was_written(splits, store, tmp_path):
+    logits = run(splits, store).logits
+    oof = OutOfFold.of(splits, {"tiny": logits, "other": -logits})
     oof.write(tmp_path / "oof.csv")
     again = OutOfFold.read(tmp_path / "oof.csv")
     for key in ("origin", "index", "labels", "patients", "folds"):
@@ -300,12 +302,12 @@ def test_a_damaged_table_is_refused(tmp_path, damage):
 
 def test_real_x_rays_are_divided_by_patient(real_npz):
     data = sources.load(str(real_npz), related=True)
-    plan = CrossValidationSplits(data, 5, 2)
+    splits = CrossValidationSplits(data, 5, 2)
     for repeat in range(2):
-        for fold in range(5):
-            part = plan.part(repeat, fold, choosing=True)
-            more = plan.training_images(part, dataclasses.replace(RECIPE, related=True))
-            sides = [set(split.patients) for split in (more, part.val, part.held_out)]
+        for number in range(5):
+            fold = splits.part(repeat, number, choosing=True)
+            more = crossval.training_images(splits, fold, dataclasses.replace(RECIPE, related=True))
+            sides = [set(split.patients) for split in (more, fold.val, fold.held_out)]
             assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
             assert not sides[0] & set(data.test.patients)
-            assert len(more) > len(part.train)
+            assert len(more) > len(fold.train)

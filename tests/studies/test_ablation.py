@@ -1,4 +1,4 @@
-"""What a switch is worth: turned alone, judged by paired intervals, recomputable."""
+"""Effect of a switch: turned alone, with paired intervals, recomputable; learning curves."""
 
 import csv
 import dataclasses
@@ -19,8 +19,8 @@ from chestlab.files.progress import Interrupted
 from chestlab.reporting import overview
 from chestlab.runs import crossval
 from chestlab.training.recipe import Recipe
-from studies import ablation, learning_curve
-from studies.ablation import SWITCHES, Switch, has, turned, usable
+from studies import ablation, learning_curve, switches
+from studies.switches import SWITCHES, Switch, is_on, toggled, usable
 
 NAMES = {switch.name: switch for switch in SWITCHES}
 SHORT = ["--net", "resnet34", "--folds", "3", "--repeats", "3", "--device", "cpu", "--name", "a"]
@@ -48,18 +48,18 @@ def rows_of(folder):
 @pytest.mark.parametrize("switch", SWITCHES, ids=lambda switch: switch.name)
 def test_a_switch_is_off_by_default_turns_on_and_off_again(switch):
     default = Recipe(name="")
-    assert switch.text and not has(default, switch)
-    on = turned(default, switch)
-    assert has(on, switch) and on != default
-    assert turned(on, switch) == default
+    assert switch.text and not is_on(default, switch)
+    on = toggled(default, switch)
+    assert is_on(on, switch) and on != default
+    assert toggled(on, switch) == default
 
 
 def test_another_amount_is_having_it_but_another_choice_is_not():
-    assert has(Recipe(name="", rotate=15), NAMES["rotate"])
-    assert turned(Recipe(name="", rotate=15), NAMES["rotate"]).rotate == 0
-    assert not has(Recipe(name="", schedule="plateau"), NAMES["cosine"])
-    assert turned(Recipe(name="", schedule="plateau"), NAMES["cosine"]).schedule == "cosine"
-    assert not has(Recipe(name="", image_size=64), NAMES["size-128"])
+    assert is_on(Recipe(name="", rotate=15), NAMES["rotate"])
+    assert toggled(Recipe(name="", rotate=15), NAMES["rotate"]).rotate == 0
+    assert not is_on(Recipe(name="", schedule="plateau"), NAMES["cosine"])
+    assert toggled(Recipe(name="", schedule="plateau"), NAMES["cosine"]).schedule == "cosine"
+    assert not is_on(Recipe(name="", image_size=64), NAMES["size-128"])
 
 
 def test_weights_of_the_loss_are_the_official_classes_ratio():
@@ -100,7 +100,7 @@ def test_all_winners_are_tried_together_and_losers_of_the_base_are_switched_off(
     command, monkeypatch
 ):
     extra = Switch("decay", "", {"weight_decay": 1e-3})
-    monkeypatch.setattr(ablation, "SWITCHES", (*SWITCHES, extra))
+    monkeypatch.setattr(switches, "SWITCHES", (*SWITCHES, extra))
     folder = command("--rotate", "5", *SWITCH)
     about = json.loads((folder / "ablation.json").read_text())
     assert about["configurations"]["together"]["changes"] == {
@@ -303,12 +303,15 @@ def test_learning_curve_and_its_extrapolation(phantom_npz, tmp_path, monkeypatch
     assert ((folder / "README.md").read_text(), (folder / "table.csv").read_bytes()) == before
 
 
-@pytest.mark.parametrize("script", ["ablation.py", "learning_curve.py"])
-def test_help_of_the_script(script, tmp_path):
-    ended = run_script(script, "--help", cwd=tmp_path)
+@pytest.mark.parametrize("study", ["ablation", "learning_curve", "tune"])
+def test_help_names_the_command_and_the_flags(study, tmp_path):
+    ended = run_script(f"-m studies.{study}", "--help", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith(f"usage: python -m studies.{study} ")
     assert "--repeats" in ended.stdout and "--label-smoothing" in ended.stdout
 
 
 def test_base_recipe_of_this_test_has_what_it_takes_away():
-    assert has(BASE, NAMES["flip"]) and not has(dataclasses.replace(BASE, flip=0), NAMES["flip"])
+    assert is_on(BASE, NAMES["flip"]) and not is_on(
+        dataclasses.replace(BASE, flip=0), NAMES["flip"]
+    )

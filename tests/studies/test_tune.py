@@ -10,7 +10,7 @@ from itertools import pairwise
 import matplotlib.pyplot as plt
 import pytest
 from comparisons import BASE, tiny_networks, trained  # noqa: F401 (fixtures)
-from conftest import run_script
+from conftest import ROOT, run_script
 
 from chestlab.files.errors import TrainingError
 from chestlab.files.progress import Interrupted
@@ -18,7 +18,7 @@ from chestlab.reporting import study_plots
 from chestlab.runs import crossval, flags
 from networks import NETWORKS, network
 from studies import study, tune
-from studies.ablation import SWITCHES
+from studies.switches import SWITCHES
 
 optuna = pytest.importorskip("optuna")
 SHORT = ["--net", "resnet34", "--folds", "3", "--device", "cpu", "--name", "s"]
@@ -78,10 +78,10 @@ def test_trials_that_fall_behind_are_given_up_between_folds(command, request, mo
     networks_trained = request.getfixturevalue("trained")
     whole = crossval.train_fold
 
-    def wrong_from_the_sixth_on(configuration, plan, part, *arguments):
-        found = whole(configuration, plan, part, *arguments)
+    def wrong_from_the_sixth_on(configuration, splits, fold, *arguments):
+        found = whole(configuration, splits, fold, *arguments)
         if int(configuration.name.split()[1]) > 5:  # whatever was drawn, an AUC of 0
-            wrong = (1.0 - 2 * part.held_out.labels).tolist()
+            wrong = (1.0 - 2 * fold.held_out.labels).tolist()
             found["logits"] = dict.fromkeys(found["logits"], wrong)
         return found
 
@@ -156,13 +156,13 @@ def test_a_study_of_something_else_is_not_gone_on_with(command, capsys, tmp_path
 
 def test_the_search_holds_no_test_image(command, request, monkeypatch):
     request.getfixturevalue("trained")
-    held, whole = [], tune.Search.go
+    held, whole = [], tune.Search.run
 
     def looking(search):
-        held.append(search.setting.data)
+        held.append(search.data)
         whole(search)
 
-    monkeypatch.setattr(tune.Search, "go", looking)
+    monkeypatch.setattr(tune.Search, "run", looking)
     command(1)
     (data,) = held
     assert len(data.test) == 0 and len(data.train) == 64 and len(data.val) == 24
@@ -173,23 +173,23 @@ def test_two_processes_share_one_study(command, phantom_npz, tmp_path):
     """The second is another process indeed; SQLite keeps their trials apart."""
     command(2)
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:3]; import comparisons, crossval, networks, tune;"
+        "import sys; sys.path.insert(0, sys.argv[1]); import comparisons, networks;"
+        "from studies import study, tune;"
         "found = networks.Network('train_tiny', comparisons.TinyChest, {'report':"
-        " comparisons.BASE}, {'dropout': comparisons.knob(0.2, '', low=0, high=0.9)});"
-        "crossval.network = lambda name, device='auto': found; tune.main(sys.argv[3:])"
+        " comparisons.BASE}, {'dropout': comparisons.hyperparameter(0.2, '', low=0, high=0.9)});"
+        "study.network = lambda name, device='auto': found; tune.main(sys.argv[2:])"
     )
     script = tmp_path / "other.py"
     script.write_text(code)
-    root = crossval.__file__.rpartition("crossval.py")[0]
     given = [*SHORT, *SWITCH, "--data", str(phantom_npz), "--trials", "2"]
-    ended = run_script(script, root + "tests", root, *given, cwd=tmp_path)
+    ended = run_script(script, ROOT / "tests", *given, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     rows = trials_of(command(1))
     assert [int(row["trial"]) for row in rows] == [0, 1, 2, 3, 4]
     assert {row["state"] for row in rows} <= {"complete", "pruned"}
 
 
-def test_switches_that_share_a_knob_exclude_each_other():
+def test_switches_that_share_a_hyperparameter_exclude_each_other():
     groups = tune.alternatives(SWITCHES)
     assert {one.name for one in groups["schedule"]} == {"onecycle", "cosine", "restarts"}
     assert {one.name for one in groups["image_size"]} == {"size-64", "size-128"}
@@ -205,7 +205,7 @@ def test_every_network_has_a_script_that_knows_the_flags(name):
     changed = dataclasses.replace(recipe, lr=1.5e-3, ema=0.99, related=True, policy="randaugment")
     configuration = crossval.Configuration(name, found.build, changed)
     named = next(iter(found.recipes))
-    options = study.comparison_parser("").parse_args([])
+    options = study.comparison_parser("tune", "").parse_args([])
     options.base = named
     line = tune.reproduce(found, configuration, options, "phantom")
     _, script, *words = shlex.split(line)
