@@ -1,0 +1,150 @@
+"""Finished runs of the 34-layer family, read together with their checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from chestlab.data.splits import FindingsData, TwoClassData
+from chestlab.evaluation.metrics import sigmoid
+from chestlab.evaluation.verdicts import Estimate, Scored, estimate, gain, score
+from chestlab.files.checkpoint import load_checkpoint
+from chestlab.files.errors import InputError
+from chestlab.files.run_files import RunFiles
+from chestlab.reporting.stored_runs import read_run
+from chestlab.training.device import resolve_amp
+from chestlab.training.recipe import Recipe
+from chestlab.training.trainer import predict
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network of the comparison.
+
+    Attributes:
+        title: its name in pictures and tables.
+        build: its class.
+        model_options: arguments of its constructor that are flags.
+        flags: their values that differ from the default.
+    """
+
+    title: str
+    build: Callable[..., nn.Module]
+    model_options: Mapping[str, dataclasses.Field] = field(default_factory=dict)
+    flags: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Comparison:
+    """Finished runs of several networks on the same seeds.
+
+    Args:
+        members: the networks by name.
+        files: of the runs of each network, by its name, in the order of the seeds.
+        data: what they were trained on.
+        device: for what is computed from checkpoints.
+
+    Attributes:
+        runs: `stored_runs.read_run` of each run, by network, in the order of the seeds.
+        titles: what pictures and tables call each network.
+        first: one of the runs, for what all of them share.
+        measures: ``accuracy`` and ``auc``; of the 14 findings ``auc`` alone.
+    """
+
+    def __init__(
+        self,
+        members: Mapping[str, Member],
+        files: Mapping[str, Sequence[RunFiles]],
+        data: TwoClassData | FindingsData,
+        device: torch.device,
+    ) -> None:
+        self.files, self.data, self.device = files, data, device
+        self.members = {name: members[name] for name in files}
+        self.titles = {name: member.title for name, member in self.members.items()}
+        self.runs = {
+            name: [read_run(run_files) for run_files in of_network]
+            for name, of_network in files.items()
+        }
+        self.first = next(iter(self.runs.values()))[0]
+        self.seeds = [run["seed"] for run in next(iter(self.runs.values()))]
+        self.findings = isinstance(data, FindingsData)
+        self.measures = ("auc",) if self.findings else ("accuracy", "auc")
+        self.recipe = Recipe(**self.first["recipe"])
+        self._scores: dict[tuple[str, str, str], tuple] = {}
+
+    def score(self, name: str, split: str, measure: str) -> tuple:
+        """`verdicts.score` of a network's runs, from their tables of probabilities.
+
+        Raises:
+            InputError: a table is not of the images of this comparison.
+        """
+        if (name, split, measure) not in self._scores:
+            runs = []
+            for files, run in zip(self.files[name], self.runs[name], strict=True):
+                path = files.folder / f"{split}_probabilities.csv"
+                runs.append(_read_scored(path, run.get("threshold")))
+                if not np.array_equal(runs[-1].labels, getattr(self.data, split).labels):
+                    raise InputError(f"'{path}' is not of the images of '{self.data.source}'")
+            self._scores[name, split, measure] = score(runs, measure, self.patients(split))
+        return self._scores[name, split, measure]
+
+    def patients(self, split: str) -> np.ndarray | None:
+        """(N,) patient of each image of a split, or None where they are unknown."""
+        return getattr(self.data, split).patients
+
+    def estimate(self, name: str, split: str, measure: str) -> Estimate:
+        """A network's figure with its interval over seeds and patients."""
+        return estimate(*self.score(name, split, measure))
+
+    def gain(self, name: str, over: str, split: str, measure: str) -> Estimate:
+        """The difference of two networks, ``name`` minus ``over``."""
+        return gain(self.score(name, split, measure), self.score(over, split, measure))
+
+    def network(self, name: str, number: int, moment: str) -> nn.Module:
+        """The network of run ``number``: at its ``start``, after its ``best`` or ``last`` epoch."""
+        run, files = self.runs[name][number], self.files[name][number]
+        torch.manual_seed(run["seed"])
+        model = self.members[name].build(**run["model_arguments"])
+        if moment == "best":
+            model.load_state_dict(load_checkpoint(files.best, sealed=True)["weights"])
+        elif moment == "last":
+            state = load_checkpoint(files.last, sealed=True)
+            model.load_state_dict(state["trainer"]["model"])
+        return model.to(self.device, memory_format=torch.channels_last)
+
+    def scored_last(self, name: str) -> list[Scored]:
+        """Validation after the last epoch; classes at 0.5, since no threshold was chosen there."""
+        images, _ = self.data.val.to(self.device)
+        amp = resolve_amp(self.recipe, self.device)
+        threshold = None if self.findings else 0.5
+        scored = []
+        for number in range(len(self.seeds)):
+            logits = predict(self.network(name, number, "last"), images, self.recipe, amp)
+            scored.append(Scored(self.data.val.labels, sigmoid(logits), threshold))
+        return scored
+
+    def picture_title(self, subject: str, *splits: str) -> str:
+        """A picture's title: its subject, the seeds, the data and the number of images."""
+        n = ", ".join(f"{split} n = {self.first[split]['n']}" for split in splits)
+        return (
+            f"{subject}, seeds {', '.join(map(str, self.seeds))}, {self.recipe.image_size} px\n"
+            f"{self.data.source} · {n}"
+        )
+
+
+def _read_scored(path: Path, threshold: float | None) -> Scored:
+    """A table of probabilities, of two classes or of the findings."""
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    if header[1] == "labels":
+        labels = np.array([[int(digit) for digit in row[1]] for row in rows], np.uint8)
+        return Scored(labels, np.array([[float(p) for p in row[2:]] for row in rows]))
+    labels = np.array([int(row[1]) for row in rows], np.uint8)
+    return Scored(labels, np.array([float(row[2]) for row in rows]), threshold)

@@ -1,0 +1,194 @@
+"""The tables of the family's comparison: networks, hypotheses, and the reduction of SE.
+
+Each function returns rows of plain values, which are written to CSV and shown on the page.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from chestlab.evaluation.verdicts import Estimate, difference, verdict
+from chestlab.reporting.family_comparison import Comparison
+
+CATCH_UP_EPOCHS = 30  # the reports expect it after 30 to 50
+
+CATCH_UP_MARGIN = 1.0  # points that Plain-34 may lack and still counts as caught up
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A claim of the reports: ``member`` gains ``low`` to ``high`` points over ``over``.
+
+    It is tested on the test images, or with ``last_epoch`` on the validation images after the last
+    epoch.
+    """
+
+    text: str
+    member: str
+    over: str
+    low: float
+    high: float
+    last_epoch: bool = False
+
+
+HYPOTHESES = (
+    Hypothesis("SE adds 1 to 3 points", "seresnet34", "resnet34", 1, 3),
+    Hypothesis("Mish adds 0.5 to 2 points", "mishresnet34", "resnet34", 0.5, 2),
+    Hypothesis("Modified is better than ResNet-34", "modifiedresnet34", "resnet34", 0, math.inf),
+    Hypothesis(
+        "Plain-34 catches up with ResNet-34 after 30 to 50 epochs",
+        "plain34",
+        "resnet34",
+        -CATCH_UP_MARGIN,
+        math.inf,
+        last_epoch=True,
+    ),
+)
+
+
+def network_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """One row per network: means over seeds, and intervals of the test figures."""
+    measure = comparison.measures[0]
+    rows = []
+    for name, runs in comparison.runs.items():
+        train, val = (
+            np.array([run[split][measure] for run in runs], float) for split in ("train", "val")
+        )
+        row = {
+            "network": comparison.titles[name],
+            "seeds": len(runs),
+            "parameters": runs[0]["parameters"],
+            f"train_{measure}": train.mean(),
+            f"val_{measure}_as_selected": val.mean(),
+            "gap": (train - val).mean(),
+        }
+        for test_measure in comparison.measures:
+            of_test = comparison.estimate(name, "test", test_measure)
+            row |= _with_ends(f"test_{test_measure}", of_test)
+            values = [run["test"][test_measure] for run in runs]
+            row[f"test_{test_measure}_sd_over_seeds"] = _standard_deviation(values)
+        costs = [run["costs"] for run in runs]
+        latency = {
+            f"batch{n}_ms": np.median(
+                [(cost[f"inference_batch{n}"] or {}).get("median_ms", np.nan) for cost in costs]
+            )
+            for n in (1, 64)
+        }
+        row |= {
+            "multiply_accumulates": costs[0]["multiply_accumulates"],
+            **latency,
+            "peak_memory_bytes": costs[0]["peak_memory_bytes"],
+            "epoch_seconds": np.median([s for run in runs for s in run["history"]["seconds"]]),
+            "epochs": np.mean([run["epochs_run"] for run in runs]),
+            "best_epoch": np.mean([run["best_epoch"] for run in runs]),
+        }
+        rows.append({k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()})
+    return rows
+
+
+def _standard_deviation(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def _with_ends(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def _unknown(comparison: Comparison) -> Estimate:
+    return Estimate(*[math.nan] * 5, len(comparison.seeds))
+
+
+def verdict_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Every hypothesis whose two networks are there, by each measure, in points."""
+    rows = []
+    for claim in HYPOTHESES:
+        if claim.member not in comparison.runs or claim.over not in comparison.runs:
+            continue
+        pair = comparison.runs[claim.member], comparison.runs[claim.over]
+        lengths = {run["epochs_run"] for runs in pair for run in runs}
+        note = _what_prevents_a_verdict(claim, lengths, len(comparison.seeds))
+        after_last: tuple = ()
+        if claim.last_epoch and len(lengths) == 1:
+            after_last = tuple(comparison.scored_last(n) for n in (claim.member, claim.over))
+        for measure in comparison.measures:
+            if not claim.last_epoch:
+                points = comparison.gain(claim.member, claim.over, "test", measure)
+            elif after_last:
+                points = difference(*after_last, measure, comparison.patients("val"))
+            else:
+                points = _unknown(comparison)
+            points = _in_points(points)
+            rows.append(
+                {
+                    "hypothesis": claim.text,
+                    "measure": measure,
+                    "images": f"val after epoch {max(lengths)}" if claim.last_epoch else "test",
+                    **asdict(points),
+                    "claimed_low": claim.low,
+                    "claimed_high": claim.high,
+                    "verdict": "undecided" if note else verdict(points, claim.low, claim.high),
+                    "note": note,
+                }
+            )
+    return rows
+
+
+def _what_prevents_a_verdict(claim: Hypothesis, lengths: set[int], seeds: int) -> str:
+    """Why these runs cannot decide a hypothesis; empty if they can.
+
+    Args:
+        claim: the hypothesis.
+        lengths: numbers of epochs of the runs of both networks.
+        seeds: number of seeds.
+    """
+    if claim.last_epoch:
+        if len(lengths) > 1:
+            return f"the runs stopped at different epochs ({min(lengths)} to {max(lengths)})"
+        if max(lengths) < CATCH_UP_EPOCHS:
+            return f"run for {max(lengths)} epochs only"
+        return ""
+    return "one seed" if seeds < 2 else ""
+
+
+def _in_points(estimate: Estimate) -> Estimate:
+    values = {key: 100 * value for key, value in asdict(estimate).items() if key != "seeds"}
+    return Estimate(**values, seeds=estimate.seeds)
+
+
+def reduction_networks(comparison: Comparison) -> dict[str, int | None]:
+    """The networks of the ablation of SE with their reductions: none first, then the largest.
+
+    Empty with fewer than two networks with SE.
+    """
+    reductions: dict[str, int | None] = {
+        name: runs[0]["model_arguments"]["reduction"]
+        for name, runs in comparison.runs.items()
+        if name.startswith("seresnet34")
+    }
+    if len(reductions) < 2:
+        return {}
+    without = {"resnet34": None} if "resnet34" in comparison.runs else {}
+    return without | dict(sorted(reductions.items(), key=lambda item: -item[1]))
+
+
+def reduction_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """AUC and gain over no SE, a row for each of `reduction_networks`."""
+    rows = []
+    for name, reduction in reduction_networks(comparison).items():
+        row = {
+            "reduction": reduction or "no SE",
+            "parameters": comparison.runs[name][0]["parameters"],
+        }
+        for split in ("val", "test"):
+            row |= _with_ends(f"{split}_auc", comparison.estimate(name, split, "auc"))
+        if "resnet34" in comparison.runs and reduction is not None:
+            gain = comparison.gain(name, "resnet34", "test", "auc")
+        else:
+            gain = _unknown(comparison)
+        rows.append(row | _with_ends("gain_over_no_se", gain))
+    return rows
