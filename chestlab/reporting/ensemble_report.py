@@ -1,9 +1,9 @@
-"""What an average of networks is worth: the figures, tables and pictures of any ensemble."""
+"""The results folder of an average of networks: figures, tables, pictures and page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,18 @@ SHARED = (
     "bootstrap_unit",
 )
 
-COLUMNS = {"val": "val", "held_out": "its held-out fold", "test": "test"}
+COLUMNS = {"val": "val", "held_out": "its held-out fold", "test": "test"}  # of a member's figures
+
+MEASURES = ("accuracy", "auc")
+
+Averages = Mapping[str, tuple[Split, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Member:
     """A finished run and its probabilities by split, in the order of the images.
 
-    Its figures of images that it was cross-validated on are called ``held_out``.
+    Figures and probabilities of images that it was cross-validated on are called ``held_out``.
     """
 
     metrics: dict[str, Any]
@@ -48,7 +52,7 @@ def write_average(
     folder: Path,
     data: TwoClassData,
     members: Sequence[Member],
-    together: Mapping[str, tuple[Split, np.ndarray]],
+    averages: Averages,
     averaged: Sequence[str],
     about: Mapping[str, Any],
 ) -> None:
@@ -58,34 +62,11 @@ def write_average(
         folder: of the results, which exists; its name is the average's.
         data: what the images are of.
         members: what was averaged.
-        together: images and the average's probabilities of them, by split: ``val``, and as far as
-            there are any ``test`` and ``oof``, each image by networks that have not seen it.
+        averages: images and the average's probabilities (N,) of them, by split: ``val``, and as
+            far as there are any ``test`` and ``oof``, each image by networks that have not seen it.
         averaged: splits that every member has predicted.
-        about: ``model``, ``kind`` and what else `metrics.json` tells of all members at once.
+        about: ``model``, ``kind`` and what else `metrics.json` says of all members at once.
     """
-    basis = "oof" if "oof" in together else "val"
-    split, probabilities = together[basis]
-    threshold = choose_threshold(split.labels, probabilities)
-    figures = {
-        name: evaluate_probabilities(split.labels, probabilities, threshold, split.patients)
-        for name, (split, probabilities) in together.items()
-    }
-    for name, (split, probabilities) in together.items():
-        path = folder / f"{name}_probabilities.csv"
-        write_probabilities(path, split, probabilities)
-    judge = "val" if "val" in averaged else "held_out"
-    best = max(members, key=lambda m: [m.metrics[judge][key] for key in ("accuracy", "auc")])
-    gain = {
-        name: paired_difference(
-            split.labels,
-            probabilities,
-            best.probabilities[name],
-            (threshold, best.metrics["threshold"]),
-            split.patients,
-        )
-        for name in averaged
-        for split, probabilities in [together[name]]
-    }
     metrics = {
         "name": folder.name,
         **about,
@@ -94,6 +75,34 @@ def write_average(
             **{key: getattr(data, key) for key in ("source", "size", "sha256", "phantom")},
             "counts": data.counts(),
         },
+        **_evaluate(members, averages, averaged),
+    }
+    for name, (split, probabilities) in averages.items():
+        write_probabilities(folder / f"{name}_probabilities.csv", split, probabilities)
+    _draw(folder, averages, metrics)
+    atomic_write(folder / "README.md", _page(metrics))
+    atomic_write(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    print(f"\n{folder.name}, the average of {about['kind']}, threshold {metrics['threshold']:.2f}")
+    print_scores(metrics)
+    print(f"results: {folder}", flush=True)
+    if data.phantom:
+        print(phantom.PHANTOM_MARK, flush=True)
+
+
+def _evaluate(
+    members: Sequence[Member], averages: Averages, averaged: Sequence[str]
+) -> dict[str, Any]:
+    """What `metrics.json` says of the average's figures and of its members."""
+    basis = "oof" if "oof" in averages else "val"
+    split, probabilities = averages[basis]
+    threshold = choose_threshold(split.labels, probabilities)
+    figures = {
+        name: evaluate_probabilities(split.labels, probabilities, threshold, split.patients)
+        for name, (split, probabilities) in averages.items()
+    }
+    best_by = "val" if "val" in averaged else "held_out"
+    best = max(members, key=lambda m: [m.metrics[best_by][measure] for measure in MEASURES])
+    return {
         "threshold": threshold,
         "threshold_chosen_on": "out-of-fold" if basis == "oof" else basis,
         "seconds": sum(member.metrics["seconds"] for member in members),
@@ -104,44 +113,43 @@ def write_average(
         "mean_and_sd": _mean_and_sd([member.metrics for member in members]),
         "best_member": {
             "name": best.metrics["name"],
-            "chosen_on": f"accuracy, then AUC, on {COLUMNS[judge]}",
-            "gain_of_the_average": gain,
+            "chosen_on": f"accuracy, then AUC, on {COLUMNS[best_by]}",
+            "gain_of_the_average": {
+                name: _gain(*averages[name], threshold, best, name) for name in averaged
+            },
         },
         "costs": _costs([member.metrics["costs"] for member in members]),
     }
-    _draw(folder, together, metrics)
-    atomic_write(folder / "README.md", _page(metrics))
-    atomic_write(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    print(f"\n{folder.name}, the average of {about['kind']}, threshold {threshold:.2f}")
-    print_scores(metrics)
-    print(f"results: {folder}", flush=True)
-    if data.phantom:
-        print(phantom.PHANTOM_MARK, flush=True)
 
 
-def _draw(
-    folder: Path,
-    together: Mapping[str, tuple[Split, np.ndarray]],
-    metrics: Mapping[str, Any],
-) -> None:
-    from chestlab.reporting import comparison_plots, evaluation_plots
+def _gain(
+    split: Split, probabilities: np.ndarray, threshold: float, best: Member, name: str
+) -> dict[str, Any]:
+    """The average minus the best member, paired, on the images of one split."""
+    thresholds = threshold, best.metrics["threshold"]
+    scores = probabilities, best.probabilities[name]
+    return paired_difference(split.labels, *scores, thresholds, split.patients)
+
+
+def _draw(folder: Path, averages: Averages, metrics: Mapping[str, Any]) -> None:
+    from chestlab.reporting import comparison_plots, evaluation_plots  # by way of matplotlib
 
     names = {"oof": "out of fold"}
-    counts = ", ".join(f"{names.get(k, k)} n = {metrics[k]['n']}" for k in together)
+    counts = ", ".join(f"{names.get(k, k)} n = {metrics[k]['n']}" for k in averages)
     title = (
         f"{metrics['name']}\n{metrics['model']}, average of {metrics['kind']}\n"
         f"{metrics['data']['source']} · {counts}"
     )
     if note := metrics.get("starting_weights", {}).get("note"):
         title += f"\n{note}"
-    drawn = ["oof", "test"] if "oof" in together else ["val", "test"]
+    shown = ["oof", "test"] if "oof" in averages else ["val", "test"]
     evaluation_plots.draw_evaluation(
         folder,
         {
             SPLIT_TITLES[name]: (split.labels, probabilities, metrics[name])
-            for name in drawn
-            if name in together
-            for split, probabilities in [together[name]]
+            for name in shown
+            if name in averages
+            for split, probabilities in [averages[name]]
         },
         title=title,
         threshold=metrics["threshold"],
@@ -150,32 +158,31 @@ def _draw(
 
 
 def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What the ensemble says of one member."""
-    keep = ("accuracy", "auc")
-    parts = {
-        part: {key: metrics[part][key] for key in keep}
-        for part in ("val", "held_out", "test")
-        if metrics.get(part) is not None
+    """The part of a member's figures that the ensemble's `metrics.json` repeats."""
+    figures = {
+        split: {measure: metrics[split][measure] for measure in MEASURES}
+        for split in COLUMNS
+        if metrics.get(split) is not None
     }
-    plain = ("name", "seed", "best_epoch", "epochs_run", "threshold", "seconds")
-    return {**{key: metrics[key] for key in plain if key in metrics}, **parts}
+    keys = ("name", "seed", "best_epoch", "epochs_run", "threshold", "seconds")
+    return {**{key: metrics[key] for key in keys if key in metrics}, **figures}
 
 
 def _mean_and_sd(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over the members, of each figure that all have."""
+    """Mean and standard deviation over the members, of each figure that all of them have."""
     return {
         split: {
-            figure: {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
-            for figure in ("accuracy", "auc")
-            for values in [[member[split][figure] for member in members]]
+            measure: {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
+            for measure in MEASURES
+            for values in [[member[split][measure] for member in members]]
         }
-        for split in ("val", "held_out", "test")
+        for split in COLUMNS
         if all(member.get(split) is not None for member in members)
     }
 
 
 def _costs(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What asking all members takes, one after the other; memory of one at a time."""
+    """Costs of running all members one after the other; memory is the largest of one member."""
     summed = ("multiply_accumulates", "checkpoint_bytes", "stage1_seconds", "stage2_seconds")
     peaks = [cost["peak_memory_bytes"] for cost in costs]
     return {
@@ -192,84 +199,75 @@ def _costs(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _page(metrics: Mapping[str, Any]) -> str:
-    """The ensemble's own README.md."""
-    from chestlab.reporting.page import markdown_table  # by way of matplotlib
+    """The ensemble's `README.md`."""
+    from chestlab.reporting.page import render
 
-    splits = [name for name in ("val", "held_out", "test") if name in metrics["mean_and_sd"]]
-    head = ["member", *(f"{COLUMNS[s]} {f}" for s in splits for f in ("accuracy", "AUC"))]
-    head += ["epoch kept", "threshold", "seconds"]
+    best = metrics["best_member"]
+    return render(
+        "ensemble.md.j2",
+        metrics=metrics,
+        made_with=", ".join(_made_with(metrics)),
+        averaged=metrics.get("averaged", "probabilities").capitalize(),
+        note=((metrics.get("starting_weights") or {}).get("note") or "").capitalize(),
+        average_rows=_average_rows(metrics),
+        member_heads=[
+            "member",
+            *(f"{COLUMNS[s]} {m}" for s in metrics["mean_and_sd"] for m in ("accuracy", "AUC")),
+            *("epoch kept", "threshold", "seconds"),
+        ],
+        member_rows=_member_rows(metrics),
+        best=best,
+        gains=[
+            (name, *(_with_interval(gain, measure, "+.3f") for measure in MEASURES))
+            for name, gain in best["gain_of_the_average"].items()
+        ],
+    )
+
+
+def _made_with(metrics: Mapping[str, Any]) -> Iterable[str]:
+    """Recipe, device and PyTorch, as far as all members share them."""
+    if "recipe_name" in metrics:
+        yield f"Recipe {in_words(metrics['recipe_name'], metrics['recipe_changes'])}"
+    if "device" in metrics:
+        yield " in ".join(metrics[key] for key in ("device", "amp") if key in metrics)
+    if "torch" in metrics:
+        yield f"PyTorch {metrics['torch']}"
+
+
+def _average_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
+    titles = {"val": "val", "oof": "out of fold", "test": "test, held out"}
+    return [
+        [
+            title,
+            str(metrics[name]["n"]),
+            *(_with_interval(metrics[name], measure) for measure in MEASURES),
+            f"{metrics[name]['sensitivity']:.3f}",
+            f"{metrics[name]['specificity']:.3f}",
+        ]
+        for name, title in titles.items()
+        if metrics.get(name) is not None
+    ]
+
+
+def _member_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
+    """A row per member, then mean and standard deviation."""
+    splits = metrics["mean_and_sd"]
     rows = [
         [
             member["name"],
-            *(f"{member[s][f]:.3f}" for s in splits for f in ("accuracy", "auc")),
+            *(f"{member[s][m]:.3f}" for s in splits for m in MEASURES),
             f"{member['best_epoch']} of {member['epochs_run']}" if "best_epoch" in member else "",
             f"{member['threshold']:.2f}",
             f"{member['seconds']:.0f}",
         ]
         for member in metrics["members"]
     ]
-    for label, key in (("mean", "mean"), ("sd", "sd")):
-        values = (metrics["mean_and_sd"][s][f][key] for s in splits for f in ("accuracy", "auc"))
-        rows.append([f"**{label}**", *(f"{value:.3f}" for value in values), "", "", ""])
-    together = []
-    for name, title in (("val", "val"), ("oof", "out of fold"), ("test", "test, held out")):
-        if metrics.get(name) is not None:
-            figures = metrics[name]
-            together.append(
-                [
-                    title,
-                    str(figures["n"]),
-                    *(f"{_with_interval(figures, f)}" for f in ("accuracy", "auc")),
-                    f"{figures['sensitivity']:.3f}",
-                    f"{figures['specificity']:.3f}",
-                ]
-            )
-    best = metrics["best_member"]
-    gains = [
-        f"- {name}: accuracy {_signed(gain, 'accuracy')}, AUC {_signed(gain, 'auc')}"
-        for name, gain in best["gain_of_the_average"].items()
-    ]
-    note = metrics.get("starting_weights", {}).get("note")
-    averaged = metrics.get("averaged", "probabilities").capitalize()
-    told = []
-    if "recipe_name" in metrics:
-        told.append(f"Recipe {in_words(metrics['recipe_name'], metrics['recipe_changes'])}")
-    if "device" in metrics:
-        told.append(" in ".join(metrics[key] for key in ("device", "amp") if key in metrics))
-    if "torch" in metrics:
-        told.append(f"PyTorch {metrics['torch']}")
-    return "\n".join(
-        [
-            f"# {metrics['model']}, average of {metrics['kind']}",
-            "",
-            f"Data: `{metrics['data']['source']}`. {', '.join(told)}, "
-            f"{metrics['seconds']:.0f} seconds in all. {averaged} are averaged; the threshold "
-            f"{metrics['threshold']:.2f} was chosen on the {metrics['threshold_chosen_on']} "
-            f"probabilities. Intervals: 95 %, resampling "
-            f"{metrics['bootstrap_unit']}s.{f' {note.capitalize()}.' if note else ''}",
-            "",
-            markdown_table(
-                ["the average on", "n", "accuracy", "AUC", "sensitivity", "specificity"], together
-            ),
-            "",
-            markdown_table(head, rows),
-            "",
-            "![The members and their average](members.png)",
-            "",
-            f"What averaging gains over `{best['name']}`, the best single member by "
-            f"{best['chosen_on']} (paired, with 95 % interval):",
-            "",
-            *gains,
-            "",
-        ]
-    )
+    for key in ("mean", "sd"):
+        values = (of_split[m][key] for of_split in splits.values() for m in MEASURES)
+        rows.append([f"**{key}**", *(f"{value:.3f}" for value in values), "", "", ""])
+    return rows
 
 
-def _with_interval(figures: Mapping[str, Any], key: str) -> str:
-    low, high = figures[f"{key}_ci95"]
-    return f"{figures[key]:.3f} ({low:.3f} to {high:.3f})"
-
-
-def _signed(gain: Mapping[str, Any], key: str) -> str:
-    low, high = gain[f"{key}_ci95"]
-    return f"{gain[key]:+.3f} ({low:+.3f} to {high:+.3f})"
+def _with_interval(figures: Mapping[str, Any], measure: str, form: str = ".3f") -> str:
+    low, high = figures[f"{measure}_ci95"]
+    return f"{figures[measure]:{form}} ({low:{form}} to {high:{form}})"
