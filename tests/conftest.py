@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -50,9 +51,33 @@ def run_of_one_epoch(tmp_path_factory, phantom_npz) -> tuple[Path, Path]:
 @pytest.fixture
 def no_pictures(monkeypatch):
     """For the tests of numbers and of what happens before pictures, most of a short run."""
-    from chestlab.runs import experiment
+    from chestlab.runs import results
 
-    monkeypatch.setattr(experiment.Run, "_draw", lambda *arguments: None)
+    monkeypatch.setattr(results, "draw_pictures", lambda *arguments: None)
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """Runs a script (or ``-m`` a module) of the project in this process: torch is imported once."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *flags):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, flags)])
+        if name.startswith("-m "):
+            return runpy.run_module(name.removeprefix("-m "), run_name="__main__")
+        return runpy.run_path(str(ROOT / name), run_name="__main__")
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def findings_npz(tmp_path_factory):
+    """A small file in which images have none, one or several of the 14 findings."""
+    from small_runs import findings_arrays  # which imports torch
+
+    path = tmp_path_factory.mktemp("findings") / "all.npz"
+    np.savez(path, **findings_arrays(np.random.default_rng(1), (64, 40, 60)))
+    return path
 
 
 def run_script(

@@ -40,7 +40,7 @@ def _seal(value: Any) -> str:
         if isinstance(value, torch.Tensor):
             digest.update(f"tensor {value.dtype} {tuple(value.shape)}".encode())
             content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(content.numpy())
+            digest.update(content.numpy().data)
         elif isinstance(value, Mapping):
             digest.update(f"dict {len(value)}".encode())
             for key, item in value.items():
@@ -70,12 +70,12 @@ def load_checkpoint(path: Path, sealed: bool = False) -> dict[str, Any]:
     """
     import torch
 
-    source: Path | io.BytesIO = path
+    legacy_file: io.BytesIO | None = None
     try:
         with path.open("rb") as file:
             legacy = not sealed and file.read(len(LEGACY_START)) == LEGACY_START
         if legacy:
-            source = io.BytesIO(path.read_bytes())  # PyTorch would try a path as a tar first
+            legacy_file = io.BytesIO(path.read_bytes())  # PyTorch would try a path as a tar first
         else:
             with zipfile.ZipFile(path) as archive:
                 if any(i.compress_type != zipfile.ZIP_STORED for i in archive.infolist()):
@@ -85,8 +85,10 @@ def load_checkpoint(path: Path, sealed: bool = False) -> dict[str, Any]:
                 raise InputError(f"checkpoint '{path}' is damaged: wrong checksum of {damaged!r}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            state = torch.load(source, map_location="cpu", weights_only=True)
-        if legacy and source.read(1):  # tensors that are not listed would hold what memory held
+            state = torch.load(legacy_file or path, map_location="cpu", weights_only=True)
+        if legacy_file is not None and legacy_file.read(
+            1
+        ):  # tensors that are not listed would hold what memory held
             raise InputError(f"checkpoint '{path}' is damaged: it goes on behind its last tensor")
     except InputError:
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -46,7 +47,7 @@ def one_line_errors(resume: str = "--resume") -> Iterator[None]:
     """
     again = f"the same command with {resume}" if resume else "the same command"
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a name outside a Windows code page must not end a run
+        if isinstance(stream, io.TextIOWrapper):  # a name outside a Windows code page must not fail
             stream.reconfigure(errors="backslashreplace")
     try:
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 class Stopped(Exception):
@@ -24,7 +25,7 @@ class Line:
     def __init__(self) -> None:
         from IPython.display import display
 
-        self._handle = display({"text/plain": ""}, raw=True, display_id=True)
+        self._handle: Any = display({"text/plain": ""}, raw=True, display_id=True)
 
     def write(self, text: str) -> None:
         """Show ``text``, which tqdm begins with a carriage return."""

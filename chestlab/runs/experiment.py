@@ -75,12 +75,14 @@ class Experiment(Resumable):
         if self.pretrained is not None:
             start_with = self.build if self.has_backbone else partial(load_pretrained, self.build)
             self.build = partial(start_with, self.pretrained)
-            self._check_leaks()
+        self._check_leaks()
         network = self.build()  # what does not fit is told before anything is written
         if self.recipe.drop_path:
             set_drop_paths(network, self.recipe.drop_path)
         self._check_network(network)
-        self.train = self.data.train if findings else training_split(self.data, self.recipe)
+        self.train = self.data.train
+        if isinstance(self.data, TwoClassData):
+            self.train = training_split(self.data, self.recipe)
         self.seen = self._seen()
         self.identity = self._identity(type(network).__name__)
 
@@ -113,7 +115,7 @@ class Experiment(Resumable):
     def _seen(self) -> dict[str, Any]:
         before = self.pretrained.seen if self.pretrained else {}
         trained = [("train", self.data.train)]
-        if self.recipe.related:
+        if self.recipe.related and isinstance(self.data, TwoClassData):
             trained.append(("train", related_images(self.data)))
         now = {"trained": trained, "chosen": [("val", self.data.val)]}
         return {
@@ -167,6 +169,8 @@ class Experiment(Resumable):
         The official splits are compared image by image, a fold patient by patient. To have been
         chosen on the official val images is allowed, since this run will be, too.
         """
+        if self.pretrained is None:
+            return
         for name, images in self.splits.items():
             if name == "train":
                 continue

@@ -16,6 +16,7 @@ from chestlab.files.notebook import command_line, show
 from chestlab.files.run_files import RunFiles
 from chestlab.reporting.stored_runs import read_run
 from chestlab.runs.run import run
+from chestlab.training.distributed import Processes
 from chestlab.training.recipe import Recipe, hyperparameter
 from chestlab.training.weights import network_of
 
@@ -70,19 +71,21 @@ def train(
     argv: Sequence[str] | None = None,
     subfolder: str = "",
 ) -> RunFiles | None:
-    """Train one member as its script does; see `experiment.run` for how the process ends.
+    """Train one member as its script does; see `run.run` for how the process ends.
 
     Without ``--image-size`` images have 224 px on a GPU and 64 on a CPU.
 
     Args:
         build: its class.
         name: of its runs.
-        knobs: arguments of its constructor that are flags, besides ``width``.
+        model_options: arguments of its constructor that are flags, besides ``width``.
         argv: flags, by default the process's own.
         subfolder: inside both output folders, for a run that is a part of something.
     """
     argv = command_line() if argv is None else argv
-    if _peek(argv, "--image-size") is None and not {"-h", "--help"} & set(argv):
+    asked_for_help = {"-h", "--help", "--help-all"} & set(argv)
+    first = Processes.from_environment().first
+    if _peek(argv, "--image-size") is None and first and not asked_for_help:
         size = recipes_for(name, argv)["cosine"].image_size
         print(f"image size {size} px (by default {GPU_SIZE} on a GPU, {CPU_SIZE} on a CPU)")
     if torch.cuda.is_initialized():  # the costs of an earlier run in this process are not ours
@@ -111,17 +114,17 @@ def train_both(members: Mapping[str, Callable[..., nn.Module]]) -> None:
     if network is not None:
         chosen = {name: build for name, build in members.items() if build.__name__ == network}
         members = chosen or members
-    found = {}
+    runs = {}
     for name, build in members.items():
         named = [] if prefix is None else ["--name", f"{prefix}_{name}"]
-        found[build.__name__] = train(build, name, argv=[*argv, *named])
-    if None in found.values() or len(found) < 2:  # ensembles have pictures of their own
+        runs[build.__name__] = train(build, name, argv=[*argv, *named])
+    if None in runs.values() or len(runs) < 2:  # ensembles have pictures of their own
         return
     from chestlab.reporting.family_plots import draw_side_by_side
 
-    files = list(found.values())
-    path = files[0].results_dir / ("_vs_".join(one.name for one in files) + ".png")
-    draw_side_by_side({name: [read_run(one)] for name, one in found.items()}, path)
+    files = list(runs.values())
+    path = files[0].results_dir / ("_vs_".join(run_files.name for run_files in files) + ".png")
+    draw_side_by_side({name: [read_run(run_files)] for name, run_files in runs.items()}, path)
     print(f"side by side: {path}")
     show([path])
 

@@ -331,7 +331,8 @@ def checked(option: dataclasses.Field) -> Callable[[str], Any]:
     Args:
         option: made with `recipe.hyperparameter`.
     """
-    kind, rule = type(option.default), option.metadata
+    kind: Any = type(option.default)
+    rule = option.metadata
 
     def convert(text: str) -> Any:
         if kind is bool:

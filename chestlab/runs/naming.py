@@ -8,13 +8,13 @@ import os
 import re
 from pathlib import Path
 
-from chestlab.data import splits
+from chestlab.data.splits import Data
 from chestlab.files.errors import InputError
 from chestlab.files.run_files import UNFINISHED
 from chestlab.training.recipe import Recipe
 
 
-def output_folders(options: argparse.Namespace, data: splits.TwoClassData) -> tuple[Path, Path]:
+def output_folders(options: argparse.Namespace, data: Data) -> tuple[Path, Path]:
     """Folders of results and checkpoints; phantoms apart, so that they never sit among X-rays.
 
     A phantom that the user made and named as FILE.npz has its stem in the run's name instead.

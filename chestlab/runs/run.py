@@ -64,10 +64,9 @@ def run(
         options = parse(recipes, argv, imagenet_url is not None, model_options, findings)
         pretrained = None
         if imagenet_url is not None or options.weights != "none":
-            url = imagenet_url
             if callable(imagenet_url):
-                url = imagenet_url(**options.model_arguments)
-            pretrained = cache(partial(read_pretrained, options.weights, url))
+                imagenet_url = imagenet_url(**options.model_arguments)
+            pretrained = cache(partial(read_pretrained, options.weights, imagenet_url))
         make = partial(Experiment, model, pretrained=pretrained, processes=processes)
         if processes.size > 1 and (options.members or options.folds or options.find_lr):
             raise InputError("--members, --folds and --find-lr are for one process, not torchrun")
@@ -96,7 +95,7 @@ def train(experiment: Experiment, signals: StopSignals) -> None:
         checkpoints = Checkpoints(experiment)
         images, val_images = experiment.tensors()
         stages = experiment.recipe.stages
-        trainer = None
+        trainer: Trainer | None = None
         for number in range(state["stage"] if state else 0, len(stages)):
             trainer = Trainer(
                 experiment.build,
@@ -114,7 +113,7 @@ def train(experiment: Experiment, signals: StopSignals) -> None:
             train_stage(trainer, number, checkpoints, signals)
             if trainer.frozen:
                 checkpoints.save_weights(experiment.files.stage1, trainer)
-        if experiment.processes.first:
+        if experiment.processes.first and trainer is not None:
             write_results(experiment, trainer, checkpoints)
             experiment.finish()
             print_summary(experiment.final)

@@ -29,7 +29,7 @@ from chestlab.data.phantom import make_phantom
 from chestlab.files.atomic import TEMPORARY_SUFFIX
 from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
 from chestlab.files.run_files import RunFiles
-from chestlab.runs import experiment
+from chestlab.runs import checkpoints
 from chestlab.runs import run as run_module
 from chestlab.training.trainer import HISTORY_COLUMNS, Trainer
 from model import EfficientChestNet
@@ -582,7 +582,7 @@ def test_a_signal_while_a_checkpoint_is_written_is_obeyed_after_it(
         save_checkpoint(path, state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "save_checkpoint", save)
+        patch.setattr(checkpoints, "save_checkpoint", save)
         assert_interrupted(start(), 130, epoch)
     assert len(history(tmp_path)) == epoch
     assert start("--resume").status == 0
@@ -980,11 +980,12 @@ def test_a_disk_that_is_full_at_any_write_stops_with_one_line_and_loses_no_epoch
 MEASURED = """\
 import gc, json, os, sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
-import experiment
+from chestlab.runs.checkpoints import Checkpoints
+from chestlab.runs.run import run
 from tiny_train import RECIPE, TinyNet
 
 samples = []
-save = experiment.Run._save
+save = Checkpoints.save
 
 def measured(self, trainer, stage):
     start = time.perf_counter()
@@ -995,11 +996,11 @@ def measured(self, trainer, stage):
         "seconds": seconds,
         "memory": pages * os.sysconf("SC_PAGE_SIZE"),
         "files": len(os.listdir("/proc/self/fd")),
-        "checkpoint": self.files.last.stat().st_size,
+        "checkpoint": self.experiment.files.last.stat().st_size,
     }})
 
-experiment.Run._save = measured
-run_module.run(TinyNet, {{"report": RECIPE}}, sys.argv[1:])
+Checkpoints.save = measured
+run(TinyNet, {{"report": RECIPE}}, sys.argv[1:])
 print(json.dumps(samples))
 """
 

@@ -412,10 +412,10 @@ def resume_all(folder: Path, which: str, count: int) -> list[str]:
     import torch
     from tiny_train import RECIPE, TinyNet
 
-    from chestlab.runs import experiment
+    from chestlab.runs import results
     from chestlab.runs import run as run_module
 
-    experiment.Run._draw = experiment.Run._draw_curves = lambda *arguments: None
+    results.draw_pictures = run_module.draw_curves = lambda *arguments: None
     torch.set_num_threads(1)
     os.chdir(folder)
     kept = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
@@ -519,12 +519,12 @@ def run_here(unfinished, tmp_path, monkeypatch, capsys):
     """A copy of the unfinished run, and a function that resumes it within this process."""
     from tiny_train import RECIPE, TinyNet
 
-    from chestlab.runs import experiment
+    from chestlab.runs import results
     from chestlab.runs import run as run_module
 
     shutil.copytree(unfinished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiment.Run, "_draw", lambda *arguments: None)
+    monkeypatch.setattr(results, "draw_pictures", lambda *arguments: None)
 
     def resume() -> tuple[int, str, str]:
         capsys.readouterr()
