@@ -1,7 +1,7 @@
 """What the slow tests counted, kept in ``tests/README.md``.
 
 A slow test asks for the fixture ``record_figure`` and gives it a line and a number once what the
-number stands for has been checked. The file is written when the session ends; a line it does not
+number stands for has been checked. Its table is written when the session ends; a line it does not
 renew stays. In a fast test the fixture does nothing, so the fast suite leaves the checkout clean.
 
 To be had with ``pytest_plugins = ["figures"]``, in a test module or in ``conftest.py``.
@@ -19,8 +19,9 @@ import pytest
 import torch
 
 TABLE = Path(__file__).with_name("README.md")
-HEAD = """\
-# What the slow tests counted
+TITLE = "# What the slow tests counted"
+HEAD = f"""\
+{TITLE}
 
 Written by `python -m pytest -m slow`; a line is as old as its date. Each number is that of a
 passing test: every kill, fault or mutation in it ended as the test demands.
@@ -45,13 +46,16 @@ def record_figure(request: pytest.FixtureRequest) -> Callable[[str, int], None]:
 
 
 def merged(table: str, figures: dict[str, int]) -> str:
-    """``table`` with the lines of ``figures`` renewed or added, in alphabetical order."""
+    """``table`` with the lines of ``figures`` renewed or added, in alphabetical order.
+
+    What stands above it is kept.
+    """
     about = f"{datetime.date.today()} | {platform.python_version()} | {torch.__version__}"
     lines = {
         match["what"]: match[0] for match in ROW.finditer(table) if match["number"] != "number"
     }
     lines |= {what: f"| {what} | {number:,} | {about} |" for what, number in figures.items()}
-    return HEAD + "".join(lines[what] + "\n" for what in sorted(lines))
+    return table.partition(TITLE)[0] + HEAD + "".join(lines[what] + "\n" for what in sorted(lines))
 
 
 def pytest_sessionfinish() -> None:

@@ -1,12 +1,16 @@
-"""Both READMEs: the same commands, each of which runs, and names of files that exist."""
+"""READMEs and docs: every command runs, and every file and flag that they name exists."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import os
 import re
 import runpy
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,119 +23,197 @@ from chestlab.data.phantom import make_phantom
 from chestlab.files.run_files import ARTEFACTS
 
 READMES = "README.md", "README.id.md"
-NAME = "efficientchestnet"  # of the checkpoint that the READMEs speak of
+ARCHITECTURE = "docs/architecture.md"
+PAGES = (*READMES, *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+NAME = "efficientchestnet_best"  # of the run whose checkpoint the pages speak of
 PRETRAINED = "pretrained_efficientchestnet_findings"
-COMMITTED = [f"{name}_chestmnist_nih_subset_28" for name in (NAME, "residualchestnet")]
 SHORT = ["--data", "{phantom}", "--epochs", "1", "--device", "cpu"]
+NAMED = [*SHORT, "--name", NAME]
 FAMILY = [*SHORT, "--width", "4", "--image-size", "32"]
 BACKBONE = [*SHORT, "--weights", "none", "--image-size", "32"]
+STUDY = [*SHORT, "--folds", "2", "--repeats", "1"]
 APPENDED = {  # by the beginning of a command, the longest counts
-    "python train.py": [*SHORT, "--name", NAME],
+    "python train.py": NAMED,
     "python train.py --help": [],
+    "python train.py --data": SHORT,
     "python train.py --data FILE.npz": [*SHORT, "--name", "file"],
     "python train.py --epochs 30": SHORT,
     "python train.py --source-size 64": [*SHORT, "--data", "{phantom64}", "--name", "larger"],
     "python train.py --find-lr": [*SHORT, "--batch-size", "4", "--name", "rates"],
     "python train.py --weights": [*SHORT, "--name", "started"],
-    "python pretrain.py": [*SHORT, "--name", PRETRAINED],
+    "python train.py --mixup": SHORT,
     "python train_improved.py": SHORT,
     "python train_mobilenet.py": BACKBONE,
     "python train_densenet.py": BACKBONE,
+    "python train_minimal.py": ["{phantom}", "1"],
     "python resnet_": FAMILY,
-    "python compare_family.py": [*FAMILY, "--networks", "plain34", "resnet34"],
-    "python blend.py": ["--data", "{real}"],
+    "python datareader.py": ["--data", "{phantom}"],
     "python visualize.py": [],
     "python visualize.py mistakes": ["--data", "{phantom}", "--run", NAME],
+    "python visualize.py names": [],
     "python visualize.py augmentation": ["--data", "{phantom}"],
-    "python baselines.py": ["--data", "{phantom}"],
-    "python ablation.py": [*SHORT, "--folds", "2", "--repeats", "1", "--switch", "flip"],
-    "python learning_curve.py": [*SHORT, "--repeats", "1", "--image-size", "16"],
-    "python tune.py": [*SHORT, "--folds", "2", "--trials", "1", "--switch", "flip"],
-    "python benchmarks/seeds.py": SHORT,
     "python explain.py": ["--data", "{phantom}"],
     "python predict.py": [],
+    "python -m studies.baselines": ["--data", "{phantom}"],
+    "python -m studies.ablation": [*STUDY, "--switch", "flip"],
+    "python -m studies.learning_curve": [*SHORT, "--repeats", "1", "--image-size", "16"],
+    "python -m studies.tune": [*STUDY, "--trials", "1", "--switch", "flip"],
+    "python -m studies.compare_family": [*FAMILY, "--networks", "plain34", "resnet34"],
+    "python -m studies.blend": ["--data", "{real}"],
+    "python -m studies.seeds": SHORT,
+    "python -m studies.strides": ["--epochs", "1", "--folds", "2", "--seeds", "1"],
+    "python -m studies.pretrain": [*SHORT, "--name", PRETRAINED],
+    "python -m studies.mirrored": STUDY,
+    "torchrun --nproc-per-node 2 train.py": [*SHORT, "--name", "shared"],
+    "torchrun --nproc-per-node 2 -m studies.pretrain": [*SHORT, "--name", "shared_start"],
     "%run train.py": [*SHORT, "--name", "cell"],
 }
-FOLDS = [name.replace("_chest", "_best_chest") + "_folds5_trainval" for name in COMMITTED]
+SUBSET = "chestmnist_nih_subset_28"
+FOLDS = [
+    f"{net}_best_{SUBSET}_folds5_trainval" for net in ("efficientchestnet", "residualchestnet")
+]
 PLACEHOLDERS = {
-    "FILE.npz": ["{phantom}"],
+    "FILE.npz": ["{names}"],
     "IMAGE_OR_FOLDER": ["images"],
-    "blend.py RUN RUN": ["blend.py", *FOLDS],
-    "RUN RUN": COMMITTED,
+    "studies.blend RUN RUN": ["studies.blend", *FOLDS],
+    "RUN RUN": [f"efficientchestnet_{SUBSET}", f"residualchestnet_{SUBSET}"],
 }
 ELSEWHERE = ("pip install", "python -m pytest")  # installation, and what runs this very file
 SLOW = (
-    *("--source-size", "--members", "--folds", "benchmarks/seeds.py", "compare_family.py"),
-    *("ablation.py", "learning_curve.py", "tune.py"),
+    *("--source-size", "--members", "--folds", "torchrun", "studies.seeds", "studies.strides"),
+    *("studies.compare_family", "studies.ablation", "studies.learning_curve", "studies.tune"),
 )
+LANGUAGES = {"sh", "python", "mermaid"}
+OF_TORCHRUN = {"--nproc-per-node"}
+BY_THE_READER = {"train_mine.py", "studies/mirrored.py", "studies.mirrored"}
+ADDED_FLAGS = {"--noise"}  # by the reader of the page on the architecture
 
 
-def blocks(readme: str, language: str) -> list[str]:
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str, language: str) -> list[str]:
     """Fenced blocks of a language; every block has one, and none is set by indentation."""
-    text = (ROOT / readme).read_text(encoding="utf-8")
-    found = re.findall(r"^```(.*)\n((?:.*\n)*?)```$", text, flags=re.MULTILINE)
-    assert {kind for kind, _ in found} == {"sh", "python"}
+    text = text_of(page)
+    fenced = re.findall(r"^```(.*)\n((?:.*\n)*?)```$", text, flags=re.MULTILINE)
+    assert {kind for kind, _ in fenced} <= LANGUAGES
     outside = re.sub(r"^```.*\n((?:.*\n)*?)```$", "", text, flags=re.MULTILINE)
     assert not re.search(r"^(    |\t)", outside, flags=re.MULTILINE)
-    return [block for kind, block in found if kind == language]
+    return [block for kind, block in fenced if kind == language]
 
 
-def commands(readme: str) -> list[str]:
-    """Every command in a block, without its comment, and those within a sentence."""
-    lines = "".join(blocks(readme, "sh")).splitlines()
-    found = [re.sub(r"\s+#.*", "", line) for line in lines]
-    text = (ROOT / readme).read_text(encoding="utf-8")
-    return found + re.findall(r"`((?:python |pip |%run )[^`]*)`", text)
+def block_commands(page: str) -> list[str]:
+    """Every line of the shell blocks, without its comment."""
+    lines = "".join(blocks(page, "sh")).splitlines()
+    return [re.sub(r"\s+#.*", "", line) for line in lines]
 
 
-RUN = [command for command in commands(READMES[0]) if not command.startswith(ELSEWHERE)]
+def commands(page: str) -> list[str]:
+    """Every command in a block, and those within a sentence."""
+    prose = re.findall(r"`((?:python |pip |%run |torchrun )[^`]*)`", text_of(page))
+    return block_commands(page) + [" ".join(command.split()) for command in prose]
+
+
+def ours(page: str) -> list[str]:
+    """The commands that run something of this project, tests aside."""
+    return [command for command in commands(page) if not command.startswith(ELSEWHERE)]
+
+
+ALL = list(dict.fromkeys(command for page in PAGES for command in ours(page)))
+RUN = [command for command in ALL if not any(name in command for name in BY_THE_READER)]
+RUN = [command for command in RUN if not any(flag in command for flag in ADDED_FLAGS)]
+RUN.remove("python -m studies.NAME")
+
+
+def parsed(command: str) -> tuple[str, list[str]]:
+    """A command's file of this project, and its words after that."""
+    words = shlex.split(command)
+    start = 3 if words[0] == "torchrun" else 1
+    if words[start] == "-m":
+        return words[start + 1].replace(".", "/") + ".py", words[start + 2 :]
+    return words[start], words[start + 1 :]
+
+
+def execute(script: Path, flags: list[str]) -> int:
+    """Run a script in this process, which has imported everything; its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(script), *flags])
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as end:
+            return end.code or 0
+    return 0
+
+
+@functools.cache
+def help_of(script: str) -> str:
+    """All flags of a script."""
+    pages = ""
+    for flag in ("--help", "--help-all"):
+        shown = io.StringIO()
+        with contextlib.redirect_stdout(shown):
+            status = execute(ROOT / script, [flag])
+        assert status == 0, f"{script} {flag}: exit status {status}"
+        pages += shown.getvalue()
+        if "--help-all" not in pages:
+            break
+    return pages
+
+
+def flags_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, phantom_npz) -> tuple[Path, dict[str, str]]:
-    """A copy of the project, with a finished run and a pre-trained network, and the phantoms."""
+    """A copy of the project, with a finished run and a pretrained network, and the phantoms."""
     folder = tmp_path_factory.mktemp("project")
     for path in ROOT.glob("*.py"):
         shutil.copyfile(path, folder / path.name)
-    for name in ("benchmarks", "results"):
-        shutil.copytree(ROOT / name, folder / name)
+    without_caches = shutil.ignore_patterns("__pycache__")
+    for name in ("benchmarks", "chestlab", "results", "studies"):
+        shutil.copytree(ROOT / name, folder / name, ignore=without_caches)
     (folder / "images").mkdir()
-    xray = np.load(phantom_npz)["test_images"][0]
-    Image.fromarray(xray).save(folder / "images" / "xray.png")
+    arrays = dict(np.load(phantom_npz))
+    Image.fromarray(arrays["test_images"][0]).save(folder / "images" / "xray.png")
+    for split in ("train", "val", "test"):
+        n = len(arrays[f"{split}_images"])
+        number = {"train": 0, "val": 1, "test": 2}[split] * 1000
+        arrays[f"{split}_names"] = np.array([f"{number + i:08}_000.png" for i in range(n)])
+    np.savez(folder / "names.npz", **arrays)
     larger = folder / "larger.npz"
     np.savez(larger, **make_phantom(size=64, train=48, val=16, test=16, seed=3))
     flags = "--data", phantom_npz, "--epochs", 1, "--device", "cpu"
-    for script, name in (("train.py", NAME), ("pretrain.py", PRETRAINED)):
-        result = run_script(folder / script, *flags, "--name", name, cwd=folder)
+    for script, name in (("train.py", NAME), ("-m studies.pretrain", PRETRAINED)):
+        result = run_script(script, *flags, "--name", name, cwd=folder)
         assert result.returncode == 0, result.stderr
-    values = {"phantom": str(phantom_npz), "phantom64": str(larger)}
-    real = Path(os.environ.get(REAL_DATA) or "nowhere") / "chestmnist_nih_subset_28.npz"
+    values = {"phantom": str(phantom_npz), "phantom64": str(larger), "names": "names.npz"}
+    real = Path(os.environ.get(REAL_DATA) or "nowhere") / f"{SUBSET}.npz"
     if real.is_file():
         values["real"] = str(shutil.copyfile(real, folder / real.name))
     return folder, values
 
 
 def run(command: str, project: tuple[Path, dict[str, str]], monkeypatch) -> int:
-    """Run a command's script in this process, which has imported everything; its exit status."""
+    """Run a command of a page, shortened; its exit status."""
     folder, values = project
     known = [beginning for beginning in APPENDED if command.startswith(beginning)]
     assert known, f"no way to run this is known here: {command}"
+    appended = APPENDED[max(known, key=len)]
     for placeholder, words in PLACEHOLDERS.items():
-        command = command.replace(placeholder, shlex.join(words))
-    _, script, *flags = shlex.split(command)
-    flags += APPENDED[max(known, key=len)]
+        command = command.replace(placeholder, " ".join(words))
+    script, flags = parsed(command)
+    flags += appended
     if "{real}" in flags and "real" not in values:
         pytest.skip(f"real X-rays are needed: set {REAL_DATA} to their folder")
     flags = [word.format(**values) for word in flags]
-    if not (ROOT / script).exists():
-        pytest.skip(f"there is no {script}")
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", [script, *flags])
-    try:
-        runpy.run_path(str(folder / script), run_name="__main__")
-    except SystemExit as end:
-        return end.code or 0
-    return 0
+    if not command.startswith("torchrun"):
+        return execute(folder / script, flags)
+    launch = [sys.executable, "-m", "torch.distributed.run", *shlex.split(command)[1:3]]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    return subprocess.run([*launch, script, *flags], env=environment, timeout=600).returncode
 
 
 @pytest.mark.parametrize("command", [c for c in RUN if not any(word in c for word in SLOW)])
@@ -152,50 +234,153 @@ def test_a_command_that_is_not_known_here_fails(project, monkeypatch):
         run("python unheard_of.py", project, monkeypatch)
 
 
-def test_both_list_the_same_commands_and_code():
+@pytest.mark.parametrize("command", RUN)
+def test_the_command_names_a_file_and_flags_that_exist(command):
+    """Also of the long commands, in a second."""
+    script, words = parsed(command)
+    assert (ROOT / script).is_file()
+    flags = flags_in(" ".join(words))
+    assert not flags or not flags - flags_in(help_of(script))
+
+
+def test_every_flag_within_a_sentence_exists():
+    scripts = [path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text()]
+    scripts.remove("train_minimal.py")  # has none
+    scripts += [f"studies/{path.name}" for path in studies()]
+    known = OF_TORCHRUN | ADDED_FLAGS
+    for script in scripts:
+        known |= flags_in(help_of(script))
+    assert {page: unknown for page in PAGES if (unknown := flags_in(text_of(page)) - known)} == {}
+
+
+def test_both_readmes_list_the_same_commands_and_code():
     english, indonesian = READMES
-    assert commands(english) == commands(indonesian)
+    assert block_commands(english) == block_commands(indonesian)
     assert blocks(english, "python") == blocks(indonesian, "python")
-    assert len(RUN) == len(set(RUN)) > 20
+    assert len(ALL) > 40
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_a_readme_is_short_and_names_every_page(readme):
+    assert len(text_of(readme).splitlines()) < 200
+    assert {page for page in PAGES if page.startswith("docs/")} <= set(links(readme))
 
 
 def test_every_training_script_is_in_the_table_and_has_a_command():
     scripts = {path.name for pattern in ("train*.py", "resnet_*.py") for path in ROOT.glob(pattern)}
     for readme in READMES:
-        text = (ROOT / readme).read_text(encoding="utf-8")
-        rows = set(re.findall(r"^\| \d \| `([\w.]+)` \|", text, flags=re.MULTILINE))
-        assert scripts <= rows
-        assert rows <= {command.split()[1] for command in commands(readme)}
+        rows = set(re.findall(r"^\| \d \| `([\w.]+)` \|", text_of(readme), flags=re.MULTILINE))
+        assert scripts - {"train_minimal.py"} == rows
+        assert rows <= {parsed(command)[0] for command in ours(readme)}
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_every_file_named_exists(readme):
-    text = (ROOT / readme).read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
-    named = re.findall(r"`([\w./*-]+\.(?:py|ipynb|txt|md))`", text)
-    named += [word for c in commands(readme) for word in c.split() if word.endswith(".txt")]
-    assert len(links) >= 5
-    assert len(named) >= 30
-    written = {"train_mine.py"}  # by the reader
-    missing = [name for name in [*links, *named] if not list(ROOT.glob(name))]
-    assert set(missing) <= written
-    left = re.findall(r"`(\w+\.(?:csv|png|json))`", text)
-    assert set(left) <= set(ARTEFACTS)
-    assert len(left) >= 8
+def studies() -> list[Path]:
+    """The modules of studies that are run."""
+    return [path for path in (ROOT / "studies").glob("*.py") if "__main__" in path.read_text()]
 
 
-def test_the_network_that_a_reader_adds_trains(project, monkeypatch):
-    folder, values = project
-    (block,) = blocks(READMES[0], "python")
-    script = folder / "train_mine.py"
-    script.write_text(block)
-    short = [word.format(**values) for word in SHORT]
-    result = run_script(script, *short, "--name", "mynet", cwd=folder)
-    assert result.returncode == 0, result.stderr
-    explained = ["--checkpoint", "trained_models/mynet_best.pth", "--data", values["phantom"]]
-    result = run_script(folder / "explain.py", *explained, cwd=folder)
-    assert result.returncode == 0, result.stderr
-    assert {path.name for path in (folder / "results" / "mynet").iterdir()} >= {
-        "metrics.json",
-        "gradcam.png",
+def test_every_study_has_a_row_and_a_command():
+    names = {path.stem for path in studies()}
+    rows = set(re.findall(r"^\| `(\w+)` \|", text_of("docs/studies.md"), flags=re.MULTILINE))
+    assert names == rows
+    assert {f"studies/{name}.py" for name in names} <= {
+        parsed(command)[0] for command in block_commands("docs/studies.md")
     }
+
+
+def links(page: str) -> list[str]:
+    """Files of this project that a page links to or shows."""
+    return [link for link in re.findall(r"\]\(([^)]+)\)", text_of(page)) if "://" not in link]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_named_exists(page):
+    text = text_of(page)
+    missing = {link for link in links(page) if not (ROOT / page).parent.joinpath(link).exists()}
+    named = re.findall(r"`([\w./*-]+\.(?:py|ipynb|txt))`", text)
+    named += [word for c in commands(page) for word in c.split() if word.endswith(".txt")]
+    known = {path.name for path in (ROOT / "chestlab").rglob("*.py")}
+    missing |= {name for name in named if not list(ROOT.glob(name)) and name not in known}
+    assert missing <= BY_THE_READER
+    artefacts = re.findall(r"`(\w+\.(?:csv|png|json))`", text)
+    assert set(artefacts) <= set(ARTEFACTS)
+
+
+def test_the_readmes_name_what_a_run_writes():
+    for page in (*READMES, "docs/results.md"):
+        assert len(set(re.findall(r"`(\w+\.(?:csv|png|json))`", text_of(page)))) >= 8
+
+
+def test_the_loaders_that_a_reader_takes_give_batches(phantom_npz):
+    (block,) = blocks(READMES[0], "python")
+    shortened = block.replace("batch_size=32", f"batch_size=32, path={str(phantom_npz)!r}")
+    assert shortened != block
+    names: dict = {}
+    exec(shortened, names)
+    assert tuple(names["images"].shape) == (32, 1, 28, 28)
+    assert set(names["labels"].tolist()) == {0.0, 1.0}
+
+
+@pytest.fixture(scope="module")
+def extended(project) -> tuple[Path, str]:
+    """The copy, with what `docs/architecture.md` adds, and the phantom."""
+    folder, values = project
+    copy = folder / "extended"
+    names = "chestlab", "studies"
+    for name in names:
+        shutil.copytree(folder / name, copy / name)
+    for path in folder.glob("*.py"):
+        shutil.copyfile(path, copy / path.name)
+    network, line, field, use, draw, call, study = blocks(ARCHITECTURE, "python")
+    (copy / "train_mine.py").write_text(network)
+    (copy / "studies" / "mirrored.py").write_text(study)
+    edits = {
+        "networks.py": [
+            ("import train_improved\n", "import train_improved\nimport train_mine\n"),
+            ("NETWORKS = {\n", "NETWORKS = {\n" + line),
+        ],
+        "chestlab/training/recipe.py": [("    drop_path: float", f"{field}    drop_path: float")],
+        "chestlab/training/augment.py": [
+            ("    return x\n\n\ndef draw_warps", f"{use}    return x\n\n\ndef draw_warps")
+        ],
+        "chestlab/reporting/evaluation_plots.py": [
+            ("\n\n\ndef draw_roc_curve", f"\n\n\n{draw}\n\ndef draw_roc_curve")
+        ],
+        "chestlab/files/run_files.py": [
+            ('"roc_curve.png",', '"roc_curve.png", "probabilities.png",')
+        ],
+    }
+    for name, replacements in edits.items():
+        text = (copy / name).read_text(encoding="utf-8")
+        for old, new in replacements:
+            assert text.count(old) == 1, (name, old)
+            text = text.replace(old, new)
+        (copy / name).write_text(text, encoding="utf-8")
+    figures = copy / "chestlab" / "reporting" / "run_figures.py"
+    figures.write_text(figures.read_text(encoding="utf-8") + call, encoding="utf-8")
+    return copy, values["phantom"]
+
+
+def test_the_network_flag_and_picture_that_a_reader_adds_work(extended):
+    folder, phantom = extended
+    path = {"PYTHONPATH": str(folder)}
+    short = "--data", phantom, "--epochs", 1, "--device", "cpu"
+    flags = *short, "--name", "mynet", "--noise", 0.05
+    result = run_script(folder / "train_mine.py", *flags, cwd=folder, **path)
+    assert result.returncode == 0, result.stderr
+    explained = "--checkpoint", "trained_models/mynet_best.pth", "--data", phantom
+    result = run_script(folder / "explain.py", *explained, cwd=folder, **path)
+    assert result.returncode == 0, result.stderr
+    results = folder / "results" / "mynet"
+    assert '"noise": 0.05' in (results / "metrics.json").read_text()
+    assert {file.name for file in results.iterdir()} >= {"gradcam.png", "probabilities.png"}
+
+
+@pytest.mark.slow
+def test_the_study_that_a_reader_adds_writes_its_page(extended):
+    folder, phantom = extended
+    flags = "--data", phantom, "--epochs", 1, "--folds", 2, "--repeats", 1
+    module = "-m studies.mirrored"
+    result = run_script(module, *flags, "--name", "page", cwd=folder, PYTHONPATH=str(folder))
+    assert result.returncode == 0, result.stderr
+    assert "AUC gained" in (folder / "results" / "page" / "README.md").read_text()
