@@ -1,12 +1,12 @@
-"""The yardsticks a network must beat: majority class, logistic regression, HOG with an SVM.
+"""The baselines a network must beat: majority class, logistic regression, HOG with an SVM.
 
-    python baselines.py --data FILE.npz
+    python -m studies.baselines --data FILE.npz
 
-Every yardstick goes through the protocol of the networks and leaves the same files, in a folder of
-its own under `results/`: fitted on the training images, its one hyper-parameter chosen there by
+Every baseline follows the protocol of the networks and leaves the same files, in a folder of its
+own under `results/`: fitted on the training images, its one hyperparameter chosen there by
 cross-validation grouped by patient, its threshold on the validation images, test evaluated once.
-Beside that each is cross-validated over train and val, in the folds that `--folds 5 --folds-over
-train+val` gives a network, the hyper-parameter chosen anew within each.
+Each is also cross-validated over train and val, in the folds that `--folds 5 --folds-over
+train+val` gives a network, with the hyperparameter chosen anew within each.
 
 Probabilities: logistic regression has its own; an SVM's decision values become probabilities by
 Platt's sigmoid, fitted on decision values that were cross-validated on the training images.
@@ -26,7 +26,7 @@ import numpy as np
 
 from chestlab.data import phantom, sources
 from chestlab.data.folds import make_folds
-from chestlab.data.splits import SPLITS, TwoClassData
+from chestlab.data.splits import SPLITS, Split, TwoClassData
 from chestlab.evaluation.baselines import (
     BASELINES,
     FOLDS,
@@ -64,11 +64,15 @@ def _stored_numbers(classifier: Any) -> int:
 def measure(
     baseline: Baseline, data: TwoClassData, name: str, folder: Path, with_test: bool
 ) -> dict[str, Any]:
-    """Fit a yardstick, write the run's artefacts into ``folder`` and return its metrics."""
-    import sklearn
+    """Fit a baseline, write the run's files into ``folder`` and return its metrics.
 
-    from chestlab.reporting import evaluation_plots
-
+    Args:
+        baseline: what to fit.
+        data: to fit it on.
+        name: of the run.
+        folder: of the results, which exists.
+        with_test: evaluate the test images, too.
+    """
     start = time.perf_counter()
     splits = {part: getattr(data, part) for part in SPLITS}
     if not with_test:
@@ -85,16 +89,7 @@ def measure(
     seconds = time.perf_counter() - start
 
     del splits["train"]
-    n = ", ".join(f"{part} n = {len(split)}" for part, split in splits.items())
-    evaluation_plots.draw_evaluation(
-        folder,
-        {
-            SPLIT_TITLES[part]: (split.labels, probabilities[part], figures[part])
-            for part, split in splits.items()
-        },
-        title=f"{name} · {baseline.model}\n{data.source} · {n}",
-        threshold=threshold,
-    )
+    _draw(f"{name} · {baseline.model}", data, folder, threshold, splits, probabilities, figures)
     splits["oof"], probabilities["oof"], validated = cross_validate(baseline, data)
     figures["oof"] = evaluate_probabilities(
         splits["oof"].labels,
@@ -106,23 +101,9 @@ def measure(
         write_probabilities(folder / f"{part}_probabilities.csv", split, probabilities[part])
     return {
         "name": name,
-        "model": baseline.model,
-        "yardstick": True,
-        "parameters": _stored_numbers(classifier),
-        "data": {
-            "source": data.source,
-            "size": data.size,
-            "sha256": data.sha256,
-            "counts": data.counts(),
-            "phantom": data.phantom,
-        },
-        "recipe": {"name": baseline.key, "grid": list(baseline.grid)},
+        **_about(baseline, classifier, data),
         "chosen_strength": strength,
-        "device": "cpu",
-        "scikit_learn": sklearn.__version__,
         "threshold": threshold,
-        "tta": "none",
-        "bootstrap_unit": "image" if data.val.patients is None else "patient",
         "seconds": seconds,
         "cross_validation": validated,
         **{split: figures.get(split) for split in (*SPLITS, "oof")},
@@ -133,6 +114,52 @@ def measure(
     }
 
 
+def _draw(
+    title: str,
+    data: TwoClassData,
+    folder: Path,
+    threshold: float,
+    splits: Mapping[str, Split],
+    probabilities: Mapping[str, np.ndarray],
+    figures: Mapping[str, Mapping[str, Any]],
+) -> None:
+    from chestlab.reporting import evaluation_plots
+
+    n = ", ".join(f"{part} n = {len(split)}" for part, split in splits.items())
+    evaluation_plots.draw_evaluation(
+        folder,
+        {
+            SPLIT_TITLES[part]: (split.labels, probabilities[part], figures[part])
+            for part, split in splits.items()
+        },
+        title=f"{title}\n{data.source} · {n}",
+        threshold=threshold,
+    )
+
+
+def _about(baseline: Baseline, classifier: Any, data: TwoClassData) -> dict[str, Any]:
+    """What `metrics.json` says of the classifier and its data."""
+    import sklearn
+
+    return {
+        "model": baseline.model,
+        "yardstick": True,  # as stored runs name it
+        "parameters": _stored_numbers(classifier),
+        "data": {
+            "source": data.source,
+            "size": data.size,
+            "sha256": data.sha256,
+            "counts": data.counts(),
+            "phantom": data.phantom,
+        },
+        "recipe": {"name": baseline.key, "grid": list(baseline.grid)},
+        "device": "cpu",
+        "scikit_learn": sklearn.__version__,
+        "tta": "none",
+        "bootstrap_unit": "image" if data.val.patients is None else "patient",
+    }
+
+
 def _inference(baseline: Baseline, classifier: Any, data: TwoClassData, n: int) -> dict[str, float]:
     """Milliseconds per image, from uint8 image to probability, with quartiles."""
     images = data.val.images[np.arange(n) % len(data.val)]
@@ -140,7 +167,7 @@ def _inference(baseline: Baseline, classifier: Any, data: TwoClassData, n: int) 
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure every yardstick, printing a line for each.
+    """Measure every baseline, printing a line for each.
 
     Raises:
         InputError: the data or a folder cannot be used; nothing has been written.
@@ -148,7 +175,7 @@ def run(options: argparse.Namespace) -> None:
     check_writable(options.results_dir, "--results-dir")
     data = sources.load(options.data, options.root, options.source_size)
     for fold in (data, *make_folds(data, FOLDS, "train+val")):
-        inner_folds(fold.train)  # so that too few images are told before anything is written
+        inner_folds(fold.train)  # raises for too few images before anything is written
     results_dir, models_dir = output_folders(options, data)
     prefix = f"{options.name}_" if options.name else ""
     for baseline in BASELINES:
@@ -183,7 +210,11 @@ def _line(metrics: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; status 2 and one line on stderr for wrong input."""
-    parser = OneLineParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = OneLineParser(
+        prog="python -m studies.baselines",
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+    )
     add_data(parser)
     parser.add_argument("--no-test", action="store_true", help="leave the test images alone")
     add_folder(parser, "--results-dir", "results")

@@ -2,11 +2,11 @@
 
     python train.py --folds 5 --folds-over train+val
     python train_improved.py --folds 5 --folds-over train+val
-    python blend.py RUN RUN
+    python -m studies.blend RUN RUN
 
-Nothing is trained and nothing is weighed: the mean of the runs' logits is judged out of fold, each
-image by networks that have not seen it, and on test where every run was. Which runs to average is
-to be chosen on the folds; the page says which they are.
+Nothing is trained and all runs have the same weight: the mean of their logits is evaluated out of
+fold, each image by networks that have not seen it, and on test if every run was. Choose the runs to
+average on the folds; the page names them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from chestlab.data import sources
 from chestlab.data.folds import train_and_val
-from chestlab.data.splits import Split
+from chestlab.data.splits import Split, TwoClassData
 from chestlab.evaluation.metrics import sigmoid
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable, make_folder
@@ -31,7 +31,7 @@ from chestlab.runs.flags import add_data, add_folder
 from chestlab.runs.naming import check_name, output_folders, run_name
 from chestlab.training.recipe import Recipe
 
-LEAST = 1e-6  # probability, so that no network's certainty outweighs all others
+LEAST_PROBABILITY = 1e-6  # so that one certain network does not outweigh all others
 
 
 def blend(options: argparse.Namespace) -> Path:
@@ -52,17 +52,7 @@ def blend(options: argparse.Namespace) -> Path:
     if replaced.exists() and not read_metrics(replaced).get("blend"):
         raise InputError(f"--name {name}: that is no average of runs; choose another name")
 
-    pool, test = in_order(train_and_val(data)), in_order(data.test)
-    over = runs[0].predictions["oof"].origin
-    splits = {"oof": pool.take(np.isin(pool.origin, np.unique(over)))}
-    if all("test" in run.predictions for run in runs):
-        splits["test"] = test
-    for run in runs:
-        for split, images in splits.items():
-            origin = np.full(len(images), split) if images.origin is None else images.origin
-            wanted = Predictions(origin, images.index, images.labels, np.empty(0))
-            if not run.predictions[split].same_images(wanted):
-                raise InputError(f"'{run.name}' was not judged on these very images ({split})")
+    splits = shared_images(runs, data)
     members = [as_member(run) for run in runs]
     together = {
         split: (images, average([member.probabilities[split] for member in members]))
@@ -100,6 +90,26 @@ def blend(options: argparse.Namespace) -> Path:
     return folder
 
 
+def shared_images(runs: Sequence[StoredRun], data: TwoClassData) -> dict[str, Split]:
+    """The images that every run has predicted: ``oof``, and ``test`` if each has its figures.
+
+    Raises:
+        InputError: a run is of other images.
+    """
+    pool, test = in_order(train_and_val(data)), in_order(data.test)
+    cross_validated = runs[0].predictions["oof"].origin
+    splits = {"oof": pool.take(np.isin(pool.origin, np.unique(cross_validated)))}
+    if all("test" in run.predictions for run in runs):
+        splits["test"] = test
+    for run in runs:
+        for split, images in splits.items():
+            origin = np.full(len(images), split) if images.origin is None else images.origin
+            expected = Predictions(origin, images.index, images.labels, np.empty(0))
+            if not run.predictions[split].same_images(expected):
+                raise InputError(f"'{run.name}' was not evaluated on these very images ({split})")
+    return splits
+
+
 def find_runs(results_dir: Path, names: Sequence[str]) -> list[StoredRun]:
     """The finished cross-validated runs of these names.
 
@@ -122,12 +132,18 @@ def find_runs(results_dir: Path, names: Sequence[str]) -> list[StoredRun]:
 
 
 def average(probabilities: Sequence[np.ndarray]) -> np.ndarray:
-    """Probabilities (N,) whose logits are the means of the others' logits.
+    """Mean of the logits, as probabilities.
 
-    Networks trained for long are sure of most images; a mean of probabilities would let one that
-    is not quite so sure decide where two disagree.
+    Networks trained for long are certain of most images; their probabilities hardly differ from 0
+    or 1 there, while their logits still tell how certain each is.
+
+    Args:
+        probabilities: (N,) of each network.
+
+    Returns:
+        (N,) probabilities.
     """
-    clipped = np.clip(probabilities, LEAST, 1 - LEAST)
+    clipped = np.clip(probabilities, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
     return sigmoid(np.mean(np.log(clipped) - np.log1p(-clipped), axis=0))
 
 
@@ -138,7 +154,7 @@ def in_order(split: Split) -> Split:
 
 
 def as_member(run: StoredRun) -> Member:
-    """A run as a part of an average: its out-of-fold figures are those of images held out."""
+    """A run as a member of an average; its held-out figures are those out of fold."""
     metrics = {key: value for key, value in run.metrics.items() if key != "val"}
     metrics["held_out"] = metrics["oof"]
     return Member(metrics, {name: p.probabilities for name, p in run.predictions.items()})
@@ -147,6 +163,7 @@ def as_member(run: StoredRun) -> Member:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = OneLineParser(
+        prog="python -m studies.blend",
         description=__doc__,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,9 +1,10 @@
 """Run a training script with several seeds and tabulate what they reach on val and test.
 
-    python benchmarks/seeds.py train.py --name NAME --data FILE.npz
+    python -m studies.seeds train.py --name NAME --data FILE.npz
 
-Every seed is a run of its own under `results/`, made with `--resume`, so an interrupted table goes
-on where it stopped. Flags not known here go to the script. Writes `benchmarks/SEEDS_<name>.md`.
+Every seed is a run of its own under `results/`, made with `--resume`, so that an interrupted table
+continues where it stopped. Flags that are not listed here go to the script. Writes
+`benchmarks/SEEDS_<name>.md`.
 """
 
 from __future__ import annotations
@@ -12,29 +13,32 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from chestlab.files.atomic import atomic_write
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from chestlab.reporting.page import render
 
 ROOT = Path(__file__).resolve().parent.parent
 
 FIGURES = (("val", "accuracy"), ("val", "auc"), ("test", "accuracy"), ("test", "auc"))
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train the seeds that are not finished, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m studies.seeds", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("script", help="of this project, e.g. train.py")
     parser.add_argument(
         "--name", required=True, help="of the first run; <name>_seed<seed> of the others"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 123, 456, 789, 1011])
     parser.add_argument("--results-dir", type=Path, default=ROOT / "results")
-    options, flags = parser.parse_known_args()
+    options, flags = parser.parse_known_args(argv)
 
     runs = []
     for seed in options.seeds:
@@ -44,33 +48,33 @@ def main() -> None:
         command += ["--results-dir", str(options.results_dir)]
         subprocess.run(command, check=True)
         runs.append(json.loads((options.results_dir / name / "metrics.json").read_text()))
-
-    rows = []
-    for run in runs:
-        figures = " | ".join(f"{run[split][figure]:.3f}" for split, figure in FIGURES)
-        rows.append(
-            f"| {run['seed']} | {figures} | {run['best_epoch']} of {run['epochs_run']} "
-            f"| {run['threshold']:.2f} | {run['seconds']:.0f} |"
-        )
-    for label, of in (("mean", np.mean), ("sd", lambda values: np.std(values, ddof=1))):
-        values = [of([run[split][figure] for run in runs]) for split, figure in FIGURES]
-        rows.append(f"| **{label}** | " + " | ".join(f"{v:.3f}" for v in values) + " | | | |")
-    first = runs[0]
-    n = {split: first[split]["n"] for split in ("train", "val", "test")}
-    text = (
-        f"# {first['model']}, {len(runs)} seeds\n\n"
-        f"`{options.script}` on `{first['data']['source']}` (train {n['train']}, "
-        f"val {n['val']}, test {n['test']} images), "
-        f"recipe `{first['recipe_name']}`, {first['device']} in {first['amp']}, PyTorch "
-        f"{first['torch']}. Epoch and threshold chosen on val, test evaluated once per seed. "
-        "Written by `benchmarks/seeds.py`.\n\n"
-        "| seed | val accuracy, as selected | val AUC | test accuracy, held out | test AUC "
-        "| best epoch | threshold | seconds |\n|---|---|---|---|---|---|---|---|\n"
-        + "\n".join(rows)
-        + "\n"
-    )
-    atomic_write(Path(__file__).with_name(f"SEEDS_{options.name}.md"), text)
+    text = page(options.script, runs)
+    atomic_write(ROOT / "benchmarks" / f"SEEDS_{options.name}.md", text)
     print(text)
+
+
+def page(script: str, runs: Sequence[Mapping[str, Any]]) -> str:
+    """The table of runs of one script that differ in their seed.
+
+    Args:
+        script: its file name.
+        runs: their `metrics.json`, at least two.
+    """
+    figures = np.array([[run[split][figure] for split, figure in FIGURES] for run in runs])
+    rows = [
+        [
+            str(run["seed"]),
+            *(f"{value:.3f}" for value in values),
+            f"{run['best_epoch']} of {run['epochs_run']}",
+            f"{run['threshold']:.2f}",
+            f"{run['seconds']:.0f}",
+        ]
+        for run, values in zip(runs, figures, strict=True)
+    ]
+    for label, values in (("mean", figures.mean(0)), ("sd", figures.std(0, ddof=1))):
+        rows.append([f"**{label}**", *(f"{value:.3f}" for value in values), "", "", ""])
+    templates = Path(__file__).parent / "templates"
+    return render("seeds.md.j2", templates, script=script, run=runs[0], runs=len(runs), rows=rows)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from chestlab.data.folds import fold_rows, join, make_folds
 from chestlab.evaluation.metrics import roc_auc
 from chestlab.files.errors import InputError
 
-FOLDS = 5
+FOLDS = 5  # of every cross-validation here
 
 CELLS = 7  # of HOG along each side, so that every image size gives the same number of features
 
@@ -25,8 +25,8 @@ class Baseline:
     """One classical classifier.
 
     Attributes:
-        key: what its run is called.
-        model: what it is, for people.
+        key: name of its run.
+        model: its name in tables and pictures.
         features: images (N, S, S) uint8 to (N, F) float64.
         build: an unfitted scikit-learn classifier for a value of ``grid``.
         grid: values of the inverse strength of the regularisation to choose from; may be empty.
@@ -116,7 +116,7 @@ def fit(baseline: Baseline, x: np.ndarray, split: splits.Split) -> tuple[Any, fl
     """Choose the strength by cross-validation within ``split``, then fit on all of it.
 
     Args:
-        yardstick: what to fit.
+        baseline: what to fit.
         x: (N, F) its features of the images.
         split: labels and patients.
 

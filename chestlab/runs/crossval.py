@@ -201,8 +201,7 @@ def train_fold(
         frozen = number < len(stages)
         trainer = Trainer(configuration.model, stage, train, val, frozen, previous=trainer)
         trainer.on_step = on_step
-        while not trainer.finished:
-            trainer.run_epoch()
+        trainer.fit()
     trainer.model.load_state_dict(trainer.best_weights)
     held_out = fold.held_out.to(device)[0]
     logits = {tta: predict(trainer.model, held_out, recipe, trainer.amp, tta) for tta in VIEWS}

@@ -1,4 +1,4 @@
-"""The yardsticks: same protocol as the networks, patients kept together, nothing fitted on test."""
+"""The baselines: same protocol as the networks, patients kept together, nothing fitted on test."""
 
 import csv
 import dataclasses
@@ -46,14 +46,14 @@ def probabilities(folder, split):
     return np.array(labels), np.array(values), rows
 
 
-def test_every_yardstick_leaves_a_run(results):
+def test_every_baseline_leaves_a_run(results):
     names = {f"small_{baseline.key}" for baseline in baselines.BASELINES}
     assert {path.name for path in results.iterdir()} == names
     for name in names:
         assert {path.name for path in (results / name).iterdir()} == FILES
 
 
-@pytest.mark.parametrize("baseline", baselines.BASELINES, ids=lambda y: y.key)
+@pytest.mark.parametrize("baseline", baselines.BASELINES, ids=lambda baseline: baseline.key)
 def test_figures_are_those_of_the_tables_at_the_threshold_of_val(results, baseline):
     metrics = read(results, baseline.key)
     folder = results / f"small_{baseline.key}"

@@ -8,6 +8,7 @@ from chestlab.evaluation.metrics import (
     BOOTSTRAP_SEED,
     THRESHOLDS,
     bootstrap_intervals,
+    bootstrap_weights,
     calibration,
     choose_threshold,
     evaluate,
@@ -15,6 +16,7 @@ from chestlab.evaluation.metrics import (
     paired_difference,
     roc_auc,
     sigmoid,
+    weighted_auc,
 )
 
 
@@ -226,3 +228,14 @@ def test_mcnemar_is_exact(only_first, only_second, p):
     assert (result["only_first"], result["only_second"]) == (only_first, only_second)
     np.testing.assert_allclose(result["p"], p)
     assert mcnemar(second, first)["p"] == result["p"]
+
+
+def test_weighted_areas_are_scikit_learns_ties_included():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 80)
+    scores = rng.integers(0, 12, 80) / 12
+    weights = bootstrap_weights(80, np.arange(80) // 4, 40)
+    assert weights.sum(1).tolist() == [80] * 40
+    expected = [reference.roc_auc_score(labels, scores, sample_weight=row) for row in weights]
+    np.testing.assert_allclose(weighted_auc(labels, scores, weights), expected)
+    assert np.isnan(weighted_auc(np.ones(80), scores, weights)).all()

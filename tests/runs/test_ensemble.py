@@ -501,8 +501,8 @@ def test_a_blend_replaces_itself_and_nothing_else(fold_runs, named_npz, capsys):
         ([A, A], "two runs or more"),
         ([A, "other"], "no finished run 'other'"),
         ([A, "single"], "'single' is no cross-validated run"),
-        ([A, "train_folds2"], "not judged on these very images (oof)"),
-        (["train_folds2", A], "not judged on these very images (oof)"),
+        ([A, "train_folds2"], "not evaluated on these very images (oof)"),
+        (["train_folds2", A], "not evaluated on these very images (oof)"),
     ],
 )
 def test_runs_that_cannot_be_averaged_are_refused(runs, said, fold_runs, named_npz, capsys):

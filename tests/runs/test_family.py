@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from small_runs import SMALL, read_metrics, script  # noqa: F401 (fixture)
+from small_runs import SMALL, read_metrics
 from torch import nn
 
 from chestlab.runs.family import RECIPES, recipes_for

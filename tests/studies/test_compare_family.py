@@ -1,0 +1,119 @@
+"""The comparison of the 34-layer family: resumable, its tables those of its runs."""
+
+import csv
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from small_runs import SMALL, read_metrics, stop_at_epoch
+
+from chestlab.data.phantom import make_phantom
+from chestlab.reporting import family_report
+from chestlab.runs.family import RECIPES
+
+MEMBERS = ("plain34", "resnet34", "seresnet34", "mishresnet34", "seresnet34_r4")
+
+
+def read_table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("task", ["two-class", "findings"])
+def test_a_comparison_that_was_interrupted_goes_on_and_ends_as_one_that_was_not(
+    script, tmp_path, findings_npz, monkeypatch, task
+):
+    flags = ["--data", findings_npz, *SMALL, "--epochs", 1, "--task", task, "--seeds", 1, 2]
+    members = MEMBERS if task == "two-class" else MEMBERS[:2]
+    everything = [*flags, "--networks", *members, "--name", "whole"]
+    with monkeypatch.context() as patch:
+        stop_at_epoch(patch, 3)
+        with pytest.raises(SystemExit) as end:
+            script("-m studies.compare_family", *everything)
+        assert end.value.code == 130
+    assert not (tmp_path / "results/whole/README.md").exists()
+    with monkeypatch.context() as patch:
+        epochs = stop_at_epoch(patch, None)
+        script("-m studies.compare_family", *everything)
+        assert len(epochs) == 2 * len(members) - 2  # two runs were through
+        script("-m studies.compare_family", *everything)
+        assert len(epochs) == 2 * len(members) - 2  # nothing is left to do
+
+    folder = tmp_path / "results/whole"
+    measure = "acc" if task == "two-class" else "auc"
+    pictures = {f"{measure}_curve.png", "loss_curve.png"}
+    pictures |= {"confusion_matrix.png"} if task == "two-class" else set()
+    for member in members:
+        assert {path.name for path in (folder / member).iterdir()} == pictures
+    for path in folder.rglob("*.png"):
+        assert path.stat().st_size < 300_000
+    for name in ("validation_curves", "gradients", "silent_units"):
+        assert (folder / f"{name}.png").exists()
+    assert (folder / "se_ablation.png").exists() == (task == "two-class")
+    text = (folder / "README.md").read_text()
+    assert "all.npz" in text
+    table = read_table(folder / "table.csv")
+    assert [row["network"] for row in table][:2] == ["Plain-34", "ResNet-34"]
+    for row, member in zip(table, members, strict=True):
+        runs = [read_metrics(folder / "runs" / f"{member}_seed{seed}") for seed in (1, 2)]
+        area = np.mean([run["test"]["auc"] for run in runs])
+        assert float(row["test_auc"]) == pytest.approx(area)
+        assert float(row["test_auc_low"]) <= area <= float(row["test_auc_high"])
+        assert f"{int(row['parameters']):,}" in text
+    verdict_rows = read_table(folder / "verdicts.csv")
+    for row in verdict_rows:
+        assert row["verdict"] in ("supported", "refuted", "undecided")
+        if row["hypothesis"].startswith("Plain"):
+            assert (row["verdict"], row["note"]) == ("undecided", "run for 1 epochs only")
+            assert math.isfinite(float(row["value"]))
+
+    script("-m studies.compare_family", *flags, "--networks", *members[:2], "--name", "part")
+    for row, other in zip(table, read_table(tmp_path / "results/part/table.csv"), strict=False):
+        times = ("_ms", "seconds")
+        for key in (key for key in row if not key.endswith(times)):
+            assert row[key] == other[key], key
+
+
+def test_a_comparison_of_phantoms_lies_with_the_phantoms(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "chestlab.data.phantom.make_phantom",
+        lambda size: make_phantom(size, train=16, val=8, test=8),
+    )
+    flags = ("--data", "phantom", *SMALL, "--epochs", 1, "--seeds", 1, "--networks", "resnet34")
+    script("-m studies.compare_family", *flags)
+    folder = tmp_path / "results/phantom/resnet34_family"
+    text = (folder / "README.md").read_text()
+    assert "PHANTOM DATA, not ChestMNIST" in text
+    assert (folder / "runs/resnet34_seed1/metrics.json").exists()
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["phantom"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--seeds", "-1"), "--seeds"),
+        (("--seeds", "many"), "--seeds"),
+        (("--networks", "resnet50"), "--networks"),
+        (("--no-test",), "--no-test"),
+        (("--epochs", "0"), "--epochs"),
+    ],
+)
+def test_a_wrong_flag_of_a_comparison_is_one_line_and_status_2(
+    script, tmp_path, capsys, flags, words
+):
+    with pytest.raises(SystemExit) as end:
+        script("-m studies.compare_family", *flags)
+    assert end.value.code == 2
+    message = capsys.readouterr().err.strip()
+    assert len(message.splitlines()) == 1
+    assert words in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_page_says_what_was_done_otherwise_than_the_recipe() -> None:
+    named = RECIPES["cosine"]
+    told = dataclasses.replace(named, name="x", seed=7, epochs=3, image_size=32)
+    assert family_report.recipe_changes(told, named) == {}
+    changed = dataclasses.replace(told, batch_size=128)
+    assert family_report.recipe_changes(changed, named) == {"batch_size": 128}
