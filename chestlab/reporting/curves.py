@@ -23,10 +23,27 @@ from chestlab.reporting.style import (
     VERMILLION,
     number,
     save_figure,
-    series_color,
     tidy,
     titled_figure,
 )
+
+TRAIN = {"color": ORANGE, "marker": "o", "linewidth": 1.6}
+
+VAL = {"color": BLUE, "marker": "s", "linewidth": 2.2}
+
+AUC = {"color": INK, "marker": "d", "linewidth": 1.1, "linestyle": "-."}
+
+STAGE_CHANGE = {"color": GREY, "linestyle": ":", "linewidth": 1.6}
+
+RING = {  # around the epoch whose weights were kept
+    "marker": "o",
+    "markersize": 14,
+    "markerfacecolor": "none",
+    "markeredgewidth": 2,
+    "color": VERMILLION,
+    "linewidth": 1.2,
+    "zorder": 4,
+}
 
 
 def draw_training_curves(
@@ -52,90 +69,126 @@ def draw_training_curves(
         best_epoch: epoch whose weights were kept, if any.
         kept: why: ``best``, or ``last`` where nothing was chosen.
         stage_changes: first epoch of every later training stage.
-        measure: what is right: ``accuracy``, or another name for the AUC, which is then alone:
-            with 14 findings nearly every answer is a right no.
+        measure: of the right panel: ``accuracy``, or another name for the AUC, which is then
+            alone: with 14 findings nearly every answer is a correct no.
 
     Raises:
         OSError: ``path`` cannot be written.
     """
     figure = titled_figure(title, body_height=4.4)
-    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    loss_axes, score_axes = figure.subplots(1, 2)
     epochs = [int(entry["epoch"]) for entry in history]
-    train_loss, val_loss = series_color(history, "train_loss"), series_color(history, "val_loss")
-    auc_percent = 100 * series_color(history, "val_auc")
-    accurate = measure == "accuracy"
-    train_percent = 100 * series_color(history, "train_accuracy") if accurate else auc_percent
-    val_percent = 100 * series_color(history, "val_accuracy") if accurate else auc_percent
-    # a single epoch has no line, and many markers would hide the line
-    size = 5 if len(epochs) <= 25 else 0
-    train = {"color": ORANGE, "marker": "o", "linewidth": 1.6, "markersize": size}
-    val = {"color": BLUE, "marker": "s", "linewidth": 2.2, "markersize": size}
-    auc = {"color": INK, "marker": "d", "linewidth": 1.1, "markersize": size, "linestyle": "-."}
-    loss_axes.plot(epochs, train_loss, **train)
-    loss_axes.plot(epochs, val_loss, **val)
-    if accurate:
-        accuracy_axes.plot(epochs, train_percent, label="training", **train)
-        accuracy_axes.plot(epochs, val_percent, label="validation", **val)
-        accuracy_axes.plot(epochs, auc_percent, label="validation AUC x 100", **auc)
-        handles = accuracy_axes.get_legend_handles_labels()[0]
-    else:
-        accuracy_axes.plot(epochs, auc_percent, **val)
-        handles = [Line2D([], [], label="training", **train)]
-        handles.append(Line2D([], [], label="validation", **val))
-
-    spikes = _limit_loss(loss_axes, epochs, {ORANGE: train_loss, BLUE: val_loss})
-    seen = np.concatenate([train_percent, val_percent, auc_percent])
-    lowest = np.nanmin(seen) if np.isfinite(seen).any() else 50
-    accuracy_axes.set_ylim(max(-1, 5 * math.floor(lowest / 5) - 2), 101)
-    if accurate:
-        accuracy_axes.axhline(GOAL_PERCENT, color=GREY, linestyle="--", linewidth=1.4, zorder=1)
-        beside = {"xycoords": ("axes fraction", "data"), "va": "center", "color": INK}
-        text = f"{GOAL_PERCENT} % goal"
-        accuracy_axes.annotate(text, (1.02, GOAL_PERCENT), fontsize=SMALL, **beside)
-
-    first, last = min(epochs, default=1), max(epochs, default=1)
-    changes = [epoch for epoch in stage_changes if first < epoch <= last]
-    right_label = "accuracy (%)" if accurate else f"{measure} x 100"
-    for axes, ylabel in ((loss_axes, "loss"), (accuracy_axes, right_label)):
-        for epoch in changes:
-            axes.axvline(epoch - 0.5, color=GREY, linestyle=":", linewidth=1.6, zorder=1)
-        axes.set_xlim(first - 0.6, last + 0.6)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-        tidy(axes, "epoch", ylabel)
+    losses = {split: _values(history, f"{split}_loss") for split in ("train", "val")}
+    keys = ["train_accuracy", "val_accuracy", "val_auc"] if measure == "accuracy" else ["val_auc"]
+    scores = {key: 100 * _values(history, key) for key in keys}
+    handles = _plot_lines(loss_axes, score_axes, epochs, losses, scores)
+    spikes = _limit_loss(loss_axes, epochs, {ORANGE: losses["train"], BLUE: losses["val"]})
+    _limit_score(score_axes, scores)
+    changes = [epoch for epoch in stage_changes if min(epochs, default=1) < epoch]
+    changes = [epoch for epoch in changes if epoch <= max(epochs, default=1)]
+    score_label = "accuracy (%)" if measure == "accuracy" else f"{measure} x 100"
+    _finish_axes(loss_axes, epochs, changes, "loss")
+    _finish_axes(score_axes, epochs, changes, score_label)
     if not epochs:
         loss_axes.set_title("no finished epoch", fontsize=NORMAL, color=INK, pad=10)
     if best_epoch in epochs:
         best = epochs.index(best_epoch)
-        ring = {"marker": "o", "markersize": 14, "markerfacecolor": "none", "markeredgewidth": 2}
-        ring |= {"color": VERMILLION, "linewidth": 1.2, "zorder": 4}
-        auc_text = f"{measure} {number(auc_percent[best] / 100, '.3f')}"
-        if accurate:
-            auc_text = f"val {number(val_percent[best], '.1f')} %, AUC {auc_text.split()[-1]}"
-        for axes, values, text in (
-            (loss_axes, val_loss, f"val loss {number(val_loss[best], '.3f')}"),
-            (accuracy_axes, val_percent, auc_text),
-        ):
-            axes.axvline(best_epoch, color=VERMILLION, linewidth=1.2, zorder=1.5)
-            axes.plot(best_epoch, min(values[best], axes.get_ylim()[1]), clip_on=False, **ring)
-            axes.set_title(f"{kept} epoch {best_epoch}: {text}", fontsize=NORMAL, color=INK, pad=10)
-        handles.append(Line2D([], [], label=f"{kept} epoch", **ring))
-    if changes:
-        label = "stage change (epoch " + ", ".join(map(str, changes[:3]))
-        label += ", ...)" if len(changes) > 3 else ")"
-        handles.append(Line2D([], [], color=GREY, linestyle=":", linewidth=1.6, label=label))
-    if spikes:
-        label = f"loss above the axis (up to {max(spikes):.3g})"
-        triangle = {"marker": "^", "markersize": 8, "color": "white", "markeredgecolor": INK}
-        handles.append(Line2D([], [], linestyle="", label=label, **triangle))
-    missing = int(np.isnan(np.concatenate([train_loss, val_loss])).sum())
-    if missing:
-        label = f"losses not finite: {missing}"
-        handles.append(Line2D([], [], linestyle="", label=label))
-    for line in (*loss_axes.lines, *accuracy_axes.lines):
+        curves = {
+            loss_axes: losses["val"],
+            score_axes: scores.get("val_accuracy", scores["val_auc"]),
+        }
+        texts = [
+            f"val loss {number(losses['val'][best], '.3f')}",
+            _score_text(scores, best, measure),
+        ]
+        for (axes, values), text in zip(curves.items(), texts, strict=True):
+            _mark_kept_epoch(axes, best_epoch, values[best], f"{kept} epoch {best_epoch}: {text}")
+        handles.append(Line2D([], [], label=f"{kept} epoch", **RING))
+    missing = int(np.isnan(np.concatenate(list(losses.values()))).sum())
+    handles += _notes(changes, spikes, missing)
+    for line in (*loss_axes.lines, *score_axes.lines):
         line.set_in_layout(False)  # a line without points would claim the figure's corner
     legend = {"loc": "outside lower center", "ncols": 3, "fontsize": SMALL + 0.5, "frameon": False}
     figure.legend(handles=handles, handlelength=2.8, **legend)
     save_figure(figure, path)
+
+
+def _values(history: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    """(epochs,) of a column of the history; NaN where there is no finite value."""
+    values = [np.nan if entry.get(key) is None else entry[key] for entry in history]
+    values = np.asarray(values, dtype=float)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _plot_lines(
+    loss_axes: Axes,
+    score_axes: Axes,
+    epochs: Sequence[int],
+    losses: Mapping[str, np.ndarray],
+    scores: Mapping[str, np.ndarray],
+) -> list[Line2D]:
+    """Draw the curves of both panels and return their handles for the legend."""
+    # a single epoch has no line, and many markers would hide the line
+    size = {"markersize": 5 if len(epochs) <= 25 else 0}
+    loss_axes.plot(epochs, losses["train"], **TRAIN, **size)
+    loss_axes.plot(epochs, losses["val"], **VAL, **size)
+    if "train_accuracy" not in scores:
+        score_axes.plot(epochs, scores["val_auc"], **VAL, **size)
+        looks = {"training": TRAIN, "validation": VAL}
+        return [Line2D([], [], label=label, **look, **size) for label, look in looks.items()]
+    score_axes.plot(epochs, scores["train_accuracy"], label="training", **TRAIN, **size)
+    score_axes.plot(epochs, scores["val_accuracy"], label="validation", **VAL, **size)
+    score_axes.plot(epochs, scores["val_auc"], label="validation AUC x 100", **AUC, **size)
+    return score_axes.get_legend_handles_labels()[0]
+
+
+def _limit_score(axes: Axes, scores: Mapping[str, np.ndarray]) -> None:
+    """Set the y range, in percent, and draw the goal where the scores are accuracies."""
+    values = np.concatenate(list(scores.values()))
+    lowest = np.nanmin(values) if np.isfinite(values).any() else 50
+    axes.set_ylim(max(-1, 5 * math.floor(lowest / 5) - 2), 101)
+    if "val_accuracy" in scores:
+        axes.axhline(GOAL_PERCENT, color=GREY, linestyle="--", linewidth=1.4, zorder=1)
+        beside = {"xycoords": ("axes fraction", "data"), "va": "center", "color": INK}
+        axes.annotate(f"{GOAL_PERCENT} % goal", (1.02, GOAL_PERCENT), fontsize=SMALL, **beside)
+
+
+def _finish_axes(axes: Axes, epochs: Sequence[int], changes: Sequence[int], ylabel: str) -> None:
+    for epoch in changes:
+        axes.axvline(epoch - 0.5, zorder=1, **STAGE_CHANGE)
+    axes.set_xlim(min(epochs, default=1) - 0.6, max(epochs, default=1) + 0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    tidy(axes, "epoch", ylabel)
+
+
+def _score_text(scores: Mapping[str, np.ndarray], row: int, measure: str) -> str:
+    """The validation scores of one epoch in words."""
+    auc = number(scores["val_auc"][row] / 100, ".3f")
+    if "val_accuracy" not in scores:
+        return f"{measure} {auc}"
+    return f"val {number(scores['val_accuracy'][row], '.1f')} %, AUC {auc}"
+
+
+def _mark_kept_epoch(axes: Axes, epoch: int, value: float, heading: str) -> None:
+    axes.axvline(epoch, color=VERMILLION, linewidth=1.2, zorder=1.5)
+    axes.plot(epoch, min(value, axes.get_ylim()[1]), clip_on=False, **RING)
+    axes.set_title(heading, fontsize=NORMAL, color=INK, pad=10)
+
+
+def _notes(changes: Sequence[int], spikes: Sequence[float], missing: int) -> list[Line2D]:
+    """Lines of the legend on stage changes, on losses above the axis and on missing ones."""
+    handles = []
+    if changes:
+        label = "stage change (epoch " + ", ".join(map(str, changes[:3]))
+        label += ", ...)" if len(changes) > 3 else ")"
+        handles.append(Line2D([], [], label=label, **STAGE_CHANGE))
+    if spikes:
+        label = f"loss above the axis (up to {max(spikes):.3g})"
+        triangle = {"marker": "^", "markersize": 8, "color": "white", "markeredgecolor": INK}
+        handles.append(Line2D([], [], linestyle="", label=label, **triangle))
+    if missing:
+        handles.append(Line2D([], [], linestyle="", label=f"losses not finite: {missing}"))
+    return handles
 
 
 def draw_lr_finder(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -35,6 +33,7 @@ MAX_SIDE = 64  # px; larger images are averaged down, which keeps the picture un
 
 
 def short_number(value: float) -> str:
+    """Three digits with k, M or G, for the ticks of an axis."""
     for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= 0.999 * factor:
             return f"{value / factor:.3g}{letter}"
@@ -76,6 +75,7 @@ def wrapped(figure: Figure, text: str, fontsize: float, weight: str = "normal") 
 
 
 def tidy(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """Label the axes, draw a pale grid below the data and leave out the frame's other sides."""
     axes.set_xlabel(xlabel, fontsize=NORMAL)
     axes.set_ylabel(ylabel, fontsize=NORMAL)
     axes.tick_params(labelsize=SMALL + 0.5)
@@ -85,6 +85,7 @@ def tidy(axes: Axes, xlabel: str, ylabel: str) -> None:
 
 
 def save_figure(figure: Figure, path: Path | str) -> None:
+    """Write a PNG of 256 colours by write-then-rename; the same figure gives the same bytes."""
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
     # 256 colours halve the file; Pillow writes no date or version, so the bytes are reproducible
@@ -94,13 +95,8 @@ def save_figure(figure: Figure, path: Path | str) -> None:
     atomic_write(Path(path), png.getvalue())
 
 
-def series_color(history: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    values = [np.nan if entry.get(key) is None else entry[key] for entry in history]
-    values = np.asarray(values, dtype=float)
-    return np.where(np.isfinite(values), values, np.nan)
-
-
 def reduced(image: np.ndarray) -> np.ndarray:
+    """(H, W) averaged down in whole blocks until no side is longer than `MAX_SIDE`."""
     step = math.ceil(max(image.shape) / MAX_SIDE)
     height, width = (side // step for side in image.shape)
     blocks = image[: height * step, : width * step].reshape(height, step, width, step)
@@ -108,8 +104,10 @@ def reduced(image: np.ndarray) -> np.ndarray:
 
 
 def number(value: float | None, form: str) -> str:
+    """The formatted value; ``n/a`` where there is none or it is not finite."""
     return format(value, form) if value is not None and math.isfinite(value) else "n/a"
 
 
 def percent(part: int, whole: int) -> str:
+    """A share in percent; ``n/a`` of nothing."""
     return f"{100 * part / whole:.1f} %" if whole else "n/a"
