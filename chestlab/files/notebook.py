@@ -50,9 +50,14 @@ def command_line() -> list[str]:
     return arguments
 
 
-def main_script() -> str:
-    """File name, without ``.py``, of the script that was started; empty in a notebook's cell."""
-    path = getattr(sys.modules.get("__main__"), "__file__", None)
+def module_name(thing: type) -> str:
+    """Name of the module that defines a class, also of the script that was started.
+
+    Empty where that has no file: in a notebook's cell.
+    """
+    if thing.__module__ != "__main__":
+        return thing.__module__
+    path = getattr(sys.modules["__main__"], "__file__", None)
     return "" if path is None or in_notebook() else Path(path).stem
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from chestlab.files.atomic import atomic_write
 from chestlab.files.checkpoint import save_checkpoint
 from chestlab.files.errors import InputError
-from chestlab.files.notebook import main_script
 from chestlab.runs.experiment import Experiment
 from chestlab.training.trainer import HISTORY_COLUMNS, Trainer
 
@@ -51,7 +50,7 @@ class Checkpoints:
         if not self.experiment.processes.first:
             return
         best = {"epoch": trainer.best_epoch, "weights": trainer.best_weights}
-        more = {"seen": self.experiment.seen, "script": main_script(), **decision}
+        more = {"seen": self.experiment.seen, "script": self.experiment.script, **decision}
         save_checkpoint(path, {**self.experiment.identity, **best, **more})
 
     def restore(self, trainer: Trainer, state: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from chestlab.data.splits import SPLITS, Split, TwoClassData
 from chestlab.evaluation.tasks import task_of
 from chestlab.files.atomic import check_writable
 from chestlab.files.errors import InputError
+from chestlab.files.notebook import module_name
 from chestlab.files.run_files import RunFiles
 from chestlab.runs.naming import check_name, output_folders, run_name
 from chestlab.runs.resumable import Resumable
@@ -44,6 +45,7 @@ class Experiment(Resumable):
         build: makes the network.
         train: images to train on, with those that the recipe adds.
         has_backbone: the network has one that can start from ImageNet's weights and be frozen.
+        script: file, without ``.py``, that defines the network.
         seen: records of the images that the network is ``trained`` and ``chosen`` on.
 
     Raises:
@@ -84,6 +86,7 @@ class Experiment(Resumable):
         if isinstance(self.data, TwoClassData):
             self.train = training_split(self.data, self.recipe)
         self.seen = self._seen()
+        self.script = module_name(type(network))
         self.identity = self._identity(type(network).__name__)
 
     def _check_flags(self) -> None:

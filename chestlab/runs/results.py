@@ -117,8 +117,12 @@ def _costs(experiment: Experiment, trainer: Trainer) -> dict[str, Any]:
     trained = [row["seconds"] for row in trainer.history]
     first = trainer.first_epoch  # of the second stage, or 0
     images = experiment.data.val.to(experiment.device)[0]
+    model = trainer.model
+    if experiment.processes.size > 1:  # a training step of that model would wait for the others
+        model = experiment.build().to(experiment.device, memory_format=torch.channels_last)
+        model.load_state_dict(trainer.best_weights)
     return {
-        **costs.measure(trainer.model, images, experiment.recipe, trainer.amp),
+        **costs.measure(model, images, experiment.recipe, trainer.amp),
         "checkpoint_bytes": experiment.files.best.stat().st_size,
         "stage1_seconds": sum(trained[:first]),
         "stage2_seconds": sum(trained[first:]),

@@ -106,7 +106,7 @@ def with_fault(fault, at, base=TinyNet):
                     fault()
             return super().forward(x)
 
-    Net.__name__ = base.__name__
+    Net.__name__, Net.__module__ = base.__name__, base.__module__
     return Net
 
 
@@ -590,7 +590,14 @@ def test_a_signal_while_a_checkpoint_is_written_is_obeyed_after_it(
 
 
 @posix
-@pytest.mark.parametrize("place", ["torch.load", "visualize.draw_roc_curve", "datareader.load"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "torch.load",
+        "chestlab.reporting.evaluation_plots.draw_roc_curve",
+        "chestlab.data.sources.load",
+    ],
+)
 def test_a_signal_outside_training_is_obeyed_at_once(place, start, tmp_path, whole, monkeypatch):
     """Also where a library, or our own reader of damaged files, catches every exception."""
     start(build=with_fault(send(signal.SIGINT), at=BATCHES + 1))
