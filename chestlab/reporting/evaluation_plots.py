@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -40,7 +41,7 @@ def draw_evaluation(
     title: str,
     threshold: float,
 ) -> None:
-    """Draw what any set of probabilities gets: confusion matrices, ROC curves and calibration.
+    """Draw confusion matrices, ROC curves and calibration of one or two sets of probabilities.
 
     Args:
         folder: gets ``confusion_matrix.png``, ``roc_curve.png`` and ``calibration.png``.
@@ -131,6 +132,8 @@ def draw_roc_curve(
     Raises:
         OSError: ``path`` cannot be written.
     """
+    from sklearn.metrics import roc_curve  # takes half a second, which training is spared
+
     figure = titled_figure(title, body_height=4.9)
     axes = figure.subplots()
     handles = []
@@ -144,18 +147,8 @@ def draw_roc_curve(
         label = f"{name}\nAUC {number(curve['auc'], '.3f')}"
         if curve.get("auc_ci95") is not None:
             label += " (95 % CI {:.3f} to {:.3f})".format(*curve["auc_ci95"])
-        # a hollow circle around the filled diamond: both stay visible where they coincide
-        for cut, marker, size, face in ((0.5, "o", 150, "none"), (threshold, "D", 45, color)):
-            false_positive_rate = np.mean(probabilities[labels == 0] >= cut)
-            sensitivity = np.mean(probabilities[labels == 1] >= cut)
-            point = {"marker": marker, "s": size, "facecolor": face, "linewidth": 1.6}
-            point["edgecolor"] = INK if marker == "D" else color
-            axes.scatter(false_positive_rate, sensitivity, clip_on=False, zorder=4, **point)
-            specificity = 1 - false_positive_rate
-            if marker == "o" or cut != 0.5:
-                label += f"\nat {cut:.3g}: sens. {100 * sensitivity:.1f} %, "
-                label += f"spec. {100 * specificity:.1f} %"
-        rates = roc_points(labels, probabilities)
+        label += _draw_operating_points(axes, labels, probabilities, threshold, color)
+        rates = roc_curve(labels, probabilities, drop_intermediate=False)[:2]
         handles += axes.plot(*rates, label=label, clip_on=False, **style)
     handles += axes.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1.4, label="chance (AUC 0.5)")
     edge = {"linestyle": "", "markeredgecolor": INK, "markeredgewidth": 1.4}
@@ -171,6 +164,24 @@ def draw_roc_curve(
     style = {"fontsize": SMALL + 0.5, "frameon": False, "labelspacing": 1.1, "handlelength": 3}
     axes.legend(handles=handles, **beside, **style)
     save_figure(figure, path)
+
+
+def _draw_operating_points(
+    axes: Axes, labels: np.ndarray, probabilities: np.ndarray, threshold: float, color: str
+) -> str:
+    """Mark 0.5 (circle) and ``threshold`` (diamond); lines of the legend on both."""
+    text = ""
+    # a hollow circle around the filled diamond: both stay visible where they coincide
+    for cut, marker, size, face in ((0.5, "o", 150, "none"), (threshold, "D", 45, color)):
+        false_positive_rate = np.mean(probabilities[labels == 0] >= cut)
+        sensitivity = np.mean(probabilities[labels == 1] >= cut)
+        point = {"marker": marker, "s": size, "facecolor": face, "linewidth": 1.6}
+        point["edgecolor"] = INK if marker == "D" else color
+        axes.scatter(false_positive_rate, sensitivity, clip_on=False, zorder=4, **point)
+        if marker == "o" or cut != 0.5:
+            text += f"\nat {cut:.3g}: sens. {100 * sensitivity:.1f} %, "
+            text += f"spec. {100 * (1 - false_positive_rate):.1f} %"
+    return text
 
 
 def draw_calibration(
@@ -198,41 +209,11 @@ def draw_calibration(
     ):
         labels = np.asarray(curve["labels"])
         probabilities = np.asarray(curve["probabilities"], dtype=float)
-        result = calibration(labels, probabilities)
-        points = [(bin["probability"], bin["share"]) for bin in result["bins"]]
-        label = f"{name}: expected calibration error {result['error']:.3f}"
-        style = {"color": color, "linestyle": line, "linewidth": 1.6}
-        axes.plot(*zip(*points, strict=True), clip_on=False, **style)
-        edge = {"marker": marker, "markersize": 8, "markeredgecolor": INK}
-        handles.append(Line2D([], [], label=label, **style, **edge))
-        sizes = [12 + 260 * bin["n"] / len(labels) for bin in result["bins"]]
-        edge = {"edgecolor": INK, "linewidth": 0.9, "clip_on": False, "zorder": 3}
-        axes.scatter(*zip(*points, strict=True), s=sizes, color=color, marker=marker, **edge)
-
-        beside = figure.add_subplot(grid[row, 1])
-        predicted = probabilities >= threshold
-        confidence = np.where(predicted, probabilities, 1 - probabilities)
-        correct = predicted == (labels == 1)
-        lowest = math.floor(20 * min(0.5, threshold, 1 - threshold) + 1e-9)
-        edges = np.arange(lowest, 21) / 20
-        parts = {
-            f"right ({correct.sum()})": (confidence[correct], {"color": GREEN}),
-            f"wrong ({(~correct).sum()})": (
-                confidence[~correct],
-                {"color": "white", "edgecolor": VERMILLION, "hatch": "/////"},
-            ),
-        }
-        width, tallest = 0.021, 1
-        for side, (label, (values, look)) in zip((-1, 1), parts.items(), strict=True):
-            counts = np.histogram(values, edges)[0]
-            centers = (edges[:-1] + edges[1:]) / 2 + side * width / 2
-            beside.bar(centers, counts, width, label=label, linewidth=1, **look)
-            tallest = max(tallest, counts.max())
-        beside.set_ylim(0, 1.3 * tallest)  # room for the legend above the bars
-        beside.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
-        beside.set_title(name, fontsize=NORMAL, weight="bold", color=INK)
-        beside.legend(loc="upper left", fontsize=SMALL + 0.5, frameon=False, ncols=2)
-        tidy(beside, "confidence in the predicted class", "images")
+        look = {"color": color, "linestyle": line, "marker": marker}
+        handles.append(_draw_reliability(axes, labels, probabilities, name, look))
+        confidences = figure.add_subplot(grid[row, 1])
+        confidences.set_title(name, fontsize=NORMAL, weight="bold", color=INK)
+        _draw_confidences(confidences, labels, probabilities, threshold)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     tidy(axes, f"mean predicted probability of {CLASS_NAMES[1]}", f"share of {CLASS_NAMES[1]}")
     axes.set_title("ten bins, larger points hold more images", fontsize=NORMAL, color=INK, pad=10)
@@ -241,6 +222,58 @@ def draw_calibration(
     legend = {"loc": "outside lower center", "ncols": 1, "fontsize": SMALL + 0.5, "frameon": False}
     figure.legend(handles=handles, handlelength=3.5, **legend)
     save_figure(figure, path)
+
+
+def _draw_reliability(
+    axes: Axes, labels: np.ndarray, probabilities: np.ndarray, name: str, look: Mapping[str, Any]
+) -> Line2D:
+    """Draw a calibration curve and return its handle for the legend.
+
+    Args:
+        axes: of the curve.
+        labels: (N,) of 0 and 1.
+        probabilities: (N,) of class 1.
+        name: of the curve.
+        look: its ``color``, ``linestyle`` and ``marker``.
+    """
+    result = calibration(labels, probabilities)
+    points = [(bin["probability"], bin["share"]) for bin in result["bins"]]
+    line = {"color": look["color"], "linestyle": look["linestyle"], "linewidth": 1.6}
+    axes.plot(*zip(*points, strict=True), clip_on=False, **line)
+    sizes = [12 + 260 * bin["n"] / len(labels) for bin in result["bins"]]
+    edge = {"edgecolor": INK, "linewidth": 0.9, "clip_on": False, "zorder": 3}
+    marker = {"color": look["color"], "marker": look["marker"]}
+    axes.scatter(*zip(*points, strict=True), s=sizes, **marker, **edge)
+    label = f"{name}: expected calibration error {result['error']:.3f}"
+    return Line2D([], [], label=label, linewidth=1.6, markersize=8, markeredgecolor=INK, **look)
+
+
+def _draw_confidences(
+    axes: Axes, labels: np.ndarray, probabilities: np.ndarray, threshold: float
+) -> None:
+    """Histograms of the probability of the predicted class, of right and wrong predictions."""
+    predicted = probabilities >= threshold
+    confidence = np.where(predicted, probabilities, 1 - probabilities)
+    correct = predicted == (labels == 1)
+    lowest = math.floor(20 * min(0.5, threshold, 1 - threshold) + 1e-9)
+    edges = np.arange(lowest, 21) / 20
+    parts = {
+        f"right ({correct.sum()})": (confidence[correct], {"color": GREEN}),
+        f"wrong ({(~correct).sum()})": (
+            confidence[~correct],
+            {"color": "white", "edgecolor": VERMILLION, "hatch": "/////"},
+        ),
+    }
+    width, tallest = 0.021, 1
+    for side, (label, (values, look)) in zip((-1, 1), parts.items(), strict=True):
+        counts = np.histogram(values, edges)[0]
+        centers = (edges[:-1] + edges[1:]) / 2 + side * width / 2
+        axes.bar(centers, counts, width, label=label, linewidth=1, **look)
+        tallest = max(tallest, counts.max())
+    axes.set_ylim(0, 1.3 * tallest)  # room for the legend above the bars
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
+    axes.legend(loc="upper left", fontsize=SMALL + 0.5, frameon=False, ncols=2)
+    tidy(axes, "confidence in the predicted class", "images")
 
 
 def draw_finding_aucs(
@@ -285,18 +318,3 @@ def draw_finding_aucs(
     tidy(axes, "AUC with 95 % interval (dotted: chance)", "finding (images that have it)")
     figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL + 0.5, frameon=False)
     save_figure(figure, path)
-
-
-def roc_points(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return false and true positive rates, (0, 0) first, one point per distinct probability.
-
-    Args:
-        labels: (N,) of 0 and 1, with both classes.
-        probabilities: (N,) probability of class 1.
-    """
-    order = np.argsort(-probabilities, kind="stable")
-    positive = labels[order] == 1
-    last_of_tie = np.append(np.diff(probabilities[order]) != 0, True)
-    true_positives = np.append(0, np.cumsum(positive)[last_of_tie])
-    false_positives = np.append(0, np.cumsum(~positive)[last_of_tie])
-    return false_positives / false_positives[-1], true_positives / true_positives[-1]

@@ -9,7 +9,6 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from PIL import Image
-from sklearn.metrics import roc_curve
 
 from chestlab.data.splits import CLASS_NAMES
 from chestlab.evaluation.metrics import calibration
@@ -332,16 +331,6 @@ def test_unusual_confusion_matrix_is_drawn(confusions, drawn):
     figure = drawn(evaluation_plots.draw_confusion_matrix, confusions, title=LONG_TITLE)
     assert "n/a" in figure.axes[0].get_xlabel()
     assert_nothing_clipped(figure)
-
-
-@pytest.mark.parametrize("decimals", [0, 1, 6])
-def test_roc_points_match_scikit_learn(decimals):
-    curve = make_curve(200, decimals)
-    labels, probabilities = curve["labels"], curve["probabilities"]
-    rates = evaluation_plots.roc_points(labels, probabilities)
-    expected = roc_curve(labels, probabilities, drop_intermediate=False)
-    assert len(rates[0]) == len(np.unique(probabilities)) + 1
-    np.testing.assert_allclose(rates, expected[:2])
 
 
 def test_roc_operating_points_lie_on_the_curve(drawn):
