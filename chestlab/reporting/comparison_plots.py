@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from chestlab.reporting.style import (
@@ -56,39 +57,14 @@ def draw_comparison(runs: Sequence[Mapping[str, Any]], path: Path | str, *, titl
     top = max(GOAL_PERCENT + 4, min(101, 100 * max(highs) + 2))
     columns = (("parameters", "parameters"), ("seconds", "training time (seconds)"))
     for axes, (key, xlabel) in zip(panels, columns, strict=True):
-        shown = [run for run in runs if run[key]]
         axes.set_ylim(bottom, top)
         axes.axhline(GOAL_PERCENT, color=GREY, linestyle="--", linewidth=1.4, zorder=1)
         tidy(axes, xlabel, "test accuracy (%)")
-        if not shown:
+        shown = [run for run in runs if run[key]]
+        if shown:
+            _draw_points(axes, shown, np.log10([run[key] for run in shown]))
+        else:
             axes.set(xticks=[])
-            continue
-        exponents = np.log10([run[key] for run in shown])
-        margin = 0.1 + 0.05 * float(np.ptp(exponents))
-        low, high = exponents.min() - margin, exponents.max() + margin
-        axes.set_xlim(low, high)
-        ticks = [
-            exponent + math.log10(digit)
-            for exponent in range(math.floor(low), math.ceil(high))
-            for digit in ((1,) if high - low > 2.5 else (1, 2, 5))
-        ]
-        ticks = [on_step for on_step in ticks if low <= on_step <= high]
-        axes.set_xticks(ticks, [short_number(10**on_step) for on_step in ticks])
-        wanted = np.stack(
-            [
-                (exponents - low) / (high - low),
-                [(100 * run["accuracy"] - bottom) / (top - bottom) for run in shown],
-            ],
-            axis=1,
-        )
-        for run, x in zip(shown, _side_by_side(wanted), strict=True):
-            color, marker = KINDS[run["kind"]]
-            x, y = low + x * (high - low), 100 * run["accuracy"]
-            ends = [100 * end for end in run["interval"]]
-            axes.plot([x, x], ends, color=color, linewidth=1.3, zorder=2)
-            axes.plot(x, y, marker, color="white", markeredgecolor=color, **POINT)
-            text = {"ha": "center", "va": "center_baseline", "color": INK, "zorder": 4}
-            axes.text(x, y, str(run["number"]), fontsize=SMALL - 1, **text)
     handles = [
         Line2D(
             [], [], linestyle="", marker=m, color="white", markeredgecolor=c, label=kind, **POINT
@@ -102,6 +78,48 @@ def draw_comparison(runs: Sequence[Mapping[str, Any]], path: Path | str, *, titl
     legend = {"loc": "outside lower center", "ncols": 4, "fontsize": SMALL + 0.5, "frameon": False}
     figure.legend(handles=handles, **legend)
     save_figure(figure, path)
+
+
+def _draw_points(axes: Axes, runs: Sequence[Mapping[str, Any]], exponents: np.ndarray) -> None:
+    """Draw the accuracy of each run with its interval and its number, on a logarithmic x axis.
+
+    Args:
+        axes: with its y range set.
+        runs: as of `draw_comparison`.
+        exponents: (N,) decimal logarithm of each run's x.
+    """
+    margin = 0.1 + 0.05 * float(np.ptp(exponents))
+    low, high = exponents.min() - margin, exponents.max() + margin
+    axes.set_xlim(low, high)
+    ticks = _log_ticks(low, high)
+    axes.set_xticks(ticks, [short_number(10**tick) for tick in ticks])
+    bottom, top = axes.get_ylim()
+    places = np.stack(
+        [
+            (exponents - low) / (high - low),
+            [(100 * run["accuracy"] - bottom) / (top - bottom) for run in runs],
+        ],
+        axis=1,
+    )
+    for run, place in zip(runs, _side_by_side(places), strict=True):
+        color, marker = KINDS[run["kind"]]
+        x, y = low + place * (high - low), 100 * run["accuracy"]
+        ends = [100 * end for end in run["interval"]]
+        axes.plot([x, x], ends, color=color, linewidth=1.3, zorder=2)
+        axes.plot(x, y, marker, color="white", markeredgecolor=color, **POINT)
+        text = {"ha": "center", "va": "center_baseline", "color": INK, "zorder": 4}
+        axes.text(x, y, str(run["number"]), fontsize=SMALL - 1, **text)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Decimal logarithms of 1, 2 and 5 times the powers of ten between two logarithms."""
+    digits = (1,) if high - low > 2.5 else (1, 2, 5)
+    ticks = [
+        exponent + math.log10(digit)
+        for exponent in range(math.floor(low), math.ceil(high))
+        for digit in digits
+    ]
+    return [tick for tick in ticks if low <= tick <= high]
 
 
 def _side_by_side(
@@ -162,23 +180,19 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
         ("test", "test", "test (held out)", ORANGE, "o", 0.16),
     )
     last = len(rows) - 1
-    for axes, figure_name, label in zip(
+    for axes, measure, label in zip(
         panels, ("accuracy", "auc"), ("accuracy, %", "AUC"), strict=True
     ):
-        scale = 100 if figure_name == "accuracy" else 1
         for of_member, of_average, name, color, marker, offset in looks:
-            values = [scale * m[of_member][figure_name] for m in members if of_member in m]
             style = {"marker": marker, "linestyle": "", "markersize": 7, "color": color}
             style |= {"markeredgecolor": INK, "markeredgewidth": 0.8}
+            scale = 100 if measure == "accuracy" else 1
+            values = [scale * m[of_member][measure] for m in members if of_member in m]
             if len(values) < len(members):  # val may be a part of what was left out of the folds
                 continue
             axes.plot(values, np.arange(last) + offset, label=name, **style)
             if metrics.get(of_average) is not None:
-                value = scale * metrics[of_average][figure_name]
-                low, high = (scale * v for v in metrics[of_average][f"{figure_name}_ci95"])
-                bars = [[max(0, value - low)], [max(0, high - value)]]
-                bar = {**style, "markersize": 9, "ecolor": INK, "elinewidth": 1.4, "capsize": 4}
-                axes.errorbar([value], [last + offset], xerr=bars, **bar)
+                _draw_average(axes, metrics[of_average], measure, last + offset, style)
         axes.axhspan(last - 0.5, last + 0.5, color=PALE, zorder=0)
         tidy(axes, label, "")
         axes.set_ylim(last + 0.5, -0.5)
@@ -188,6 +202,18 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
         handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=NORMAL
     )
     save_figure(figure, path)
+
+
+def _draw_average(
+    axes: Axes, figures: Mapping[str, Any], measure: str, y: float, style: Mapping[str, Any]
+) -> None:
+    """The figure of the average with its interval, in percent for the accuracy."""
+    scale = 100 if measure == "accuracy" else 1
+    value = scale * figures[measure]
+    low, high = (scale * end for end in figures[f"{measure}_ci95"])
+    bars = [[max(0, value - low)], [max(0, high - value)]]
+    bar = {**style, "markersize": 9, "ecolor": INK, "elinewidth": 1.4, "capsize": 4}
+    axes.errorbar([value], [y], xerr=bars, **bar)
 
 
 def _without_common_end(names: Sequence[str]) -> list[str]:
