@@ -306,6 +306,23 @@ def test_every_file_named_exists(page):
     assert set(artefacts) <= set(ARTEFACTS)
 
 
+def test_the_page_on_the_architecture_names_code_where_it_is():
+    """In it, `name` in `file` and `name` (`file`) stand for what the file defines."""
+    named = re.findall(
+        r"((?:`[\w.]+`(?:, | and )?)+) (?:in |\()`([\w/]+\.py)`", text_of(ARCHITECTURE)
+    )
+    paths = {path.name: path for path in (ROOT / "chestlab").rglob("*.py")}
+    assert len(named) >= 15
+    for names, file in named:
+        path = ROOT / file if "/" in file else paths[file]
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(r"[\w.]+(?=`)", names):
+            last = name.split(".")[-1]
+            assert re.search(rf"\b(def|class) {last}\b|^ *{last}\b[^\n]* = ", text, re.MULTILINE), (
+                f"{name} is not in {file}"
+            )
+
+
 def test_the_readmes_name_what_a_run_writes():
     for page in (*READMES, "docs/results.md"):
         assert len(set(re.findall(r"`(\w+\.(?:csv|png|json))`", text_of(page)))) >= 8
