@@ -1,7 +1,4 @@
-"""The pictures of the 34-layer family: curves of several networks, and what happens inside.
-
-Drawn as in `visualize`, whose palette and habits these share.
-"""
+"""The pictures of the 34-layer family: training curves, gradients, silent units, ablation of SE."""
 
 from __future__ import annotations
 
@@ -43,7 +40,9 @@ LOOKS = (  # colour, line style, marker: each alone tells two networks apart
 
 RANGE = "Line: mean over seeds; area: from the lowest to the highest."
 
-Runs = Mapping[str, Sequence[Mapping[str, Any]]]  # name of the network to `family.read_run` of each
+Runs = Mapping[
+    str, Sequence[Mapping[str, Any]]
+]  # name of the network to `stored_runs.read_run` of each
 
 
 def draw_side_by_side(runs: Runs, path: Path) -> None:
@@ -73,7 +72,7 @@ def draw_curve(name: str, runs: Sequence[Mapping[str, Any]], key: str, path: Pat
 
     Args:
         name: of the network.
-        runs: as of `family.read_run`.
+        runs: as of `stored_runs.read_run`.
         key: ``loss``, ``accuracy`` or ``auc``; of the last there is no training curve.
         path: PNG to write; its folder must exist.
     """
@@ -176,13 +175,14 @@ def draw_ablation(
         ("val", "validation (as selected)", -1, BLUE, "s"),
         ("test", "test (held out)", 1, ORANGE, "o"),
     ):
-        found = [estimates[split] for _, _, estimates in points]
-        places = np.arange(len(points)) + 0.08 * shift
-        values = np.array([one.value for one in found])
-        errors = [values - [one.low for one in found], [one.high for one in found] - values]
+        of_split = [estimates[split] for _, _, estimates in points]
+        positions = np.arange(len(points)) + 0.08 * shift
+        values = np.array([estimate.value for estimate in of_split])
+        low, high = ([getattr(e, end) for e in of_split] for end in ("low", "high"))
+        errors = [values - low, high - values]
         style = {"color": color, "marker": marker, "markersize": 8, "markeredgecolor": INK}
         style |= {"linestyle": "", "capsize": 5, "elinewidth": 2.2}
-        axes.errorbar(places, values, yerr=errors, label=label, **style)
+        axes.errorbar(positions, values, yerr=errors, label=label, **style)
     names = [f"{label}\n{parameters:,}" for label, parameters, _ in points]
     axes.set_xticks(range(len(points)), names)
     axes.set_xlim(-0.5, len(points) - 0.5)
@@ -192,7 +192,7 @@ def draw_ablation(
 
 
 def measure_of(run: Mapping[str, Any]) -> tuple[str, str]:
-    """What a run is judged by: its name in the history, and the label of its axis."""
+    """The measure of a run's task: its name in the history, and the label of its axis."""
     if "threshold" in run:
         return "accuracy", "accuracy at 0.5 (%)"
     return "auc", "validation mean AUC x 100"
@@ -239,19 +239,25 @@ def _band(axes: Axes, values: np.ndarray, look: tuple, label: str, alpha: float 
     """The mean over rows as a line, and the range from the lowest to the highest as an area."""
     color, line, marker = look
     known = np.isfinite(values).any(0)
-    places = np.arange(1, values.shape[1] + 1)[known]
+    positions = np.arange(1, values.shape[1] + 1)[known]
     values = values[:, known]
     if len(values) > 1:
         low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-        axes.fill_between(places, low, high, color=color, alpha=alpha, linewidth=0)
+        axes.fill_between(positions, low, high, color=color, alpha=alpha, linewidth=0)
     style = {"color": color, "linestyle": line, "marker": marker, "linewidth": 1.9}
-    size = 5 if len(places) <= 35 else 0
-    axes.plot(places, np.nanmean(values, axis=0), label=label, markersize=size, **style)
+    size = 5 if len(positions) <= 35 else 0
+    axes.plot(positions, np.nanmean(values, axis=0), label=label, markersize=size, **style)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
 
 
 def legend(figure: Figure, axes: Axes, caption: str = "") -> None:
-    """Below the panels, with the caption between."""
+    """Put a figure's legend below its panels, with the caption as the legend's title.
+
+    Args:
+        figure: gets the legend.
+        axes: whose labelled artists it names.
+        caption: wrapped to the width of the figure; may be empty.
+    """
     handles, labels = axes.get_legend_handles_labels()
     place = {"loc": "outside lower center", "ncols": 3, "handlelength": 3.4}
     style = {"fontsize": SMALL + 0.5, "title_fontsize": SMALL, "frameon": False}

@@ -1,4 +1,4 @@
-"""X-rays with the map of where a network looks."""
+"""X-rays with their Grad-CAM, the map of what a prediction depends on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from chestlab.reporting.style import (
     VERMILLION,
     save_figure,
     titled_figure,
-    wrapped,
+    write_notes,
 )
 
 GRADCAM_PAIRS, GRADCAM_COLORS = 3, "inferno"
@@ -72,17 +72,13 @@ def draw_gradcam(
     )
     rng = np.random.default_rng(seed)
     for row, ((label, right), group) in enumerate(zip(cells, groups, strict=True)):
-        chosen = np.sort(rng.permutation(group)[:GRADCAM_PAIRS])
-        mark, color = ("✓ right", GREEN) if right else ("✗ WRONG", VERMILLION)
-        called = CLASS_NAMES[label if right else 1 - label]
-        count = f"{len(group)} of {int((labels == label).sum())}"
-        text = f"true: {CLASS_NAMES[label]}, predicted: {called} {mark} ({count})"
         heading = figure.add_subplot(grid[2 * row, :])
-        heading.text(0, 0, text, fontsize=NORMAL, color=color, weight="bold")
-        heading.set_axis_off()
+        _write_heading(heading, label, right, len(group), int((labels == label).sum()))
+        chosen = np.sort(rng.permutation(group)[:GRADCAM_PAIRS])
         for pair in range(GRADCAM_PAIRS):
-            left = figure.add_subplot(grid[2 * row + 1, 3 * pair])
-            overlay = figure.add_subplot(grid[2 * row + 1, 3 * pair + 1])
+            left, overlay = (
+                figure.add_subplot(grid[2 * row + 1, 3 * pair + side]) for side in (0, 1)
+            )
             if pair >= len(chosen):
                 left.set_axis_off()
                 overlay.set_axis_off()
@@ -93,14 +89,21 @@ def draw_gradcam(
             left.set_xlabel(f"index {indices[number]}", fontsize=SMALL, color=INK)
             overlay.set_xlabel(f"p = {probabilities[number]:.2f}", fontsize=SMALL, color=INK)
     _gradcam_bar(figure.add_subplot(grid[-1, :]))
-    lines = (
+    line = (
         f"p is the probability of {CLASS_NAMES[1]}, predicted from {threshold:.3g} on. "
-        "The map explains the predicted class.",
-        *notes,
+        "The map explains the predicted class."
     )
-    text = "\n".join(wrapped(figure, line, SMALL) for line in lines if line)
-    figure.supxlabel(text, fontsize=SMALL, color=INK, parse_math=False)
+    write_notes(figure, [line, *notes])
     save_figure(figure, path)
+
+
+def _write_heading(axes: Axes, label: int, right: bool, count: int, of_class: int) -> None:
+    """What the row below shows: true and predicted class, and how many images of the class."""
+    mark, color = ("✓ right", GREEN) if right else ("✗ WRONG", VERMILLION)
+    predicted = CLASS_NAMES[label if right else 1 - label]
+    text = f"true: {CLASS_NAMES[label]}, predicted: {predicted} {mark} ({count} of {of_class})"
+    axes.text(0, 0, text, fontsize=NORMAL, color=color, weight="bold")
+    axes.set_axis_off()
 
 
 def draw_overlay(
@@ -137,8 +140,7 @@ def draw_overlay(
         axes.set_title(heading, fontsize=NORMAL, color=INK)
     _show_overlay(panels[2], image, map_)
     _gradcam_bar(figure.add_subplot(grid[1, :]))
-    text = "\n".join(wrapped(figure, line, SMALL) for line in notes if line)
-    figure.supxlabel(text, fontsize=SMALL, color=INK, parse_math=False)
+    write_notes(figure, notes)
     save_figure(figure, path)
 
 
@@ -156,10 +158,8 @@ def _show_overlay(axes: Axes, image: np.ndarray, map_: np.ndarray) -> None:
             (np.arange(n) + 0.5) * side / n - 0.5
             for n, side in zip(share.shape, image.shape, strict=True)
         ]
-        for color, linewidth in (
-            (INK, 2.6),
-            ("white", 1.2),
-        ):  # seen on bright and dark, and in grey
+        # a white line on a dark one is visible on bright and dark ground, and in grey print
+        for color, linewidth in ((INK, 2.6), ("white", 1.2)):
             line = {"colors": color, "linewidths": linewidth}
             axes.contour(centres[1], centres[0], share, [0.5], **line)
 

@@ -81,9 +81,9 @@ def write_report(results_dir: Path, language: str = "en") -> Path:
         comparisons=_comparison_pages(results_dir),
         sources=[section(group, "##") for group in real],
         ablations=[
-            found
+            ablation
             for folder in ablations
-            if (found := _ablation_section(wording, results_dir, folder)) is not None
+            if (ablation := _ablation_section(wording, results_dir, folder)) is not None
         ],
         phantoms=[section(group, "###") for (phantom, _), group in groups.items() if phantom],
         phantom_mark=PHANTOM_MARK,

@@ -23,6 +23,7 @@ from chestlab.reporting.style import (
     save_figure,
     titled_figure,
     wrapped,
+    write_notes,
 )
 
 GRID_COLUMNS, GRID_IMAGES = 5, 20
@@ -82,8 +83,7 @@ def draw_predictions(
         f"{threshold:.3g}.",
         credit,
     )
-    text = "\n".join(wrapped(figure, note, SMALL) for note in notes if note)
-    figure.supxlabel(text, fontsize=SMALL, color=INK, parse_math=False)
+    write_notes(figure, notes)
     save_figure(figure, path)
 
 
@@ -177,6 +177,7 @@ def draw_augmentation(
 
 
 def show_xray(axes: Axes, image: np.ndarray) -> None:
+    """One image (H, W) uint8 without ticks."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set_axis_on()
     axes.set(xticks=[], yticks=[])

@@ -1,7 +1,4 @@
-"""Pictures of cross-validated comparisons: gains of switches, learning curves, a search's trials.
-
-As in `visualize`, colour never says alone what shape or text does not say, too.
-"""
+"""Pictures of cross-validated studies: gains of switches, learning curves, trials of a search."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -58,21 +56,21 @@ def draw_gains(
         panels, ("auc", "accuracy"), ("gain in AUC", "gain in accuracy"), strict=True
     ):
         axes.axvline(0, color=INK, linewidth=1.2, zorder=1)
-        for place, (_, said, gains) in enumerate(rows):
-            color, marker, filled = MARKS[said]
-            one = gains[measure]
-            ends = [[one.value - one.low], [one.high - one.value]]
+        for place, (_, verdict, gains) in enumerate(rows):
+            color, marker, filled = MARKS[verdict]
+            gain = gains[measure]
+            ends = [[gain.value - gain.low], [gain.high - gain.value]]
             style = {"color": color, "marker": marker, "markersize": 7.5, "elinewidth": 2}
             style |= {"markerfacecolor": color if filled else "white", "markeredgecolor": INK}
-            axes.errorbar([one.value], [place], xerr=ends, capsize=3.5, linestyle="", **style)
+            axes.errorbar([gain.value], [place], xerr=ends, capsize=3.5, linestyle="", **style)
         tidy(axes, label, "")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     panels[0].set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=SMALL + 0.5)
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
-    for said, (color, marker, filled) in MARKS.items():
+    for verdict, (color, marker, filled) in MARKS.items():
         style = {"color": color, "marker": marker, "markeredgecolor": INK, "markersize": 7.5}
         style |= {"markerfacecolor": color if filled else "white", "linestyle": ""}
-        panels[1].add_line(Line2D([], [], label=said, **style))
+        panels[1].add_line(Line2D([], [], label=verdict, **style))
     legend(figure, panels[1], caption)
     save_figure(figure, path)
 
@@ -92,40 +90,56 @@ def draw_learning_curves(
     panels = figure.subplots(1, 2)
     names = list(dict.fromkeys(row["name"] for row in rows))
     looks = {}
-    for kind, some in (("network", LOOKS), ("yardstick", BASELINE_LOOKS)):
-        of_kind = dict.fromkeys(row["name"] for row in rows if row["kind"] == kind)
-        looks |= zip(of_kind, some, strict=False)
+    # "yardstick" is how the rows of a learning curve's file call a baseline
+    for kind, of_kind in (("network", LOOKS), ("yardstick", BASELINE_LOOKS)):
+        members = dict.fromkeys(row["name"] for row in rows if row["kind"] == kind)
+        looks |= zip(members, of_kind, strict=False)
     measured = [row["images"] for row in rows if not row["extrapolated"]]
     for axes, measure, label in zip(panels, ("auc", "accuracy"), ("AUC", "accuracy"), strict=True):
         for number, name in enumerate(names):
             of_name = [row for row in rows if row["name"] == name]
-            color, line, marker = looks[name]
-            # a little aside, so that bars of the same place stay apart
+            # a little aside, so that bars at the same place stay apart
             aside = 1 + 0.035 * (number - (len(names) - 1) / 2)
-            for ahead in (False, True):
-                some = [row for row in of_name if row["extrapolated"] == ahead]
-                x = np.array([row["images"] for row in some]) * aside
-                y = np.array([row[measure] for row in some])
-                ends = [[row[f"{measure}_{end}"] for row in some] for end in ("low", "high")]
-                style = {"color": color, "marker": marker, "markersize": 6.5, "capsize": 3}
-                style |= {
-                    "linestyle": "" if ahead else line,
-                    "elinewidth": 0.8 if color == GREY else 1.4,
-                }
-                if ahead:
-                    style |= {"markerfacecolor": "white", "markeredgewidth": 1.6}
-                bars = [y - ends[0], ends[1] - y]
-                axes.errorbar(x, y, yerr=bars, label=None if ahead else name, **style)
+            _draw_learning_curve(axes, of_name, measure, aside, looks[name])
         axes.axvline(1.25 * max(measured), color=INK, linestyle=":", linewidth=1.4)
         axes.set_xscale("log")
         ticks = sorted({round(row["images"]) for row in rows})
-        apart = [on_step for on_step, above in pairwise(ticks) if above > 1.4 * on_step]
+        apart = [tick for tick, above in pairwise(ticks) if above > 1.4 * tick]
         apart.append(ticks[-1])
-        axes.set_xticks(apart, [f"{on_step:,}" for on_step in apart])
+        axes.set_xticks(apart, [f"{tick:,}" for tick in apart])
         axes.minorticks_off()
         tidy(axes, "training images", label)
     legend(figure, panels[0], caption)
     save_figure(figure, path)
+
+
+def _draw_learning_curve(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], measure: str, aside: float, look: tuple
+) -> None:
+    """One model's measured points as a line, its extrapolated ones hollow.
+
+    Args:
+        axes: of one measure.
+        rows: of one model.
+        measure: ``auc`` or ``accuracy``.
+        aside: factor of the number of images.
+        look: colour, line style and marker.
+    """
+    color, line, marker = look
+    for extrapolated in (False, True):
+        shown = [row for row in rows if row["extrapolated"] == extrapolated]
+        x = np.array([row["images"] for row in shown]) * aside
+        y = np.array([row[measure] for row in shown])
+        low, high = ([row[f"{measure}_{end}"] for row in shown] for end in ("low", "high"))
+        style = {"color": color, "marker": marker, "markersize": 6.5, "capsize": 3}
+        style |= {
+            "linestyle": "" if extrapolated else line,
+            "elinewidth": 0.8 if color == GREY else 1.4,
+        }
+        if extrapolated:
+            style |= {"markerfacecolor": "white", "markeredgewidth": 1.6}
+        label = None if extrapolated else rows[0]["name"]
+        axes.errorbar(x, y, yerr=[y - low, high - y], label=label, **style)
 
 
 def draw_trials(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
@@ -140,25 +154,27 @@ def draw_trials(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) ->
     figure = titled_figure(title, body_height=4.0)
     panels = figure.subplots(1, 3, sharey=True)
     done = [row for row in rows if row["state"] == "complete"]
-    gave_up = [row for row in rows if row["state"] == "pruned" and row["auc"] != ""]
+    pruned = [row for row in rows if row["state"] == "pruned" and row["auc"] != ""]
     keys = {"trial": "trial", "lr": "learning rate", "weight_decay": "weight decay"}
     best = max(done, key=lambda row: row["auc"])
     for axes, (key, label) in zip(panels, keys.items(), strict=True):
-        for some, marker, fill, said in (
-            (gave_up, "s", "white", "given up, mean of its folds"),
+        for shown, marker, fill, state in (
+            (pruned, "s", "white", "given up, mean of its folds"),
             (done, "o", BLUE, "finished"),
             ([best], "*", VERMILLION, "best"),
         ):
             style = {"marker": marker, "markerfacecolor": fill, "markeredgecolor": INK}
             style |= {"linestyle": "", "markersize": 13 if marker == "*" else 6, "color": BLUE}
-            x, y = [row[key] for row in some], [row["auc"] for row in some]
-            axes.plot(x, y, label=said, **style)
+            x, y = [row[key] for row in shown], [row["auc"] for row in shown]
+            axes.plot(x, y, label=state, **style)
         if key != "trial":
-            values = [row[key] for row in (*gave_up, *done)]
+            values = [row[key] for row in (*pruned, *done)]
             axes.set_xscale("log")
             ticks = np.geomspace(min(values), max(values), 3)  # as few as fit below a narrow panel
-            labels = sorted({f"{on_step:.1e}" for on_step in ticks}, key=float)
-            axes.set_xticks([float(one) for one in labels], [f"{float(one):g}" for one in labels])
+            labels = sorted({f"{tick:.1e}" for tick in ticks}, key=float)
+            axes.set_xticks(
+                [float(text) for text in labels], [f"{float(text):g}" for text in labels]
+            )
             axes.minorticks_off()
         tidy(axes, label, "mean AUC over the folds" if key == "trial" else "")
     highest = np.maximum.accumulate([row["auc"] for row in done])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,12 @@ def wrapped(figure: Figure, text: str, fontsize: float, weight: str = "normal") 
         lines += best or [""]
     probe.remove()
     return "\n".join(lines).replace("\u00a0", " ")
+
+
+def write_notes(figure: Figure, notes: Sequence[str]) -> None:
+    """Print lines at the bottom of a figure, each wrapped; empty ones are left out."""
+    text = "\n".join(wrapped(figure, note, SMALL) for note in notes if note)
+    figure.supxlabel(text, fontsize=SMALL, color=INK, parse_math=False)
 
 
 def tidy(axes: Axes, xlabel: str, ylabel: str) -> None:

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from PIL import Image
 
+import chestlab.reporting
+import visualize
 from chestlab.data.splits import CLASS_NAMES
 from chestlab.evaluation.metrics import calibration
 from chestlab.reporting import (
@@ -19,6 +22,8 @@ from chestlab.reporting import (
     style,
 )
 from chestlab.reporting.curves import draw_training_curves
+
+REPORTING = Path(chestlab.reporting.__file__).parent
 
 LONG_TITLE = (
     "efficientchestnet_chestmnist_nih_subset_28 · EfficientChestNet · "
@@ -174,8 +179,13 @@ def test_title_is_complete_and_nothing_is_clipped(name, title, drawn):
 
 
 def test_importing_does_not_load_pyplot():
-    code = "import sys, visualize; sys.exit('matplotlib.pyplot' in sys.modules)"
+    modules = [f"chestlab.reporting.{path.stem}" for path in REPORTING.glob("*.py")]
+    code = f"import sys, {', '.join(modules)}; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_script_replaces_no_name_that_a_notebook_imports():
+    assert not {"Image", "display", "HTML", "Markdown", "plt", "show"} & vars(visualize).keys()
 
 
 def test_training_curves_say_what_they_show(drawn):
