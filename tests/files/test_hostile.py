@@ -466,7 +466,7 @@ def apart(*arguments: object, cwd: Path, timeout: float) -> Any:
         [sys.executable, __file__, *map(str, arguments)],
         env={
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
             "OMP_NUM_THREADS": "1",
             "XDG_CACHE_HOME": str(cwd),
         },

@@ -353,8 +353,8 @@ def test_a_refusal_stays_one_line_whatever_the_name(folder, capsys):
     refused_in_process(folder, capsys, ["--data", "two\nlines.npz"], "there is no such file")
 
 
-def test_help_lists_every_flag_with_its_default(tmp_path):
-    done = run_script("train.py", "--help", cwd=tmp_path)
+def test_help_all_lists_every_flag_with_its_default(tmp_path):
+    done = run_script("train.py", "--help-all", cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == ""
     paragraphs = re.split(r"\n  (?=-)", done.stdout)
     about = {text.split()[0]: " ".join(text.split("\n\n")[0].split()) for text in paragraphs}
@@ -417,7 +417,7 @@ def test_a_good_file_beside_a_bad_flag_is_untouched(folder):
 @pytest.mark.parametrize("flags", [[], ["--overwrite"], ["--resume"]])
 def test_a_folder_that_is_no_run_of_ours_is_not_emptied(folder, monkeypatch, flags):
     """``--results-dir . --name Documents`` must not cost anyone their documents."""
-    monkeypatch.setattr("experiment.Run._draw", lambda *arguments: None)
+    monkeypatch.setattr("chestlab.runs.results.draw_pictures", lambda *arguments: None)
     (folder / "Documents").mkdir()
     (folder / "Documents" / "thesis.txt").write_text("years of work")
     with contextlib.suppress(SystemExit):

@@ -36,5 +36,5 @@ def test_help_all_names_every_hyperparameter(tmp_path):
     for field in dataclasses.fields(Recipe):
         if field.metadata:
             assert f"--{field.name.replace('_', '-')} " in ended.stdout
-    for flag in ("--root", "--no-test", "--members", "--folds", "--results-dir", "--models-dir"):
+    for flag in ("--members", "--folds", "--folds-over", "--find-lr", "--weights"):
         assert flag in ended.stdout

@@ -212,17 +212,17 @@ def test_training_from_a_file_imports_neither_medmnist_nor_the_downloader(tmp_pa
     """And the heavy libraries come in only once the first epoch is through."""
     check = (
         "import runpy, sys\n"
-        "import engine\n"
-        "run_epoch = engine.Trainer.run_epoch\n"
+        "from chestlab.training.trainer import Trainer\n"
+        "run_epoch = Trainer.run_epoch\n"
         "def spy(self):\n"
         "    if not self.history:\n"
         "        heavy = {'sklearn', 'matplotlib', 'torchvision', 'pandas'}\n"
         "        print('early', sorted(heavy & set(sys.modules)))\n"
         "    return run_epoch(self)\n"
-        "engine.Trainer.run_epoch = spy\n"
+        "Trainer.run_epoch = spy\n"
         f"sys.argv = ['tiny', '--data', {str(phantom_npz)!r}, '--epochs', '1']\n"
         f"runpy.run_path({str(TINY)!r}, run_name='__main__')\n"
-        "print('late', sorted({'medmnist', 'download'} & set(sys.modules)))\n"
+        "print('late', sorted({'medmnist', 'pooch', 'chestlab.data.download'} & set(sys.modules)))\n"
     )
     script = tmp_path / "check.py"
     script.write_text(check)
