@@ -4,7 +4,7 @@ A slow test asks for the fixture ``record_figure`` and gives it a line and a num
 number stands for has been checked. Its table is written when the session ends; a line it does not
 renew stays. In a fast test the fixture does nothing, so the fast suite leaves the checkout clean.
 
-To be had with ``pytest_plugins = ["figures"]``, in a test module or in ``conftest.py``.
+Use it with ``pytest_plugins = ["figures"]`` in a test module or in ``conftest.py``.
 """
 
 from __future__ import annotations

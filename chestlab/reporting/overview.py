@@ -157,7 +157,7 @@ def _source_section(
         results_dir: where the page lies.
         group: the runs.
         level: number signs of the section's heading.
-        same_name: another source has the same file name, so that the content's hash is told.
+        same_name: another source has the same file name, so that the hash of its content is shown.
     """
     # Sorted by validation: an order by test would be a choice made on test.
     group = sorted(group, key=lambda r: (r.kind == "baseline", -r.metrics["val"]["auc"], r.name))
