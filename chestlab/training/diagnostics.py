@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from chestlab.training.augment import to_input
+from chestlab.training.inference import EVALUATION_BATCH
 from chestlab.training.recipe import Recipe
-from chestlab.training.trainer import EVALUATION_BATCH
 
 GRADIENT_BATCHES = 2
 

@@ -1,8 +1,9 @@
 """One training in several processes (``torchrun``), with the losses of one process.
 
-Every process holds all images, draws the same order, the same augmentation and the same dropout
-for a whole batch, and works on its share of it. The mean loss and its gradient are those of the
-whole batch, and so are the statistics of batch norm: what one process computes, up to rounding.
+Every process holds all images and draws the same random numbers: order, augmentation, mixing and
+dropout of whole batches. It then computes its share of each batch. `DistributedDataParallel`
+averages the gradients, and batch norm takes its statistics over the whole batch, so that losses
+and weights equal those of one process up to rounding.
 """
 
 from __future__ import annotations
@@ -21,24 +22,25 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from chestlab.files.errors import InputError, TrainingError
 from chestlab.files.progress import Interrupted, StopSignals
 
-# Words in what gloo, NCCL and the store say when another process is gone.
+# Words in the errors that gloo, NCCL and the store raise when another process has ended.
 LOST = re.compile("gloo|nccl|connection|socket|store", re.IGNORECASE)
 
-SIGNAL_SECONDS = 1.0  # within which a signal to all processes has reached this one, too
+SIGNAL_SECONDS = 1.0  # a signal to all processes has reached each of them after this time
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of how many processes this is, as ``torchrun`` says in the environment.
+    """The processes of a training and this one's place among them, as ``torchrun`` sets it.
 
     Attributes:
-        rank: 0 is the one that writes and speaks.
-        size: 1 without ``torchrun``.
-        local_rank: among those on this machine; the number of its GPU.
+        rank: of this process; the one of rank 0 prints and writes files.
+        size: number of processes, 1 without ``torchrun``.
+        local_rank: rank among the processes on this machine, and the number of this one's GPU.
     """
 
     rank: int = 0
@@ -47,7 +49,7 @@ class Processes:
 
     @classmethod
     def from_environment(cls) -> Processes:
-        """One process where ``torchrun`` has not set its variables."""
+        """Read the variables that ``torchrun`` sets; one process where they are missing."""
         values = (
             int(os.environ.get(name, default))
             for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
@@ -56,17 +58,18 @@ class Processes:
 
     @property
     def first(self) -> bool:
+        """Whether this process prints and writes files."""
         return self.rank == 0
 
     def share(self, n: int) -> torch.Tensor:
-        """Which of the places 0..n - 1 in a batch are this process's; all differ by one at most."""
+        """This process's rows of a batch of n, int64; shares differ in size by one at most."""
         return torch.arange(n).tensor_split(self.size)[self.rank]
 
     def device(self, device: torch.device) -> torch.device:
-        """This process's own of the devices of a kind.
+        """The device of this process: of several GPUs the one of its local rank.
 
         Raises:
-            InputError: there are more processes than GPUs, or the kind knows one process only.
+            InputError: there are more processes than GPUs, or the device is not CUDA or a CPU.
         """
         if self.size == 1 or device.type == "cpu":
             return device
@@ -82,10 +85,12 @@ class Processes:
 
     @contextlib.contextmanager
     def together(self, signals: StopSignals) -> Iterator[None]:
-        """Context in which the processes can talk; only the first one says what went wrong.
+        """Context of the process group; only the first process prints and reports errors.
+
+        Does nothing for one process.
 
         Raises:
-            TrainingError: another process is gone, which the first one learns from the backend.
+            TrainingError: another process has ended.
         """
         if self.size == 1:
             yield
@@ -101,23 +106,23 @@ class Processes:
                 dist.barrier()
                 dist.destroy_process_group()
         except (InputError, Interrupted, TrainingError) as error:
-            self._speak_or_leave(error)
+            self._exit_unless_first(error)
             raise
         except RuntimeError as error:
             if not LOST.search(str(error)):
                 raise
             try:
-                time.sleep(SIGNAL_SECONDS)  # what has ended the other one may be on its way here
+                time.sleep(SIGNAL_SECONDS)  # the signal that ended the other one may come here
                 signals.check()
             except Interrupted as interruption:
-                self._speak_or_leave(interruption)
+                self._exit_unless_first(interruption)
                 raise
-            told = TrainingError("another process of this training has ended")
-            self._speak_or_leave(told)
-            raise told from None
+            ended = TrainingError("another process of this training has ended")
+            self._exit_unless_first(ended)
+            raise ended from None
 
-    def _speak_or_leave(self, error: BaseException) -> None:
-        """End every process but the first, which has the same to say, without a word."""
+    def _exit_unless_first(self, error: BaseException) -> None:
+        """End any process but the first one silently: the first reports the same error."""
         if not self.first:
             if isinstance(error, Interrupted):
                 sys.exit(128 + error.signum)
@@ -125,7 +130,10 @@ class Processes:
 
     @contextlib.contextmanager
     def first_goes_first(self) -> Iterator[None]:
-        """Context that the first process has left before the others enter, who warn of nothing."""
+        """Context that the first process leaves before the others enter; these print no warnings.
+
+        For reading files that the first process may have to download or cache.
+        """
         if self.size == 1:
             yield
         elif self.first:
@@ -137,15 +145,23 @@ class Processes:
                 yield
 
     def from_first(self, value: Any) -> Any:
-        """The first process's ``value``."""
+        """The first process's ``value``, in every process."""
         if self.size == 1:
             return value
         values = [value]
         dist.broadcast_object_list(values)
         return values[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes in the order of their ranks, in every process."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
     def total(self, x: torch.Tensor) -> torch.Tensor:
-        """Sum of each process's tensor, all of one shape; differentiable."""
+        """Sum of the processes' tensors, all of one shape; differentiable."""
         return x if self.size == 1 else _Sum.apply(x)
 
 
@@ -157,9 +173,9 @@ def _nowhere() -> Any:
 
 
 class _Sum(torch.autograd.Function):
-    """All-reduce whose backward is one, too.
+    """All-reduce with an all-reduce as its backward pass.
 
-    `torch.distributed.nn.functional.all_reduce` is the same, and announced to go away.
+    `torch.distributed.nn.functional.all_reduce` does the same and is deprecated.
     """
 
     @staticmethod
@@ -173,67 +189,124 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(gradient)
 
 
-class WholeBatch:
-    """What the modules below must know of the batch of which they are given a share.
+class SharedBatches:
+    """Divides every batch of a training among the processes; with one, it changes nothing.
 
     Attributes:
-        places: (n,) of this process's images in the whole batch.
-        size: images of the whole batch.
-        generator: the same in every process.
+        size: rows of network input in the current batch, of all processes together.
+        rows: (n,) int64, those that are this process's.
     """
 
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-        self.places = torch.arange(0)
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
         self.size = 0
+        self.rows = torch.arange(0)
 
-    def rand(self, shape: torch.Size) -> torch.Tensor:
-        """This process's rows, (n, ...), of uniform numbers (size, ...) drawn for all."""
-        device = self.generator.device
-        drawn = torch.rand((self.size, *shape[1:]), generator=self.generator, device=device)
-        return drawn[self.places]
+    def convert(self, network: nn.Module) -> nn.Module:
+        """Let dropout and batch norm of ``network`` act on whole batches; weights keep their names.
+
+        To be called before anything refers to the network's modules.
+        """
+        if self.processes.size == 1:
+            return network
+        from torchvision.ops import StochasticDepth
+
+        device = next(network.parameters()).device
+        if device.type == "cuda":
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        for name, module in list(network.named_modules(remove_duplicate=False)):
+            if isinstance(module, nn.Dropout | StochasticDepth):
+                network.set_submodule(name, WholeBatchDropout(module, self))
+            elif isinstance(module, _BatchNorm) and device.type != "cuda":
+                network.set_submodule(name, GatheredBatchNorm(module, self.processes))
+        return network
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network whose forward pass has its gradients averaged over the processes."""
+        if self.processes.size == 1:
+            return network
+        return DistributedDataParallel(network, broadcast_buffers=False)
+
+    def take(
+        self, views: list[torch.Tensor], labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """This process's share of a batch.
+
+        Args:
+            views: augmented copies of the N images, each (N, 1, H, W).
+            labels: (N,) or (N, F).
+
+        Returns:
+            The images of all views, first the first views, and one row of labels for each image.
+        """
+        x = views[0] if len(views) == 1 else torch.cat(views)
+        self.size = len(x)
+        if self.processes.size == 1:
+            return x, labels
+        share = self.processes.share(len(labels)).to(x.device)
+        self.rows = torch.cat([share + i * len(labels) for i in range(len(views))])
+        return x[self.rows], labels[share]
+
+    def gather(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The outputs of all processes (size, D) of this one's (n, D), and which rows these are.
+
+        Differentiable.
+        """
+        if self.processes.size == 1:
+            return z, torch.arange(len(z), device=z.device)
+        everyone = z.new_zeros(self.size, z.shape[1]).index_copy(0, self.rows, z)
+        return self.processes.total(everyone), self.rows
+
+    def accumulate(self, network: nn.Module, last: bool) -> contextlib.AbstractContextManager:
+        """Context of a forward and backward pass; after the ``last`` one gradients are averaged."""
+        if self.processes.size == 1 or last:
+            return contextlib.nullcontext()
+        return network.no_sync()
 
 
 class WholeBatchDropout(nn.Module):
-    """Dropout, or stochastic depth, drawn for the whole batch.
+    """Dropout or stochastic depth, drawn for the whole batch as one process would draw it.
 
     Args:
-        rate: probability of a zero.
-        per_image: an image is zero as a whole, or not at all.
-        batch: of which the input is a share.
+        layer: `nn.Dropout` or torchvision's `StochasticDepth`.
+        batches: says of which batch the input, (n, ...), is a share.
     """
 
-    def __init__(self, rate: float, per_image: bool, batch: WholeBatch) -> None:
+    def __init__(self, layer: nn.Module, batches: SharedBatches) -> None:
         super().__init__()
-        self.rate, self.per_image, self.batch = rate, per_image, batch
+        self.layer, self.batches = layer, batches
+        self.per_value = isinstance(layer, nn.Dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training or not self.rate:
+        if not self.training:
             return x
-        shape = torch.Size((len(x), *[1] * (x.dim() - 1))) if self.per_image else x.shape
-        kept = self.batch.rand(shape) >= self.rate
-        return x * kept / (1 - self.rate) if self.rate < 1 else x * 0
+        shape = x.shape[1:] if self.per_value else (1,) * (x.dim() - 1)
+        ones = torch.ones((self.batches.size, *shape), dtype=x.dtype, device=x.device)
+        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            ones = ones.contiguous(memory_format=torch.channels_last)  # the order of the draws
+        return x * self.layer(ones)[self.batches.rows]
 
 
 class GatheredBatchNorm(_BatchNorm):
-    """Batch norm with the statistics of the whole batch, where `nn.SyncBatchNorm` is not: a CPU.
+    """Batch norm over the whole batch on a CPU, where `nn.SyncBatchNorm` does not work.
 
-    (n, C, ...) to the same; every process has a share of n images.
+    (n, C, ...) to the same shape; n is this process's share.
     """
 
     def __init__(self, norm: _BatchNorm, processes: Processes) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
         self.load_state_dict(norm.state_dict())
+        self.to(norm.weight)
         self.processes = processes
 
     def _check_input_dim(self, x: torch.Tensor) -> None:
-        """Any number of dimensions will do."""
+        """Allow any number of dimensions."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
         dims, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
-        values = x.float()
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
         count = values.new_tensor([values.numel() / values.shape[1]])
         sums = self.processes.total(torch.cat([values.sum(dims), count]))
         mean, count = sums[:-1] / sums[-1], sums[-1]
@@ -245,20 +318,3 @@ class GatheredBatchNorm(_BatchNorm):
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         normalised = centred * (variance + self.eps).rsqrt().view(shape)
         return (normalised * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
-
-
-def share_batches(network: nn.Module, batch: WholeBatch, processes: Processes) -> nn.Module:
-    """Make dropout and batch norm of ``network`` act on whole batches; names of weights stay."""
-    from torchvision.ops import StochasticDepth
-
-    device = next(network.parameters()).device
-    synced = device.type == "cuda" and processes.size > 1
-    if synced:
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for name, module in list(network.named_modules(remove_duplicate=False)):
-        if isinstance(module, nn.Dropout | StochasticDepth):
-            per_image = isinstance(module, StochasticDepth)
-            network.set_submodule(name, WholeBatchDropout(module.p, per_image, batch))
-        elif isinstance(module, _BatchNorm) and processes.size > 1 and not synced:
-            network.set_submodule(name, GatheredBatchNorm(module, processes).to(device))
-    return network

@@ -1,11 +1,12 @@
-"""A trained network with all that belongs to it, rebuilt from its checkpoint.
+"""Predictions: the logits of any network, and a trained network rebuilt from its checkpoint.
 
-What a checkpoint stores is used as it is: the recipe with its preprocessing, the decision
-threshold, the test-time augmentation and the size of the images it was trained on.
+From a checkpoint come the weights, the recipe with its preprocessing, the decision threshold, the
+test-time augmentation and the size of the images it was trained on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,12 +20,57 @@ from torch import nn
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.evaluation.metrics import sigmoid
 from chestlab.files.checkpoint import load_checkpoint
-from chestlab.files.errors import InputError
-from chestlab.training.device import resolve_amp
+from chestlab.files.errors import InputError, TrainingError
+from chestlab.training.augment import random_warps, to_input
+from chestlab.training.device import autocast, keep_freed_memory, resolve_amp
 from chestlab.training.recipe import Recipe
-from chestlab.training.trainer import predict
 
 NetworkClass = Callable[[str, str], Callable[..., nn.Module]]
+
+
+EVALUATION_BATCH = 128  # images; on CUDA more, where they are smaller than 224 px
+
+
+def predict(
+    model: nn.Module,
+    images: torch.Tensor,
+    recipe: Recipe,
+    amp: torch.dtype | None = None,
+    tta: str = "none",
+) -> np.ndarray:
+    """Logits (N,) or (N, F) float64 of images (N, 1, S, S) uint8, in evaluation mode.
+
+    Under ``tta="flip"`` the mean of the logits of each image and of its mirror image; under
+    ``"warps"`` of these and of ``recipe.tta_warps`` random warps of the recipe's strength, the
+    same ones for every image, so that no image's probability depends on its neighbours.
+    """
+    if images.device.type == "cpu":
+        keep_freed_memory()
+    model.eval()
+    warps = random_warps(recipe, images.device) if tta == "warps" else []
+    size = EVALUATION_BATCH
+    if images.device.type == "cuda":
+        side = recipe.image_size or images.shape[-1]
+        size *= min(8, max(1, 224**2 // side**2))
+    while size:
+        with (
+            contextlib.suppress(torch.OutOfMemoryError),
+            torch.inference_mode(),
+            autocast(images.device, amp),
+        ):
+            logits = []
+            for batch in images.split(size):
+                x = to_input(batch, recipe)
+                views = [x] if tta == "none" else [x, x.flip(-1)]
+                views += [to_input(batch, recipe, warp=warp) for warp in warps]
+                values = [
+                    model(view.contiguous(memory_format=torch.channels_last)).float()
+                    for view in views
+                ]
+                logits.append(sum(values) / len(values))
+            return torch.cat(logits).double().cpu().numpy()
+        size //= 2
+    raise TrainingError("out of memory with a single image: try a smaller --image-size")
 
 
 @dataclass(frozen=True)
@@ -98,7 +144,7 @@ def load_model(
     state = load_checkpoint(path, sealed=True)
     if "objective" in state:
         raise InputError(
-            f"checkpoint '{path}' is of pretrain.py and has not learned the two classes; a "
+            f"checkpoint '{path}' is of studies.pretrain and has not learned the two classes; a "
             "training script takes it as --weights"
         )
     if state.get("model_arguments", {}).get("outputs", 1) > 1:

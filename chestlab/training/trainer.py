@@ -1,12 +1,11 @@
-"""How any model is trained: the recipe, the step, the epoch, early stopping, state to resume from.
+"""The training loop of every network: step, epoch, validation, early stopping, state to resume.
 
-The whole data set lies on the device as uint8; a batch is an index into it. Nothing is read back
-from the device within an epoch: losses and hits are added up there.
+The whole data set is on the device as uint8; a batch is an index into it. Nothing is read back
+from the device within an epoch: losses and correct answers are added up there.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -18,11 +17,12 @@ from torch import nn
 
 from chestlab.evaluation.metrics import mean_loss, roc_auc
 from chestlab.files.errors import TrainingError
-from chestlab.training.augment import random_warps, to_input
+from chestlab.training.augment import to_input
 from chestlab.training.averaging import WeightAverage
 from chestlab.training.cuda_graph import CaptureError, StepGraph, supported
 from chestlab.training.device import autocast, keep_freed_memory, resolve_amp
-from chestlab.training.distributed import ONE_PROCESS, Processes
+from chestlab.training.distributed import ONE_PROCESS, Processes, SharedBatches
+from chestlab.training.inference import predict
 from chestlab.training.layers import freeze_first, set_drop_paths
 from chestlab.training.losses import Classification, Objective
 from chestlab.training.mixing import mix
@@ -39,50 +39,6 @@ HISTORY_COLUMNS = (
     "lr",
     "seconds",
 )
-
-EVALUATION_BATCH = 128  # images; on CUDA more, where they are smaller than 224 px
-
-
-def predict(
-    model: nn.Module,
-    images: torch.Tensor,
-    recipe: Recipe,
-    amp: torch.dtype | None = None,
-    tta: str = "none",
-) -> np.ndarray:
-    """Logits (N,) or (N, F) float64 of images (N, 1, S, S) uint8, in evaluation mode.
-
-    Under ``tta="flip"`` the mean of the logits of each image and of its mirror image; under
-    ``"warps"`` of these and of ``recipe.tta_warps`` random warps of the recipe's strength, the
-    same ones for every image, so that no image's probability depends on its neighbours.
-    """
-    if images.device.type == "cpu":
-        keep_freed_memory()
-    model.eval()
-    warps = random_warps(recipe, images.device) if tta == "warps" else []
-    size = EVALUATION_BATCH
-    if images.device.type == "cuda":
-        side = recipe.image_size or images.shape[-1]
-        size *= min(8, max(1, 224**2 // side**2))
-    while size:
-        with (
-            contextlib.suppress(torch.OutOfMemoryError),
-            torch.inference_mode(),
-            autocast(images.device, amp),
-        ):
-            logits = []
-            for batch in images.split(size):
-                x = to_input(batch, recipe)
-                views = [x] if tta == "none" else [x, x.flip(-1)]
-                views += [to_input(batch, recipe, warp=one) for one in warps]
-                values = [
-                    model(view.contiguous(memory_format=torch.channels_last)).float()
-                    for view in views
-                ]
-                logits.append(sum(values) / len(values))
-            return torch.cat(logits).double().cpu().numpy()
-        size //= 2
-    raise TrainingError("out of memory with a single image: try a smaller --image-size")
 
 
 class Trainer:
@@ -138,14 +94,16 @@ class Trainer:
             keep_freed_memory()
 
         torch.manual_seed(recipe.seed)
-        self.model = build().to(self.device, memory_format=torch.channels_last)
+        self.batches = SharedBatches(processes)
+        model = build().to(self.device, memory_format=torch.channels_last)
         if recipe.drop_path:
-            set_drop_paths(self.model, recipe.drop_path)
+            set_drop_paths(model, recipe.drop_path)
+        self.model = self.batches.convert(model)
         self.frozen = frozen
         self.frozen_modules = freeze_first(self.model, recipe.freeze) if recipe.freeze else []
-        if frozen:  # its dropout and stochastic depth rest, too, which own no weights
+        if frozen:  # the whole backbone: dropout and stochastic depth have no weights, but rest too
             self.frozen_modules = [self.model.backbone.requires_grad_(False)]
-        # A stream of its own for each purpose: changing the augmentation keeps the order.
+        # One generator per purpose: another augmentation leaves the order as it is.
         self.shuffle = torch.Generator().manual_seed(2 * recipe.seed)
         self.noise = torch.Generator(self.device).manual_seed(2 * recipe.seed + 1)
         self.optimizer = make_optimizer(self.model, recipe)
@@ -162,6 +120,7 @@ class Trainer:
             self.best_epoch, self.best_weights = previous.best_epoch, previous.best_weights
             self.training_seconds = previous.training_seconds
         self.average = WeightAverage(self.model, recipe.ema) if recipe.ema else None
+        self.forward = self.batches.wrap(self.model)
         self.first_epoch = len(self.history)  # number of epochs before this stage
 
     @property
@@ -174,12 +133,13 @@ class Trainer:
 
     @property
     def images_per_epoch(self) -> int:
-        """All training images, less one where it would make a batch of one on its own.
+        """All training images, less one where the last batch would have only that one.
 
-        Batch norm has no statistics of one value; which image sits out changes every epoch.
+        Batch norm has no statistics of one value; which image is left out changes every epoch.
+        Of several processes each needs an image.
         """
-        n = len(self.train_images)
-        return n - 1 if n % self.images_per_step == 1 else n
+        n, left = len(self.train_images), len(self.train_images) % self.images_per_step
+        return n - left if left < max(2, self.processes.size) else n
 
     @property
     def steps_per_epoch(self) -> int:
@@ -216,13 +176,14 @@ class Trainer:
         order = self._order().to(self.device)
         losses, rates = [], []
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        for rows in order.split(self.images_per_step):
+        for rows in self._split(order):
             rates.append(self.optimizer.param_groups[0]["lr"])
             loss, right = self.step(rows)
             losses.append(loss * len(rows))
             correct += right
             self.on_step()
-        step_losses = torch.stack(losses).cpu()
+        step_losses = (self.processes.total(torch.stack(losses)) / self.processes.size).cpu()
+        correct = self.processes.total(correct)
         broken = torch.nonzero(~torch.isfinite(step_losses))
         if len(broken):
             step = int(broken[0])
@@ -252,7 +213,7 @@ class Trainer:
         """Figures of the validation images after an epoch; NaN where there are none."""
         if not len(self.val_images):
             return dict.fromkeys(("val_loss", "val_accuracy", "val_auc"), math.nan)
-        logits = predict(self.eval_model, self.val_images, self.recipe, self.amp)
+        logits = self._validation_logits()
         if not np.isfinite(logits).all():
             raise TrainingError(
                 f"the validation loss is not finite after epoch {len(self.history) + 1}, at "
@@ -265,6 +226,15 @@ class Trainer:
             "val_auc": roc_auc(labels, logits),
         }
 
+    def _validation_logits(self) -> np.ndarray:
+        """Logits (N,) or (N, F) of the validation images; each process predicts a share."""
+        images = self.val_images
+        if 1 < self.processes.size <= len(images):
+            share = self.processes.share(len(images)).to(self.device)
+            logits = predict(self.eval_model, images[share], self.recipe, self.amp)
+            return np.concatenate(self.processes.gather(logits))
+        return predict(self.eval_model, images, self.recipe, self.amp)
+
     def _order(self) -> torch.Tensor:
         """Rows of the training images in the order of an epoch."""
         if self.recipe.sampler == "shuffle":
@@ -276,11 +246,21 @@ class Trainer:
             weights, self.images_per_epoch, replacement=True, generator=self.shuffle
         )
 
-    def step(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """One optimiser step on the images ``rows``; mean loss and number of hits, on the device.
+    def _split(self, order: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The rows of each optimiser step of an epoch."""
+        if self.objective.views == 1:
+            return order.split(self.images_per_step)
+        return order.tensor_split(self.steps_per_epoch)  # few images are too easy to tell apart
 
-        The gradient is that of the mean over all of ``rows``, however they are split into
-        batches and however few are left for the last of them.
+    def step(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """One optimiser step on the images ``rows``.
+
+        The gradient is that of the mean over all of ``rows``, whatever batches they are split
+        into and however small the last of these is.
+
+        Returns:
+            Mean loss and number of correct answers, on the device. Of several processes each has
+            a loss of its own, of which theirs is the mean, and counts its own share.
         """
         if self.graph is not None and len(rows) == self.images_per_step:
             result = self._graph_step(rows)
@@ -308,11 +288,7 @@ class Trainer:
             try:
                 result = self._gradients(rows)
             except torch.OutOfMemoryError:
-                if self.micro_batch < 4:
-                    raise TrainingError(
-                        f"out of memory even with batches of {self.micro_batch}: try a smaller "
-                        "--image-size, or --device cpu"
-                    ) from None
+                self._check_halving()
             if result is None:  # out of the handler, whose traceback would keep the memory
                 self._halve_batch()
         self._update()
@@ -335,20 +311,30 @@ class Trainer:
     def _gradients(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         total = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        # Even parts, so that no image is left alone in a batch.
-        parts = min(math.ceil(len(rows) / self.micro_batch), len(rows) // 2)
-        for batch in rows.tensor_split(parts):
-            labels = self.train_labels[batch]
-            x = to_input(self.train_images[batch], self.recipe, self.noise)
-            x, labels = mix(x, labels, self.recipe, self.noise)
-            with autocast(self.device, self.amp):
-                outputs = self.model(x.contiguous(memory_format=torch.channels_last))
-            loss, right = self.objective.loss(outputs, labels)
-            loss = loss * (len(batch) / len(rows))
-            self.scaler.scale(loss).backward()
+        # Even parts, so that no image is left alone in a batch, and no process without one.
+        smallest = max(2, self.processes.size)
+        n_parts = min(math.ceil(len(rows) / self.micro_batch), len(rows) // smallest)
+        parts = rows.tensor_split(n_parts)
+        for part in parts:
+            x, labels = self._inputs(part)
+            with self.batches.accumulate(self.forward, last=part is parts[-1]):
+                with autocast(self.device, self.amp):
+                    outputs = self.forward(x.contiguous(memory_format=torch.channels_last))
+                loss, right = self.objective.loss(outputs, labels, self.batches)
+                # DistributedDataParallel takes the mean over processes, of which this is a part.
+                loss = loss * (len(labels) * self.processes.size / len(rows))
+                self.scaler.scale(loss).backward()
             total += loss.detach()
             correct += right
         return total, correct
+
+    def _inputs(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Network input and labels of the images ``rows``, or of this process's share of them."""
+        images, labels = self.train_images[rows], self.train_labels[rows]
+        views = [to_input(images, self.recipe, self.noise) for _ in range(self.objective.views)]
+        if len(views) == 1:
+            views[0], labels = mix(views[0], labels, self.recipe, self.noise)
+        return self.batches.take(views, labels)
 
     @property
     def _device_module(self) -> Any:
@@ -359,10 +345,22 @@ class Trainer:
 
     def _new_graph(self) -> StepGraph | None:
         """None also where memory is short: a graph keeps some for itself."""
-        halved = self.micro_batch < self.recipe.batch_size
-        if halved or not self.recipe.graph or not supported(self.device):
+        eager = self.micro_batch < self.recipe.batch_size or self.processes.size > 1
+        if eager or not self.recipe.graph or not supported(self.device):
             return None
         return StepGraph(self.optimizer, self.noise)
+
+    def _check_halving(self) -> None:
+        """Raise `TrainingError` where smaller batches cannot save memory, or are another task."""
+        if self.micro_batch < 4:
+            raise TrainingError(
+                f"out of memory even with batches of {self.micro_batch}: try a smaller "
+                "--image-size, or --device cpu"
+            ) from None
+        if self.processes.size > 1 or self.objective.views > 1:
+            raise TrainingError(
+                "out of memory: try a smaller --batch-size or --image-size"
+            ) from None
 
     def _halve_batch(self) -> None:
         self.graph = None
