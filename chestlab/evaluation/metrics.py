@@ -25,7 +25,11 @@ _LARGEST_BLOCK = 2**20  # weights turned to float64 at once
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Logits (N,) to probabilities (N,) in float64, without overflow for large ``|logits|``."""
+    """Logits (N,) to probabilities (N,) in float64, without overflow for large ``|logits|``.
+
+    `scipy.special.expit` rounds the last bit of every fourth value differently, and stored
+    probabilities have to be reproduced exactly.
+    """
     logits = np.asarray(logits, np.float64)
     smaller = np.exp(-np.abs(logits))
     return np.where(logits >= 0, 1 / (1 + smaller), smaller / (1 + smaller))
@@ -37,23 +41,23 @@ def mean_loss(labels: np.ndarray, logits: np.ndarray) -> float:
 
 
 def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
-    """Number in 0.05..20 by which to divide logits so that their loss is least.
+    """Temperature in 0.05..20: divided by it, the logits have the smallest loss.
 
-    Guo et al., https://arxiv.org/abs/1706.04599. It changes no order, so no AUC, and no sign.
-    To be called with validation images.
+    Guo et al., https://arxiv.org/abs/1706.04599. It changes neither the order of the logits, and so
+    no AUC, nor their signs. To be called with validation images.
     """
     from scipy.optimize import minimize_scalar
 
-    found = minimize_scalar(
+    minimum = minimize_scalar(
         lambda power: mean_loss(labels, logits / np.exp(power)),
         bounds=(np.log(0.05), np.log(20)),
         method="bounded",
     )
-    return float(np.exp(found.x))
+    return float(np.exp(minimum.x))
 
 
 def choose_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Threshold in 0.30..0.70 (step 0.01) with the highest accuracy; a tie goes to 0.5's side.
+    """Threshold in 0.30..0.70 (step 0.01) with the highest accuracy.
 
     Of several equally accurate thresholds the one nearest 0.5 is taken, and of two equally near
     the lower. To be called with validation or out-of-fold images, never with test images.
@@ -73,8 +77,9 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
     """Area under the ROC curve; NaN where a class is missing or a score is not finite.
 
     For labels and scores (N, F) the mean over the columns with both classes, MedMNIST's mean AUC.
-    The Mann-Whitney statistic (https://doi.org/10.1148/radiology.143.1.7063747): importing
-    scikit-learn for it would take longer than a short epoch.
+    The Mann-Whitney statistic (https://doi.org/10.1148/radiology.143.1.7063747), because it is
+    needed after every epoch: scikit-learn's function takes thirty times as long, and a second to
+    import.
     """
     if np.ndim(labels) == 2:
         columns = [roc_auc(labels[:, k], scores[:, k]) for k in range(labels.shape[1])]
@@ -99,13 +104,12 @@ def bootstrap_intervals(
 ) -> dict[str, list[float]]:
     """95 % percentile-bootstrap intervals of accuracy and AUC.
 
-    Whole groups (patients) are drawn with replacement, so that several images of one patient
-    count as what they are: one piece of evidence. A resample becomes a weight per image, and
-    all weighted AUCs come from one sorting; scikit-learn's function in a loop gives the same
-    numbers some hundred times slower.
+    Whole groups (patients) are drawn with replacement, because several images of one patient are
+    not independent. A resample becomes a weight per image, and all weighted AUCs come from one
+    sorting; scikit-learn's function in a loop gives the same numbers some hundred times slower.
 
     Args:
-        hits: (N,) booleans, prediction right.
+        correct: (N,) booleans, whether the prediction is correct.
         labels: (N,) of 0 and 1.
         scores: (N,), any monotone function of the probability of class 1.
         groups: (N,) patient of each image; None resamples images.
@@ -132,10 +136,10 @@ def paired_difference(
     groups: Sequence[Any] | None = None,
     resamples: int = BOOTSTRAP_RESAMPLES,
 ) -> dict[str, Any]:
-    """How much better ``first`` is than ``second`` on the same images.
+    """Accuracy and AUC of ``first`` less those of ``second`` on the same images.
 
-    Both are resampled together, by whole groups (patients), so what makes an image hard for both
-    cancels.
+    Both are resampled together, by whole groups (patients), so that the difficulty of an image for
+    both cancels.
 
     Args:
         labels: (N,) of 0 and 1.
@@ -234,15 +238,13 @@ def evaluate_probabilities(
         balanced_accuracy, f1, brier, confusion`` with ``confusion`` as [[TN, FP], [FN, TP]] and
         ``loss`` the mean binary cross-entropy in nats, without weights or smoothing.
     """
+    from sklearn.metrics import confusion_matrix
+
     labels = np.asarray(labels).astype(np.int64)
     probabilities = np.asarray(probabilities, np.float64)
     predicted = probabilities >= threshold
     correct = predicted == (labels == 1)
-    tn, fp, fn, tp = (
-        int(np.sum((labels == actual) & (predicted == called)))
-        for actual in (0, 1)
-        for called in (False, True)
-    )
+    (tn, fp), (fn, tp) = confusion = confusion_matrix(labels, predicted, labels=(0, 1)).tolist()
     intervals = bootstrap_intervals(correct, labels, probabilities, groups)
     sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
     of_truth = np.where(labels == 1, probabilities, 1 - probabilities)
@@ -258,7 +260,7 @@ def evaluate_probabilities(
         "balanced_accuracy": (sensitivity + specificity) / 2,
         "f1": 2 * tp / (2 * tp + fp + fn),
         "brier": float(np.mean((probabilities - labels) ** 2)),
-        "confusion": [[tn, fp], [fn, tp]],
+        "confusion": confusion,
     }
 
 
@@ -294,7 +296,6 @@ def evaluate_findings(
     for k in np.flatnonzero(usable):
         drawn[:, k] = weighted_auc(labels[:, k], probabilities[:, k], weights)
     mean = np.nanmean(drawn[:, usable], axis=1)
-
     return {
         "n": len(labels),
         "loss": mean_loss(labels, logits),
@@ -312,7 +313,7 @@ def evaluate_findings(
 def calibration(
     labels: np.ndarray, probabilities: np.ndarray, bins: int = CALIBRATION_BINS
 ) -> dict[str, Any]:
-    """How often class 1 is true where it was given a certain probability.
+    """How often class 1 is true among images with about the same predicted probability.
 
     Args:
         labels: (N,) of 0 and 1.
@@ -322,8 +323,8 @@ def calibration(
     Returns:
         ``bins``, for every bin that holds an image its ``low`` and ``high`` edge, number ``n`` of
         images, mean ``probability`` and ``share`` of class 1; and ``error``, the expected
-        calibration error: the mean over the images of the distance between these two in the
-        image's bin (Naeini et al., AAAI 2015).
+        calibration error: the mean over the images of the difference of these two in the image's
+        bin (Naeini et al., AAAI 2015).
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
     edges = np.arange(bins + 1) / bins
@@ -347,16 +348,16 @@ def calibration(
 def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
     """McNemar's exact test of whether two classifiers err equally often on the same images.
 
-    It takes every image for an independent piece of evidence; where patients own several images
-    its p is too small (McNemar, Psychometrika 1947).
+    It takes all images for independent; where patients have several images its p is too small
+    (McNemar, Psychometrika 1947).
 
     Args:
-        first: (N,) booleans, the first classifier's prediction is right.
+        first: (N,) booleans, whether the first classifier's prediction is correct.
         second: (N,) the same of the second.
 
     Returns:
-        ``only_first`` and ``only_second``, images that only the one has right, and ``p``,
-        two-sided.
+        ``only_first`` and ``only_second``, numbers of images that only this one predicts
+        correctly, and ``p``, two-sided.
     """
     from scipy.stats import binomtest
 

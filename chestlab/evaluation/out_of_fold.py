@@ -1,4 +1,4 @@
-"""Out-of-fold logits of several configurations on the same folds, and what they say."""
+"""Out-of-fold logits of several configurations on the same folds, with intervals and tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FOLD = "fold"
 
 
 class OutOfFold:
-    """Logits of several configurations on the same folds, and what they say.
+    """Out-of-fold logits of several configurations on the same folds.
 
     AUC is the mean over the folds of the AUC within a fold: each is of one network, whose logits
     need not be on the scale of another's. Accuracy is at a probability of 0.5.
@@ -53,11 +53,11 @@ class OutOfFold:
         self._scores: dict[tuple[str, str], tuple] = {}
 
     @classmethod
-    def of(cls, plan: CrossValidationSplits, logits: Mapping[str, np.ndarray]) -> OutOfFold:
-        """What `write` and `read` would make of the logits, rounding included."""
-        pool = plan.pool
+    def of(cls, splits: CrossValidationSplits, logits: Mapping[str, np.ndarray]) -> OutOfFold:
+        """The same as after `write` and `read`: logits are rounded."""
+        pool = splits.pool
         rounded = {name: np.round(values, DECIMALS) for name, values in logits.items()}
-        return cls(pool.origin, pool.index, pool.labels, pool.patients, plan.assignment, rounded)
+        return cls(pool.origin, pool.index, pool.labels, pool.patients, splits.assignment, rounded)
 
     @cached_property
     def _weights(self) -> np.ndarray:
@@ -94,11 +94,11 @@ class OutOfFold:
         return self._weights @ correct.astype(np.float64) / self._weights.sum(1)
 
     def estimate(self, name: str, measure: str) -> Estimate:
-        """Of a configuration's own figure."""
+        """A configuration's figure with its interval."""
         return estimate(*self.score(name, measure))
 
     def gain(self, name: str, over: str, measure: str) -> Estimate:
-        """How much better a configuration is than another."""
+        """A configuration's figure less that of another, paired, with its interval."""
         return gain(self.score(name, measure), self.score(over, measure))
 
     def write(self, path: Path) -> None:

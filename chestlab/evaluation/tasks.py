@@ -1,6 +1,6 @@
-"""What a run is asked: which of two classes, or which of the 14 findings.
+"""The two tasks of a run: which of two classes, or which of the 14 findings.
 
-A task knows the figures, tables and pictures; how a network is trained is the same for both.
+A task knows the figures of a split; how a network is trained is the same for both.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class TwoClassTask:
     measure = "accuracy"
 
     def decide(self, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-        """What is chosen on the validation images besides the epoch."""
+        """The values chosen on the validation images, besides the epoch."""
         return {"threshold": choose_threshold(labels, probabilities)}
 
     def evaluate(self, split: Split, logits: np.ndarray, threshold: float) -> dict[str, Any]:
@@ -51,12 +51,12 @@ class TwoClassTask:
 
 
 class FindingsTask:
-    """All 14 findings of every image: as many logits, judged by their mean AUC; no threshold."""
+    """All 14 findings of every image: as many logits, evaluated by their mean AUC; no threshold."""
 
     measure = "mean AUC"
 
     def decide(self, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-        """Nothing: an area under the curve needs no threshold."""
+        """No value: an area under the curve needs no threshold."""
         return {}
 
     def evaluate(self, split: Split, logits: np.ndarray) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class FindingsTask:
         )
 
     def goal(self, figures: Mapping[str, Any]) -> str:
-        """The reports' goal is one of two-class accuracy."""
+        """Empty: the reports' goal is for two classes."""
         return ""
 
 
@@ -85,7 +85,7 @@ def task_of(name: str) -> TwoClassTask | FindingsTask:
 
 
 def print_scores(metrics: Mapping[str, Any]) -> None:
-    """Val and test with their intervals, of a run's or an ensemble's `metrics.json`."""
+    """Print val and test with their intervals, of a run's or an ensemble's `metrics.json`."""
     task = task_of("two-class" if "threshold" in metrics else "findings")
     print(f"val, as selected: {task.line(metrics['val'])}{task.goal(metrics['val'])}")
     if metrics["test"] is not None:

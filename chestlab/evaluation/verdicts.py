@@ -1,11 +1,12 @@
-"""What paired runs say about a hypothesis: an interval, what it could have shown, and a verdict.
+"""Verdicts on hypotheses from paired runs: interval, smallest detectable difference, verdict.
 
-Networks are compared on the same seeds and the same images. Two things make a difference uncertain
-and are crossed, for every seed meets every patient: which patients are in the split, and the seed.
-The variance of the first is that of a bootstrap over whole patients of the mean over seeds; that
-of the second is the variance between seeds over their number. Their sum, with Satterthwaite's
-degrees of freedom, gives a t interval. A bootstrap of three seeds would draw from three values and
-come out a fifth too narrow even with the right quantile; t with two degrees of freedom does not.
+Networks are compared on the same seeds and the same images. A difference is uncertain for two
+reasons, which patients are in the split and which seed was used; the two are crossed, because every
+seed meets every patient. The variance of the first is that of a bootstrap over whole patients of
+the mean over seeds; that of the second is the variance between seeds over their number. Their sum,
+with Satterthwaite's degrees of freedom, gives a t interval. A bootstrap of three seeds would draw
+from three values and its interval would be a fifth too narrow even with the right quantile; that of
+t with two degrees of freedom is not.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from chestlab.evaluation.metrics import (
     weighted_auc,
 )
 
-POWER = 0.8  # with which a difference of `Estimate.detectable` is told from none
+POWER = 0.8  # share of experiments that find a true difference of `Estimate.detectable`
 
 
 @dataclass(frozen=True)
@@ -141,18 +142,18 @@ def difference(
     measure: str,
     groups: Sequence[Any] | None,
 ) -> Estimate:
-    """How much better ``first`` is than ``second``, runs of the same seeds on the same images."""
+    """Measure of ``first`` less that of ``second``, runs of the same seeds on the same images."""
     _shared_labels([*first, *second])
     return gain(score(first, measure, groups), score(second, measure, groups))
 
 
 def gain(first: tuple, second: tuple) -> Estimate:
     """`difference` of what `score` has returned for two networks."""
-    (one, drawn_one, groups), (two, drawn_two, _) = first, second
-    return estimate(one - two, drawn_one - drawn_two, groups, least=-1)
+    (values, resampled, groups), (other_values, other_resampled, _) = first, second
+    return estimate(values - other_values, resampled - other_resampled, groups, least=-1)
 
 
-def verdict(found: Estimate, low: float, high: float) -> str:
+def verdict(gain: Estimate, low: float, high: float) -> str:
     """``supported``, ``refuted`` or ``undecided``.
 
     A hypothesis claims a gain of ``low`` to ``high``. It is refuted where the interval lies wholly
@@ -161,11 +162,11 @@ def verdict(found: Estimate, low: float, high: float) -> str:
     everything with a single seed.
 
     Args:
-        found: the gain, in the unit of the other two.
+        gain: in the unit of the other two.
         low, high: the claim; ``math.inf`` for no upper limit.
     """
-    if found.seeds < 2 or not math.isfinite(found.low):
+    if gain.seeds < 2 or not math.isfinite(gain.low):
         return "undecided"
-    if found.high < low or found.low > high:
+    if gain.high < low or gain.low > high:
         return "refuted"
-    return "supported" if found.low > min(low, 0) else "undecided"
+    return "supported" if gain.low > min(low, 0) else "undecided"
