@@ -1,44 +1,30 @@
-"""The training loop of a textbook, which `train_speed.py` compares `engine.py` with.
+"""The loop of `train_minimal.py` with the networks and recipes that `train_speed.py` measures.
 
-A data set class with PIL and torchvision transforms for one image at a time, two loader processes,
-`loss.item()` in every step, validation after every epoch, float32 and AdamW as they come. The same
-model, recipe, batch size, schedule and clipping as ours.
+Pillow and torchvision transforms for one image at a time, loader processes, ``loss.item()`` in
+every step, validation after every epoch, float32 and AdamW as they come.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from chestlab.data.splits import Split
 from chestlab.training.recipe import Recipe
+from train_minimal import TwoClassDataset, evaluate, train_epoch
 
 
-class ChestDataset(Dataset):
-    """Images of a split as PIL images through a transform, labels as floats."""
-
-    def __init__(self, split: Split, transform: Callable[[Image.Image], torch.Tensor]) -> None:
-        self.images, self.labels = split.images, split.labels
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image = self.transform(Image.fromarray(self.images[index]))
-        return image, torch.tensor(self.labels[index], dtype=torch.float32)
-
-
-def make_transform(recipe: Recipe, training: bool) -> Callable[[Image.Image], torch.Tensor]:
+def make_transform(recipe: Recipe, training: bool) -> Callable[[np.ndarray], torch.Tensor]:
     """The recipe's resizing, augmentation (in training) and fixed normalisation."""
-    steps: list[Callable] = []
+    steps: list[Callable] = [transforms.ToPILImage()]
     if recipe.image_size:
         steps.append(transforms.Resize((recipe.image_size, recipe.image_size)))
     if training and (recipe.rotate or recipe.translate or recipe.scale):
@@ -58,23 +44,33 @@ def make_transform(recipe: Recipe, training: bool) -> Callable[[Image.Image], to
 
 def make_loader(split: Split, recipe: Recipe, training: bool, workers: int = 2) -> DataLoader:
     """Batches of the recipe's size, shuffled in training."""
-    dataset = ChestDataset(split, make_transform(recipe, training))
+    dataset = TwoClassDataset(split.images, split.labels, make_transform(recipe, training))
     return DataLoader(dataset, recipe.batch_size, shuffle=training, num_workers=workers)
 
 
-def make_scheduler(
-    optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler | None:
-    """PyTorch's own class for the recipe's schedule.
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """PyTorch's AdamW with the recipe's values."""
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=recipe.lr,
+        betas=(recipe.beta1, recipe.beta2),
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> Any:
+    """PyTorch's own class for the recipe's schedule, or an object whose ``step`` does nothing.
 
     Args:
+        optimizer: whose rate is set.
+        recipe: with the schedule.
         steps: optimiser steps to an epoch.
 
     Raises:
         ValueError: a schedule that no recipe measured here has.
     """
     if recipe.schedule == "constant":
-        return None
+        return SimpleNamespace(step=lambda *loss: None)
     if recipe.schedule == "plateau":
         return torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimizer, factor=recipe.gamma, patience=recipe.plateau_patience
@@ -93,56 +89,36 @@ def make_scheduler(
     raise ValueError(f"the textbook loop has no schedule '{recipe.schedule}'")
 
 
-def train_epoch(
+def run_epoch(
     model: nn.Module,
-    loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    train_loader: DataLoader,
+    val_loader: DataLoader,
     optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None,
+    scheduler: Any,
     recipe: Recipe,
-    device: torch.device,
-) -> list[float]:
-    """Train on every batch once; returns the loss of each."""
-    criterion = nn.BCEWithLogitsLoss()
-    model.train()
-    losses = []
-    batches = len(loader)
-    for number, (images, labels) in enumerate(loader, 1):
-        images, labels = images.to(device), labels.to(device)
-        loss = criterion(model(images), labels)
-        (loss / recipe.accumulation).backward()
-        losses.append(loss.item())
-        if number % recipe.accumulation and number < batches:
-            continue
-        if recipe.clip:
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        if recipe.schedule == "onecycle":
-            scheduler.step()
-    return losses
-
-
-def predict(
-    model: nn.Module,
-    loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    device: torch.device,
-    tta: str = "none",
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Logits (N,), labels (N,) and mean loss; under ``flip`` logits averaged with the mirror's."""
-    criterion = nn.BCEWithLogitsLoss(reduction="sum")
-    model.eval()
-    logits, truth, total = [], [], 0.0
-    with torch.no_grad():
-        for images, labels in loader:
-            images, labels = images.to(device), labels.to(device)
-            outputs = model(images)
-            if tta == "flip":
-                outputs = (outputs + model(torch.flip(images, [3]))) / 2
-            total += criterion(outputs, labels).item()
-            logits.append(outputs.cpu().numpy())
-            truth.append(labels.cpu().numpy())
-    logits, truth = np.concatenate(logits), np.concatenate(truth)
-    return logits, truth, total / len(truth)
+) -> dict[str, float]:
+    """Train on every batch once and validate, in float32; returns both losses and accuracies."""
+    plateau = recipe.schedule == "plateau"
+    train_loss, train_accuracy = train_epoch(
+        model,
+        train_loader,
+        optimizer,
+        SimpleNamespace(step=lambda: None) if plateau else scheduler,
+        torch.amp.GradScaler(enabled=False),
+        amp=None,
+        clip=recipe.clip or math.inf,
+        accumulate=recipe.accumulation,
+    )
+    val_loss, val_accuracy, val_auc, _ = evaluate(model, val_loader)
+    if plateau:
+        scheduler.step(val_loss)
+    return {
+        "train_loss": float(train_loss),
+        "train_accuracy": train_accuracy,
+        "val_loss": val_loss,
+        "val_accuracy": val_accuracy,
+        "val_auc": val_auc,
+    }
 
 
 def train(
@@ -152,36 +128,26 @@ def train(
     val_split: Split,
     device: torch.device,
 ) -> list[dict[str, float]]:
-    """Train for the recipe's epochs, keeping the best weights; returns a row per epoch."""
-    from sklearn.metrics import roc_auc_score
-
+    """Train for the recipe's epochs; returns a row per epoch, see `run_epoch`."""
     torch.manual_seed(recipe.seed)
     train_loader = make_loader(train_split, recipe, training=True)
     val_loader = make_loader(val_split, recipe, training=False)
     model = build().to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=recipe.lr,
-        betas=(recipe.beta1, recipe.beta2),
-        weight_decay=recipe.weight_decay,
-    )
-    steps = -(-len(train_loader) // recipe.accumulation)
-    scheduler = make_scheduler(optimizer, recipe, steps)
-    history, best = [], -1.0
-    for _ in range(recipe.epochs):
-        losses = train_epoch(model, train_loader, optimizer, scheduler, recipe, device)
-        logits, labels, val_loss = predict(model, val_loader, device)
-        if recipe.schedule == "plateau":
-            scheduler.step(val_loss)
-        accuracy = float(np.mean((logits >= 0) == (labels == 1)))
-        if accuracy > best:
-            best, _best_weights = accuracy, copy.deepcopy(model.state_dict())
-        history.append(
-            {
-                "train_loss": float(np.mean(losses)),
-                "val_loss": val_loss,
-                "val_accuracy": accuracy,
-                "val_auc": float(roc_auc_score(labels, logits)),
-            }
-        )
-    return history
+    optimizer = make_optimizer(model, recipe)
+    scheduler = make_scheduler(optimizer, recipe, -(-len(train_loader) // recipe.accumulation))
+    return [
+        run_epoch(model, train_loader, val_loader, optimizer, scheduler, recipe)
+        for _ in range(recipe.epochs)
+    ]
+
+
+class WithMirror(nn.Module):
+    """A network whose logits are averaged with those of the mirrored images."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, 1, H, W) to logits (N,)."""
+        return (self.model(images) + self.model(torch.flip(images, [3]))) / 2

@@ -1,4 +1,4 @@
-"""How fast training is, against the training loop of a textbook (`textbook.py`).
+"""How fast training is, against the training loop of a textbook, `train_minimal.py`.
 
     python benchmarks/train_speed.py --threads 2
 
@@ -241,9 +241,9 @@ def measure_evaluation(options: argparse.Namespace) -> dict[str, float]:
     if options.side == "textbook":
         import textbook
 
-        model = build().to(device)
+        model = textbook.WithMirror(build()).to(device)
         loader = textbook.make_loader(test, recipe, training=False)
-        work = partial(textbook.predict, model, loader, device, "flip")
+        work = partial(textbook.evaluate, model, loader)
     else:
         from chestlab.training.device import resolve_amp
         from chestlab.training.trainer import predict
@@ -675,7 +675,7 @@ class Results:
             "# Speed against a textbook's training loop\n\n"
             "Medians of measurements in turns, each a process of its own; ratios above 1 mean that "
             "ours is faster, where no other is said. The loop of the textbook is "
-            "`benchmarks/textbook.py`, in fp32. Written by `benchmarks/train_speed.py`.\n"
+            "that of `train_minimal.py`, in fp32. Written by `benchmarks/train_speed.py`.\n"
         )
         for key, section in self.sections.items():
             rows = [section["rows"][name] for name in ORDER if name in section["rows"]]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_script
+from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader
 
 from benchmarks import textbook, train_speed
@@ -72,24 +73,21 @@ def test_the_textbook_loop_and_ours_have_the_same_losses(schedule, accumulation,
     trainer = Trainer(build, recipe, data.train.to(cpu), data.val.to(cpu))
     order = torch.Generator().set_state(trainer.shuffle.get_state())
     model = copy.deepcopy(trainer.model).to(memory_format=torch.contiguous_format)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
-    )
+    optimizer = textbook.make_optimizer(model, recipe)
     scheduler = textbook.make_scheduler(optimizer, recipe, trainer.steps_per_epoch)
-    dataset = textbook.ChestDataset(data.train, textbook.make_transform(recipe, training=True))
+    train = textbook.make_loader(data.train, recipe, training=True, workers=0)
     val = textbook.make_loader(data.val, recipe, training=False, workers=0)
     for epoch in range(recipe.epochs):
         ours = trainer.run_epoch()
         rows = torch.randperm(len(data.train), generator=order)
         batches = [batch.tolist() for batch in rows.split(recipe.batch_size)]
-        loader = DataLoader(dataset, batch_sampler=batches)
-        losses = textbook.train_epoch(model, loader, optimizer, scheduler, recipe, cpu)
-        _, _, val_loss = textbook.predict(model, val, cpu)
-        if schedule == "plateau":
-            scheduler.step(val_loss)
+        loader = DataLoader(train.dataset, batch_sampler=batches)
+        theirs = textbook.run_epoch(model, loader, val, optimizer, scheduler, recipe)
         tolerance = 1e-5 if epoch == 0 else 1e-3  # rounding grows from step to step
-        assert np.mean(losses) == pytest.approx(ours["train_loss"], rel=tolerance)
-        assert val_loss == pytest.approx(ours["val_loss"], rel=10 * tolerance)
+        assert theirs["train_loss"] == pytest.approx(ours["train_loss"], rel=tolerance)
+        assert theirs["val_loss"] == pytest.approx(ours["val_loss"], rel=10 * tolerance)
+        if epoch == 0:
+            assert theirs["train_accuracy"] == pytest.approx(ours["train_accuracy"])
         if epoch == 0:  # after the last step of all PyTorch's one-cycle class goes on below zero
             rates = [o.param_groups[0]["lr"] for o in (optimizer, trainer.optimizer)]
             assert rates[0] == pytest.approx(rates[1], rel=1e-6)
@@ -101,9 +99,11 @@ def test_the_textbook_evaluates_mirror_images_as_ours_does(data):
     recipe = dataclasses.replace(RECIPE, image_size=0, tta="flip")
     images, labels = data.test.to(torch.device("cpu"))
     loader = textbook.make_loader(data.test, recipe, training=False, workers=0)
-    logits, truth, _ = textbook.predict(model, loader, torch.device("cpu"), "flip")
-    np.testing.assert_allclose(logits, predict(model, images, recipe, tta="flip"), atol=1e-5)
-    assert (truth == labels.numpy()).all()
+    _, accuracy, auc, logits = textbook.evaluate(textbook.WithMirror(model), loader)
+    expected = predict(model, images, recipe, tta="flip")
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    assert accuracy == pytest.approx(((expected >= 0) == (labels.numpy() == 1)).mean())
+    assert auc == pytest.approx(roc_auc_score(labels, expected))
 
 
 def test_the_made_source_is_read_as_chestmnist_is(tmp_path):
