@@ -1,8 +1,7 @@
-"""AdamW: which weights it moves how fast, and how the learning rate goes over a run."""
+"""AdamW with a learning rate per layer, and the schedules of the learning rate."""
 
 from __future__ import annotations
 
-import inspect
 import math
 from functools import partial
 
@@ -12,32 +11,21 @@ from torch import nn
 from chestlab.training.layers import layers_with_weights
 from chestlab.training.recipe import Recipe
 
-PER_STEP = ("onecycle", "cosine", "restarts")  # schedules that move after every optimiser step
+PER_STEP = ("onecycle", "cosine", "restarts")  # stepped after every optimiser step
+    "onecycle",
+    "cosine",
+    "restarts",
+)  # schedules that are stepped after every optimiser step
 
 RATE_GROUPS = 12  # different learning rates that layer_decay makes of a network's depth
 
 
-class AdamW(torch.optim.AdamW):
-    """`torch.optim.AdamW`, without the second it takes to load a compiler that nothing here uses.
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW over all parameters that require a gradient.
 
-    torch wraps these methods so that `torch.compile` leaves them alone, and the wrappers import
-    all of it at their first call. Here are the methods inside; where a version of torch has no
-    such wrapper, `inspect.unwrap` returns the method as it is.
-    """
-
-    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
-    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
-    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
-    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
-    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
-    """AdamW over what is to be trained.
-
-    With ``recipe.layer_decay`` below 1 the rate falls geometrically from the last layer to the
-    first, which gets that share of it: what a pre-trained network sees first needs least change
-    (ULMFiT, https://arxiv.org/abs/1801.06146).
+    With ``recipe.layer_decay`` below 1 the learning rate falls geometrically from the last layer
+    to the first, which gets that share of it: the first layers of a pre-trained network need the
+    least change (ULMFiT, https://arxiv.org/abs/1801.06146).
     """
     layers = layers_with_weights(model)
     trained = [[p for p in m.parameters(recurse=False) if p.requires_grad] for m in layers]
@@ -51,7 +39,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
             shares.setdefault(share, []).extend(layer)
         groups = [{"params": p, "lr": recipe.lr * share} for share, p in shares.items() if p]
     device = next(model.parameters()).device
-    return AdamW(
+    return torch.optim.AdamW(
         groups,
         lr=recipe.lr,
         betas=(recipe.beta1, recipe.beta2),
@@ -65,10 +53,10 @@ def make_scheduler(
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """The recipe's learning-rate schedule.
 
-    Those of `PER_STEP` move after every optimiser step, the others after an epoch.
+    Those in `PER_STEP` are stepped after every optimiser step, the others after an epoch.
     ``onecycle`` is `torch.optim.lr_scheduler.OneCycleLR` with linear annealing, written out: that
-    class overwrites AdamW's betas unless told not to, and divides by zero where the warm-up is
-    exactly one step long.
+    class overwrites AdamW's betas by default, and divides by zero where the warm-up is exactly
+    one step long.
     """
     schedulers = torch.optim.lr_scheduler
     total = recipe.epochs * steps_per_epoch
@@ -88,7 +76,7 @@ def make_scheduler(
 
 
 def _one_cycle(recipe: Recipe, total: int, step: int) -> float:
-    """Factor of the learning rate at a step: up to 1 along a line, and down along another."""
+    """Factor of the learning rate at a step: rises linearly to 1, then falls linearly."""
     start = 1 / recipe.div_factor
     end = start / recipe.final_div_factor
     peak = max(0.0, recipe.warmup * total - 1)
@@ -100,7 +88,7 @@ def _one_cycle(recipe: Recipe, total: int, step: int) -> float:
 
 
 def _cosine(recipe: Recipe, total: int, step: int) -> float:
-    """Factor of the learning rate at a step: a line up to 1, then half a cosine down to 0."""
+    """Factor of the learning rate at a step: rises linearly to 1, then half a cosine down to 0."""
     warm = round(recipe.warmup * total)
     if step < warm:
         return (step + 1) / warm
@@ -108,7 +96,7 @@ def _cosine(recipe: Recipe, total: int, step: int) -> float:
 
 
 def _restarts(recipe: Recipe, total: int, step: int) -> float:
-    """Factor of the learning rate at a step: a line up to 1, then cosines of doubling length.
+    """Factor of the learning rate at a step: rises linearly to 1, then cosines of doubling length.
 
     SGDR (Loshchilov and Hutter, https://arxiv.org/abs/1608.03983). The last cosine ends with the
     run only where the epochs work out.
@@ -119,5 +107,5 @@ def _restarts(recipe: Recipe, total: int, step: int) -> float:
     first = recipe.restart_epochs * total // recipe.epochs  # steps of the first cosine
     position = step - warm
     cycle = int(math.log2(position / first + 1))
-    begun = first * (2**cycle - 1)
-    return 0.5 * (1 + math.cos(math.pi * (position - begun) / (first * 2**cycle)))
+    start = first * (2**cycle - 1)
+    return 0.5 * (1 + math.cos(math.pi * (position - start) / (first * 2**cycle)))

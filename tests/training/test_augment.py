@@ -73,7 +73,7 @@ def test_parameters_stay_within_the_recipes_limits(monkeypatch):
         seen.update(angle=angle, translate=translate, scale=scale)
         return x
 
-    monkeypatch.setattr("augment.affine", spy)
+    monkeypatch.setattr("chestlab.training.augment.affine", spy)
     augment(torch.zeros(4000, 1, 4, 4), RANDOM, generator())
     for name, centre, limit in (("angle", 0, 15), ("translate", 0, 0.1), ("scale", 1, 0.1)):
         offset = (seen[name] - centre).abs()

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import run_script
-from test_hostile import (
+from damaged_files import (
     Payload,
     extreme_number,
     flip_bits,

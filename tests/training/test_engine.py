@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from chestlab.evaluation import metrics
+from chestlab.training import trainer as trainer_module
 from chestlab.training.device import resolve_amp
 from chestlab.training.layers import parameter_count
-from chestlab.training.optimizer import make_scheduler
+from chestlab.training.optimizer import PER_STEP, make_scheduler
 from chestlab.training.recipe import Recipe
-from chestlab.training.trainer import Trainer, predict
+from chestlab.training.trainer import HISTORY_COLUMNS, Trainer, predict
 from model import EfficientChestNet
 from train import REPORT
 
@@ -46,9 +47,9 @@ def rates(recipe, steps_per_epoch):
         for _ in range(steps_per_epoch):
             seen.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
-            if recipe.schedule in optimizer.PER_STEP:
+            if recipe.schedule in PER_STEP:
                 scheduler.step()
-        if recipe.schedule not in optimizer.PER_STEP:
+        if recipe.schedule not in PER_STEP:
             scheduler.step()
     return np.array(seen)
 
@@ -159,7 +160,7 @@ def test_plateau_halves_after_patience_epochs_without_a_lower_val_loss(monkeypat
     losses = iter([1.0, 0.9, 0.9, 0.9, 0.9, 0.8, 0.8, 0.8, 0.8])
     trainer = Trainer(Linear, recipe, tensors(8), tensors(4))
     real = metrics.mean_loss
-    monkeypatch.setattr(trainer, "mean_loss", lambda labels, logits: next(losses))
+    monkeypatch.setattr(trainer_module, "mean_loss", lambda labels, logits: next(losses))
     while not trainer.finished:
         trainer.run_epoch()
     assert real(np.array([1]), np.array([0.0])) == pytest.approx(math.log(2))
@@ -241,7 +242,7 @@ def scripted(values, **recipe):
         assert not trainer.finished
         trainer._remember(
             {
-                **dict.fromkeys(trainer.HISTORY_COLUMNS, 0.0),
+                **dict.fromkeys(HISTORY_COLUMNS, 0.0),
                 "epoch": i,
                 trainer.recipe.monitor: value,
             }

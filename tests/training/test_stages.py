@@ -277,13 +277,13 @@ def test_a_network_without_a_backbone_has_no_frozen_stage(tmp_path, phantom_npz)
 INTERRUPT = """
 import os, runpy, signal, sys
 sys.path.insert(0, {root!r})
-import engine
-run_epoch = engine.Trainer.run_epoch
+from chestlab.training.trainer import Trainer
+run_epoch = Trainer.run_epoch
 def counted(self):
     if len(self.history) == {epochs}:
         os.kill(os.getpid(), signal.{signal})
     return run_epoch(self)
-engine.Trainer.run_epoch = counted
+Trainer.run_epoch = counted
 sys.argv = [{script!r}, *{flags!r}]
 runpy.run_path({script!r}, run_name="__main__")
 """
