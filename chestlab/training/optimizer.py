@@ -12,10 +12,6 @@ from chestlab.training.layers import layers_with_weights
 from chestlab.training.recipe import Recipe
 
 PER_STEP = ("onecycle", "cosine", "restarts")  # stepped after every optimiser step
-    "onecycle",
-    "cosine",
-    "restarts",
-)  # schedules that are stepped after every optimiser step
 
 RATE_GROUPS = 12  # different learning rates that layer_decay makes of a network's depth
 
