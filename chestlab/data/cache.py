@@ -1,4 +1,4 @@
-"""The two-class images of a large source, kept in a small file so that the next start is quick."""
+"""A cache file with the two-class images of a large source, so that the next start is quick."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from chestlab.files.atomic import atomic_write
 
 _CACHE_VERSION = 1
 
-# The cache: the same arrays, two-class rows only, and a note of which source they came from.
-
 
 def with_cache(
     path: Path,
@@ -28,20 +26,23 @@ def with_cache(
     fetch: Callable[[Path], None] | None = None,
     related: bool = False,
 ) -> TwoClassData:
-    """The subset from the cache if it belongs to this very source, else from the source.
+    """Read the two-class images from the cache, or from the source and then write the cache.
+
+    The cache is an npz file of the source's arrays with the two-class rows only, and with the
+    identity of the source. A cache of another, or of a changed, source is not used.
 
     Args:
         path: the source.
-        check: raises where the data are not what was asked for; nothing is cached then.
-        fetch: makes sure that ``path`` is the sound official file, before it is read. The cache
-            remembers that it was.
-        related: see `load`. A cache without these images is made anew with them.
+        check: raises `InputError` where the data are not as requested; nothing is cached then.
+        fetch: downloads the official file to ``path``, unless it is there with the right checksum.
+            The cache stores that the checksum was verified.
+        related: see `sources.load`. A cache without these images is written anew with them.
     """
     path = path.resolve()
-    places = _cache_places(path)
+    paths = _cacheds(path)
     identity = _identity(path, verified=fetch is not None)
-    for place in places:
-        if identity is not None and (data := _read_cache(place, identity, related)) is not None:
+    for cached in paths:
+        if identity is not None and (data := _read_cache(cached, identity, related)) is not None:
             check(data)
             return data
     if fetch is not None:
@@ -50,14 +51,14 @@ def with_cache(
     data = filter_npz(path, related=related)
     check(data)
     if identity is not None:
-        _write_cache(places, identity, data)
+        _write_cache(paths, identity, data)
     return data
 
 
 def uncached(
     path: Path, check: Callable[[Data], None], fetch: Callable[[Path], None] | None = None
 ) -> FindingsData:
-    """All images; a cache of them would be another copy of the source."""
+    """Read all images from the source; a cache would be another copy of it. See `with_cache`."""
     path = path.resolve()
     if fetch is not None:
         fetch(path)
@@ -67,9 +68,9 @@ def uncached(
 
 
 def _identity(path: Path, verified: bool) -> str | None:
-    """What tells one source from another in no time: times, sizes and the zip's checksums.
+    """A text that differs between sources and is quick to make: time, sizes, the zip's checksums.
 
-    None where there is no zip; the reader says what is wrong with it.
+    None where ``path`` is no zip; `filter_npz` then raises the error.
     """
     try:
         status = path.stat()
@@ -85,10 +86,10 @@ def _identity(path: Path, verified: bool) -> str | None:
     )
 
 
-def _cache_places(path: Path) -> list[Path]:
-    """Beside the source, and in the user's cache folder where there is a home for one."""
-    places = [path.with_name(f"{path.stem}.two-class.npz")]
-    with contextlib.suppress(RuntimeError):  # there is no home
+def _cacheds(path: Path) -> list[Path]:
+    """Paths in order of preference: beside the source, and in the user's cache folder."""
+    paths = [path.with_name(f"{path.stem}.two-class.npz")]
+    with contextlib.suppress(RuntimeError):  # there is no home folder
         if os.name == "nt":
             base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
         elif sys.platform == "darwin":
@@ -96,8 +97,8 @@ def _cache_places(path: Path) -> list[Path]:
         else:
             base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         key = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-        places.append(Path(base) / "chestmnist-two-class" / f"{path.stem}.{key}.npz")
-    return places
+        paths.append(Path(base) / "chestmnist-two-class" / f"{path.stem}.{key}.npz")
+    return paths
 
 
 def _read_cache(path: Path, identity: str, related: bool) -> TwoClassData | None:
@@ -115,7 +116,7 @@ def _read_cache(path: Path, identity: str, related: bool) -> TwoClassData | None
                 sha256=str(about["sha256"]),
                 phantom=bool(about["phantom"]),
             )
-    except Exception:  # a missing, stale or damaged cache is made anew
+    except Exception:  # a missing or damaged cache is written anew
         return None
 
 
@@ -135,7 +136,7 @@ def _read_cached_split(archive: zipfile.ZipFile, split: str) -> Split:
     return Split(images.read(), labels.read(), index.read(), names)
 
 
-def _write_cache(places: list[Path], identity: str, data: TwoClassData) -> None:
+def _write_cache(paths: list[Path], identity: str, data: TwoClassData) -> None:
     about = {
         "identity": identity,
         "source": data.source,
@@ -148,10 +149,10 @@ def _write_cache(places: list[Path], identity: str, data: TwoClassData) -> None:
         arrays |= {f"{name}_{key}": getattr(split, key) for key in ("images", "labels", "index")}
         if split.names is not None:
             arrays[f"{name}_names"] = split.names
-    for place in places:
+    for cached in paths:
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(place, lambda file: np.savez(file, **arrays))
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(cached, lambda file: np.savez(file, **arrays))
             return
         except OSError:
-            continue  # a read-only place or a full disk: the next start filters again
+            continue  # a read-only folder or a full disk: the next start reads the source again

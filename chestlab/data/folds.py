@@ -1,4 +1,4 @@
-"""Cross-validation folds: every image is held out once, patients are never torn apart."""
+"""Cross-validation folds: every image is held out once, all images of a patient together."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FOLDS_SEED = 42  # of the assignment, the same for every network, so that they c
 
 
 def make_folds(data: TwoClassData, k: int, over: str, seed: int = FOLDS_SEED) -> list[TwoClassData]:
-    """Split the images k ways, stratified by class and grouped by patient.
+    """Split the images into k folds, stratified by class and grouped by patient.
 
-    Over ``train`` the official val images go on choosing the epoch, so nothing at all is chosen
-    on the fold that is held out. Over ``train+val`` there are no other images left to choose the
-    epoch on: the held-out fold does it, and figures on it are as selected.
+    Over ``train`` the epoch is chosen on the official val images, so nothing is chosen on the
+    held-out fold. Over ``train+val`` the epoch is chosen on the held-out fold, because no other
+    images are left: its figures are as selected.
 
     Args:
         data: its train (and val) images are divided; test stays as it is.
@@ -30,8 +30,8 @@ def make_folds(data: TwoClassData, k: int, over: str, seed: int = FOLDS_SEED) ->
         seed: of the assignment.
 
     Returns:
-        k data sets whose ``train`` is k - 1 parts. The other one is ``held_out``, or ``val``
-        over ``train+val``.
+        k data sets. ``train`` is k - 1 folds; the other one is ``held_out``, or over ``train+val``
+        it is ``val``.
 
     Raises:
         InputError: a class has too few patients (or images) for k folds.
@@ -50,7 +50,7 @@ def make_folds(data: TwoClassData, k: int, over: str, seed: int = FOLDS_SEED) ->
 
 
 def fold_rows(split: Split, k: int, seed: int = FOLDS_SEED) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows of the rest and of the fold, k times; see `make_folds`.
+    """Rows outside and inside of each of k folds; see `make_folds`.
 
     Raises:
         InputError: a class has too few patients (or images) for k folds.
@@ -63,23 +63,21 @@ def fold_rows(split: Split, k: int, seed: int = FOLDS_SEED) -> list[tuple[np.nda
     if k > fewest:
         raise InputError(f"--folds {k}: the rarer class has {unit} for {fewest} folds at most")
     splitter = StratifiedGroupKFold if grouped else StratifiedKFold
-    parts = splitter(k, shuffle=True, random_state=seed).split(
-        np.zeros(len(split)), split.labels, split.patients
-    )
-    folds = [(rest, outside) for rest, outside in parts]
+    splitter = splitter(k, shuffle=True, random_state=seed)
+    folds = list(splitter.split(np.zeros(len(split)), split.labels, split.patients))
     if any(len(np.unique(split.labels[rows])) < 2 for fold in folds for rows in fold):
         raise InputError(f"--folds {k}: a fold lacks one of the classes; take fewer")
     return folds
 
 
 def fewest_units(split: Split) -> int:
-    """Number of patients (of images, where these are not known) of the class that has fewer."""
+    """Number of patients (of images, where patients are unknown) of the class that has fewer."""
     units = np.arange(len(split)) if split.patients is None else split.patients
     return min(len(np.unique(units[split.labels == label])) for label in (0, 1))
 
 
 def warn_without_patients(split: Split) -> None:
-    """Say so where images of one patient cannot be kept together."""
+    """Print a warning where images of one patient cannot be kept together."""
     if split.patients is None:
         print(
             "WARNING: the source names no patients: images of one patient may be in several folds, "
@@ -93,26 +91,26 @@ def train_and_val(data: TwoClassData) -> Split:
     return join((data.train, data.val), ("train", "val"))
 
 
-def join(parts: Sequence[Split], origins: Sequence[str] | None = None) -> Split:
-    """Several splits as one.
+def join(splits: Sequence[Split], origins: Sequence[str] | None = None) -> Split:
+    """Concatenate splits.
 
     Args:
-        parts: at least one; all with file names or none.
-        origins: name of each part in the source, for parts of different splits.
+        splits: at least one; all with file names or none.
+        origins: name of each in the source, for images of different splits.
     """
 
-    def together(field: str) -> np.ndarray | None:
-        values = [getattr(part, field) for part in parts]
+    def concatenated(field: str) -> np.ndarray | None:
+        values = [getattr(split, field) for split in splits]
         return None if values[0] is None else np.concatenate(values)
 
-    joined = Split(*(together(field.name) for field in dataclasses.fields(Split)))
+    joined = Split(*(concatenated(field.name) for field in dataclasses.fields(Split)))
     if origins is None:
         return joined
-    lengths = [len(part) for part in parts]
+    lengths = [len(split) for split in splits]
     return dataclasses.replace(joined, origin=np.repeat(list(origins), lengths))
 
 
-INNER_PARTS = 8  # one of them chooses the epoch; officially val is 305 of 2,611 images, 1 in 8.6
+INNER_FOLDS = 8  # the epoch is chosen on one; officially val is 305 of 2,611 images, 1 in 8.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,11 +118,11 @@ class Fold:
     """One fold of one repeat.
 
     Attributes:
-        share: of the patients that could be trained on.
-        train: to train on.
-        val: to choose the epoch on, or None.
-        held_out: to be judged on, in the order of ``rows``.
-        rows: (n,) places of the held-out images among those of the plan.
+        share: of the patients outside of the fold, used for training.
+        train: images to train on.
+        val: images to choose the epoch on, or None.
+        held_out: the n images of the fold, to evaluate on, in the order of ``rows``.
+        rows: (n,) int, their rows in `CrossValidationSplits.pool`.
     """
 
     share: float
@@ -135,16 +133,16 @@ class Fold:
 
 
 class CrossValidationSplits:
-    """Which image is in which fold of which repeat.
+    """Repeated k-fold splits of train and val: which image is in which fold of which repeat.
 
     Args:
-        data: its train and val images are divided; nothing here reads test.
-        folds: number of parts, at least 2.
-        repeats: number of divisions.
+        data: its train and val images are divided; test is not read.
+        folds: number of folds, at least 2.
+        repeats: number of repeats, each with another assignment of images to folds.
 
     Attributes:
         pool: the N images of train and val.
-        assignment: (repeats, N) number of each image's fold, from 0.
+        assignment: (repeats, N) int, number of each image's fold, from 0.
 
     Raises:
         InputError: a class has too few patients (or images) for so many folds.
@@ -161,16 +159,18 @@ class CrossValidationSplits:
 
     @staticmethod
     def seed(repeat: int) -> int:
-        """Of a repeat's folds; those of the first are the folds of every other script."""
+        """Seed of a repeat's folds; the folds of repeat 0 are those of `make_folds`."""
         return FOLDS_SEED + repeat
 
-    def part(self, repeat: int, fold: int, *, choosing: bool, share: float = 1.0) -> Fold:
-        """Divide the images.
+    def fold(self, repeat: int, fold: int, *, choosing: bool, share: float = 1.0) -> Fold:
+        """The images of one fold and of its training.
 
         Args:
-            repeat, fold: numbers from 0.
-            choosing: keep images apart to choose the epoch on.
-            share: of the patients to train (and choose) on. A smaller share lies within a larger.
+            repeat: number from 0.
+            fold: number from 0.
+            choosing: take ``val``, to choose the epoch on, from the images outside of the fold.
+            share: of the patients in ``train`` and ``val``; a smaller share is a subset of a
+                larger one.
 
         Raises:
             InputError: too few patients are left to choose the epoch on.
@@ -187,18 +187,18 @@ class CrossValidationSplits:
 
 
 def _inner_rows(split: Split, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and to choose the epoch on: fewer parts where one would lack a class."""
-    for parts in range(min(INNER_PARTS, fewest_units(split)), 1, -1):
-        with contextlib.suppress(InputError):
-            return fold_rows(split, parts, seed)[0]
+    """Rows to train on and rows to choose the epoch on, which contain both classes."""
+    for folds in range(min(INNER_FOLDS, fewest_units(split)), 1, -1):
+        with contextlib.suppress(InputError):  # with so many folds, one would lack a class
+            return fold_rows(split, folds, seed)[0]
     raise InputError("--folds: too few patients of a class are left to choose the epoch on")
 
 
 def share_rows(split: Split, share: float, seed: int) -> np.ndarray:
     """(N,) booleans: the images of a share of each class's patients, drawn at random.
 
-    Of the same seed a smaller share lies within a larger one. A patient with images of both
-    classes counts as one of the first image's class.
+    With the same seed a smaller share is a subset of a larger one. A patient with images of both
+    classes counts to the class of the first image.
     """
     units = np.arange(len(split)) if split.patients is None else split.patients
     names, first = np.unique(units, return_index=True)

@@ -48,7 +48,7 @@ def read_xray(path: Path, size: int) -> Xray:
         size: side in pixels to reduce it to.
 
     Raises:
-        InputError: the file cannot be read or is nothing to be used, in one line without the path.
+        InputError: the file cannot be read or used; the message is one line without the path.
     """
     if not os.path.isfile(path):  # noqa: PTH113 (as below); opening a pipe would wait for ever
         raise InputError("is no regular file" if _exists(path) else "there is no such file")
@@ -83,7 +83,11 @@ def _exists(path: Path) -> bool:
 
 
 def _check(image: Image.Image, size: int) -> None:
-    """Refuse by its header what is no X-ray, before anything is unpacked."""
+    """Refuse an image by its header, before its pixels are unpacked.
+
+    Raises:
+        InputError: it is too large, smaller than ``size``, longer than 2:1, or an animation.
+    """
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise InputError(f"has {width} x {height} pixels; allowed are {MOST_PIXELS:,}")
@@ -126,8 +130,8 @@ def find_files(paths: Sequence[Path], without: Path | None = None) -> Iterator[P
     """
     seen = set()
     for path in paths:
-        found = _walk(path, without) if path.is_dir() else [path]
-        for file in found:
+        files = _walk(path, without) if path.is_dir() else [path]
+        for file in files:
             if file not in seen:
                 seen.add(file)
                 yield file

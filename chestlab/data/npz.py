@@ -1,10 +1,9 @@
-"""ChestMNIST as a two-class problem: cardiomegaly (0) against pneumothorax (1); or all of it.
+"""Reading npz files in ChestMNIST's layout: the two-class images, or all of them.
 
-A sample is kept when its 14-flag label vector sums to exactly one and the single flag is column 1
-(cardiomegaly) or column 7 (pneumothorax). The source is streamed out of its zip in blocks, so even
-the 224-px file (3.9 GB of training images once unpacked) takes little memory, and the two-class
-subset is cached as a small npz, so that the next start takes no time. With all 14 findings every
-image is kept: memory then is that of the images, and there is nothing to cache.
+An image is kept when its 14-flag label vector sums to exactly one and the single flag is column 1
+(cardiomegaly, class 0) or column 7 (pneumothorax, class 1). The file is read in blocks, so even
+the 224-px file (3.9 GB of training images once unpacked) takes little memory. For the 14 findings
+every image is kept.
 
 ChestMNIST: Yang et al., MedMNIST v2 (https://doi.org/10.1038/s41597-022-01721-8), CC BY 4.0, made
 from NIH ChestX-ray14 (Wang et al., CVPR 2017).
@@ -50,9 +49,14 @@ _DEFLATE_LIMIT = 1100  # deflate shrinks at most 1032:1; a larger claim is a dam
 def filter_npz(
     path: Path, findings: bool = False, related: bool = False
 ) -> TwoClassData | FindingsData:
-    """Stream an npz in ChestMNIST's layout and keep its two-class images, or all with 14 labels.
+    """Read an npz file in ChestMNIST's layout.
 
-    Memory: the kept images plus one block of 8 MB, whatever the size of the source.
+    Memory: the kept images plus one block of 8 MB, whatever the size of the file.
+
+    Args:
+        path: the file.
+        findings: keep all images with their 14 labels, not only the two-class ones.
+        related: keep also the training images that `splits.related_mask` selects.
 
     Raises:
         InputError: no sound npz, an array is missing or of wrong type or shape, a label is not 0
@@ -121,7 +125,7 @@ def _filter_split(
 
 @contextlib.contextmanager
 def _open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
-    """An npz in whose directory no damage hides the optional arrays: names, a phantom's mark."""
+    """Open an npz file after checking its directory, where damage could hide optional arrays."""
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             archive.open(member).close()  # raises if the directory's name is not the member's own
@@ -132,13 +136,13 @@ def _open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 class _Array:
-    """One array of an npz, read in blocks of rows.
+    """One array of an npz file, read in blocks of rows.
 
-    Nothing of the size that a header claims is allocated before the header, the zip's directory
-    and deflate's limit were found to agree.
+    No memory of the size in the array's header is allocated before that size was compared with
+    the zip's directory and with what deflate can compress.
 
     Raises:
-        InputError: they do not, or the array holds Python objects.
+        InputError: the sizes disagree, or the array holds Python objects.
     """
 
     def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
@@ -187,7 +191,7 @@ class _Array:
         self.check(good and self.shape == (n,), wanted)
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Number of the first row and the rows of each block; they need not all be read."""
+        """First row number and rows of each block; the caller may stop early."""
         n, row_bytes = self.shape[0], math.prod(self.shape[1:]) * self.dtype.itemsize
         per_block = max(1, n if self._fortran else _BLOCK_BYTES // row_bytes)
         for start in range(0, n, per_block):

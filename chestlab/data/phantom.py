@@ -6,12 +6,12 @@ Each image is a frontal film summed from its parts as attenuation (soft tissue, 
 clavicles, spine, mediastinum, heart, diaphragm, vessels) and then exposed. Cardiomegaly is a
 heart wider than half the thorax, pneumothorax a pleural line with air and no vessels outside it.
 
-How hard the task is (28 px, default counts), test AUC: `train.py --data phantom --epochs 5`,
+Difficulty of the task (28 px, default counts), test AUC: `train.py --data phantom --epochs 5`,
 EfficientChestNet, 0.950 (val passes 0.90 after two epochs); logistic regression on standardised
 pixels, C = 0.01 chosen on val, 0.778. The heart's width in pixels says little because size,
 position, exposure and rotation vary as well.
 
-Results on these files are about the programs that produce them, never about patients.
+Results on these files say something about the programs that produce them, nothing about patients.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which images a network has seen, so that it is never judged on them.
+"""Which images a network was trained or chosen on, so that it is never evaluated on them.
 
-Every checkpoint carries the record; a run that starts from one compares it with the images it
-will be judged on.
+Every checkpoint contains this record. A run that starts from a checkpoint compares the record
+with the images that it will be evaluated on.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from chestlab.files.errors import InputError
 
 
 def record(splits: Iterable[tuple[str, Split]], phantom: bool = False) -> dict[str, Any]:
-    """What is kept of the images that a network was trained or chosen on.
+    """The record of the images that a network was trained or chosen on.
 
     Args:
         splits: pairs of a split's name in the source and its images.
-        phantom: they are no X-rays; rows of phantoms and of X-rays are not the same images.
+        phantom: the images are phantoms; equal rows of phantoms and X-rays are different images.
 
     Returns:
         ``rows``: row numbers by split of the source (ChestMNIST has the same rows at every size);
@@ -37,7 +37,12 @@ def record(splits: Iterable[tuple[str, Split]], phantom: bool = False) -> dict[s
 
 
 def union(first: Mapping[str, Any] | None, second: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a network that went on from another one's weights."""
+    """The record of a network whose training started from another network's weights.
+
+    Args:
+        first: record of the other network, or None.
+        second: record of the training itself.
+    """
     if first is None or first["phantom"] != second["phantom"]:
         return dict(second)
     rows = {
@@ -51,13 +56,13 @@ def union(first: Mapping[str, Any] | None, second: Mapping[str, Any]) -> dict[st
 
 
 def overlap(seen: Mapping[str, Any], split: str, images: Split, by_patient: bool) -> int:
-    """How many of ``images`` a network has seen.
+    """Number of ``images`` that a network has seen.
 
     Args:
-        seen: of `record`.
+        seen: made by `record`.
         split: name of the images' split in their source.
-        images: to be judged on.
-        by_patient: an image counts as seen, too, when another one of its patient was.
+        images: to be evaluated on.
+        by_patient: an image also counts as seen if another image of its patient was.
     """
     if seen["names"] is not None and images.names is not None:
         names, wanted = np.array(seen["names"], dtype=str), images.names
@@ -77,13 +82,13 @@ def check_unseen(
     by_patient: bool,
     source: str,
 ) -> None:
-    """Refuse weights of a network that has seen the images it is to be judged on.
+    """Refuse weights of a network that has seen the images it will be evaluated on.
 
     Args:
-        seen: of `record`.
+        seen: each made by `record`.
         split: name of the images' split in their source.
-        images: to be judged on.
-        phantom: they are no X-rays.
+        images: to be evaluated on.
+        phantom: the images are phantoms.
         by_patient: see `overlap`.
         source: of the weights, for the message.
 

@@ -1,4 +1,4 @@
-"""Where images come from: the official file, a file of the user, or phantoms."""
+"""Loading the images that ``--data`` names: the official file, a file of the user, or phantoms."""
 
 from __future__ import annotations
 
@@ -35,18 +35,21 @@ def load(
     findings: bool = False,
     related: bool = False,
 ) -> TwoClassData | FindingsData:
-    """Read the two-class subset of the source that ``--data`` names, or all of it.
+    """Read the source that ``--data`` names: its two-class images, or all of them.
 
     Args:
-        data: ``chestmnist`` (the official file, downloaded if need be), ``phantom``, ``auto``
-            (the first where it can be had, else the second, said loudly), or the path of an npz in
-            ChestMNIST's layout.
+        data: ``chestmnist`` (the official file, downloaded if it is not in ``root``), ``phantom``,
+            ``auto`` (``chestmnist``, or with a warning ``phantom`` if that fails), or the path of
+            an npz file in ChestMNIST's layout.
         root: folder of the official files; None is medmnist's, ``~/.medmnist``.
         source_size: 28 (None), 64, 128 or 224 px; for a file it must be None or the file's own.
-        findings: every image with its 14 labels. Memory: the images plus one block of 8 MB; those
-            of the official 224-px file take 5.6 GB.
-        related: of the training images those, too, that show one of the two classes beside other
+        findings: load every image with its 14 labels. Memory: the images plus 8 MB; the images of
+            the official 224-px file take 5.6 GB.
+        related: load also the training images that show one of the two classes beside other
             findings; they take more than twice the memory of the two-class ones.
+
+    Returns:
+        `FindingsData` with ``findings``, else `TwoClassData`.
 
     Raises:
         InputError: the source is missing, damaged, of another layout, or cannot be downloaded.
@@ -86,11 +89,8 @@ def load(
     return uncached(path, check) if findings else with_cache(path, check, related=related)
 
 
-# The sources other than a file the user names.
-
-
 class NotAvailable(Exception):
-    """The official file is neither on disk nor to be downloaded; the message says why."""
+    """The official file is not on disk and cannot be downloaded; the message says why."""
 
 
 def _official(
@@ -128,13 +128,14 @@ def _official(
 
     def check(data: Data) -> None:
         if findings:
-            found, official = {name: len(getattr(data, name)) for name in SPLITS}, OFFICIAL_IMAGES
+            counts = {name: len(getattr(data, name)) for name in SPLITS}
+            official = OFFICIAL_IMAGES
         else:
-            found = {name: tuple(data.counts()[name].values()) for name in SPLITS}
+            counts = {name: tuple(data.counts()[name].values()) for name in SPLITS}
             official = OFFICIAL_COUNTS
-        if found != official or data.size != size:
+        if counts != official or data.size != size:
             raise InputError(
-                f"'{path}' holds {found} images of {data.size} px; the official file has "
+                f"'{path}' holds {counts} images of {data.size} px; the official file has "
                 f"{official} of {size} px"
             )
 

@@ -89,17 +89,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """Train, val and test with what a reader must know about where they come from.
+    """Train, val and test, with their source.
 
     Attributes:
         source: one readable line, e.g. ``ChestMNIST 28 px`` or a file's name.
-        sha256: of the source file (of the arrays, for a phantom made in memory).
+        sha256: of the source file; of the arrays for a phantom made in memory.
         phantom: the images are procedural and no X-rays.
-        fold: which part of a cross-validation this is, in words, or empty.
-        held_out: images of a fold that train, val and test leave out; None where it is val's
-            turn to be the fold.
+        fold: name of the cross-validation fold that is held out, or empty.
+        held_out: images of that fold; None where there is no fold, or val is the fold.
         related: training images that show one of the two classes beside other findings; None
-            where they were not asked for.
+            where they were not requested.
     """
 
     train: Split
@@ -119,7 +118,7 @@ class Data:
 
 
 class TwoClassData(Data):
-    """Images with exactly one finding, one of two."""
+    """Images with exactly one finding, cardiomegaly or pneumothorax; labels (N,)."""
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images per split and class."""
@@ -132,7 +131,7 @@ class TwoClassData(Data):
 
 
 class FindingsData(Data):
-    """All images of the source, with labels (N, 14)."""
+    """All images of the source; labels (N, 14)."""
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Images per split and finding; one image can have several findings, or none."""
@@ -148,6 +147,6 @@ def two_class_mask(labels: np.ndarray) -> np.ndarray:
 
 
 def related_mask(labels: np.ndarray) -> np.ndarray:
-    """(N, 14) flags to (N,) booleans: several findings, one of columns 1 and 7 among them."""
-    one = labels[:, CLASS_COLUMNS].sum(1, dtype=np.int64) == 1
-    return one & (labels.sum(1, dtype=np.int64) > 1)
+    """(N, 14) flags to (N,) booleans: several flags, and exactly one of columns 1 and 7."""
+    one_of_two = labels[:, CLASS_COLUMNS].sum(1, dtype=np.int64) == 1
+    return one_of_two & (labels.sum(1, dtype=np.int64) > 1)

@@ -250,7 +250,7 @@ def each_fold(
             configuration, recipe=dataclasses.replace(recipe, seed=(recipe.seed + repeat) % 2**31)
         )
         for number in range(splits.folds):
-            fold = splits.part(repeat, number, choosing=choosing, share=share)
+            fold = splits.fold(repeat, number, choosing=choosing, share=share)
             if configuration.pretrained is not None:
                 provenance.check_unseen(
                     configuration.pretrained.seen.values(),
@@ -345,7 +345,7 @@ def cross_validate_baseline(
     results, features = [], None
     for repeat in range(splits.repeats):
         for number in range(splits.folds):
-            fold = splits.part(repeat, number, choosing=False, share=share)
+            fold = splits.fold(repeat, number, choosing=False, share=share)
             key = {
                 "yardstick": baseline.key,  # as stored folds name it
                 "data": splits.data.sha256,

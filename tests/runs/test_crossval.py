@@ -73,14 +73,14 @@ def run(splits, store, configuration=None, share=1.0):
 
 def test_every_image_is_held_out_once_per_repeat_and_repeats_differ(splits):
     for repeat in range(splits.repeats):
-        rows = [splits.part(repeat, number, choosing=False).rows for number in range(splits.folds)]
+        rows = [splits.fold(repeat, number, choosing=False).rows for number in range(splits.folds)]
         assert sorted(np.concatenate(rows)) == list(range(len(splits.pool)))
     assert (splits.assignment[0] != splits.assignment[1]).any()
 
 
 def test_first_repeat_has_the_folds_of_every_other_script(data, splits):
     for number, one in enumerate(make_folds(data, 3, "train+val", FOLDS_SEED)):
-        fold = splits.part(0, number, choosing=False)
+        fold = splits.fold(0, number, choosing=False)
         assert np.array_equal(fold.held_out.names, one.val.names)
         assert np.array_equal(fold.train.names, one.train.names)
 
@@ -90,7 +90,7 @@ def test_first_repeat_has_the_folds_of_every_other_script(data, splits):
 def test_no_patient_is_on_two_sides(splits, recipe, share):
     for repeat in range(splits.repeats):
         for number in range(splits.folds):
-            fold = splits.part(repeat, number, choosing=True, share=share)
+            fold = splits.fold(repeat, number, choosing=True, share=share)
             trained = crossval.training_images(splits, fold, recipe)
             sides = [set(split.patients) for split in (trained, fold.val, fold.held_out)]
             assert all(sides)
@@ -100,14 +100,14 @@ def test_no_patient_is_on_two_sides(splits, recipe, share):
 
 
 def test_images_that_choose_the_epoch_are_about_an_eighth_of_the_rest(splits):
-    fold = splits.part(0, 0, choosing=True)
+    fold = splits.fold(0, 0, choosing=True)
     rest = len(fold.train) + len(fold.val)
     assert rest == len(splits.pool) - len(fold.held_out)
     assert 0.05 < len(fold.val) / rest < 0.25
 
 
 def test_nothing_is_kept_apart_where_the_last_epoch_is_taken(splits):
-    fold = splits.part(0, 0, choosing=False)
+    fold = splits.fold(0, 0, choosing=False)
     assert fold.val is None
     assert len(fold.train) + len(fold.held_out) == len(splits.pool)
 
@@ -117,7 +117,7 @@ def test_held_out_images_have_no_say_in_their_own_logits(
 ):
     """Other labels and other neighbours in the fold leave an image's logit what it was."""
     logits = run(splits, store, tiny(RECIPE)).logits
-    rows = splits.part(0, 0, choosing=True).rows
+    rows = splits.fold(0, 0, choosing=True).rows
     train, val = data.train, data.val
     flipped = np.concatenate([train.labels, val.labels])
     flipped[rows] = 1 - flipped[rows]
@@ -193,11 +193,11 @@ def test_a_damaged_stored_fold_is_trained_again(splits, store, damage):
     ],
 )
 def test_what_determines_a_fold_is_in_its_key(splits, other):
-    fold, data = splits.part(0, 0, choosing=False), splits.data
+    fold, data = splits.fold(0, 0, choosing=False), splits.data
     own = crossval.fold_key(tiny(), fold, data, CPU)
     assert crossval.fold_key(other(tiny()), fold, data, CPU) != own
     for parts in ((1, 0), (0, 1)):
-        another = crossval.fold_key(tiny(), splits.part(*parts, choosing=False), data, CPU)
+        another = crossval.fold_key(tiny(), splits.fold(*parts, choosing=False), data, CPU)
         assert another != own
     renamed = dataclasses.replace(tiny(), name="other", recipe=dataclasses.replace(LAST, name="x"))
     assert crossval.fold_key(renamed, fold, data, CPU) == own
@@ -219,7 +219,7 @@ def test_related_images_of_unknown_patients_are_warned_of(data, store, capsys):
     }
     splits = CrossValidationSplits(dataclasses.replace(data, **nameless), 3, 1)
     assert "images of one patient may be in several folds" in capsys.readouterr().err
-    fold = splits.part(0, 0, choosing=False)
+    fold = splits.fold(0, 0, choosing=False)
     images = crossval.training_images(splits, fold, dataclasses.replace(LAST, related=True))
     assert len(images) == len(fold.train) + len(data.related)
 
@@ -269,7 +269,7 @@ def test_figures_are_those_of_scikit_learn_fold_by_fold(splits, store):
     for repeat in range(2):
         areas = []
         for number in range(3):
-            rows = splits.part(repeat, number, choosing=False).rows
+            rows = splits.fold(repeat, number, choosing=False).rows
             areas.append(roc_auc_score(splits.pool.labels[rows], oof.logits["tiny"][repeat, rows]))
         assert values[repeat] == pytest.approx(np.mean(areas))
         right = accuracy_score(splits.pool.labels, oof.logits["tiny"][repeat] >= 0)
@@ -305,7 +305,7 @@ def test_real_x_rays_are_divided_by_patient(real_npz):
     splits = CrossValidationSplits(data, 5, 2)
     for repeat in range(2):
         for number in range(5):
-            fold = splits.part(repeat, number, choosing=True)
+            fold = splits.fold(repeat, number, choosing=True)
             more = crossval.training_images(splits, fold, dataclasses.replace(RECIPE, related=True))
             sides = [set(split.patients) for split in (more, fold.val, fold.held_out)]
             assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
