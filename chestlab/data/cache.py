@@ -39,7 +39,7 @@ def with_cache(
         related: see `sources.load`. A cache without these images is written anew with them.
     """
     path = path.resolve()
-    paths = _cacheds(path)
+    paths = _cache_paths(path)
     identity = _identity(path, verified=fetch is not None)
     for cached in paths:
         if identity is not None and (data := _read_cache(cached, identity, related)) is not None:
@@ -86,7 +86,7 @@ def _identity(path: Path, verified: bool) -> str | None:
     )
 
 
-def _cacheds(path: Path) -> list[Path]:
+def _cache_paths(path: Path) -> list[Path]:
     """Paths in order of preference: beside the source, and in the user's cache folder."""
     paths = [path.with_name(f"{path.stem}.two-class.npz")]
     with contextlib.suppress(RuntimeError):  # there is no home folder
