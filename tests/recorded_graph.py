@@ -120,9 +120,9 @@ def _tensors(values):
 
 
 def install(monkeypatch):
-    """Let `graph.StepGraph` find CUDA."""
+    """Let `cuda_graph.StepGraph` find CUDA."""
     Graph.replays = 0
-    monkeypatch.setattr("graph._failed", [])
+    monkeypatch.setattr("chestlab.training.cuda_graph._failed", [])
     for name, value in {
         "CUDAGraph": Graph,
         "graph": Capture,
@@ -133,4 +133,4 @@ def install(monkeypatch):
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch, "Generator", Generator)
-    monkeypatch.setattr("engine.supported", lambda device: True)
+    monkeypatch.setattr("chestlab.training.trainer.supported", lambda device: True)
