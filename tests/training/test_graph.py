@@ -8,7 +8,7 @@ import recorded_graph
 import torch
 from torch import nn
 
-from chestlab.training import cuda_graph
+from chestlab.training import cuda_graph, optimizer
 from chestlab.training.recipe import Recipe
 from chestlab.training.trainer import HISTORY_COLUMNS, Trainer
 from model import EfficientChestNet
