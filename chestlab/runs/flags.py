@@ -44,7 +44,9 @@ class ScriptParser(OneLineParser):
 
     def __init__(self, description: str | None, has_backbone: bool = False) -> None:
         self.has_backbone = has_backbone
+        module = getattr(sys.modules["__main__"], "__spec__", None)  # of python -m studies.NAME
         super().__init__(
+            prog=None if module is None else f"python -m {module.name}",
             description=description,
             usage="%(prog)s [flags]",
             add_help=False,
