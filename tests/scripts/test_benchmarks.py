@@ -17,7 +17,7 @@ from conftest import run_script
 from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader
 
-from benchmarks import textbook, train_speed
+from benchmarks import results, textbook, train_speed
 from chestlab.data import npz, sources, splits
 from chestlab.training.recipe import Recipe
 from chestlab.training.trainer import Trainer, predict
@@ -124,23 +124,23 @@ def test_the_made_source_is_read_as_chestmnist_is(tmp_path):
 def test_the_fit_of_a_step_finds_its_two_parts(tmp_path):
     steps = {batch: 0.004 + 0.001 * batch for batch in (2, 8, 32, 128)}
     result = {"steps": steps, "sizes": {100: 50.0, 1000: 60.0}, "batch_size": 32}
-    fixed, per_image = train_speed.draw_scaling(result, tmp_path / "figure.png", "made up")
+    fixed, per_image = results.draw_scaling(result, tmp_path / "figure.png", "made up")
     assert (fixed, per_image) == pytest.approx((0.004, 0.001))
 
 
 def test_figures_measured_before_are_kept_until_the_versions_change(tmp_path, monkeypatch):
     options = argparse.Namespace(threads=1, device="cpu")
-    row = train_speed.comparison("first", [[2.0, 2.2, 3.0], [1.0, 1.0, 1.0]], ">= 2")
+    row = results.comparison("first", [[2.0, 2.2, 3.0], [1.0, 1.0, 1.0]], ">= 2")
     assert (row["ratio"], row["low"], row["high"], row["repeats"]) == (2.2, 2.0, 3.0, 3)
-    train_speed.Results(tmp_path, options, "a.npz").add("rows", "start", row)
-    again = train_speed.Results(tmp_path, options, "a.npz")
+    results.Results(tmp_path, options, "a.npz").add("rows", "start", row)
+    again = results.Results(tmp_path, options, "a.npz")
     again.add("rows", "residual", row | {"title": "second"})
     page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert page.index("| second |") < page.index("| first |")  # in the order of `ORDER`
-    train_speed.Results(tmp_path, options, "b.npz").add("notes", "x", "of other data")
+    results.Results(tmp_path, options, "b.npz").add("notes", "x", "of other data")
     page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert "| first |" in page and "Of other data." in page
-    monkeypatch.setattr(train_speed, "versions", lambda: "others")
-    train_speed.Results(tmp_path, options, "a.npz").add("rows", "residual", row)
+    monkeypatch.setattr(results, "versions", lambda: "others")
+    results.Results(tmp_path, options, "a.npz").add("rows", "residual", row)
     page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert page.count("| first |") == 1 and "| second |" not in page and "others" in page
