@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -102,7 +103,6 @@ def _cache_paths(path: Path) -> list[Path]:
 
 
 def _read_cache(path: Path, identity: str, related: bool) -> TwoClassData | None:
-    splits = [*SPLITS, "related"] if related else SPLITS
     try:
         with _open_npz(path) as archive:
             about = _Array(archive, "about")
@@ -111,7 +111,10 @@ def _read_cache(path: Path, identity: str, related: bool) -> TwoClassData | None
             if about.pop("identity") != identity:
                 return None
             return TwoClassData(
-                **{split: _read_cached_split(archive, split) for split in splits},
+                train=_read_cached_split(archive, "train"),
+                val=_read_cached_split(archive, "val"),
+                test=_read_cached_split(archive, "test"),
+                related=_read_cached_split(archive, "related") if related else None,
                 source=str(about["source"]),
                 sha256=str(about["sha256"]),
                 phantom=bool(about["phantom"]),
@@ -143,7 +146,7 @@ def _write_cache(paths: list[Path], identity: str, data: TwoClassData) -> None:
         "sha256": data.sha256,
         "phantom": data.phantom,
     }
-    arrays = {"about": np.array([json.dumps(about)])}
+    arrays: dict[str, Any] = {"about": np.array([json.dumps(about)])}
     for name in [*SPLITS, *(["related"] if data.related is not None else [])]:
         split = getattr(data, name)
         arrays |= {f"{name}_{key}": getattr(split, key) for key in ("images", "labels", "index")}

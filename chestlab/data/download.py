@@ -17,6 +17,7 @@ import shutil
 import socket
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from email.message import Message
@@ -127,7 +128,8 @@ def fetch(
                 urls={destination.name: url},
                 retry_if_failed=1,  # after a wrong checksum
             )
-            store.fetch(destination.name, downloader=downloader)
+            # pooch's type of a downloader names the parameters of a processor
+            store.fetch(destination.name, downloader=downloader)  # pyright: ignore[reportArgumentType]
     except InputError:
         raise
     except (_Failure, ValueError, OSError, NotImplementedError) as error:
@@ -280,7 +282,7 @@ def _content_range(headers: Message) -> tuple[int | None, int | None]:
     """First byte and full size from a Content-Range header; None for what it leaves out."""
     match = re.match(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", headers.get("Content-Range", ""))
     start, total = match.groups() if match else (None, None)
-    return start and int(start), total and int(total)
+    return None if start is None else int(start), None if total is None else int(total)
 
 
 def _retry_after(headers: Message) -> float | None:

@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -98,16 +99,13 @@ def join(splits: Sequence[Split], origins: Sequence[str] | None = None) -> Split
         splits: at least one; all with file names or none.
         origins: name of each in the source, for images of different splits.
     """
-
-    def concatenated(field: str) -> np.ndarray | None:
-        values = [getattr(split, field) for split in splits]
-        return None if values[0] is None else np.concatenate(values)
-
-    joined = Split(*(concatenated(field.name) for field in dataclasses.fields(Split)))
-    if origins is None:
-        return joined
-    lengths = [len(split) for split in splits]
-    return dataclasses.replace(joined, origin=np.repeat(list(origins), lengths))
+    arrays: dict[str, Any] = {}
+    for field in dataclasses.fields(Split):
+        values = [getattr(split, field.name) for split in splits]
+        arrays[field.name] = None if values[0] is None else np.concatenate(values)
+    if origins is not None:
+        arrays["origin"] = np.repeat(list(origins), [len(split) for split in splits])
+    return Split(**arrays)
 
 
 INNER_FOLDS = 8  # the epoch is chosen on one; officially val is 305 of 2,611 images, 1 in 8.6

@@ -72,7 +72,7 @@ def read_xray(path: Path, size: int) -> Xray:
     square = grey.crop((left, top, left + side, top + side))
     shown = square
     if side > SHOWN_SIDE:
-        shown = square.resize((SHOWN_SIDE,) * 2, Image.Resampling.BICUBIC)
+        shown = square.resize((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.BICUBIC)
     if side > size:
         square = square.resize((size, size), Image.Resampling.BICUBIC)
     return Xray(path, np.array(square), np.array(shown))
@@ -139,7 +139,7 @@ def find_files(paths: Sequence[Path], without: Path | None = None) -> Iterator[P
 
 def _walk(folder: Path, without: Path | None) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
-        complain(Path(error.filename), error.strerror)
+        complain(Path(error.filename), error.strerror or str(error))
 
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders.sort()

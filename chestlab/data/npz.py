@@ -18,6 +18,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
 
@@ -46,8 +47,12 @@ _LARGEST_FORTRAN = 32 << 20  # bytes read at once where rows are not contiguous:
 _DEFLATE_LIMIT = 1100  # deflate shrinks at most 1032:1; a larger claim is a damaged or hostile file
 
 
+@overload
+def filter_npz(path: Path, *, related: bool = ...) -> TwoClassData: ...
+@overload
+def filter_npz(path: Path, *, findings: Literal[True]) -> FindingsData: ...
 def filter_npz(
-    path: Path, findings: bool = False, related: bool = False
+    path: Path, *, findings: bool = False, related: bool = False
 ) -> TwoClassData | FindingsData:
     """Read an npz file in ChestMNIST's layout.
 
@@ -82,7 +87,10 @@ def filter_npz(
         raise InputError(f"'{path}': the splits differ in image size: {sizes}")
     name = path.name.encode(errors="replace").decode()  # a name that is not UTF-8 cannot be printed
     return (FindingsData if findings else TwoClassData)(
-        **splits,
+        train=splits["train"],
+        val=splits["val"],
+        test=splits["test"],
+        related=splits.get("related"),
         source=f"{PHANTOM_MARK} ({name})" if phantom else name,
         sha256=file_sha256(path),
         phantom=phantom,

@@ -19,6 +19,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -357,7 +358,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         args = parser.parse_args(arguments)
         check_destination(args.out)
-        data = make_phantom(args.size, args.train, args.val, args.test, args.seed)
+        data: dict[str, Any] = make_phantom(args.size, args.train, args.val, args.test, args.seed)
         atomic_write(args.out, lambda file: np.savez_compressed(file, **data))
     except (InputError, OSError, MemoryError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

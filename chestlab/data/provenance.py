@@ -67,7 +67,7 @@ def overlap(seen: Mapping[str, Any], split: str, images: Split, by_patient: bool
     if seen["names"] is not None and images.names is not None:
         names, wanted = np.array(seen["names"], dtype=str), images.names
         if by_patient:
-            names, wanted = Split.patients_of(names), images.patients
+            names, wanted = Split.patients_of(names), Split.patients_of(wanted)
         return int(np.isin(wanted, names).sum())
     now = record([(split, images)])["rows"]
     return sum(int(np.isin(rows, seen["rows"].get(name, [])).sum()) for name, rows in now.items())

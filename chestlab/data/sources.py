@@ -8,6 +8,7 @@ import hashlib
 import os
 import sys
 from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
 
@@ -28,6 +29,31 @@ from chestlab.data.splits import (
 from chestlab.files.errors import InputError
 
 
+@overload
+def load(
+    data: str = ...,
+    root: Path | None = ...,
+    source_size: int | None = ...,
+    findings: Literal[False] = ...,
+    related: bool = ...,
+) -> TwoClassData: ...
+@overload
+def load(
+    data: str = ...,
+    root: Path | None = ...,
+    source_size: int | None = ...,
+    *,
+    findings: Literal[True],
+    related: bool = ...,
+) -> FindingsData: ...
+@overload
+def load(
+    data: str = ...,
+    root: Path | None = ...,
+    source_size: int | None = ...,
+    findings: bool = ...,
+    related: bool = ...,
+) -> TwoClassData | FindingsData: ...
 def load(
     data: str = "auto",
     root: Path | None = None,
@@ -127,12 +153,12 @@ def _official(
             raise NotAvailable(f"cannot write in '{path.parent}': {error.strerror}") from None
 
     def check(data: Data) -> None:
-        if findings:
-            counts = {name: len(getattr(data, name)) for name in SPLITS}
-            official = OFFICIAL_IMAGES
-        else:
+        if isinstance(data, TwoClassData):
             counts = {name: tuple(data.counts()[name].values()) for name in SPLITS}
             official = OFFICIAL_COUNTS
+        else:
+            counts = {name: len(getattr(data, name)) for name in SPLITS}
+            official = OFFICIAL_IMAGES
         if counts != official or data.size != size:
             raise InputError(
                 f"'{path}' holds {counts} images of {data.size} px; the official file has "

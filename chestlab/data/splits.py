@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,8 +65,13 @@ class Split:
 
     def take(self, rows: np.ndarray) -> Split:
         """The images of ``rows`` (integers or booleans)."""
-        values = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return Split(*(None if value is None else value[rows] for value in values))
+        return Split(
+            self.images[rows],
+            self.labels[rows],
+            self.index[rows],
+            None if self.names is None else self.names[rows],
+            None if self.origin is None else self.origin[rows],
+        )
 
     @property
     def patients(self) -> np.ndarray | None:
