@@ -127,7 +127,7 @@ def random_warps(recipe: Recipe, device: torch.device) -> list[Warp]:
     n, generator = recipe.tta_warps, torch.Generator().manual_seed(recipe.seed)
     warps = draw_warps(n, recipe, generator)
     parts = [getattr(warps, field.name).to(device).split(1) for field in fields(Warp)]
-    return [Warp(*one) for one in zip(*parts, strict=True)]
+    return [Warp(*values) for values in zip(*parts, strict=True)]
 
 
 def erase(x: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:

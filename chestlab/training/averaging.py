@@ -10,11 +10,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """A second network whose weights and batch-norm statistics follow the first one's slowly.
+    """A second network with the moving average of weights and batch-norm statistics.
 
     The decay of step t is the smaller of ``decay`` and (1 + t) / (10 + t), so that the random
-    start is soon forgotten. `torch.optim.swa_utils.AveragedModel` does not have that, and reads its
-    counter back from the device at every step.
+    initial weights soon have no effect. `torch.optim.swa_utils.AveragedModel` has a fixed decay,
+    and reads its counter back from the device at every step.
 
     Attributes:
         model: the averaged network.
@@ -25,20 +25,20 @@ class WeightAverage:
         self.decay, self.steps = decay, 0
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         pairs = []
-        for own, followed in zip(self.model.modules(), model.modules(), strict=True):
-            pairs += zip(own.parameters(False), followed.parameters(False), strict=True)
-            for name, buffer in followed.named_buffers(recurse=False):
+        for average, module in zip(self.model.modules(), model.modules(), strict=True):
+            pairs += zip(average.parameters(False), module.parameters(False), strict=True)
+            for name, buffer in module.named_buffers(recurse=False):
                 if buffer.is_floating_point():
-                    pairs.append((getattr(own, name), buffer))
-                else:  # a counter of batches: one for both
-                    setattr(own, name, buffer)
-        self._own, self._followed = zip(*pairs, strict=True)
+                    pairs.append((getattr(average, name), buffer))
+                else:  # a counter of batches, shared by both networks
+                    setattr(average, name, buffer)
+        self._averages, self._values = zip(*pairs, strict=True)
 
     def update(self) -> None:
-        """Take one step towards the followed network's present weights."""
+        """Average in the network's present weights."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        get_ema_multi_avg_fn(decay)(self._own, self._followed, None)
+        get_ema_multi_avg_fn(decay)(self._averages, self._values, None)
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged network's state dict and the number of updates."""

@@ -1,4 +1,4 @@
-"""What a trained network costs: arithmetic, memory and time per image."""
+"""Costs of a trained network: arithmetic, memory and time per image."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def measure(
 
 
 def _where_it_fits(measurement: Callable[..., Any], *arguments: Any) -> Any:
-    """What a measurement says, None where the device's memory does not suffice for it."""
+    """The result of a measurement, None where the device's memory does not suffice for it."""
     try:
         return measurement(*arguments)
     except torch.OutOfMemoryError:
@@ -115,12 +115,12 @@ def training_memory(
     if images.device.type != "cpu":
         return None
     twin = copy.deepcopy(model).train()
-    own = {p.untyped_storage().data_ptr() for p in twin.parameters()}
+    weights = {p.untyped_storage().data_ptr() for p in twin.parameters()}
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 

@@ -118,5 +118,5 @@ class StepGraph:
         for left in ("grad_scale", "found_inf"):  # by a loss scaler
             vars(self.optimizer).pop(left, None)
         for generator, state in zip(self.generators, before, strict=True):
-            generator.graphsafe_set_state(state)  # one that believes to be captured draws nothing
+            generator.graphsafe_set_state(state)  # a generator left in capture mode draws nothing
         raise CaptureError(reason)

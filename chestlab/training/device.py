@@ -1,4 +1,4 @@
-"""What the device decides: number format of a forward pass, and whether freed memory is kept."""
+"""The device of a run: choice, mixed precision, and memory that is kept for the next step."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def keep_freed_memory() -> None:
 
 
 def check_precision(recipe: Recipe, device: torch.device) -> None:
+    """Raise `InputError` where the recipe asks for fp16 on a CPU."""
     if recipe.amp == "fp16" and device.type == "cpu":
         raise InputError("--amp fp16: not on a CPU; allowed there are auto, off and bf16")
 

@@ -1,4 +1,4 @@
-"""What happens inside a network: gradients at every depth, and units that have gone silent."""
+"""Inside a network: gradient norms by depth, and units whose activation passes no gradient."""
 
 from __future__ import annotations
 
@@ -64,20 +64,20 @@ def silent_units(model: nn.Module, images: torch.Tensor, recipe: Recipe) -> dict
         images: (N, 1, S, S) uint8 on the model's device.
         recipe: how an image becomes an input.
     """
-    heard: dict[str, torch.Tensor] = {}
+    has_gradient: dict[str, torch.Tensor] = {}
 
-    def listen(name: str, layer: nn.Module):
+    def watch(name: str, layer: nn.Module):
         def hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             with torch.enable_grad():
                 x = inputs[0].detach().float().requires_grad_()
                 (slope,) = torch.autograd.grad(layer.forward(x).sum(), x)
-            awake = (slope.abs() >= SILENT_SLOPE).flatten(2).any(2).any(0)
-            heard[name] = heard.get(name, False) | awake
+            active = (slope.abs() >= SILENT_SLOPE).flatten(2).any(2).any(0)
+            has_gradient[name] = has_gradient.get(name, False) | active
 
         return layer.register_forward_pre_hook(hook)
 
     hooks = [
-        listen(name, module)
+        watch(name, module)
         for name, module in model.named_modules()
         if name.rpartition(".")[2] in ("act1", "act2")
     ]
@@ -89,4 +89,4 @@ def silent_units(model: nn.Module, images: torch.Tensor, recipe: Recipe) -> dict
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: float((~awake).float().mean()) for name, awake in heard.items()}
+    return {name: float((~active).float().mean()) for name, active in has_gradient.items()}

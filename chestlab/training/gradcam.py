@@ -30,7 +30,7 @@ def require_captum() -> None:
 
 
 def last_feature_map(model: nn.Module, x: torch.Tensor) -> tuple[str, bool]:
-    """Find the module whose output is the last feature map that still has a place for things.
+    """Find the module whose output is the last feature map larger than 1 x 1.
 
     Works for any architecture: one forward pass, watching what every module returns.
 
@@ -45,12 +45,12 @@ def last_feature_map(model: nn.Module, x: torch.Tensor) -> tuple[str, bool]:
     Raises:
         InputError: no module returns such a map.
     """
-    found: list[tuple[str, torch.Size]] = []
+    feature_maps: list[tuple[str, torch.Size]] = []
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, torch.Tensor) and output.dim() == 4:
-                found.append((name, output.shape))
+                feature_maps.append((name, output.shape))
 
         return hook
 
@@ -60,7 +60,7 @@ def last_feature_map(model: nn.Module, x: torch.Tensor) -> tuple[str, bool]:
                 handle = module.register_forward_hook(watch(name))
                 stack.callback(handle.remove)
         model(x)
-    for name, (_, a, b, c) in reversed(found):
+    for name, (_, a, b, c) in reversed(feature_maps):
         channels_last = a == b != c  # the input is square, and so are its feature maps
         height, width = (a, b) if channels_last else (b, c)
         if height > 1 and width > 1:

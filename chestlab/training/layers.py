@@ -1,4 +1,4 @@
-"""What is asked of a network and its layers: size, frozen layers, stochastic depth."""
+"""A network and its layers: number of parameters, freezing, stochastic depth, input size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def layers_with_weights(model: nn.Module) -> list[nn.Module]:
 def freeze_first(model: nn.Module, share: float) -> list[nn.Module]:
     """Stop training the first ``share`` (0..1) of the backbone's layers; returns these.
 
-    Their batch norms have to stay in evaluation mode, too, see `engine.Trainer`.
+    Their batch norms have to stay in evaluation mode, too, see `trainer.Trainer`.
     """
     layers = layers_with_weights(model.backbone)
     frozen = layers[: round(share * len(layers))]
@@ -31,11 +31,11 @@ def freeze_first(model: nn.Module, share: float) -> list[nn.Module]:
 
 
 def set_drop_paths(model: nn.Module, last: float) -> None:
-    """Let every residual block leave out its branch, the more often the deeper it lies.
+    """Give every residual block stochastic depth, with a probability that rises with its depth.
 
-    Huang et al., https://arxiv.org/abs/1603.09382: the probability rises along a line from the
-    input to ``last`` at the last block; each image is drawn for by itself, and what is kept is
-    scaled up. A block offers the place as a module named ``drop_path``.
+    Huang et al., https://arxiv.org/abs/1603.09382: the probability of leaving out a block's branch
+    rises linearly from the input to ``last`` at the last block. It is drawn for each image, and
+    branches that are kept are scaled up. The layer replaces a block's module ``drop_path``.
 
     Args:
         model: changed in place; its parameters and their names stay the same.

@@ -1,9 +1,9 @@
-"""Which learning rate to try: one short run in which it rises from nearly nothing to far too much.
+"""A range test of the learning rate: a short run in which it rises over six orders of magnitude.
 
     python train.py --find-lr
 
-The range test of Smith (https://arxiv.org/abs/1506.01186). It uses training images only, keeps no
-weights and leaves other results alone.
+Smith, https://arxiv.org/abs/1506.01186. It uses training images only, keeps no weights and changes
+no other results.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The recipe: every knob of a run, from which the command line is made."""
+"""The recipe: every hyperparameter of a run, from which the command line is made."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def hyperparameter(
     above: float | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """A recipe field with what its command-line flag says and allows.
+    """A recipe field with the help text and the allowed values of its command-line flag.
 
-    ``low`` and ``high`` are allowed themselves, ``above`` is not.
+    ``low`` and ``high`` are allowed values themselves, ``above`` is not.
     """
     metadata = {"help": help, "low": low, "high": high, "above": above, "choices": choices}
     return field(default=default, metadata=metadata)
@@ -27,7 +27,7 @@ def hyperparameter(
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every knob of a run. The defaults of a script are the values it sets here."""
+    """Every hyperparameter of a run. The defaults of a script are the values it sets here."""
 
     name: str
     epochs: int = hyperparameter(
@@ -82,7 +82,7 @@ class Recipe:
     )
     ema: float = hyperparameter(
         0.0,
-        "decay per step of averaged weights, which are then judged and kept",
+        "decay per step of averaged weights, which are then evaluated and kept",
         low=0,
         high=0.9999,
     )

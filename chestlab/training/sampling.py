@@ -33,15 +33,15 @@ def training_split(data: TwoClassData, recipe: Recipe) -> Split:
 
 
 def related_images(data: TwoClassData) -> Split:
-    """``data.related`` without any image of a patient whom the network is judged on."""
+    """``data.related`` without any image of a patient whom the network is evaluated on."""
     related = data.related
     if data.train.origin is not None:
         related = dataclasses.replace(related, origin=np.full(len(related), "train"))
     if related.patients is None:
         return related
-    eval_model = [data.val, data.test, *([data.held_out] if data.held_out is not None else [])]
-    known = np.concatenate([split.patients for split in eval_model])
-    return related.take(~np.isin(related.patients, known))
+    evaluated = [data.val, data.test, *([data.held_out] if data.held_out is not None else [])]
+    patients = np.concatenate([split.patients for split in evaluated])
+    return related.take(~np.isin(related.patients, patients))
 
 
 def _with_smote(train: Split, seed: int) -> Split:

@@ -46,23 +46,23 @@ class Trainer:
 
     Args:
         build: makes the model, called after seeding.
-        recipe: the knobs.
+        recipe: the hyperparameters.
         train: images (N, 1, S, S) uint8 and labels (N,) float, on the device of the training; or
-            labels (N, F) of F findings, whose losses and hits are averaged.
+            labels (N, F) of F findings, whose losses and accuracies are averaged.
         val: the same, for choosing the epoch; may be empty where the recipe monitors nothing.
-        frozen: train all but ``model.backbone``. Its batch norms stay in evaluation mode, too:
-            statistics of a new domain under weights that cannot follow would be a third thing,
-            neither the pre-trained network nor a trained one.
-        previous: a finished stage: its best weights are where this one starts, its history goes
-            on, and an epoch of this stage is the best only if it beats all of that one's.
+        frozen: train all but ``model.backbone``, whose batch norms stay in evaluation mode, too:
+            its weights are those of the statistics it was pre-trained with.
+        previous: a finished stage. This one starts from its best weights and goes on with its
+            history, and an epoch of this stage is the best only if it beats all of that one's.
         objective: the loss; by default that of classification.
         processes: that share the work, by default this one alone.
 
     Attributes:
-        tick: called after every optimiser step; it may raise to stop the training, which
+        on_step: called after every optimiser step; it may raise to stop the training, which
             discards the epoch in flight.
         history: one dict of `HISTORY_COLUMNS` per completed epoch.
-        judged: the network that is validated and kept: the averaged one, where there is one.
+        eval_model: the network that is validated and kept: the averaged one, where there is one.
+        frozen_modules: the modules that stay in evaluation mode.
         best_epoch: the epoch chosen on the validation images so far, 0 before the first.
         best_weights: its state dict, on the device.
         micro_batch: images per forward pass, halved where the device's memory does not suffice.
@@ -125,10 +125,12 @@ class Trainer:
 
     @property
     def eval_model(self) -> nn.Module:
+        """The network that is validated and kept."""
         return self.average.model if self.average else self.model
 
     @property
     def images_per_step(self) -> int:
+        """Images of an optimiser step, of all processes together."""
         return self.recipe.batch_size * self.recipe.accumulation
 
     @property
@@ -147,6 +149,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
+        """Whether the last epoch is done, or none was better for ``recipe.patience`` epochs."""
         since_start = len(self.history) - self.first_epoch
         since_best = len(self.history) - max(self.best_epoch, self.first_epoch)
         return since_start >= self.recipe.epochs or since_best >= self.recipe.patience
@@ -184,9 +187,9 @@ class Trainer:
             self.on_step()
         step_losses = (self.processes.total(torch.stack(losses)) / self.processes.size).cpu()
         correct = self.processes.total(correct)
-        broken = torch.nonzero(~torch.isfinite(step_losses))
-        if len(broken):
-            step = int(broken[0])
+        not_finite = torch.nonzero(~torch.isfinite(step_losses))
+        if len(not_finite):
+            step = int(not_finite[0])
             raise TrainingError(
                 f"the training loss is not finite in epoch {len(self.history) + 1}, step "
                 f"{step + 1} of {len(losses)}, at learning rate {rates[step]:.3g}: "
@@ -295,7 +298,7 @@ class Trainer:
         return result
 
     def _whole_step(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a graph repeats: kernels only, so nothing in it may depend on the host's numbers."""
+        """The step as a graph captures it: it launches kernels and uses no number of the host."""
         result = self._gradients(rows)
         self._update()
         return result
@@ -358,9 +361,8 @@ class Trainer:
                 "--image-size, or --device cpu"
             ) from None
         if self.processes.size > 1 or self.objective.views > 1:
-            raise TrainingError(
-                "out of memory: try a smaller --batch-size or --image-size"
-            ) from None
+            message = "out of memory: try a smaller --batch-size or --image-size"
+            raise TrainingError(message) from None
 
     def _halve_batch(self) -> None:
         self.graph = None

@@ -23,7 +23,7 @@ OLD_DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 @dataclass(frozen=True)
 class PretrainedWeights:
-    """Where a network's backbone starts.
+    """The weights that a network starts from.
 
     Attributes:
         source: ``imagenet``, ``none`` or the file's name.
@@ -94,7 +94,7 @@ def grey_stem(network: nn.Module, from_fan_in: bool = False) -> None:
 def load_backbone(
     backbone: nn.Module, start: PretrainedWeights, prefix: str = "", leave: str = ""
 ) -> None:
-    """Put the starting point's weights into ``backbone``; the head stays as it is.
+    """Load pretrained weights into ``backbone``; the head stays as it is.
 
     A first convolution over three colours is averaged to one channel. What the network then makes
     of an image is what the original makes of that image, divided by three, in all three colours.
@@ -115,21 +115,21 @@ def load_backbone(
     if isinstance(state.get("weights"), dict):
         state, prefix, leave = state["weights"], "backbone.", ""
     wanted = backbone.state_dict()
-    found = {}
+    loaded = {}
     for name, value in state.items():
         if not isinstance(name, str) or not name.startswith(prefix):
             continue
         if leave and name.startswith(leave):
             continue
         name = OLD_DENSENET_NAME.sub(r"\1\2.", name[len(prefix) :])
-        found[name] = _in_grey(value, wanted.get(name))
-    _fill(backbone, found, start)
+        loaded[name] = _in_grey(value, wanted.get(name))
+    _fill(backbone, loaded, start)
 
 
 def load_pretrained(build: Callable[[], nn.Module], start: PretrainedWeights) -> nn.Module:
-    """A new network with the starting point's weights in all layers but the last linear one.
+    """A new network with pretrained weights in all layers but the last linear one.
 
-    That one gives the logits, and stays random whatever it has been trained for over there.
+    That one gives the logits and keeps its random weights, since it may have had another task.
 
     Args:
         build: makes the network.
@@ -140,28 +140,28 @@ def load_pretrained(build: Callable[[], nn.Module], start: PretrainedWeights) ->
         InputError: it is of another network.
     """
     network = build()
-    state, own = start.state or {}, type(network).__name__
+    state, kind = start.state or {}, type(network).__name__
     if isinstance(state.get("weights"), dict):
-        if state.get("model", own) != own:
+        if state.get("model", kind) != kind:
             raise InputError(
-                f"--weights: '{start.source}' is of {str(state['model'])[:60]}, this is {own}"
+                f"--weights: '{start.source}' is of {str(state['model'])[:60]}, this is {kind}"
             )
         state = state["weights"]
     wanted = network.state_dict()
     last = f"{last_linear(network)}."
-    found = {name: value for name, value in wanted.items() if name.startswith(last)}
+    loaded = {name: value for name, value in wanted.items() if name.startswith(last)}
     for name, value in state.items():
         if not (isinstance(name, str) and name.startswith(last)):
-            found[name] = _in_grey(value, wanted.get(name))
-    _fill(network, found, start)
+            loaded[name] = _in_grey(value, wanted.get(name))
+    _fill(network, loaded, start)
     return network
 
 
 def network_of(choice: str) -> str | None:
-    """Name of the network whose checkpoint of this project ``--weights`` names, if it is one."""
+    """Class name in the checkpoint that ``--weights`` names, None where it has none."""
     try:
         return load_checkpoint(Path(choice).expanduser()).get("model")
-    except (InputError, RuntimeError):  # told where the weights are wanted; no such home folder
+    except (InputError, RuntimeError):  # reported where the weights are read; no such home folder
         return None
 
 
@@ -178,9 +178,9 @@ def _in_grey(value: Any, wanted: torch.Tensor | None) -> Any:
     return value
 
 
-def _fill(module: nn.Module, found: dict[Any, Any], start: PretrainedWeights) -> None:
+def _fill(module: nn.Module, loaded: dict[Any, Any], start: PretrainedWeights) -> None:
     try:
-        module.load_state_dict(found)
+        module.load_state_dict(loaded)
     except (RuntimeError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"--weights: '{start.source}' does not fit: {reason}") from None
