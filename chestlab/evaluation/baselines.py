@@ -28,7 +28,8 @@ class Baseline:
         key: name of its run.
         model: its name in tables and pictures.
         features: images (N, S, S) uint8 to (N, F) float64.
-        build: an unfitted scikit-learn classifier for a value of ``grid``.
+        build: an unfitted scikit-learn classifier for a value of ``grid``, without one where
+            that is empty.
         grid: values of the inverse strength of the regularisation to choose from; may be empty.
         platt: its decision values are no probabilities yet.
     """
@@ -36,7 +37,7 @@ class Baseline:
     key: str
     model: str
     features: Callable[[np.ndarray], np.ndarray]
-    build: Callable[[float], Any]
+    build: Callable[..., Any]
     grid: tuple[float, ...] = ()
     platt: bool = False
 
@@ -58,7 +59,7 @@ def hog_features(images: np.ndarray) -> np.ndarray:
     return np.stack([hog(image, **options) for image in images])
 
 
-def _majority(_: float) -> Any:
+def _majority() -> Any:
     from sklearn.dummy import DummyClassifier
 
     return DummyClassifier(strategy="prior")
@@ -137,9 +138,15 @@ def fit(baseline: Baseline, x: np.ndarray, split: splits.Split) -> tuple[Any, fl
             for value in baseline.grid
         ]
         strength = baseline.grid[int(np.argmax(aucs))]
-    classifier = baseline.build(strength)
+    classifier = baseline.build() if strength is None else baseline.build(strength)
     if baseline.platt:
-        classifier = CalibratedClassifierCV(classifier, method="sigmoid", cv=folds, ensemble=False)
+        classifier = CalibratedClassifierCV(
+            classifier,
+            method="sigmoid",
+            cv=folds,
+            # scikit-learn has no annotations, and the default of this one is the text "auto"
+            ensemble=False,  # pyright: ignore[reportArgumentType]
+        )
     return classifier.fit(x, y), strength
 
 

@@ -99,7 +99,7 @@ def bootstrap_intervals(
     correct: np.ndarray,
     labels: np.ndarray,
     scores: np.ndarray,
-    groups: Sequence[Any] | None = None,
+    groups: np.ndarray | None = None,
     resamples: int = BOOTSTRAP_RESAMPLES,
 ) -> dict[str, list[float]]:
     """95 % percentile-bootstrap intervals of accuracy and AUC.
@@ -133,7 +133,7 @@ def paired_difference(
     first: np.ndarray,
     second: np.ndarray,
     thresholds: tuple[float, float],
-    groups: Sequence[Any] | None = None,
+    groups: np.ndarray | None = None,
     resamples: int = BOOTSTRAP_RESAMPLES,
 ) -> dict[str, Any]:
     """Accuracy and AUC of ``first`` less those of ``second`` on the same images.
@@ -168,7 +168,7 @@ def paired_difference(
     }
 
 
-def bootstrap_weights(n: int, groups: Sequence[Any] | None, resamples: int) -> np.ndarray:
+def bootstrap_weights(n: int, groups: np.ndarray | None, resamples: int) -> np.ndarray:
     """(resamples, n) uint16: how often each image is in each resample of whole groups."""
     _, group = np.unique(
         np.arange(n) if groups is None else np.asarray(groups), return_inverse=True
@@ -211,7 +211,7 @@ def evaluate(
     labels: np.ndarray,
     logits: np.ndarray,
     threshold: float,
-    groups: Sequence[Any] | None = None,
+    groups: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """All figures of one split from logits (N,), finite; see `evaluate_probabilities`."""
     logits = np.asarray(logits, np.float64)
@@ -223,7 +223,7 @@ def evaluate_probabilities(
     labels: np.ndarray,
     probabilities: np.ndarray,
     threshold: float,
-    groups: Sequence[Any] | None = None,
+    groups: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """All figures of one split.
 
@@ -268,7 +268,7 @@ def evaluate_findings(
     labels: np.ndarray,
     logits: np.ndarray,
     names: Sequence[str],
-    groups: Sequence[Any] | None = None,
+    groups: np.ndarray | None = None,
     resamples: int = FINDINGS_RESAMPLES,
 ) -> dict[str, Any]:
     """All figures of one split with several labels per image.

@@ -11,7 +11,7 @@ import numpy as np
 
 from chestlab.data.folds import CrossValidationSplits
 from chestlab.evaluation.metrics import BOOTSTRAP_RESAMPLES, bootstrap_weights, weighted_auc
-from chestlab.evaluation.verdicts import Estimate, estimate, gain
+from chestlab.evaluation.verdicts import Estimate, Scores, estimate, gain
 from chestlab.files.atomic import write_csv
 from chestlab.files.errors import InputError
 
@@ -50,13 +50,14 @@ class OutOfFold:
     ) -> None:
         self.origin, self.index, self.labels, self.patients = origin, index, labels, patients
         self.folds, self.logits = folds, logits
-        self._scores: dict[tuple[str, str], tuple] = {}
+        self._scores: dict[tuple[str, str], Scores] = {}
 
     @classmethod
     def of(cls, splits: CrossValidationSplits, logits: Mapping[str, np.ndarray]) -> OutOfFold:
         """The same as after `write` and `read`: logits are rounded."""
         pool = splits.pool
         rounded = {name: np.round(values, DECIMALS) for name, values in logits.items()}
+        assert pool.origin is not None  # of images of two splits
         return cls(pool.origin, pool.index, pool.labels, pool.patients, splits.assignment, rounded)
 
     @cached_property
@@ -65,7 +66,7 @@ class OutOfFold:
         drawn = bootstrap_weights(len(self.labels), self.patients, BOOTSTRAP_RESAMPLES)
         return np.concatenate([np.ones((1, len(self.labels)), drawn.dtype), drawn])
 
-    def score(self, name: str, measure: str) -> tuple[np.ndarray, np.ndarray, int]:
+    def score(self, name: str, measure: str) -> Scores:
         """The measure in every repeat, on all images and on shared bootstrap samples of them.
 
         Returns:
@@ -129,7 +130,7 @@ class OutOfFold:
                 head, *rows = csv.reader(file)
             columns = dict(zip(head, zip(*rows, strict=True), strict=True))
             kinds = zip(IMAGE_COLUMNS, (str, np.int64, np.uint8), strict=True)
-            images = [np.array(columns.pop(name), kind) for name, kind in kinds]
+            origin, index, labels = (np.array(columns.pop(name), kind) for name, kind in kinds)
             patients = np.array(columns.pop("patient"))
             by_name: dict[str, list] = {}
             for column, values in columns.items():
@@ -145,5 +146,5 @@ class OutOfFold:
             same = False
         if not same:
             raise InputError(f"'{path}' is missing, or not a table of out-of-fold logits")
-        known = patients if (patients != "").all() else None
-        return cls(*images, known, folds, logits)
+        known = patients if np.all(patients != "") else None
+        return cls(origin, index, labels, known, folds, logits)

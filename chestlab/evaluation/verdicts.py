@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from chestlab.evaluation.metrics import (
     BOOTSTRAP_RESAMPLES,
@@ -24,6 +24,8 @@ from chestlab.evaluation.metrics import (
     bootstrap_weights,
     weighted_auc,
 )
+
+Scores = tuple[np.ndarray, np.ndarray, int]  # what `score` returns
 
 POWER = 0.8  # share of experiments that find a true difference of `Estimate.detectable`
 
@@ -65,7 +67,7 @@ class Scored:
 
 
 def estimate(
-    values: Sequence[float], resampled: np.ndarray, groups: int, least: float = 0, most: float = 1
+    values: ArrayLike, resampled: np.ndarray, groups: int, least: float = 0, most: float = 1
 ) -> Estimate:
     """Mean over seeds with a 95 % interval over seeds and patients.
 
@@ -96,7 +98,7 @@ def estimate(
     )
 
 
-def score(runs: Sequence[Scored], measure: str, groups: Sequence[Any] | None) -> tuple:
+def score(runs: Sequence[Scored], measure: str, groups: np.ndarray | None) -> Scores:
     """The measure of every run, on the split and on shared bootstrap samples of it.
 
     Args:
@@ -140,14 +142,14 @@ def difference(
     first: Sequence[Scored],
     second: Sequence[Scored],
     measure: str,
-    groups: Sequence[Any] | None,
+    groups: np.ndarray | None,
 ) -> Estimate:
     """Measure of ``first`` less that of ``second``, runs of the same seeds on the same images."""
     _shared_labels([*first, *second])
     return gain(score(first, measure, groups), score(second, measure, groups))
 
 
-def gain(first: tuple, second: tuple) -> Estimate:
+def gain(first: Scores, second: Scores) -> Estimate:
     """`difference` of what `score` has returned for two networks."""
     (values, resampled, groups), (other_values, other_resampled, _) = first, second
     return estimate(values - other_values, resampled - other_resampled, groups, least=-1)
