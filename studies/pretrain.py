@@ -94,7 +94,7 @@ class Pretraining(Resumable):
         self.seen = {**before, "trained": provenance.union(before.get("trained"), record)}
         build_network = self._network_builder()
         network = build_network()  # what does not fit is refused before anything is written
-        self._check_network(network)
+        self.prepare_recipe(network)
         self.head = last_linear(network)
         outputs = options.settings.get("projection", self.train.labels.shape[1])
         self.build = partial(with_head, build_network, self.head, outputs, options.objective)

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from chestlab.files.notebook import Line, in_notebook
@@ -29,12 +29,11 @@ class Interrupted(BaseException):
 class StopSignals:
     """Context in which Ctrl-C and SIGTERM raise `Interrupted`.
 
-    While ``patient`` is true the first signal waits for the next `check`, so that a batch or a
-    checkpoint is finished; a second signal, and any signal otherwise, raises at once.
+    A signal raises at once, but inside `deferred` the first one waits for the next `check`.
     """
 
     def __init__(self) -> None:
-        self.patient = False
+        self._defer = False
         self._received: list[int] = []
         self._previous: dict[int, Any] = {}
 
@@ -43,9 +42,18 @@ class StopSignals:
         if self._received:
             raise Interrupted(self._received[0])
 
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Context in which a batch or a checkpoint is finished before a first signal raises."""
+        self._defer = True
+        try:
+            yield
+        finally:
+            self._defer = False
+
     def _handle(self, signum: int, frame: Any) -> None:
         self._received.append(signum)
-        if not self.patient or len(self._received) > 1:
+        if not self._defer or len(self._received) > 1:
             raise Interrupted(signum)
 
     def __enter__(self) -> StopSignals:

@@ -281,16 +281,14 @@ def _train_fold_between_signals(
 ) -> dict[str, Any]:
     """`train_fold`, stopped by a signal only between two steps; errors say ``where``."""
     signals.check()
-    signals.patient = True
     try:
-        return train_fold(configuration, splits, fold, device, signals.check)
+        with signals.deferred():
+            return train_fold(configuration, splits, fold, device, signals.check)
     except Interrupted as interruption:
         when = f" in {configuration.name}, {where}"
         raise Interrupted(interruption.signum, when) from None
     except TrainingError as error:
         raise TrainingError(f"{configuration.name}, {where}: {error}") from None
-    finally:
-        signals.patient = False
 
 
 def _in_words(result: Mapping[str, Any], fold: Fold, recipe: Recipe) -> str:

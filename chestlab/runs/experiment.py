@@ -37,16 +37,18 @@ class Experiment(Resumable):
         model: class of the network.
         options: of `flags.parse`.
         data: by default what the options name.
-        subfolder: inside both output folders, for a run that is a part of something.
-        pretrained: reads the weights to start from, where the network can start from any.
+        subfolder: inside both output folders, for a member of an ensemble or a study.
+        read_weights: reads those to start from, where the network can start from any.
         processes: that train together, as ``torchrun`` has started them.
 
     Attributes:
         build: makes the network.
         train: images to train on, with those that the recipe adds.
+        pretrained: weights to start from, or None.
         has_backbone: the network has one that can start from ImageNet's weights and be frozen.
         script: file, without ``.py``, that defines the network.
-        seen: records of the images that the network is ``trained`` and ``chosen`` on.
+        seen: records (`provenance.record`) of the images that train the network, ``trained``, and
+            of those that choose its epoch, ``chosen``.
 
     Raises:
         InputError: device, folders, data or name cannot be used; nothing has been written.
@@ -59,13 +61,13 @@ class Experiment(Resumable):
         data: TwoClassData | None = None,
         subfolder: str = "",
         *,
-        pretrained: Callable[[], PretrainedWeights] | None = None,
+        read_weights: Callable[[], PretrainedWeights] | None = None,
         processes: Processes = Processes(),  # noqa: B008 (a frozen value)
     ) -> None:
         self.options, self.recipe, self.processes = options, options.recipe, processes
         self.task = task_of(options.task)
         self.device = processes.device(pick_device(options.device))
-        self.has_backbone: bool = options.pretrained
+        self.has_backbone: bool = options.has_backbone
         self._check_flags()
         findings = options.task == "findings"
         self.data = data or sources.load(
@@ -73,15 +75,15 @@ class Experiment(Resumable):
         )
         self._choose_name(subfolder)
         self.build = partial(model, **options.model_arguments)
-        self.pretrained = pretrained() if pretrained else None
+        self.pretrained = read_weights() if read_weights else None
         if self.pretrained is not None:
             start_with = self.build if self.has_backbone else partial(load_pretrained, self.build)
             self.build = partial(start_with, self.pretrained)
         self._check_leaks()
-        network = self.build()  # what does not fit is told before anything is written
+        network = self.build()  # once now, so that what does not fit is an error before the run
         if self.recipe.drop_path:
             set_drop_paths(network, self.recipe.drop_path)
-        self._check_network(network)
+        self.prepare_recipe(network)
         self.train = self.data.train
         if isinstance(self.data, TwoClassData):
             self.train = training_split(self.data, self.recipe)
@@ -167,25 +169,26 @@ class Experiment(Resumable):
         return self.train.to(self.device), self.data.val.to(self.device)
 
     def _check_leaks(self) -> None:
-        """Refuse weights of a network that knows images this run will be judged on.
+        """Refuse weights of a network that knows images this run is evaluated on.
 
-        The official splits are compared image by image, a fold patient by patient. To have been
-        chosen on the official val images is allowed, since this run will be, too.
+        Images of an official split are compared one by one, those of a fold by patient. A network
+        that was chosen on the official val images may start here: this run is chosen on them, too.
         """
         if self.pretrained is None:
             return
         for name, images in self.splits.items():
             if name == "train":
                 continue
-            left_out = name == "held_out" or (name == "val" and self.val_is_fold)
-            chosen_again = name == "val" and not left_out
-            seen = self.pretrained.seen.items()
+            of_fold = name == "held_out" or (name == "val" and self.val_is_fold)
+            known = dict(self.pretrained.seen)
+            if name == "val" and not of_fold:
+                known.pop("chosen", None)
             provenance.check_unseen(
-                [record for how, record in seen if how == "trained" or not chosen_again],
+                known.values(),
                 name,
                 images,
                 phantom=self.data.phantom,
-                by_patient=left_out,
+                by_patient=of_fold,
                 source=self.pretrained.source,
             )
 

@@ -89,7 +89,7 @@ class ScriptParser(OneLineParser):
 def parse(
     recipes: Mapping[str, Recipe],
     argv: Sequence[str] | None,
-    pretrained: bool = False,
+    has_imagenet: bool = False,
     model_options: Mapping[str, dataclasses.Field] | None = None,
     findings: bool = False,
 ) -> argparse.Namespace:
@@ -101,8 +101,8 @@ def parse(
     Args:
         recipes: by name; the last one is the default.
         argv: None for the process's own.
-        pretrained: the script's network can start from weights; without any there is no frozen
-            stage unless ``--stage1-epochs`` asks for it, since random features teach nothing.
+        has_imagenet: there are ImageNet weights for the network's backbone. Without weights there
+            is no frozen stage unless ``--stage1-epochs`` asks for it.
         model_options: arguments of the network's constructor, made with
             `recipe.hyperparameter`. One called ``arch`` names the run, and after it the recipe
             where that is not the default.
@@ -111,9 +111,9 @@ def parse(
     Raises:
         InputError: a flag is unknown or its value is not allowed.
     """
-    parser = make_parser(recipes, pretrained, model_options or {}, findings)
+    parser = make_parser(recipes, has_imagenet, model_options or {}, findings)
     options = parser.parse_args(argv)
-    options.pretrained = pretrained
+    options.has_backbone = has_imagenet
     options.task = getattr(options, "task", "two-class")
     _check_combinations(parser, options)
     options.folds_over = options.folds_over or "train"
@@ -135,13 +135,13 @@ def parse(
 
 def make_parser(
     recipes: Mapping[str, Recipe],
-    pretrained: bool,
+    has_imagenet: bool,
     model_options: Mapping[str, dataclasses.Field],
     findings: bool,
 ) -> ScriptParser:
     """The parser of a training script; arguments as of `parse`."""
     default = list(recipes)[-1]
-    parser = ScriptParser(sys.modules["__main__"].__doc__, has_backbone=pretrained)
+    parser = ScriptParser(sys.modules["__main__"].__doc__, has_backbone=has_imagenet)
     add = parser.add_argument
     add(
         "--recipe",
@@ -158,7 +158,7 @@ def make_parser(
             help="cardiomegaly or pneumothorax, or each of the 14 findings on all images; the "
             "latter is monitored by its mean AUC (default: two-class)",
         )
-    add_weights(parser, pretrained)
+    add_weights(parser, has_imagenet)
     add(
         "--device",
         choices=("auto", "cpu", "cuda", "mps"),
@@ -233,7 +233,7 @@ def _overrides(options: argparse.Namespace, recipes: Mapping[str, Recipe]) -> di
         for field in dataclasses.fields(Recipe)
         if field.metadata and getattr(options, field.name) is not None
     }
-    if options.pretrained and options.weights == "none":
+    if options.has_backbone and options.weights == "none":
         overrides.setdefault("stage1_epochs", 0)
     if "arch" in options.model_arguments:
         suffix = "" if options.recipe == list(recipes)[-1] else f"_{options.recipe}"
@@ -275,14 +275,14 @@ def add_hyperparameter(group: Any, name: str, option: dataclasses.Field, value: 
     )
 
 
-def add_weights(parser: argparse.ArgumentParser, pretrained: bool) -> None:
+def add_weights(parser: argparse.ArgumentParser, has_imagenet: bool) -> None:
     """Add the flag that says what a network starts from.
 
     Args:
         parser: of a script.
-        pretrained: there are ImageNet weights for the network's backbone.
+        has_imagenet: there are ImageNet weights for the network's backbone.
     """
-    if pretrained:
+    if has_imagenet:
         parser.add_argument(
             "--weights",
             default="imagenet",

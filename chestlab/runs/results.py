@@ -22,8 +22,9 @@ from chestlab.runs.checkpoints import Checkpoints
 from chestlab.runs.experiment import Experiment
 from chestlab.training import costs
 from chestlab.training.device import precision
+from chestlab.training.inference import predict
 from chestlab.training.layers import parameter_count
-from chestlab.training.trainer import Trainer, predict
+from chestlab.training.trainer import Trainer
 
 Figures = Mapping[str, Mapping[str, Any]]  # by split
 

@@ -22,15 +22,15 @@ from chestlab.training.recipe import Recipe, as_dict
 
 
 class Resumable:
-    """What lies under a name: a finished run, an unfinished one to go on with, or nothing.
+    """A run whose files may be there already, finished or unfinished.
 
     Attributes:
         options: the flags.
         recipe: the hyperparameters.
         data: the images.
         name: of the run.
-        final: where the finished run lies.
-        files: where this one grows.
+        final: files of the run once it is finished.
+        files: those that it writes until then; others while a finished run of its name exists.
         identity: what must be the same for a run to go on.
         processes: that train together; the first one writes.
     """
@@ -151,8 +151,10 @@ class Resumable:
                 f"{now[telling[0]]!r}: use the same, --overwrite, or another --name"
             )
 
-    def _check_network(self, model: nn.Module) -> None:
-        """Refuse an input that is too small, and leave bf16 on a CPU to full convolutions.
+    def prepare_recipe(self, model: nn.Module) -> None:
+        """Check the size of the input, and switch bf16 on a CPU off where it is slower.
+
+        That is in networks with depthwise convolutions, see `Recipe.cpu_bf16`.
 
         Raises:
             InputError: the input is smaller than the network's ``smallest_input``.

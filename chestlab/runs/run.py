@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 
-import numpy as np
 from torch import nn
 
 from chestlab.files import notebook
-from chestlab.files.atomic import write_csv
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import Interrupted, Progress, StopSignals
 from chestlab.files.run_files import RunFiles
@@ -19,9 +17,9 @@ from chestlab.runs.checkpoints import Checkpoints
 from chestlab.runs.ensemble import Ensemble
 from chestlab.runs.experiment import Experiment
 from chestlab.runs.flags import parse
+from chestlab.runs.learning_rate import find_learning_rate
 from chestlab.runs.results import draw_curves, print_summary, write_results
 from chestlab.training.distributed import Processes
-from chestlab.training.lr_finder import HIGHEST, LOWEST, STEPS, rising_losses, smooth, steepest
 from chestlab.training.recipe import Recipe
 from chestlab.training.trainer import Trainer
 from chestlab.training.weights import read_pretrained
@@ -39,9 +37,9 @@ def run(
     """Run a training script: parse the flags, train or resume, evaluate, draw.
 
     Ends the process with status 2 for wrong input, 130 or 143 when interrupted (resumable), 1 for
-    any other failure, each with one line on stderr; a notebook's cell ends as
-    `notebook.leave` says, and shows the pictures. Under ``torchrun`` several processes train one
-    network together.
+    any other failure, each with one line on stderr. In a notebook an error ends the cell with that
+    line, and a finished run's pictures are shown below it. Under ``torchrun`` several processes
+    train one network together.
 
     Args:
         model: class of the network, or a function that makes it: (N, 1, H, W) to logits (N,).
@@ -54,20 +52,27 @@ def run(
         model_options: arguments of the model's constructor that are flags, made with
             `recipe.hyperparameter`.
         findings: the constructor takes ``outputs``, so that ``--task findings`` can be asked for.
-        subfolder: inside both output folders, for a run that is a part of something.
+        subfolder: inside both output folders, for a member of an ensemble or a study.
 
     Returns:
         Where everything lies; None for an ensemble or a search for the learning rate.
     """
     processes = Processes.from_environment()
     with one_line_errors(), StopSignals() as signals, processes.together(signals):
-        options = parse(recipes, argv, imagenet_url is not None, model_options, findings)
-        pretrained = None
+        options = parse(
+            recipes,
+            argv,
+            has_imagenet=imagenet_url is not None,
+            model_options=model_options,
+            findings=findings,
+        )
+        read_weights = None
         if imagenet_url is not None or options.weights != "none":
             if callable(imagenet_url):
                 imagenet_url = imagenet_url(**options.model_arguments)
-            pretrained = cache(partial(read_pretrained, options.weights, imagenet_url))
-        make = partial(Experiment, model, pretrained=pretrained, processes=processes)
+            # Read once, also for the members of an ensemble.
+            read_weights = cache(partial(read_pretrained, options.weights, imagenet_url))
+        make = partial(Experiment, model, read_weights=read_weights, processes=processes)
         if processes.size > 1 and (options.members or options.folds or options.find_lr):
             raise InputError("--members, --folds and --find-lr are for one process, not torchrun")
         if options.members or options.folds:
@@ -165,39 +170,13 @@ def watched(
         progress.step()
 
     trainer.on_step = on_step
-    signals.patient = True
     try:
-        yield progress
+        with signals.deferred():
+            yield progress
     except Interrupted as interruption:
-        signals.patient = False
         if trainer.history:
             on_interruption(trainer)
         when = f" after epoch {len(trainer.history)}"
         raise Interrupted(interruption.signum, when) from None
     finally:
         progress.close()
-        signals.patient = False
-
-
-def find_learning_rate(experiment: Experiment, signals: StopSignals) -> float:
-    """Train for some steps with a rising learning rate and suggest one.
-
-    Writes ``lr_finder.png`` and ``lr_finder.csv``. The suggestion is where the smoothed loss falls
-    most steeply over the logarithm of the rate.
-    """
-    from chestlab.reporting import curves
-
-    recipe = dataclasses.replace(experiment.recipe, schedule="constant", ema=0.0, stage1_epochs=0)
-    trainer = Trainer(experiment.build, recipe, *experiment.tensors())
-    rates = np.geomspace(LOWEST, HIGHEST, STEPS)
-    rates, losses = rising_losses(trainer, rates, signals.check)
-    smoothed = smooth(losses)
-    suggestion = steepest(rates, smoothed)
-    folder = experiment.final.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = zip(rates.tolist(), losses.tolist(), smoothed.tolist(), strict=True)
-    write_csv(folder / "lr_finder.csv", ["lr", "loss", "smoothed_loss"], list(rows))
-    path, title = folder / "lr_finder.png", experiment.title("train")
-    curves.draw_lr_finder(rates, losses, smoothed, suggestion, path, title=title)
-    print(f"the loss falls most steeply at --lr {suggestion:.2g} (of {len(rates)} steps): {path}")
-    return suggestion

@@ -328,7 +328,7 @@ def test_patients_of_an_excluded_fold_stay_unknown(start, tmp_path, named_npz, o
             ["--data", str(named_npz), "--device", "cpu", "--width", "4"],
             model_options={"width": family.WIDTH},
         )
-        make_experiment = partial(Experiment, SEResNet34, options, part, pretrained=lambda: point)
+        make_experiment = partial(Experiment, SEResNet34, options, part, read_weights=lambda: point)
         if number == 1:
             make_experiment()
         else:
