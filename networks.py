@@ -1,5 +1,6 @@
-"""Every network of the project by the name of its runs: class, recipes, script. To add one, write
-its script and add a line to `NETWORKS`.
+"""Every network of the project by the name of its runs: class, recipes, script.
+
+Studies find a network here; to add one to them, add a line to `NETWORKS`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Experiment 1: EfficientChestNet, SE bottlenecks, from scratch at 28 px."""
+"""Experiment 1: EfficientChestNet, SE bottlenecks, trained from scratch."""
 
 from chestlab import Recipe, run
 from model import EfficientChestNet
