@@ -27,15 +27,15 @@ from chestlab.reporting.style import (
     titled_figure,
 )
 
-TRAIN = {"color": ORANGE, "marker": "o", "linewidth": 1.6}
+TRAIN: dict[str, Any] = {"color": ORANGE, "marker": "o", "linewidth": 1.6}
 
-VAL = {"color": BLUE, "marker": "s", "linewidth": 2.2}
+VAL: dict[str, Any] = {"color": BLUE, "marker": "s", "linewidth": 2.2}
 
-AUC = {"color": INK, "marker": "d", "linewidth": 1.1, "linestyle": "-."}
+AUC: dict[str, Any] = {"color": INK, "marker": "d", "linewidth": 1.1, "linestyle": "-."}
 
-STAGE_CHANGE = {"color": GREY, "linestyle": ":", "linewidth": 1.6}
+STAGE_CHANGE: dict[str, Any] = {"color": GREY, "linestyle": ":", "linewidth": 1.6}
 
-RING = {  # around the epoch whose weights were kept
+RING: dict[str, Any] = {  # around the epoch whose weights were kept
     "marker": "o",
     "markersize": 14,
     "markerfacecolor": "none",
@@ -129,17 +129,18 @@ def _plot_lines(
 ) -> list[Line2D]:
     """Draw the curves of both panels and return their handles for the legend."""
     # a single epoch has no line, and many markers would hide the line
-    size = {"markersize": 5 if len(epochs) <= 25 else 0}
+    size: dict[str, Any] = {"markersize": 5 if len(epochs) <= 25 else 0}
     loss_axes.plot(epochs, losses["train"], **TRAIN, **size)
     loss_axes.plot(epochs, losses["val"], **VAL, **size)
     if "train_accuracy" not in scores:
         score_axes.plot(epochs, scores["val_auc"], **VAL, **size)
         looks = {"training": TRAIN, "validation": VAL}
         return [Line2D([], [], label=label, **look, **size) for label, look in looks.items()]
-    score_axes.plot(epochs, scores["train_accuracy"], label="training", **TRAIN, **size)
-    score_axes.plot(epochs, scores["val_accuracy"], label="validation", **VAL, **size)
-    score_axes.plot(epochs, scores["val_auc"], label="validation AUC x 100", **AUC, **size)
-    return score_axes.get_legend_handles_labels()[0]
+    return [
+        *score_axes.plot(epochs, scores["train_accuracy"], label="training", **TRAIN, **size),
+        *score_axes.plot(epochs, scores["val_accuracy"], label="validation", **VAL, **size),
+        *score_axes.plot(epochs, scores["val_auc"], label="validation AUC x 100", **AUC, **size),
+    ]
 
 
 def _limit_score(axes: Axes, scores: Mapping[str, np.ndarray]) -> None:

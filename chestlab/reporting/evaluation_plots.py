@@ -95,7 +95,7 @@ def draw_confusion_matrix(
         axes.imshow(share, cmap=blues, vmin=0, vmax=1)
         for row, column in np.ndindex(2, 2):
             style = {"ha": "center", "color": INK}
-            share = percent(counts[row, column], totals[row])
+            share = percent(int(counts[row, column]), int(totals[row]))
             axes.text(column, row, f"{counts[row, column]}", fontsize=LARGE, **style)
             axes.text(column, row + 0.2, f"{share} of row", fontsize=NORMAL, **style)
         axes.axhline(0.5, color=INK, linewidth=0.8)
@@ -257,7 +257,7 @@ def _draw_confidences(
     correct = predicted == (labels == 1)
     lowest = math.floor(20 * min(0.5, threshold, 1 - threshold) + 1e-9)
     edges = np.arange(lowest, 21) / 20
-    parts = {
+    parts: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
         f"right ({correct.sum()})": (confidence[correct], {"color": GREEN}),
         f"wrong ({(~correct).sum()})": (
             confidence[~correct],

@@ -15,7 +15,7 @@ from torch import nn
 
 from chestlab.data.splits import FindingsData, TwoClassData
 from chestlab.evaluation.metrics import sigmoid
-from chestlab.evaluation.verdicts import Estimate, Scored, estimate, gain, score
+from chestlab.evaluation.verdicts import Estimate, Scored, Scores, estimate, gain, score
 from chestlab.files.checkpoint import load_checkpoint
 from chestlab.files.errors import InputError
 from chestlab.files.run_files import RunFiles
@@ -77,9 +77,9 @@ class Comparison:
         self.findings = isinstance(data, FindingsData)
         self.measures = ("auc",) if self.findings else ("accuracy", "auc")
         self.recipe = Recipe(**self.first["recipe"])
-        self._scores: dict[tuple[str, str, str], tuple] = {}
+        self._scores: dict[tuple[str, str, str], Scores] = {}
 
-    def score(self, name: str, split: str, measure: str) -> tuple:
+    def score(self, name: str, split: str, measure: str) -> Scores:
         """`verdicts.score` of a network's runs, from their tables of probabilities.
 
         Raises:

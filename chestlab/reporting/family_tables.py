@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from chestlab.evaluation.verdicts import Estimate, difference, verdict
+from chestlab.evaluation.verdicts import Estimate, Scored, difference, verdict
 from chestlab.reporting.family_comparison import Comparison
 
 CATCH_UP_EPOCHS = 30  # the reports expect it after 30 to 50
@@ -100,7 +100,8 @@ def _with_ends(name: str, estimate: Estimate) -> dict[str, float]:
 
 
 def _unknown(comparison: Comparison) -> Estimate:
-    return Estimate(*[math.nan] * 5, len(comparison.seeds))
+    unknown = math.nan
+    return Estimate(unknown, unknown, unknown, unknown, unknown, len(comparison.seeds))
 
 
 def verdict_rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -112,13 +113,13 @@ def verdict_rows(comparison: Comparison) -> list[dict[str, Any]]:
         pair = comparison.runs[claim.member], comparison.runs[claim.over]
         lengths = {run["epochs_run"] for runs in pair for run in runs}
         note = _what_prevents_a_verdict(claim, lengths, len(comparison.seeds))
-        after_last: tuple = ()
+        after_last: tuple[list[Scored], list[Scored]] | None = None
         if claim.last_epoch and len(lengths) == 1:
-            after_last = tuple(comparison.scored_last(n) for n in (claim.member, claim.over))
+            after_last = comparison.scored_last(claim.member), comparison.scored_last(claim.over)
         for measure in comparison.measures:
             if not claim.last_epoch:
                 points = comparison.gain(claim.member, claim.over, "test", measure)
-            elif after_last:
+            elif after_last is not None:
                 points = difference(*after_last, measure, comparison.patients("val"))
             else:
                 points = _unknown(comparison)
@@ -165,14 +166,14 @@ def reduction_networks(comparison: Comparison) -> dict[str, int | None]:
 
     Empty with fewer than two networks with SE.
     """
-    reductions: dict[str, int | None] = {
+    reductions: dict[str, int] = {
         name: runs[0]["model_arguments"]["reduction"]
         for name, runs in comparison.runs.items()
         if name.startswith("seresnet34")
     }
     if len(reductions) < 2:
         return {}
-    without = {"resnet34": None} if "resnet34" in comparison.runs else {}
+    without: dict[str, int | None] = {"resnet34": None} if "resnet34" in comparison.runs else {}
     return without | dict(sorted(reductions.items(), key=lambda item: -item[1]))
 
 

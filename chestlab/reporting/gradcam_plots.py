@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ from chestlab.reporting.style import (
     SMALL,
     VERMILLION,
     save_figure,
+    set_padding,
     titled_figure,
     write_notes,
 )
@@ -64,7 +66,7 @@ def draw_gradcam(
     ]
     filled = [len(group) > 0 for group in groups]
     figure = titled_figure(title, body_height=2.9 + 1.55 * sum(filled))
-    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0, hspace=0)
+    set_padding(figure, w_pad=0.05, h_pad=0.05, wspace=0, hspace=0)
     ratios = [1, 1, 0.12] * GRADCAM_PAIRS
     heights = [height for shown in filled for height in (0.2, 1 if shown else 0.02)]
     grid = figure.add_gridspec(
@@ -151,7 +153,7 @@ def _show_overlay(axes: Axes, image: np.ndarray, map_: np.ndarray) -> None:
         return
     share = map_ / map_.max()
     height, width = image.shape
-    place = {"extent": (-0.5, width - 0.5, height - 0.5, -0.5)}
+    place: dict[str, Any] = {"extent": (-0.5, width - 0.5, height - 0.5, -0.5)}
     axes.imshow(share, cmap=GRADCAM_COLORS, vmin=0, vmax=1, alpha=0.7 * share, **place)
     if share.min() < 0.5:
         centres = [

@@ -164,8 +164,10 @@ def _source_section(
     first = group[0]
     sha256 = first.metrics["data"]["sha256"][:6]
     tested = [run for run in group if "test" in run.predictions]
-    patients = read_patients(results_dir, tested[0], "test") if tested else None
-    best = {key: best_on_test(tested, key, patients) for key in ("accuracy", "auc")}
+    patients, best = None, {}
+    if tested:
+        patients = read_patients(results_dir, tested[0], "test")
+        best = {key: best_on_test(tested, key, patients) for key in ("accuracy", "auc")}
     names = f"{first.stem}_names.csv"
     unit = first.metrics.get("bootstrap_unit")
     picture, pairs = "", None

@@ -21,6 +21,7 @@ from chestlab.reporting.style import (
     number,
     reduced,
     save_figure,
+    set_padding,
     titled_figure,
     wrapped,
     write_notes,
@@ -68,12 +69,12 @@ def draw_predictions(
     chosen = np.sort(np.random.default_rng(seed).choice(len(images), size=shown, replace=False))
     rows = math.ceil(shown / GRID_COLUMNS)
     figure = titled_figure(title, body_height=2.45 * rows + 0.8)
-    figure.get_layout_engine().set(hspace=0.06)
+    set_padding(figure, hspace=0.06)
     grid = figure.subplots(rows, GRID_COLUMNS, squeeze=False).ravel()
     right = 0
     for axes, row in zip(grid, chosen, strict=False):
-        case = images[row], labels[row], probabilities[row], indices[row]
-        right += _draw_case(axes, *case, threshold)
+        case = int(labels[row]), float(probabilities[row]), int(indices[row])
+        right += _draw_case(axes, images[row], *case, threshold)
     for axes in grid[shown:]:
         axes.set_axis_off()
     notes = (
@@ -132,7 +133,7 @@ def draw_mistakes(
     figure = titled_figure(title, body_height=2.85 * len(groups) + 0.1)
     text = "\n".join(wrapped(figure, note, SMALL) for note in notes)
     figure.set_figheight(figure.get_figheight() + 0.17 * len(text.splitlines()))
-    figure.get_layout_engine().set(hspace=0.03)
+    set_padding(figure, hspace=0.03)
     bands = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
     for band, (heading, cases) in zip(bands, groups.items(), strict=True):
         band.suptitle(heading, fontsize=NORMAL + 1, weight="bold", color=INK)
@@ -162,7 +163,7 @@ def draw_augmentation(
     """
     columns = warped.shape[1] + 1
     figure = titled_figure(title, body_height=WIDTH / columns * len(originals) + 0.6)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.04)
+    set_padding(figure, w_pad=0.02, h_pad=0.04)
     for row, panels in enumerate(figure.subplots(len(originals), columns, squeeze=False)):
         tiles = [originals[row] / 255, *warped[row]]
         for column, (axes, tile) in enumerate(zip(panels, tiles, strict=True)):

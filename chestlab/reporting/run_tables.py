@@ -18,18 +18,18 @@ from chestlab.reporting.pairs import difference
 from chestlab.reporting.stored_runs import StoredRun, read_patients
 from chestlab.training.recipe import in_words
 
-Best = tuple[StoredRun | None, list[StoredRun]]
+Best = tuple[StoredRun, list[StoredRun]]
 
 
 def best_on_test(tested: Sequence[StoredRun], key: str, patients: np.ndarray | None) -> Best:
     """The run with the highest test figure, and the runs that it is not clearly better than.
 
     Args:
-        tested: runs that were evaluated on the same test images.
+        tested: runs, one at least, that were evaluated on the same test images.
         key: ``accuracy`` or ``auc``.
         patients: (N,) of the test images, or None where they are unknown.
     """
-    best = max(tested, key=lambda run: run.metrics["test"][key], default=None)
+    best = max(tested, key=lambda run: run.metrics["test"][key])
     others = [run for run in tested if run is not best]
     return best, [run for run in others if difference(best, run, patients)[f"{key}_ci95"][0] <= 0]
 
@@ -83,7 +83,7 @@ def run_table(
 def _about(wording: Wording, run: StoredRun) -> list[str]:
     """What a run is, in a few words each: model, recipe, seed, weights it started from."""
     metrics = run.metrics
-    about = [model_name(wording, run)]
+    about: list[str | None] = [model_name(wording, run)]
     if run.kind == "ensemble":
         words = str(metrics.get("kind")).split()
         kind = next((kind for kind in ("folds", "runs") if kind in words), "seeds")

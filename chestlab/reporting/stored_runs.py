@@ -158,7 +158,7 @@ def _read_two_class_run(path: Path) -> StoredRun | None:
         return None
     predictions = {}
     for split in ("val", "test", "oof"):
-        if (figures := metrics.get(split)) is None and split != "val":
+        if (figures := metrics.get(split)) is None:
             continue
         low, high = figures["accuracy_ci95"]
         for value in (figures["accuracy"], figures["auc"], figures["n"], low, high):

@@ -45,7 +45,7 @@ def titled_figure(title: str, body_height: float, width: float = WIDTH) -> Figur
     """Return an empty figure whose height, in inches, leaves room for the wrapped title."""
     figure = Figure(figsize=(width, body_height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    set_padding(figure, w_pad=0.1, h_pad=0.1)
     fontsize, weight, color = 11.5, "normal", INK
     if PHANTOM_MARK in title:
         fontsize, weight, color = 12.5, "bold", VERMILLION
@@ -54,6 +54,13 @@ def titled_figure(title: str, body_height: float, width: float = WIDTH) -> Figur
     heading = figure.suptitle(text, parse_math=False, **style)
     figure.set_figheight(body_height + heading.get_window_extent().height / DPI)
     return figure
+
+
+def set_padding(figure: Figure, **padding: float) -> None:
+    """Change paddings of a `titled_figure`; see matplotlib's `ConstrainedLayoutEngine.set`."""
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(**padding)
 
 
 def wrapped(figure: Figure, text: str, fontsize: float, weight: str = "normal") -> str:
@@ -93,8 +100,10 @@ def tidy(axes: Axes, xlabel: str, ylabel: str) -> None:
 
 def save_figure(figure: Figure, path: Path | str) -> None:
     """Write a PNG of 256 colours by write-then-rename; the same figure gives the same bytes."""
-    figure.canvas.draw()
-    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)  # of a `titled_figure`
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     # 256 colours halve the file; Pillow writes no date or version, so the bytes are reproducible
     picture = Image.fromarray(pixels).quantize(256, dither=Image.Dither.NONE)
     png = io.BytesIO()
