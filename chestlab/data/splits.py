@@ -78,6 +78,17 @@ class Split:
         """(N,) patient of each image, or None where the source has no names."""
         return None if self.names is None else self.patients_of(self.names)
 
+    def shares_patients(self, other: Split) -> np.ndarray:
+        """(N,) booleans: whether an image of the same patient is in ``other``.
+
+        Raises:
+            ValueError: the patients of either are unknown.
+        """
+        patients, others = self.patients, other.patients
+        if patients is None or others is None:
+            raise ValueError("the source has no file names, so that its patients are unknown")
+        return np.isin(patients, others)
+
     @staticmethod
     def patients_of(names: np.ndarray) -> np.ndarray:
         """File names (N,) to patients (N,)."""

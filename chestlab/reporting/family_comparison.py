@@ -21,6 +21,7 @@ from chestlab.files.errors import InputError
 from chestlab.files.run_files import RunFiles
 from chestlab.reporting.stored_runs import read_run
 from chestlab.training.device import resolve_amp
+from chestlab.training.layers import on_device
 from chestlab.training.recipe import Recipe
 from chestlab.training.trainer import predict
 
@@ -117,7 +118,7 @@ class Comparison:
         elif moment == "last":
             state = load_checkpoint(files.last, sealed=True)
             model.load_state_dict(state["trainer"]["model"])
-        return model.to(self.device, memory_format=torch.channels_last)
+        return on_device(model, self.device)
 
     def scored_last(self, name: str) -> list[Scored]:
         """Validation after the last epoch; classes at 0.5, since no threshold was chosen there."""

@@ -68,7 +68,7 @@ class StepGraph:
             with self._own_stream():
                 return eager(rows)
         if self.graph is None:
-            self._capture(rows, step)
+            self.graph = self._capture(rows, step)
         self.rows.copy_(rows)
         for i, group in enumerate(self.optimizer.param_groups):
             if group["lr"] != self.filled[i]:
@@ -85,7 +85,7 @@ class StepGraph:
             yield
         torch.cuda.current_stream().wait_stream(self.stream)
 
-    def _capture(self, rows: torch.Tensor, step: Step) -> None:
+    def _capture(self, rows: torch.Tensor, step: Step) -> torch.cuda.CUDAGraph:
         groups = self.optimizer.param_groups
         self.rows = rows.clone()
         self.filled = [group["lr"] for group in groups]
@@ -107,9 +107,8 @@ class StepGraph:
         finally:
             for group, rate in zip(groups, self.filled, strict=True):
                 group.update(lr=rate, capturable=False)
-        if not reason:
-            self.graph = graph
-            return
+        if graph is not None and not reason:
+            return graph
         # Out of the handler, whose traceback would keep the memory.
         if graph is not None:
             _failed.append(graph)

@@ -48,7 +48,9 @@ def gradient_norms(
         logits = twin(to_input(images[rows.to(images.device)], recipe))
         F.binary_cross_entropy_with_logits(logits, labels[rows.to(images.device)]).backward()
         for name, layer in layers.items():
-            sums[name] += float(layer.weight.grad.norm())
+            gradient = layer.weight.grad
+            assert gradient is not None
+            sums[name] += float(gradient.norm())
     return {name: total / len(batches) for name, total in sums.items()}
 
 

@@ -259,7 +259,7 @@ class SharedBatches:
 
     def accumulate(self, network: nn.Module, last: bool) -> contextlib.AbstractContextManager:
         """Context of a forward and backward pass; after the ``last`` one gradients are averaged."""
-        if self.processes.size == 1 or last:
+        if last or not isinstance(network, DistributedDataParallel):
             return contextlib.nullcontext()
         return network.no_sync()
 
@@ -292,6 +292,11 @@ class GatheredBatchNorm(_BatchNorm):
 
     (n, C, ...) to the same shape; n is this process's share.
     """
+
+    momentum: float  # these are optional in other batch norms
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
 
     def __init__(self, norm: _BatchNorm, processes: Processes) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)

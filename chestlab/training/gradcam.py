@@ -119,13 +119,18 @@ def grad_cam(trained: TrainedModel, images: np.ndarray, predicted: np.ndarray) -
     name, channels_last = last_feature_map(trained.model, first)
     with _tapped(trained.model, name, channels_last) as layer:
         method = LayerGradCam(evidence, layer)
+
+        def maps_of(x: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
+            attributions = method.attribute(x, additional_forward_args=sign)
+            assert isinstance(attributions, torch.Tensor)  # of one layer
+            return attributions
+
         for start in range(0, len(images), BATCH):
             x = to_input(trained.tensor(images[start : start + BATCH]), trained.recipe)
             sign = signs[start : start + BATCH].to(trained.device)
-            cam = method.attribute(x, additional_forward_args=sign)
+            cam = maps_of(x, sign)
             if trained.tta == "flip":
-                mirrored = method.attribute(x.flip(-1), additional_forward_args=sign)
-                cam = (cam + mirrored.flip(-1)) / 2
+                cam = (cam + maps_of(x.flip(-1), sign).flip(-1)) / 2
             maps.append(cam.detach().relu()[:, 0].float().cpu().numpy())
     return np.concatenate(maps)
 

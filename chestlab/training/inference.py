@@ -23,6 +23,7 @@ from chestlab.files.checkpoint import load_checkpoint
 from chestlab.files.errors import InputError, TrainingError
 from chestlab.training.augment import random_warps, to_input
 from chestlab.training.device import autocast, keep_freed_memory, resolve_amp
+from chestlab.training.layers import on_device
 from chestlab.training.recipe import Recipe
 
 NetworkClass = Callable[[str, str], Callable[..., nn.Module]]
@@ -176,7 +177,7 @@ def load_model(
             f"checkpoint '{path}' does not say how large the images of its training were: "
             "it is of an older version; train again"
         )
-    model = _build(state, path, network_class).to(device, memory_format=torch.channels_last).eval()
+    model = on_device(_build(state, path, network_class), device).eval()
     name = re.sub(r"_(best|final)$", "", path.stem)
     return TrainedModel(name=name, model=model, size=size, device=device, **fields)
 

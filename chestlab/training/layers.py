@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import torch
 from torch import nn
 
 from chestlab.files.errors import InputError
 from chestlab.training.recipe import Recipe
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def on_device(model: Network, device: torch.device) -> Network:
+    """Move a network to a device, its weights in channels-last layout; returns the same object."""
+    # PyTorch's annotations of `to` lack this form
+    return model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -23,7 +34,7 @@ def freeze_first(model: nn.Module, share: float) -> list[nn.Module]:
 
     Their batch norms have to stay in evaluation mode, too, see `trainer.Trainer`.
     """
-    layers = layers_with_weights(model.backbone)
+    layers = layers_with_weights(model.get_submodule("backbone"))
     frozen = layers[: round(share * len(layers))]
     for layer in frozen:
         layer.requires_grad_(False)

@@ -43,34 +43,34 @@ LARGEST = {
     "solarize": 1.0,
 }
 
-# AutoAugment's 25 pairs for ImageNet: operation, probability, strength in tenths. Colour balance
-# does nothing to a grey image and stands as identity.
+# AutoAugment's 25 pairs for ImageNet: twice an operation, its probability, its strength in tenths.
+# Colour balance does nothing to a grey image and stands as identity.
 PAIRS = (
-    ("posterize", 0.4, 8, "rotate", 0.6, 9),
-    ("solarize", 0.6, 5, "autocontrast", 0.6, 0),
-    ("equalize", 0.8, 0, "equalize", 0.6, 0),
-    ("posterize", 0.6, 7, "posterize", 0.6, 6),
-    ("equalize", 0.4, 0, "solarize", 0.2, 4),
-    ("equalize", 0.4, 0, "rotate", 0.8, 8),
-    ("solarize", 0.6, 3, "equalize", 0.6, 0),
-    ("posterize", 0.8, 5, "equalize", 1.0, 0),
-    ("rotate", 0.2, 3, "solarize", 0.6, 8),
-    ("equalize", 0.6, 0, "posterize", 0.4, 6),
-    ("rotate", 0.8, 8, "identity", 0.4, 0),
-    ("rotate", 0.4, 9, "equalize", 0.6, 0),
-    ("equalize", 0.0, 0, "equalize", 0.8, 0),
-    ("invert", 0.6, 0, "equalize", 1.0, 0),
-    ("identity", 0.6, 4, "contrast", 1.0, 8),
-    ("rotate", 0.8, 8, "identity", 1.0, 2),
-    ("identity", 0.8, 8, "solarize", 0.8, 7),
-    ("sharpness", 0.4, 7, "invert", 0.6, 0),
-    ("shear_x", 0.6, 5, "equalize", 1.0, 0),
-    ("identity", 0.4, 0, "equalize", 0.6, 0),
-    ("equalize", 0.4, 0, "solarize", 0.2, 4),
-    ("solarize", 0.6, 5, "autocontrast", 0.6, 0),
-    ("invert", 0.6, 0, "equalize", 1.0, 0),
-    ("identity", 0.6, 4, "contrast", 1.0, 8),
-    ("equalize", 0.8, 0, "equalize", 0.6, 0),
+    (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
+    (("solarize", 0.6, 5), ("autocontrast", 0.6, 0)),
+    (("equalize", 0.8, 0), ("equalize", 0.6, 0)),
+    (("posterize", 0.6, 7), ("posterize", 0.6, 6)),
+    (("equalize", 0.4, 0), ("solarize", 0.2, 4)),
+    (("equalize", 0.4, 0), ("rotate", 0.8, 8)),
+    (("solarize", 0.6, 3), ("equalize", 0.6, 0)),
+    (("posterize", 0.8, 5), ("equalize", 1.0, 0)),
+    (("rotate", 0.2, 3), ("solarize", 0.6, 8)),
+    (("equalize", 0.6, 0), ("posterize", 0.4, 6)),
+    (("rotate", 0.8, 8), ("identity", 0.4, 0)),
+    (("rotate", 0.4, 9), ("equalize", 0.6, 0)),
+    (("equalize", 0.0, 0), ("equalize", 0.8, 0)),
+    (("invert", 0.6, 0), ("equalize", 1.0, 0)),
+    (("identity", 0.6, 4), ("contrast", 1.0, 8)),
+    (("rotate", 0.8, 8), ("identity", 1.0, 2)),
+    (("identity", 0.8, 8), ("solarize", 0.8, 7)),
+    (("sharpness", 0.4, 7), ("invert", 0.6, 0)),
+    (("shear_x", 0.6, 5), ("equalize", 1.0, 0)),
+    (("identity", 0.4, 0), ("equalize", 0.6, 0)),
+    (("equalize", 0.4, 0), ("solarize", 0.2, 4)),
+    (("solarize", 0.6, 5), ("autocontrast", 0.6, 0)),
+    (("invert", 0.6, 0), ("equalize", 1.0, 0)),
+    (("identity", 0.6, 4), ("contrast", 1.0, 8)),
+    (("equalize", 0.8, 0), ("equalize", 0.6, 0)),
 )
 
 
@@ -101,10 +101,11 @@ def apply_policy(
             weights = {name: (choice == k) for k, name in enumerate(RANDOM_CHOICE)}
             strength = torch.full_like(sign[turn], magnitude)
         else:
-            weights = dict.fromkeys(OPERATIONS, torch.zeros(n, dtype=torch.bool, device=x.device))
+            never = torch.zeros(n, dtype=torch.bool, device=x.device)
+            weights = {name: never for name in OPERATIONS}
             strength = torch.zeros_like(sign[turn])
             for number, pair in enumerate(PAIRS):
-                name, probability, tenths = pair[3 * turn : 3 * turn + 3]
+                name, probability, tenths = pair[turn]
                 drawn = (row == number) & (happens[turn] < probability)
                 weights[name] = weights[name] | drawn
                 strength = strength + drawn * (tenths / 10)

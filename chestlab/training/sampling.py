@@ -33,15 +33,21 @@ def training_split(data: TwoClassData, recipe: Recipe) -> Split:
 
 
 def related_images(data: TwoClassData) -> Split:
-    """``data.related`` without any image of a patient whom the network is evaluated on."""
+    """``data.related`` without any image of a patient whom the network is evaluated on.
+
+    Raises:
+        ValueError: ``data`` were loaded without these images.
+    """
     related = data.related
+    if related is None:
+        raise ValueError("the data were loaded without the related images")
     if data.train.origin is not None:
         related = dataclasses.replace(related, origin=np.full(len(related), "train"))
     if related.patients is None:
         return related
     evaluated = [data.val, data.test, *([data.held_out] if data.held_out is not None else [])]
-    patients = np.concatenate([split.patients for split in evaluated])
-    return related.take(~np.isin(related.patients, patients))
+    shared = [related.shares_patients(split) for split in evaluated]
+    return related.take(~np.any(shared, axis=0))
 
 
 def _with_smote(train: Split, seed: int) -> Split:
@@ -58,9 +64,10 @@ def _with_smote(train: Split, seed: int) -> Split:
         ) from None
     n, side = len(train), train.images.shape[1]
     neighbours = min(SMOTE_NEIGHBOURS, int(np.bincount(train.labels).min()) - 1)
-    pixels, labels = SMOTE(k_neighbors=neighbours, random_state=seed).fit_resample(
+    resampled = SMOTE(k_neighbors=neighbours, random_state=seed).fit_resample(
         train.images.reshape(n, -1).astype(np.float32), train.labels
     )
+    pixels, labels = np.asarray(resampled[0]), np.asarray(resampled[1])
     images = pixels.round().clip(0, 255).astype(np.uint8).reshape(-1, side, side)
     more = len(labels) - n
     return Split(

@@ -23,7 +23,7 @@ from chestlab.training.cuda_graph import CaptureError, StepGraph, supported
 from chestlab.training.device import autocast, keep_freed_memory, resolve_amp
 from chestlab.training.distributed import ONE_PROCESS, Processes, SharedBatches
 from chestlab.training.inference import predict
-from chestlab.training.layers import freeze_first, set_drop_paths
+from chestlab.training.layers import freeze_first, on_device, set_drop_paths
 from chestlab.training.losses import Classification, Objective
 from chestlab.training.mixing import mix
 from chestlab.training.optimizer import PER_STEP, make_optimizer, make_scheduler
@@ -95,14 +95,14 @@ class Trainer:
 
         torch.manual_seed(recipe.seed)
         self.batches = SharedBatches(processes)
-        model = build().to(self.device, memory_format=torch.channels_last)
+        model = on_device(build(), self.device)
         if recipe.drop_path:
             set_drop_paths(model, recipe.drop_path)
         self.model = self.batches.convert(model)
         self.frozen = frozen
         self.frozen_modules = freeze_first(self.model, recipe.freeze) if recipe.freeze else []
         if frozen:  # the whole backbone: dropout and stochastic depth have no weights, but rest too
-            self.frozen_modules = [self.model.backbone.requires_grad_(False)]
+            self.frozen_modules = [self.model.get_submodule("backbone").requires_grad_(False)]
         # One generator per purpose: another augmentation leaves the order as it is.
         self.shuffle = torch.Generator().manual_seed(2 * recipe.seed)
         self.noise = torch.Generator(self.device).manual_seed(2 * recipe.seed + 1)
@@ -276,8 +276,10 @@ class Trainer:
         return result
 
     def _graph_step(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.graph is not None
         try:
-            return self.graph.run(rows, self._eager_step, self._whole_step)
+            loss, correct = self.graph.run(rows, self._eager_step, self._whole_step)
+            return loss, correct
         except CaptureError as error:
             print(f"no CUDA graph of the training step ({error}): going on without", flush=True)
         self.graph = None
