@@ -116,6 +116,7 @@ def _digest(split: Split | None) -> str | None:
     """SHA-256 of which images these are, in their order."""
     if split is None:
         return None
+    assert split.origin is not None  # of images of train and val
     names = "\n".join(f"{o} {i}" for o, i in zip(split.origin, split.index, strict=True))
     return hashlib.sha256(names.encode()).hexdigest()
 
@@ -153,10 +154,11 @@ def training_images(splits: CrossValidationSplits, fold: Fold, recipe: Recipe) -
     source names patients.
     """
     nothing, related = fold.train.take(np.arange(0)), splits.data.related
-    if recipe.related and fold.share < 1 and related.patients is not None:
-        chosen = ~np.isin(related.patients, splits.pool.patients)
+    shared = recipe.related and fold.share < 1
+    if shared and related is not None and related.patients is not None:
+        chosen = ~related.shares_patients(splits.pool)
         chosen[chosen] = share_rows(related.take(chosen), fold.share, FOLDS_SEED)
-        related = related.take(chosen | np.isin(related.patients, fold.train.patients))
+        related = related.take(chosen | related.shares_patients(fold.train))
     data = dataclasses.replace(
         splits.data,
         train=fold.train,
@@ -196,12 +198,14 @@ def train_fold(
     images = training_images(splits, fold, recipe)
     train = images.to(device)
     val = (images.take(np.arange(0)) if fold.val is None else fold.val).to(device)
-    trainer, stages = None, recipe.stages
+    trainer: Trainer | None = None
+    stages = recipe.stages
     for number, stage in enumerate(stages, 1):
         frozen = number < len(stages)
         trainer = Trainer(configuration.model, stage, train, val, frozen, previous=trainer)
         trainer.on_step = on_step
         trainer.fit()
+    assert trainer is not None  # there is a stage
     trainer.model.load_state_dict(trainer.best_weights)
     held_out = fold.held_out.to(device)[0]
     logits = {tta: predict(trainer.model, held_out, recipe, trainer.amp, tta) for tta in VIEWS}
@@ -361,9 +365,11 @@ def cross_validate_baseline(
                 p = classifier.predict_proba(features[fold.rows])[:, 1]
                 with np.errstate(divide="ignore"):
                     values = np.clip(np.log(p) - np.log1p(-p), -LARGEST_LOGIT, LARGEST_LOGIT)
-                result = {"logits": {"none": values.tolist()}}
-                result["seconds"] = time.perf_counter() - start
-                result["images"] = len(fold.train)
+                result = {
+                    "logits": {"none": values.tolist()},
+                    "seconds": time.perf_counter() - start,
+                    "images": len(fold.train),
+                }
                 store.put(key, result)
             logits[repeat, fold.rows] = result["logits"]["none"]
             results.append(result)

@@ -23,7 +23,7 @@ from chestlab.runs.experiment import Experiment
 from chestlab.training import costs
 from chestlab.training.device import precision
 from chestlab.training.inference import predict
-from chestlab.training.layers import parameter_count
+from chestlab.training.layers import on_device, parameter_count
 from chestlab.training.trainer import Trainer
 
 Figures = Mapping[str, Mapping[str, Any]]  # by split
@@ -120,7 +120,7 @@ def _costs(experiment: Experiment, trainer: Trainer) -> dict[str, Any]:
     images = experiment.data.val.to(experiment.device)[0]
     model = trainer.model
     if experiment.processes.size > 1:  # a training step of that model would wait for the others
-        model = experiment.build().to(experiment.device, memory_format=torch.channels_last)
+        model = on_device(experiment.build(), experiment.device)
         model.load_state_dict(trainer.best_weights)
     return {
         **costs.measure(model, images, experiment.recipe, trainer.amp),
