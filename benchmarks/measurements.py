@@ -204,10 +204,11 @@ def measure_evaluation(options: argparse.Namespace) -> dict[str, float]:
         work = partial(textbook.evaluate, model, loader)
     else:
         from chestlab.training.device import resolve_amp
-        from chestlab.training.trainer import predict
+        from chestlab.training.inference import predict
+        from chestlab.training.layers import on_device
 
-        # As `experiment.Run` decides: bf16 on a CPU is not for depthwise convolutions.
-        model = build().to(device, memory_format=torch.channels_last)
+        # As `Experiment` decides: bf16 on a CPU is not for depthwise convolutions.
+        model = on_device(build(), device)
         amp = resolve_amp(recipe, device)
         images = test.to(device)[0]
         work = partial(predict, model, images, recipe, amp, "flip")

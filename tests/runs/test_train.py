@@ -222,7 +222,8 @@ def test_training_from_a_file_imports_neither_medmnist_nor_the_downloader(tmp_pa
         "Trainer.run_epoch = spy\n"
         f"sys.argv = ['tiny', '--data', {str(phantom_npz)!r}, '--epochs', '1']\n"
         f"runpy.run_path({str(TINY)!r}, run_name='__main__')\n"
-        "print('late', sorted({'medmnist', 'pooch', 'chestlab.data.download'} & set(sys.modules)))\n"
+        "loaders = {'medmnist', 'pooch', 'chestlab.data.download'}\n"
+        "print('late', sorted(loaders & set(sys.modules)))\n"
     )
     script = tmp_path / "check.py"
     script.write_text(check)

@@ -418,9 +418,10 @@ def test_a_network_is_rebuilt_with_the_arguments_that_its_checkpoint_stores(
     [
         ({"threshold": None}, "has no threshold yet"),
         ({"weights": None}, "has no threshold yet"),
-        ({"model": "NoSuchNet"}, "'NoSuchNet' is not defined"),
-        ({"model": "Recipe"}, "'Recipe' is not defined"),
-        ({"model": "../model"}, "is not defined"),
+        ({"model": "NoSuchNet"}, "'NoSuchNet' is neither in"),
+        ({"model": "Recipe"}, "'Recipe' is neither in"),
+        ({"model": "../model"}, "is neither in"),
+        ({"model": "Mine", "script": "../model"}, "is neither in"),
         ({"model": "ResidualChestNet"}, "does not fit ResidualChestNet"),
         ({"model_arguments": {"width": 3}}, "does not fit EfficientChestNet"),
         ({"recipe": {"name": "one", "warp": 3}}, "of another version"),
