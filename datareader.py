@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from chestlab.data.phantom import OFFICIAL_COUNTS
@@ -59,7 +59,7 @@ class ChestMNISTTwoClass(Dataset):
         self,
         split: str,
         data: str | Path | TwoClassData = "auto",
-        transform: Callable[[Image.Image], Any] | None = None,
+        transform: Callable[[PIL.Image.Image], Any] | None = None,
         root: Path | None = None,
         source_size: int | None = None,
     ) -> None:
@@ -82,15 +82,15 @@ class ChestMNISTTwoClass(Dataset):
         pixels = self.split.images[index]
         label = torch.tensor(self.split.labels[index], dtype=torch.float32)
         if self.transform is not None:
-            return self.transform(Image.fromarray(pixels)), label
+            return self.transform(PIL.Image.fromarray(pixels)), label
         return torch.from_numpy(pixels)[None].float() / 255, label
 
 
 def get_data_loaders(
     batch_size: int = 32,
     path: str | Path | None = None,
-    transform: Callable[[Image.Image], Any] | None = None,
-    train_transform: Callable[[Image.Image], Any] | None = None,
+    transform: Callable[[PIL.Image.Image], Any] | None = None,
+    train_transform: Callable[[PIL.Image.Image], Any] | None = None,
     num_workers: int = 0,
     root: Path | None = None,
     source_size: int | None = None,

@@ -24,7 +24,6 @@ WARMUP = 0.05  # share of the steps in which the learning rate rises
 WEIGHT_DECAY = 1e-4
 CLIP = 1.0  # largest norm of the gradient
 DROPOUT = (0.4, 0.2)  # before the two linear layers of the head
-STRIDES = (2, 1, 1, 2)  # of the stem and the three stages
 SEED = 42
 CARDIOMEGALY, PNEUMOTHORAX = 1, 7  # label columns of classes 0 and 1
 TRANSFORM = transforms.Compose([transforms.ToTensor(), transforms.Normalize(0.5, 0.5)])
@@ -81,7 +80,7 @@ class Bottleneck(nn.Module):
 class EfficientChestNet(nn.Module):
     """Images (N, 1, S, S) to logits (N,); 1,279,377 parameters."""
 
-    def __init__(self, strides=STRIDES, dropout=DROPOUT):
+    def __init__(self, strides=(2, 1, 1, 2), dropout=DROPOUT):
         super().__init__()
         self.stem = nn.Sequential(*conv_bn(1, 32, 3, strides[0]), nn.GELU())
         self.stage1 = nn.Sequential(Bottleneck(32, 32), Bottleneck(32, 64, strides[1]))
@@ -193,8 +192,9 @@ def main(path=None, epochs=EPOCHS):
 
 
 if __name__ == "__main__":
-    arguments = [] if ".json" in " ".join(sys.argv) else sys.argv[1:]  # a notebook kernel's own
-    if arguments and not (Path(arguments[0]).is_file() and all(map(str.isdigit, arguments[1:]))):
-        sys.stderr.write("error: wanted are [FILE.npz [EPOCHS]], of a file that exists\n")
+    words = [] if sys.argv[-1].endswith(".json") else sys.argv[1:]  # a notebook kernel's own
+    is_file = not words or (words[0].endswith(".npz") and Path(words[0]).is_file())
+    if not is_file or not all(word.isdigit() and int(word) for word in words[1:]):
+        sys.stderr.write("error: allowed are [FILE.npz [EPOCHS]]: an existing file, 1 or more\n")
         sys.exit(2)
-    main(*arguments[:1], *map(int, arguments[1:2]))
+    main(*words[:1], *map(int, words[1:2]))

@@ -134,8 +134,11 @@ def test_a_notebook_s_own_arguments_are_no_file(tmp_path):
     assert (done.returncode, done.stdout) == (0, "()\n"), done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("nothing.npz",), (SOURCE, "many")])
-def test_wrong_arguments_end_in_one_line(arguments, tmp_path):
+@pytest.mark.parametrize(
+    "arguments", [("nothing.npz",), (SOURCE,), ("{data}", "many"), ("{data}", "0")]
+)
+def test_wrong_arguments_end_in_one_line(arguments, phantom, tmp_path):
+    arguments = [str(word).format(data=phantom) for word in arguments]
     done = run_script("train_minimal.py", *arguments, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
