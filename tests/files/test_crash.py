@@ -389,7 +389,7 @@ def kill_and_resume(folder, data, kills, begin, check, moments, flags=()):
 
 
 @posix
-@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_run_killed_at_any_instant_and_resumed_ends_as_if_it_had_not_been(
     kills, phantom_npz, whole, tmp_path, record_figure
 ):
@@ -456,7 +456,7 @@ def test_a_finished_run_stays_whole_until_its_killed_and_resumed_successor_is_fi
 
 @posix
 @pytest.mark.parametrize(
-    "stride", [pytest.param(19, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+    "stride", [pytest.param(37, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 )
 def test_a_run_cut_off_before_any_step_it_takes_in_its_folders_ends_the_same(
     stride, phantom_npz, tmp_path, whole, successor, record_figure

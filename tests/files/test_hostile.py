@@ -752,7 +752,7 @@ def test_a_checkpoint_of_something_else_is_told(tmp_path, value):
         load_checkpoint(tmp_path / "a.pth")
 
 
-FUZZ_SIZES = [pytest.param(100, id="fast"), pytest.param(1000, id="all", marks=pytest.mark.slow)]
+FUZZ_SIZES = [pytest.param(60, id="fast"), pytest.param(1000, id="all", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("kind", ["npz", "compressed npz", "cache", "checkpoint"])
@@ -775,7 +775,7 @@ def test_mutants_are_read_rightly_or_refused(unfinished, tmp_path, kind, count, 
     record_figure(f"mutants of a file read in process: {kind}", count)
 
 
-COMMANDS = [pytest.param(6, id="fast"), pytest.param(30, id="all", marks=pytest.mark.slow)]
+COMMANDS = [pytest.param(4, id="fast"), pytest.param(30, id="all", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("count", COMMANDS)
@@ -822,7 +822,7 @@ def test_whole_commands_on_mutants(unfinished, tmp_path, count, record_figure):
 @pytest.mark.parametrize("which", ["last", "best"])
 @pytest.mark.parametrize(
     "count",
-    [pytest.param(100, id="fast"), pytest.param(9999, id="all", marks=pytest.mark.slow)],
+    [pytest.param(60, id="fast"), pytest.param(9999, id="all", marks=pytest.mark.slow)],
 )
 def test_checkpoints_of_another_structure_are_told(unfinished, tmp_path, which, count):
     shutil.copytree(unfinished, tmp_path, dirs_exist_ok=True)

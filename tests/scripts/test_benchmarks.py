@@ -40,6 +40,7 @@ def data(phantom_npz):
     return sources.load(str(phantom_npz))
 
 
+@pytest.mark.slow
 def test_a_quick_run_writes_a_table_with_finite_ratios_and_the_figure(tmp_path):
     """One row, the start and the figure: the other rows are the same code with other networks."""
     rows = "--rows", "efficientchestnet", "start", "scaling"

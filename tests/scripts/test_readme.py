@@ -82,6 +82,7 @@ ELSEWHERE = ("pip install", "python -m pytest")  # installation, and what runs t
 SLOW = (
     *("--source-size", "--members", "--folds", "torchrun", "studies.seeds", "studies.strides"),
     *("studies.compare_family", "studies.ablation", "studies.learning_curve", "studies.tune"),
+    "--find-lr",
 )
 LANGUAGES = {"sh", "python", "mermaid"}
 OF_TORCHRUN = {"--nproc-per-node"}

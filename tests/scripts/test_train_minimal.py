@@ -84,7 +84,9 @@ def test_it_reads_the_same_images_and_labels(phantom):
 
 
 def test_it_learns_and_writes_weights_and_curves(phantom, tmp_path):
-    done = run_script("train_minimal.py", phantom, 3, cwd=tmp_path, timeout=900)
+    done = run_script(
+        "train_minimal.py", phantom, 3, cwd=tmp_path, timeout=900, OMP_NUM_THREADS="2"
+    )
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "train_minimal_best.pth",
