@@ -985,7 +985,7 @@ def test_a_disk_that_is_full_at_any_write_stops_with_one_line_and_loses_no_epoch
 # A long run.
 
 MEASURED = """\
-import gc, json, os, sys, time
+import json, os, sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from chestlab.runs.checkpoints import Checkpoints
 from chestlab.runs.run import run
@@ -995,12 +995,9 @@ samples = []
 save = Checkpoints.save
 
 def measured(self, trainer, stage):
-    start = time.perf_counter()
     save(self, trainer, stage)
-    seconds = time.perf_counter() - start
     pages = int(open("/proc/self/statm").read().split()[1])
     samples.append({{
-        "seconds": seconds,
         "memory": pages * os.sysconf("SC_PAGE_SIZE"),
         "files": len(os.listdir("/proc/self/fd")),
         "checkpoint": self.experiment.files.last.stat().st_size,
@@ -1041,8 +1038,6 @@ def test_2000_epochs_keep_memory_file_handles_and_checkpoints_as_they_are(
     row_bytes = 8 * len(HISTORY_COLUMNS)
     sizes = [s["checkpoint"] - row_bytes * n for n, s in enumerate(samples, start=1)]
     assert max(sizes[10:]) - min(sizes[10:]) < 2048  # a counter's digits, and alignment
-    early, late = column("seconds", 10, 110)[50], column("seconds", -100, None)[50]
-    assert late < 2 * early
     record_figure("Longest run, epochs", epochs)
     record_figure("Longest run, memory gained after epoch 10 in kB", round(growth / 1000))
 
