@@ -21,9 +21,9 @@ from chestlab.files.errors import InputError
 from chestlab.files.run_files import RunFiles
 from chestlab.reporting.stored_runs import read_run
 from chestlab.training.device import resolve_amp
+from chestlab.training.inference import predict
 from chestlab.training.layers import on_device
 from chestlab.training.recipe import Recipe
-from chestlab.training.trainer import predict
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,10 @@ from chestlab.files.atomic import atomic_write, make_folder
 from chestlab.files.errors import TrainingError
 from chestlab.files.progress import Interrupted, StopSignals
 from chestlab.training.device import resolve_amp
+from chestlab.training.inference import predict
 from chestlab.training.recipe import Recipe, as_dict
 from chestlab.training.sampling import training_split
-from chestlab.training.trainer import Trainer, predict
+from chestlab.training.trainer import Trainer
 from chestlab.training.weights import PretrainedWeights, load_pretrained
 
 LARGEST_LOGIT = 30.0

@@ -53,11 +53,11 @@ class ScriptParser(OneLineParser):
             allow_abbrev=False,
             formatter_class=partial(argparse.HelpFormatter, max_help_position=32, width=96),
         )
-        self.help_flags = self.add_argument_group("help")
-        self.help_flags.add_argument(
+        group = self.add_argument_group("help")
+        group.add_argument(
             "-h", "--help", action="store_true", help="the flags that people change first"
         )
-        self.help_flags.add_argument("--help-all", action="store_true", help="all flags")
+        group.add_argument("--help-all", action="store_true", help="all flags")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:
         """Parse, or print one of the two helps and end."""

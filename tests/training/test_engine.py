@@ -11,10 +11,11 @@ from torch import nn
 from chestlab.evaluation import metrics
 from chestlab.training import trainer as trainer_module
 from chestlab.training.device import resolve_amp
+from chestlab.training.inference import predict
 from chestlab.training.layers import parameter_count
 from chestlab.training.optimizer import PER_STEP, make_scheduler
 from chestlab.training.recipe import Recipe
-from chestlab.training.trainer import HISTORY_COLUMNS, Trainer, predict
+from chestlab.training.trainer import HISTORY_COLUMNS, Trainer
 from model import EfficientChestNet
 from train import REPORT
 

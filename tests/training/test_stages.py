@@ -13,9 +13,10 @@ from torch import nn
 from torchvision.models import mobilenet_v3_large
 
 from chestlab.files.errors import InputError
+from chestlab.training.inference import predict
 from chestlab.training.layers import parameter_count
 from chestlab.training.recipe import Recipe
-from chestlab.training.trainer import Trainer, predict
+from chestlab.training.trainer import Trainer
 from chestlab.training.weights import RANDOM_MARK, PretrainedWeights, read_pretrained
 from model_improved import ResidualChestNet
 from model_mobilenet import MobileNetV3Chest

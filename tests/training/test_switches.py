@@ -20,7 +20,7 @@ from chestlab.evaluation.metrics import fit_temperature, mean_loss, roc_auc
 from chestlab.files.errors import InputError
 from chestlab.training.augment import augment, erase, random_warps, to_input
 from chestlab.training.averaging import WeightAverage
-from chestlab.training.inference import load_model
+from chestlab.training.inference import load_model, predict
 from chestlab.training.layers import freeze_first, set_drop_paths
 from chestlab.training.losses import training_loss
 from chestlab.training.lr_finder import STEPS, smooth, steepest
@@ -29,7 +29,7 @@ from chestlab.training.optimizer import RATE_GROUPS, make_optimizer, make_schedu
 from chestlab.training.policies import INTENSITY, OPERATIONS, PAIRS, _operate, apply_policy
 from chestlab.training.recipe import Recipe
 from chestlab.training.sampling import related_images, training_split
-from chestlab.training.trainer import Trainer, predict
+from chestlab.training.trainer import Trainer
 from model import EfficientChestNet
 from model_improved import ResidualChestNet
 from model_mobilenet import MobileNetV3Chest
