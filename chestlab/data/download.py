@@ -27,6 +27,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from chestlab.files.atomic import replace_file
 from chestlab.files.errors import InputError
 
 CHUNK_BYTES = 1 << 18
@@ -112,7 +113,7 @@ def fetch(
         if truncated and not matches(part):
             part.unlink()
             raise ValueError(f"the host sent a file whose {algorithm} is not {digits}...")
-        part.replace(output_file)  # pooch checks it and moves it to the destination
+        replace_file(part, Path(output_file))  # pooch checks it and moves it to the destination
 
     try:
         if destination.is_dir():

@@ -134,7 +134,9 @@ def _filter_split(
 @contextlib.contextmanager
 def _open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open an npz file after checking its directory, where damage could hide optional arrays."""
-    with zipfile.ZipFile(path) as archive:
+    # A member that is still open would keep the file open on its own, and with it an exception that
+    # a notebook remembers; Windows then lets nobody replace or delete the file.
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             archive.open(member).close()  # raises if the directory's name is not the member's own
         named = [split for split in SPLITS if f"{split}_names.npy" in archive.namelist()]

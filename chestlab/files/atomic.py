@@ -7,6 +7,7 @@ import csv
 import io
 import os
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +15,16 @@ from typing import IO, Any
 from chestlab.files.errors import InputError
 
 TEMPORARY_SUFFIX = ".tmp"
+
+WINDOWS = os.name == "nt"
+
+REPLACE_SECONDS = 5.0  # of trying again on Windows, see `replace_file`
+
+# Of a path on Windows, unless long paths are switched on. Source:
+# https://learn.microsoft.com/windows/win32/fileio/maximum-file-path-limitation
+LONGEST_PATH = 259  # characters
+
+FILE_ROOM = 60  # characters that a run's longest file name adds to its folder while it is written
 
 
 def atomic_write(path: Path, content: bytes | str | Callable[[IO[bytes]], Any]) -> None:
@@ -40,7 +51,7 @@ def atomic_write(path: Path, content: bytes | str | Callable[[IO[bytes]], Any]) 
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~_UMASK)  # mkstemp makes files private
-        Path(temporary).replace(path)
+        replace_file(Path(temporary), path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
@@ -49,12 +60,45 @@ def atomic_write(path: Path, content: bytes | str | Callable[[IO[bytes]], Any]) 
         raise
 
 
+def replace_file(source: Path, destination: Path) -> None:
+    """Move ``source`` to ``destination``, in the place of a file that is there.
+
+    Windows refuses it while any program has one of the two open. A virus scanner, the search index
+    or a cloud drive lets go of a new file soon, so that it is tried again for `REPLACE_SECONDS`.
+
+    Raises:
+        OSError: ``source`` is missing, the folder is read-only, or on Windows another program still
+            has the file open; ``destination`` is untouched.
+    """
+    pause, last_try = 0.01, time.monotonic() + REPLACE_SECONDS
+    while True:
+        try:
+            source.replace(destination)
+            return
+        except PermissionError as error:
+            if not WINDOWS:
+                raise
+            if time.monotonic() > last_try:
+                reason = "no permission to replace it, or another program has it open: close it"
+                raise PermissionError(error.errno, reason, str(destination)) from None
+        time.sleep(pause)
+        pause = min(2 * pause, 0.5)
+
+
 def check_writable(folder: Path, flag: str) -> None:
     """Check, without making anything, that ``folder`` exists or could be made and written.
 
     Raises:
-        InputError: the path is impossible, or a parent is not a folder or may not be written.
+        InputError: the path is impossible or too long, or a parent is not a folder or may not be
+            written.
     """
+    length = len(str(folder.absolute()))
+    if WINDOWS and length + FILE_ROOM > LONGEST_PATH and not _long_paths():
+        raise InputError(
+            f"{flag} '{folder}': Windows allows paths of {LONGEST_PATH} characters; this folder's "
+            f"has {length}, and its files need {FILE_ROOM} more: take a shorter --name, or move "
+            "the project nearer to the root of the drive"
+        )
     existing = folder.absolute()
     while existing != existing.parent:
         try:
@@ -68,6 +112,19 @@ def check_writable(folder: Path, flag: str) -> None:
         raise InputError(f"{flag} '{folder}': '{existing}' is not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{flag} '{folder}': no permission to write in '{existing}'")
+
+
+def _long_paths() -> bool:
+    """Whether long paths are switched on in Windows; Python itself allows them."""
+    try:
+        import winreg
+
+        where = r"SYSTEM\CurrentControlSet\Control\FileSystem"
+        # pyright knows what this module has on Windows alone
+        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, where) as key:  # pyright: ignore
+            return winreg.QueryValueEx(key, "LongPathsEnabled")[0] == 1  # pyright: ignore
+    except (ImportError, OSError):
+        return False
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import re
 import shutil
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from chestlab.files.errors import InputError
 from chestlab.training.recipe import Recipe
+
+# Words in the RuntimeError of MPS's allocator and of the CPU's, on Linux and on Windows.
+NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -28,14 +33,39 @@ def resolve_amp(recipe: Recipe, device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if native else torch.float16
-    if device.type == "cpu" and recipe.cpu_bf16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if device.type == "cpu" and recipe.cpu_bf16 and native_cpu_bf16():
         return torch.bfloat16
     return None
+
+
+def native_cpu_bf16() -> bool:
+    """Whether oneDNN computes in bf16 here; PyTorch for Apple silicon is built without oneDNN."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def autocast(device: torch.device, amp: torch.dtype | None) -> contextlib.AbstractContextManager:
     """The context of a forward pass."""
     return torch.autocast(device.type, amp) if amp else contextlib.nullcontext()
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The layout of images and weights (N, C, H, W): channels last, where convolutions are faster.
+
+    Not on MPS, where the backward pass of batch norm raises an error in that layout up to
+    PyTorch 2.12. Source: https://github.com/pytorch/pytorch/pull/188371
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Context in which a lack of memory is `torch.OutOfMemoryError`, as on CUDA, on any device."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or not NO_MEMORY.search(str(error)):
+            raise
+        raise torch.OutOfMemoryError(str(error)) from None
 
 
 @functools.cache
@@ -55,9 +85,19 @@ def keep_freed_memory() -> None:
 
 
 def check_precision(recipe: Recipe, device: torch.device) -> None:
-    """Raise `InputError` where the recipe asks for fp16 on a CPU."""
+    """Raise `InputError` where the recipe asks for fp16 on a CPU, or for what MPS lacks here."""
     if recipe.amp == "fp16" and device.type == "cpu":
         raise InputError("--amp fp16: not on a CPU; allowed there are auto, off and bf16")
+    if device.type != "mps":
+        return
+    if recipe.amp == "bf16" and not torch.backends.mps.is_macos_or_newer(14, 0):
+        raise InputError("--amp bf16: not on MPS before macOS 14; allowed here are auto and off")
+    unscale = "aten::_amp_foreach_non_finite_check_and_unscale_"
+    if recipe.amp == "fp16" and not torch._C._dispatch_has_kernel_for_dispatch_key(unscale, "MPS"):
+        raise InputError(
+            "--amp fp16: this version of PyTorch cannot scale the loss on MPS; allowed here are "
+            "auto, off and bf16"
+        )
 
 
 def precision(trainer: Any) -> str:

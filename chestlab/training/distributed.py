@@ -100,7 +100,8 @@ class Processes:
             quiet.enter_context(contextlib.redirect_stdout(quiet.enter_context(_nowhere())))
         try:
             with quiet:
-                backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+                nccl = torch.cuda.is_available() and dist.is_nccl_available()  # not on Windows
+                backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
                 dist.init_process_group(backend)
                 yield
                 dist.barrier()

@@ -22,7 +22,13 @@ from chestlab.evaluation.metrics import sigmoid
 from chestlab.files.checkpoint import load_checkpoint
 from chestlab.files.errors import InputError, TrainingError
 from chestlab.training.augment import random_warps, to_input
-from chestlab.training.device import autocast, keep_freed_memory, resolve_amp
+from chestlab.training.device import (
+    autocast,
+    keep_freed_memory,
+    memory_errors,
+    memory_format,
+    resolve_amp,
+)
 from chestlab.training.layers import on_device
 from chestlab.training.recipe import Recipe
 
@@ -56,6 +62,7 @@ def predict(
     while size:
         with (
             contextlib.suppress(torch.OutOfMemoryError),
+            memory_errors(),
             torch.inference_mode(),
             autocast(images.device, amp),
         ):
@@ -65,11 +72,11 @@ def predict(
                 views = [x] if tta == "none" else [x, x.flip(-1)]
                 views += [to_input(batch, recipe, warp=warp) for warp in warps]
                 values = [
-                    model(view.contiguous(memory_format=torch.channels_last)).float()
+                    model(view.contiguous(memory_format=memory_format(view.device))).float()
                     for view in views
                 ]
                 logits.append(sum(values) / len(values))
-            return torch.cat(logits).double().cpu().numpy()
+            return torch.cat(logits).cpu().double().numpy()  # MPS has no float64
         size //= 2
     raise TrainingError("out of memory with a single image: try a smaller --image-size")
 

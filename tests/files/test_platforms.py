@@ -1,0 +1,303 @@
+"""What differs on Windows and macOS, under the same conditions made here."""
+
+from __future__ import annotations
+
+import ast
+import gc
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from chestlab.data.npz import filter_npz
+from chestlab.files import atomic
+from chestlab.files.atomic import atomic_write, check_writable
+from chestlab.files.errors import InputError
+from chestlab.files.progress import StopSignals
+from chestlab.training import device
+from chestlab.training.distributed import Processes
+from chestlab.training.inference import predict
+from chestlab.training.recipe import Recipe
+from chestlab.training.trainer import Trainer
+
+CPU, MPS = torch.device("cpu"), torch.device("mps")
+
+POSIX_ALONE = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """Files are written with the rules of Windows, and nothing waits long."""
+    monkeypatch.setattr(atomic, "WINDOWS", True)
+    monkeypatch.setattr(atomic, "REPLACE_SECONDS", 0.2)
+
+
+def refuse_replace(monkeypatch, times):
+    """Let `Path.replace` fail as on Windows where a program has the file open; counts the tries."""
+    tries, replace = [], Path.replace
+
+    def refuse(self, target):
+        tries.append(target)
+        if len(tries) <= times:
+            raise PermissionError(13, "Access is denied", str(self), None, str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    return tries
+
+
+def test_a_file_that_a_virus_scanner_holds_for_a_moment_is_replaced(tmp_path, monkeypatch, windows):
+    path = tmp_path / "history.csv"
+    path.write_text("old", encoding="utf-8")
+    tries = refuse_replace(monkeypatch, times=2)
+    atomic_write(path, "new")
+    assert len(tries) == 3 and path.read_text(encoding="utf-8") == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_stays_open_in_a_program_is_named_and_kept(tmp_path, monkeypatch, windows):
+    path = tmp_path / "history.csv"
+    path.write_text("old", encoding="utf-8")
+    refuse_replace(monkeypatch, times=1000)
+    with pytest.raises(PermissionError, match="another program has it open") as error:
+        atomic_write(path, "new")
+    assert error.value.filename == str(path)  # what the one line of the error names
+    assert path.read_text(encoding="utf-8") == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_replacement_without_permission_fails_at_once_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "WINDOWS", False)
+    tries = refuse_replace(monkeypatch, times=1000)
+    with pytest.raises(PermissionError):
+        atomic_write(tmp_path / "history.csv", "new")
+    assert len(tries) == 1
+
+
+def test_paths_that_are_too_long_for_windows_are_refused_before_the_run(
+    tmp_path, monkeypatch, windows
+):
+    monkeypatch.setattr(atomic, "_long_paths", lambda: False)
+    room = atomic.LONGEST_PATH - atomic.FILE_ROOM - len(str(tmp_path)) - 1
+    check_writable(tmp_path / ("n" * room), "--results-dir")
+    longer = tmp_path / ("n" * (room + 1))
+    with pytest.raises(InputError, match=r"259 characters.* shorter --name"):
+        check_writable(longer, "--results-dir")
+    monkeypatch.setattr(atomic, "_long_paths", lambda: True)
+    check_writable(longer, "--results-dir")
+    assert not list(tmp_path.iterdir())
+
+
+def open_files(path: Path) -> list[io.IOBase]:
+    return [
+        thing
+        for thing in gc.get_objects()
+        if type(thing) is io.FileIO and thing.name == str(path) and not thing.closed
+    ]
+
+
+def test_a_damaged_source_is_closed_even_while_its_error_is_kept(tmp_path, phantom_npz):
+    """A notebook keeps the last error; Windows would not let the file be replaced."""
+    path = tmp_path / "damaged.npz"
+    with np.load(phantom_npz) as arrays:
+        np.savez(path, **{**arrays, "train_labels": arrays["train_labels"] + 2})
+    with pytest.raises(InputError, match="allowed are 0 and 1") as error:
+        filter_npz(path)
+    assert error.value.__context__ is not None and not open_files(path)
+    with zipfile.ZipFile(path):  # the search finds what is open
+        assert open_files(path)
+
+
+def module_level_imports(tree: ast.AST) -> set[str]:
+    """Modules that are imported whenever the file is, without a ``try`` around it."""
+    names: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").partition(".")[0])
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Try):
+            names |= module_level_imports(node)
+    return names
+
+
+def project_files() -> list[Path]:
+    files = [*ROOT.glob("*.py")]
+    for package in ("chestlab", "studies", "benchmarks"):
+        files += (ROOT / package).rglob("*.py")
+    assert len(files) > 80
+    return files
+
+
+def test_no_module_needs_what_windows_lacks():
+    for path in project_files():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert not module_level_imports(tree) & POSIX_ALONE, path
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """Takes every tensor for one on a GPU without float64, but those that ``.cpu()`` has copied.
+
+    ``.to(device)`` takes these back.
+    """
+
+    def __init__(self, monkeypatch) -> None:
+        super().__init__()
+        self.on_host: dict[int, torch.Tensor] = {}  # held, so that no other gets the number
+        to = torch.Tensor.to
+        monkeypatch.setattr(torch.Tensor, "cpu", lambda x: self.keep(x.clone()))
+        monkeypatch.setattr(
+            torch.Tensor, "to", lambda x, *a, **k: self.move(to(x, *a, **k), *a, *k.values())
+        )
+
+    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.on_host[id(tensor)] = tensor
+        return tensor
+
+    def move(self, tensor: torch.Tensor, *where: object) -> torch.Tensor:
+        if id(tensor) in self.on_host and any(isinstance(x, torch.device) for x in where):
+            assert tensor.dtype != torch.float64
+            tensor = torch.from_numpy(tensor.detach().numpy().copy())
+        return tensor
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        results = function(*args, **(kwargs or {}))
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        made = [x for x in tree_leaves(results) if isinstance(x, torch.Tensor)]
+        if any(id(x) in self.on_host for x in given):
+            for x in made:
+                self.keep(x)
+        elif given and any(x.dtype == torch.float64 for x in made):
+            raise TypeError(f"{function} makes a float64 tensor on MPS")
+        return results
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.head(self.layers(x)).squeeze(1)
+
+
+@pytest.mark.parametrize("policy", ["none", "randaugment", "autoaugment"])
+def test_training_and_prediction_need_no_float64_on_the_device(monkeypatch, policy):
+    """MPS raises a TypeError where one is made."""
+    recipe = Recipe(
+        name="r",
+        batch_size=4,
+        image_size=16,
+        schedule="cosine",
+        ema=0.9,
+        clip=1.0,
+        loss="focal",
+        pos_weight=2.0,
+        sampler="balanced",
+        normalize="per-image",
+        flip=0.5,
+        vertical_flip=0.5,
+        rotate=10,
+        translate=0.1,
+        jitter=0.1,
+        erase=0.5,
+        mixup=0.2,
+        cutmix=0.5,
+        policy=policy,
+        tta="warps",
+        tta_warps=2,
+        amp="off",
+    )
+    images = torch.randint(0, 256, (8, 1, 28, 28), dtype=torch.uint8)
+    labels = (torch.arange(8) % 2).float()
+    trainer = Trainer(Network, recipe, (images, labels), (images, labels))
+    with WithoutFloat64(monkeypatch) as gpu:
+        trainer.run_epoch()
+        logits = predict(trainer.model, images, recipe, tta="warps")
+        with pytest.raises(TypeError, match="float64"):
+            images.double()
+    assert any(x.dtype == torch.float64 for x in gpu.on_host.values())
+    assert logits.dtype == np.float64 and np.isfinite(logits).all()
+
+
+def test_mps_gets_the_layout_that_its_batch_norm_can_train_in():
+    assert device.memory_format(MPS) == torch.contiguous_format
+    assert device.memory_format(CPU) == torch.channels_last
+
+
+def test_a_processor_without_onednn_trains_in_float32(monkeypatch):
+    """As PyTorch for Apple silicon, which lacks even the question."""
+
+    class Nothing:
+        """No operator at all."""
+
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", Nothing())
+    assert device.resolve_amp(Recipe(name="r", cpu_bf16=True), CPU) is None
+
+
+def test_mixed_precision_that_mps_lacks_is_refused(monkeypatch):
+    recent, has_kernel = True, True
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *version: recent)
+    kernel = "_dispatch_has_kernel_for_dispatch_key"
+    monkeypatch.setattr(torch._C, kernel, lambda name, key: has_kernel)
+    for amp in ("auto", "off", "bf16", "fp16"):
+        device.check_precision(Recipe(name="r", amp=amp), MPS)
+    assert device.resolve_amp(Recipe(name="r"), MPS) is None
+    recent = has_kernel = False
+    device.check_precision(Recipe(name="r"), MPS)
+    for amp in ("bf16", "fp16"):
+        with pytest.raises(InputError, match=f"--amp {amp}: .* allowed here are auto"):
+            device.check_precision(Recipe(name="r", amp=amp), MPS)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "MPS backend out of memory (MPS allocated: 5.50 GB, max allowed: 6.80 GB).",
+        "[enforce fail at alloc_cpu.cpp:114] data. DefaultCPUAllocator: not enough memory: you "
+        "tried to allocate 154140672 bytes.",
+    ],
+)
+def test_a_device_that_reports_a_lack_of_memory_in_its_own_way_gets_smaller_batches(message):
+    sizes = []
+
+    class Hungry(nn.Module):
+        def forward(self, x):
+            sizes.append(len(x))
+            if len(x) > 40:
+                raise RuntimeError(message)
+            return x.mean((1, 2, 3))
+
+    images = torch.zeros(80, 1, 8, 8, dtype=torch.uint8)
+    assert predict(Hungry(), images, Recipe(name="r")).shape == (80,)
+    assert sizes == [80, 64, 32, 32, 16]
+
+
+def test_other_errors_of_a_device_are_left_as_they_are():
+    with pytest.raises(RuntimeError, match="shapes") as error, device.memory_errors():
+        raise RuntimeError("shapes cannot be multiplied")
+    assert type(error.value) is RuntimeError
+
+
+@pytest.mark.parametrize(("nccl", "backend"), [(True, "cpu:gloo,cuda:nccl"), (False, "gloo")])
+def test_processes_talk_through_gloo_where_there_is_no_nccl(monkeypatch, nccl, backend):
+    """As on Windows, where PyTorch has CUDA without it."""
+    backends = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: nccl)
+    monkeypatch.setattr(torch.distributed, "init_process_group", backends.append)
+    for name in ("barrier", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda: None)
+    with StopSignals() as signals, Processes(size=2).together(signals):
+        pass
+    assert backends == [backend]
