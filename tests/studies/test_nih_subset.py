@@ -162,6 +162,15 @@ def test_what_an_archive_cannot_hold_is_told_before_it_is_read(
     assert "3 images are missing" in refused(capsys, archives)
 
 
+def test_images_missing_from_an_archive_of_another_name_are_told(
+    folder, pictures, tmp_path, capsys
+):
+    archives = tmp_path / "downloads"
+    archives.mkdir()
+    make_tar(archives / "chest.tar.gz", pictures, FIRST + LAST[1:])
+    assert f"1 images are missing ({LAST[0]})" in refused(capsys, archives)
+
+
 @pytest.mark.parametrize("damage", ["an image less", "cut off", "no archive"])
 def test_an_incomplete_archive_is_refused(folder, pictures, capsys, damage):
     path = make_tar(folder / "images_001.tar.gz", pictures, FIRST[1:])
