@@ -15,6 +15,7 @@ import logging
 import re
 import shutil
 import socket
+import ssl
 import sys
 import time
 import urllib.error
@@ -191,7 +192,7 @@ def _attempt(url: str, part: Path, stall_seconds: float) -> None:
     if offset:
         request.add_header("Range", f"bytes={offset}-")
     try:
-        response = urllib.request.urlopen(request, timeout=stall_seconds)
+        response = urllib.request.urlopen(request, timeout=stall_seconds, context=_certificates())
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and offset:
@@ -225,6 +226,20 @@ def _attempt(url: str, part: Path, stall_seconds: float) -> None:
                 retry=False,
             )
         _copy(response, part, offset, total, stall_seconds)
+
+
+def _certificates() -> ssl.SSLContext:
+    """The certificates of the system, and Mozilla's from certifi, which pooch brings along.
+
+    Python from python.org for macOS has none of its own, and Windows fetches some only when its own
+    programs ask for them.
+    """
+    context = ssl.create_default_context()
+    with contextlib.suppress(ImportError):
+        import certifi
+
+        context.load_verify_locations(certifi.where())
+    return context
 
 
 def _copy(

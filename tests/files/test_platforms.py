@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import gc
 import io
+import ssl
+import urllib.error
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from chestlab.data.download import DownloadError, fetch
 from chestlab.data.npz import filter_npz
 from chestlab.files import atomic
 from chestlab.files.atomic import atomic_write, check_writable
@@ -112,6 +116,23 @@ def test_a_damaged_source_is_closed_even_while_its_error_is_kept(tmp_path, phant
     assert error.value.__context__ is not None and not open_files(path)
     with zipfile.ZipFile(path):  # the search finds what is open
         assert open_files(path)
+
+
+def test_a_download_trusts_certificates_where_the_system_has_none(tmp_path, monkeypatch):
+    """As with Python from python.org for macOS."""
+    contexts = []
+
+    def refuse(request, timeout, context):
+        contexts.append(context)
+        raise urllib.error.URLError("no host")
+
+    nothing = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    monkeypatch.setattr(ssl, "create_default_context", lambda: nothing)
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    with pytest.raises(DownloadError):
+        fetch("https://example.org/a.npz", tmp_path / "a.npz", "md5:00", attempts=1)
+    assert len(contexts[0].get_ca_certs()) > 50
+    assert contexts[0].verify_mode == ssl.CERT_REQUIRED and contexts[0].check_hostname
 
 
 def module_level_imports(tree: ast.AST) -> set[str]:
@@ -287,6 +308,20 @@ def test_other_errors_of_a_device_are_left_as_they_are():
     with pytest.raises(RuntimeError, match="shapes") as error, device.memory_errors():
         raise RuntimeError("shapes cannot be multiplied")
     assert type(error.value) is RuntimeError
+
+
+def test_a_card_that_the_installed_pytorch_cannot_use_is_pointed_out(monkeypatch, capsys):
+    """As after ``pip install torch`` on Windows."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    for program, wanted in (("nvidia-smi", True), (None, False)):
+        monkeypatch.setattr(device.shutil, "which", lambda name, program=program: program)
+        assert device.pick_device("auto") == CPU
+        error = capsys.readouterr().err
+        assert (error.startswith("NOTE: ") and device.GET_STARTED in error) == wanted
+        assert len(error.splitlines()) == wanted
 
 
 @pytest.mark.parametrize(("nccl", "backend"), [(True, "cpu:gloo,cuda:nccl"), (False, "gloo")])
