@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,50 @@ class Line:
         """Nothing is held back."""
 
 
+class Arguments(list[str]):
+    """A ``sys.argv`` whose end `keep_names` can wait for, as for that of no plain list."""
+
+
+def ipython() -> Any:
+    """IPython's shell, if the code runs in one."""
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+
+
 def in_notebook() -> bool:
     """Whether the code runs in the kernel of a notebook, Colab's and VS Code's included."""
-    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
-    return hasattr(get_ipython(), "kernel")
+    return hasattr(ipython(), "kernel")
+
+
+def keep_names() -> None:
+    """Keep the names of a notebook, or of IPython, as they are when a script under ``%run`` ends.
+
+    At the script's end ``%run`` copies the script's names over the notebook's, for example PIL's
+    ``Image`` over IPython's. The next thing it does is to let go of the list that it has made for
+    ``sys.argv``; at that moment the notebook's names are put back, also after an error.
+    """
+    shell, script = ipython(), vars(sys.modules["__main__"])
+    if shell is None or script is shell.user_ns or isinstance(sys.argv, Arguments):
+        return  # no IPython; pasted into a cell, or `%run -i`; done already
+    notebook, before = shell.user_ns, dict(shell.user_ns)
+
+    def put_back() -> None:
+        for name, value in script.items():
+            if name in notebook and notebook[name] is value:
+                if name in before:
+                    notebook[name] = before[name]
+                else:
+                    del notebook[name]
+
+    sys.argv = Arguments(sys.argv)
+    weakref.finalize(sys.argv, put_back).atexit = False
 
 
 def command_line() -> list[str]:
-    """The process's own arguments; none in a cell without ``%run``, which has the kernel's."""
+    """The process's own arguments; none in a cell without ``%run``, which has the kernel's.
+
+    Every script asks for them here, and thus keeps the names of a notebook that runs it.
+    """
+    keep_names()
     arguments = sys.argv[1:]
     if in_notebook() and any(word.endswith(".json") for word in arguments):  # its connection file
         return []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -39,8 +41,14 @@ def test_it_is_one_short_file_that_imports_nothing_from_here():
             imported |= {alias.name.split(".")[0] for alias in node.names}
         if isinstance(node, ast.ImportFrom):
             imported.add(node.module.split(".")[0])
-    allowed = {"torch", "torchvision", "medmnist", "numpy", "matplotlib", "tqdm"}
-    assert imported - set(sys.stdlib_module_names) == allowed
+    on_colab = {"torch", "torchvision", "numpy", "matplotlib", "tqdm"}  # without an installation
+    assert imported - set(sys.stdlib_module_names) == on_colab
+
+
+def test_it_downloads_the_file_that_medmnist_knows():
+    medmnist = pytest.importorskip("medmnist")
+    assert medmnist.INFO["chestmnist"]["url"] == train_minimal.URL
+    assert f'"{medmnist.INFO["chestmnist"]["MD5"]}"' in SOURCE.read_text(encoding="utf-8")
 
 
 def test_its_network_is_that_of_model_py():
@@ -69,8 +77,6 @@ def test_its_hyperparameters_are_those_of_the_report_s_recipe():
     assert (recipe.lr, recipe.warmup) == (train_minimal.LR, train_minimal.WARMUP)
     assert (recipe.weight_decay, recipe.clip) == (train_minimal.WEIGHT_DECAY, train_minimal.CLIP)
     assert (recipe.batch_size, recipe.seed) == (train_minimal.BATCH_SIZE, train_minimal.SEED)
-    assert train_minimal.TRANSFORM.transforms[1].mean == recipe.mean
-    assert train_minimal.TRANSFORM.transforms[1].std == recipe.std
 
 
 def test_it_reads_the_same_images_and_labels(phantom):
@@ -78,15 +84,14 @@ def test_it_reads_the_same_images_and_labels(phantom):
     data = load(str(phantom))
     assert source == data.source == f"{PHANTOM_MARK} (phantom.npz)"
     for name in SPLITS:
-        images, labels = splits[name]
-        np.testing.assert_array_equal(images, getattr(data, name).images)
+        images, labels = splits[name].tensors
+        pixels = getattr(data, name).images[:, None] / 255
+        np.testing.assert_allclose(images, (pixels - REPORT.mean) / REPORT.std, atol=1e-6)
         np.testing.assert_array_equal(labels, getattr(data, name).labels)
 
 
 def test_it_learns_and_writes_weights_and_curves(phantom, tmp_path):
-    done = run_script(
-        "train_minimal.py", phantom, 3, cwd=tmp_path, timeout=900, OMP_NUM_THREADS="2"
-    )
+    done = run_script("train_minimal.py", phantom, 3, cwd=tmp_path, timeout=900)
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "train_minimal_best.pth",
@@ -104,8 +109,8 @@ def test_it_learns_and_writes_weights_and_curves(phantom, tmp_path):
     network = model.EfficientChestNet()
     network.load_state_dict(weights)
     splits, _ = train_minimal.read(phantom)
-    loader = torch.utils.data.DataLoader(train_minimal.TwoClassDataset(*splits["test"]), 32)
-    _, accuracy, auc, _ = train_minimal.evaluate(network, loader)
+    loader = torch.utils.data.DataLoader(splits["test"], 32)
+    _, accuracy, auc = train_minimal.evaluate(network.to(train_minimal.DEVICE), loader)
     assert f"{accuracy:.3f}, AUC {auc:.3f}" in lines[1][0]
 
 
@@ -114,34 +119,105 @@ def test_early_stopping_ends_a_training_without_progress(phantom, tmp_path, monk
     monkeypatch.setattr(train_minimal, "PATIENCE", 2)
     accuracies = iter([0.5, 0.6, 0.6, 0.4, 0.9, 0.6, 0.7])
     monkeypatch.setattr(train_minimal, "train_epoch", lambda *arguments: (0.7, 0.5))
-    monkeypatch.setattr(
-        train_minimal, "evaluate", lambda *arguments: (0.7, next(accuracies), 0.5, None)
-    )
-    train_minimal.main(phantom, 7)
+    monkeypatch.setattr(train_minimal, "evaluate", lambda *arguments: (0.7, next(accuracies), 0.5))
+    train_minimal.main(*train_minimal.read(phantom), 7)
     assert "accuracy 0.600, AUC 0.500 at epoch 2" in capsys.readouterr().out.splitlines()[1]
 
 
-def test_a_notebook_s_own_arguments_are_no_file(tmp_path):
-    """Pasted into a cell the file would otherwise take the kernel's connection file."""
-    code = (
-        "import sys, numpy; text = open(sys.argv[1], encoding='utf-8').read();"
-        "sys.argv = ['ipykernel_launcher.py', '-f', '/tmp/kernel-1.json'];"
-        "text = text.replace('def main(', 'def unused(').replace("
-        "'if __name__', 'def main(*words): print(words)\\nif __name__');"
-        "exec(compile(text, 'cell', 'exec'), {'__name__': '__main__'})"
+def in_a_cell(text, folder, monkeypatch):
+    """Execute the file's text, or other text, as a notebook's kernel does."""
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", "/tmp/kernel-1.json"])
+    monkeypatch.chdir(folder)
+    names = {"__name__": "__main__"}
+    exec(compile(text, "cell", "exec"), names)
+    return names
+
+
+def test_a_cell_takes_its_file_from_the_top_and_not_from_the_kernel(phantom, tmp_path, monkeypatch):
+    text = SOURCE.read_text(encoding="utf-8")
+    edited = text.replace("DATA = None", f"DATA = {str(phantom)!r}").replace("= 100\n", "= 1\n")
+    edited = edited.replace("\ndef main(", "\ndef unused(").replace(
+        "\nif __name__", "\ndef main(*given): global got; got = given\nif __name__"
     )
-    script = tmp_path / "cell.py"
-    script.write_text(code, encoding="utf-8")
-    done = run_script(script, SOURCE, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "()\n"), done.stderr
+    names = in_a_cell(edited, tmp_path, monkeypatch)
+    assert names["got"][1] == f"{PHANTOM_MARK} (phantom.npz)"
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path_factory):
+    """No network, and a home folder without ChestMNIST."""
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path_factory.mktemp("home")))
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nothing listens
+
+
+def test_without_a_network_it_names_the_ways_out_in_one_line(
+    offline, tmp_path, monkeypatch, capsys
+):
+    done = run_script("train_minimal.py", cwd=tmp_path)
+    in_a_cell(SOURCE.read_text(encoding="utf-8"), tmp_path, monkeypatch)
+    assert done.returncode == 2
+    for line in (done.stderr, capsys.readouterr().err):
+        assert line.startswith("error: ChestMNIST cannot be downloaded (")
+        assert line.count("\n") == 1
+        for way_out in (train_minimal.URL, "DATA = 'FILE.npz'", "train_minimal.py FILE.npz"):
+            assert way_out in line
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    "arguments", [("nothing.npz",), (SOURCE,), ("{data}", "many"), ("{data}", "0")]
+    "arguments", [("nothing.npz", 1, 2), ("{data}", "many"), ("{data}", "0"), ("{data}", "\u00b2")]
 )
-def test_wrong_arguments_end_in_one_line(arguments, phantom, tmp_path):
-    arguments = [str(word).format(data=phantom) for word in arguments]
-    done = run_script("train_minimal.py", *arguments, cwd=tmp_path)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+def test_wrong_arguments_end_in_one_line(arguments, phantom, script, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        script("train_minimal.py", *[word.format(data=phantom) for word in map(str, arguments)])
+    printed = capsys.readouterr()
+    assert end.value.code == 2 and printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def wrong_files():
+    """Contents of files that cannot be trained on, by what is wrong with them."""
+    arrays = make_phantom(size=28, train=40, val=20, test=20, seed=1)
+    one_class = arrays["test_labels"][:, 7] == 1
+    changes = {
+        "no array 'val_labels'": {"val_labels": None},
+        "labels of one column": {"train_labels": arrays["train_labels"][:, 7]},
+        "three labels": {"train_labels": arrays["train_labels"][:, :3]},
+        "fewer labels than images": {"val_labels": arrays["val_labels"][:-1]},
+        "colour": {"train_images": np.repeat(arrays["train_images"][..., None], 3, 3)},
+        "floats": {"test_images": arrays["test_images"] / 255},
+        "objects": {"val_images": arrays["val_images"].astype(object)},
+        "one class": {
+            f"test_{kind}": arrays[f"test_{kind}"][one_class] for kind in ("images", "labels")
+        },
+        "no image": {f"train_{kind}": arrays[f"train_{kind}"][:0] for kind in ("images", "labels")},
+    }
+    for what, change in changes.items():
+        content = io.BytesIO()
+        kept = {name: array for name, array in {**arrays, **change}.items() if array is not None}
+        np.savez(content, **kept)
+        yield what, content.getvalue()
+    yield "half a file", content.getvalue()[: len(content.getvalue()) // 2]
+    yield "text", b"train_images,train_labels\n"
+    yield "nothing", b""
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    yield "npy", array.getvalue()
+
+
+def test_a_file_of_another_content_is_refused_in_one_line(tmp_path):
+    for what, content in wrong_files():
+        path = tmp_path / "wrong.npz"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is no npz file in ChestMNIST's layout") as error:
+            train_minimal.read(path)
+        assert "\n" not in str(error.value), what
+    for path in (tmp_path, tmp_path / "missing.npz", "~nobody/x.npz"):
+        with pytest.raises(ValueError, match="is no npz file"):
+            train_minimal.read(path)
+    done = run_script("train_minimal.py", "wrong.npz", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
