@@ -1,8 +1,10 @@
 """Where a trained network looks: Grad-CAM for right and wrong predictions of each class.
 
-    python explain.py --checkpoint trained_models/RUN_best.pth
+    python explain.py                     # the newest finished run
+    python explain.py --checkpoint RUN    # another one: its name, or a file FILE.pth
 
-Writes `gradcam.png` into the run's results folder. Grad-CAM (Selvaraju et al.,
+Writes `gradcam.png` into the run's results folder. The images are the validation images of the
+run, which are found by its checkpoint. Grad-CAM (Selvaraju et al.,
 https://arxiv.org/abs/1610.02391) weights the channels of the last feature map by how much the
 predicted class's logit depends on them. It is as coarse as that map, and it shows where the
 evidence came from, not what it was. Needs Captum: pip install captum
@@ -11,47 +13,46 @@ evidence came from, not what it was. Needs Captum: pip install captum
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from chestlab.data import sources
-from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.provenance import overlap
 from chestlab.data.splits import NIH_CREDIT, Split, TwoClassData
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable
 from chestlab.files.errors import InputError, OneLineParser
+from chestlab.runs.finished_runs import (
+    add_checkpoint_flags,
+    load_training_data,
+    pick_checkpoint,
+)
 from chestlab.training.device import pick_device
 from chestlab.training.gradcam import describe_shares, enlarged, grad_cam, require_captum
 from chestlab.training.inference import TrainedModel, load_model
 from networks import network_class
 
+RESULTS = Path("results")
 
-def load_data(trained: TrainedModel, data: str | None, root: Path | None) -> TwoClassData:
+
+def load_data(
+    trained: TrainedModel, data: str | None, root: Path | None, checkpoint: Path
+) -> TwoClassData:
     """The data that the checkpoint was trained on, or those that ``--data`` names.
 
     Raises:
         InputError: they are not to be found, not the same, or of another size.
     """
-    from_checkpoint = data is None
-    if from_checkpoint:
-        data = "phantom" if trained.phantom else "chestmnist"
-        if ".npz" in trained.source:
-            data = trained.source.removeprefix(f"{PHANTOM_MARK} (")
-            data = data.removesuffix(")") if trained.phantom else data
-            if not Path(data).is_file():
-                raise InputError(f"it was trained on '{data}', which is not here: --data names it")
+    if data is None:
+        about = {"source": trained.source, "sha256": trained.sha256, "size": trained.size}
+        return load_training_data(about, trained.data_location, root, checkpoint)
     loaded = sources.load(data, root, None if data.endswith(".npz") else trained.size)
     if loaded.size != trained.size:
         raise InputError(
             f"--data: '{loaded.source}' has {loaded.size}-px images, and the network was trained "
             f"on {trained.size} px"
-        )
-    if from_checkpoint and loaded.sha256 != trained.sha256:
-        raise InputError(
-            f"'{loaded.source}' is not the file it was trained on, though of the same name: "
-            "--data takes it all the same"
         )
     return loaded
 
@@ -59,15 +60,23 @@ def load_data(trained: TrainedModel, data: str | None, root: Path | None) -> Two
 def results_file(trained: TrainedModel, checkpoint: Path, results_dir: Path) -> Path:
     """Where the run of a checkpoint keeps its pictures.
 
+    Where ``results_dir`` is the default, the ``results`` beside the folder of the checkpoints come
+    first: the project may be another folder than the one that the script was called from.
+
     Raises:
         InputError: there is no such folder.
     """
-    above = checkpoint.resolve().parent.parts[-2:]  # a phantom's, an ensemble's, or both
-    for number in range(len(above), -1, -1):
-        apart = above[len(above) - number :]
-        folder = results_dir.joinpath(*apart, trained.name)
-        if folder.is_dir() and ("phantom" in apart or "phantom" not in above):
-            return folder / "gradcam.png"
+    checkpoint = checkpoint.resolve()
+    above = checkpoint.parent.parts[-2:]  # a phantom's, an ensemble's, or both
+    places = [results_dir]
+    if results_dir == RESULTS and results_dir.resolve().parent not in checkpoint.parents:
+        places = [*(folder / RESULTS for folder in checkpoint.parents[1:4]), results_dir]
+    for place in places:
+        for number in range(len(above), -1, -1):
+            apart = above[len(above) - number :]
+            folder = place.joinpath(*apart, trained.name)
+            if folder.is_dir() and ("phantom" in apart or "phantom" not in above):
+                return folder / "gradcam.png"
     raise InputError(
         f"there is no folder of '{trained.name}' in '{results_dir}': --out names another place"
     )
@@ -92,10 +101,11 @@ def explain(options: argparse.Namespace) -> None:
         InputError: checkpoint, data, folder or Captum is missing or not fitting; nothing is drawn.
     """
     require_captum()
-    trained = load_model(options.checkpoint, network_class, pick_device(options.device))
-    out = options.out or results_file(trained, options.checkpoint, options.results_dir)
+    checkpoint = pick_checkpoint(options)
+    trained = load_model(checkpoint, network_class, pick_device(options.device))
+    out = options.out or results_file(trained, checkpoint, options.results_dir)
     check_writable(out.parent, "--out")
-    data = load_data(trained, options.data, options.root)
+    data = load_data(trained, options.data, options.root, checkpoint)
     split: Split = getattr(data, options.split)
     probabilities = trained.probabilities(split.images)
     predicted = (probabilities >= trained.threshold).astype(int)
@@ -132,27 +142,35 @@ def explain(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 done, 2 and one line on stderr for wrong input."""
+    """The command line; 0 done, 2 and one line on stderr for wrong input, 1 for a full disk."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a name outside a Windows code page must not end it
+            stream.reconfigure(errors="backslashreplace")
     parser = OneLineParser(
         description=__doc__,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="FILE.pth", help="of a finished run")
-    add("--data", metavar="{chestmnist,phantom,FILE.npz}", help="(default: what it was trained on)")
-    add("--root", type=Path, metavar="DIR", help="of the official files (default: ~/.medmnist)")
-    add("--split", choices=("val", "test"), default="val", help="(default: val)")
-    add("--seed", type=int, default=0, help="of the choice of images shown (default: 0)")
+    add_checkpoint_flags(parser)
+    add("--data", metavar="{chestmnist,phantom,FILE.npz}", help="(default: the run's)")
+    add(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="of the official files (default: the run's)",
+    )
+    add("--split", choices=("val", "test"), default="val", help="images of (default: val)")
+    add("--seed", type=int, default=0, metavar="N", help="chooses the images shown (default: 0)")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
-    results = Path("results")
-    add("--results-dir", type=Path, default=results, metavar="DIR", help="(default: results)")
     add("--out", type=Path, metavar="FILE.png", help="(default: gradcam.png of the run's results)")
     try:
         explain(parser.parse_args(argv))
     except (InputError, OSError) as error:
         print(" ".join(f"error: {error}".splitlines()), file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
     return 0
 
 

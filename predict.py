@@ -1,14 +1,18 @@
 """Predict X-ray images of your own with a trained network.
 
-    python predict.py IMAGE_OR_FOLDER... --checkpoint trained_models/RUN_best.pth
+    python predict.py IMAGE_OR_FOLDER                     # with the newest finished run
+    python predict.py IMAGE_OR_FOLDER --checkpoint RUN    # a run's name, or a file FILE.pth
 
-PNG and JPEG are read, 8 or 16 bit, grey or colour; in folders, all such files. Preprocessing,
-threshold and test-time augmentation are those that the checkpoint stores. An image is prepared
-like the images of the training: it is turned upright as its EXIF data say; transparent parts become
-black, colour becomes grey, 16 bit become 8 bit by division by 257 (65535 is white); of an image
-that is not square, at most 2:1, the middle is taken (as MedMNIST does for PneumoniaMNIST); it is
-reduced to the size of the training's source images with Pillow's bicubic filter, then scaled and
-normalised as in training. A smaller image is refused.
+Reads PNG and JPEG files, 8 or 16 bit, grey or colour; in folders, all such files. Prints for each
+the predicted class and P(pneumothorax), its probability: pneumothorax is predicted from the run's
+threshold on, which may be another than 0.5, cardiomegaly below it. Threshold, preprocessing and
+test-time augmentation come from the checkpoint.
+
+An image is prepared like those of the training: it is turned upright as its EXIF data say;
+transparent parts become black, colour becomes grey, 16 bit become 8 bit by division by 257 (65535
+is white); of an image that is not square, at most 2:1, the middle is taken (as MedMNIST does for
+PneumoniaMNIST); it is reduced to the size of the training's source images with Pillow's bicubic
+filter, then scaled and normalised as in training. A smaller image is refused.
 
 Exit status: 0 all good, 1 a file could not be used (it has a line on stderr, the others go on),
 2 nothing to predict, or a wrong flag or checkpoint. This is no medical device.
@@ -17,6 +21,7 @@ Exit status: 0 all good, 1 a file could not be used (it has a line on stderr, th
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,9 +31,11 @@ import numpy as np
 from chestlab.data.image_files import Xray, _exists, _printable, complain, find_files, read_xray
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.splits import CLASS_NAMES
+from chestlab.evaluation.predictions import with_threshold
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable, write_csv
 from chestlab.files.errors import InputError, OneLineParser
+from chestlab.runs.finished_runs import add_checkpoint_flags, pick_checkpoint
 from chestlab.training.device import pick_device
 from chestlab.training.inference import TrainedModel, load_model
 from networks import network_class
@@ -64,9 +71,10 @@ class Overlays:
         maps = grad_cam(trained, np.stack([xray.seen for xray in xrays]), predicted)
         self.folder.mkdir(parents=True, exist_ok=True)
         for xray, map_, p, k in zip(xrays, maps, probabilities, predicted, strict=True):
+            shown, relation, threshold = with_threshold(p, trained.threshold)
             title = (
-                f"{_printable(Path(xray.path.name))}\npredicted: {CLASS_NAMES[k]}; probability of "
-                f"{CLASS_NAMES[1]} {p:.3f}, threshold {trained.threshold:.2f}\n"
+                f"{_printable(Path(xray.path.name))}\npredicted: {CLASS_NAMES[k]}; "
+                f"P({CLASS_NAMES[1]}) {shown} {relation} threshold {threshold}\n"
                 f"{trained.name} · {trained.architecture}\ntrained on {trained.source}"
             )
             nothing = "" if map_.any() else f"Nothing in the map speaks for {CLASS_NAMES[k]}."
@@ -87,13 +95,8 @@ class Overlays:
         return name
 
 
-def predict_files(options: argparse.Namespace) -> int:
-    """Predict, print and write what the command line asks for; the exit status.
-
-    Raises:
-        InputError: the checkpoint cannot be used, a place cannot be written, or there is nothing
-            to predict; nothing has been written.
-    """
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuse places that cannot be written to, and overlays without Captum."""
     if options.csv is not None:
         check_writable(options.csv.parent, "--csv")
         if options.csv.is_dir():
@@ -103,19 +106,38 @@ def predict_files(options: argparse.Namespace) -> int:
 
         require_captum()
         check_writable(options.overlay, "--overlay")
-    trained = load_model(options.checkpoint, network_class, pick_device(options.device))
-    missing = [path for path in options.images if not _exists(path)]
-    for path in missing:
-        complain(path, "there is no such file")
-    wanted = [path for path in options.images if path not in missing]
-    files = list(find_files(wanted, options.overlay))
+
+
+def predict_files(options: argparse.Namespace) -> int:
+    """Predict, print and write what the command line asks for; the exit status.
+
+    Raises:
+        InputError: the checkpoint cannot be used, a place cannot be written, or there is nothing
+            to predict; nothing has been written.
+    """
+    _check_outputs(options)
+    trained = load_model(pick_checkpoint(options), network_class, pick_device(options.device))
+    unusable: set[Path] = set()
+
+    def report(path: Path, reason: str) -> None:
+        if path not in unusable:
+            unusable.add(path)
+            complain(path, reason)
+
+    for path in options.images:
+        if not _exists(path):
+            report(path, "there is no such file")
+    wanted = [path for path in options.images if path not in unusable]
+    files = list(find_files(wanted, options.overlay, report))
+    if not files and unusable:
+        return 2
     if not files:
         raise InputError("there is no PNG or JPEG to predict")
     print(
         f"{DISCLAIMER}\n{trained.name}, {trained.architecture} trained on {trained.source}"
-        f"{', ' + trained.note if trained.note else ''}: threshold {trained.threshold:.2f}, "
-        f"test-time augmentation {trained.tta}, on {trained.device.type}\n"
-        f"{'class':<12}  P({CLASS_NAMES[1]})  file"
+        f"{', ' + trained.note if trained.note else ''}: {CLASS_NAMES[1]} from threshold "
+        f"{trained.threshold:.2f} on, test-time augmentation {trained.tta}, on "
+        f"{trained.device.type}\n{'class':<12}  P({CLASS_NAMES[1]})  file"
     )
     overlays = Overlays(options.overlay, trained) if options.overlay is not None else None
     rows: list[tuple[str, str, float, float]] = []
@@ -125,14 +147,15 @@ def predict_files(options: argparse.Namespace) -> int:
             try:
                 xrays.append(read_xray(path, trained.size))
             except InputError as error:
-                complain(path, str(error))
+                report(path, str(error))
         if not xrays:
             continue
         probabilities = trained.probabilities(np.stack([xray.seen for xray in xrays]))
         for xray, p in zip(xrays, probabilities.tolist(), strict=True):
             name = CLASS_NAMES[int(p >= trained.threshold)]
             rows.append((_printable(xray.path), name, p, trained.threshold))
-            print(f"{name:<12}  {p:<{3 + len(CLASS_NAMES[1])}.4f}  {rows[-1][0]}", flush=True)
+            shown = with_threshold(p, trained.threshold, 4)[0]
+            print(f"{name:<12}  {shown:<{3 + len(CLASS_NAMES[1])}}  {rows[-1][0]}", flush=True)
         if overlays is not None:
             overlays.write(xrays, probabilities)
     if options.csv is not None:
@@ -140,13 +163,15 @@ def predict_files(options: argparse.Namespace) -> int:
         write_csv(options.csv, ("file", "class", "probability", "threshold"), rows)
     if trained.phantom:
         print(PHANTOM_MARK)
-    return int(bool(missing) or len(rows) < len(files))
+    return int(bool(unusable))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a name outside a Windows code page must not end it
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a name outside a Windows code page must not end it
             stream.reconfigure(errors="backslashreplace")
     parser = OneLineParser(
         description=__doc__,
@@ -155,9 +180,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("images", type=Path, nargs="+", metavar="IMAGE", help="files or folders")
-    add("--checkpoint", type=Path, required=True, metavar="FILE.pth", help="of a finished run")
-    add("--csv", type=Path, metavar="FILE", help="write a table: file, class, probability")
-    add("--overlay", type=Path, metavar="DIR", help="write Grad-CAM pictures; needs captum")
+    add_checkpoint_flags(parser)
+    add(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="write the table: file, class, probability, threshold",
+    )
+    add(
+        "--overlay",
+        type=Path,
+        metavar="DIR",
+        help="write a Grad-CAM picture of each image; needs captum",
+    )
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     try:
         return predict_files(parser.parse_args(argv))

@@ -1,11 +1,16 @@
 """Every picture, and the page that shows them all.
 
-    python visualize.py                               # every run -> results/README.md
-    python visualize.py --lang id                     # the same in Indonesian: README.id.md
-    python visualize.py pair RUN RUN                  # two runs compared on the test images
-    python visualize.py mistakes --data FILE.npz      # what the runs on these images got wrong
-    python visualize.py names --data FILE.npz         # NIH file name of each image
-    python visualize.py augmentation --data FILE.npz  # what experiment 2's random warps do
+    python visualize.py                      # every run -> results/README.md
+    python visualize.py --lang id            # the same in Indonesian: README.id.md
+    python visualize.py pair RUN RUN         # two runs compared on the test images
+    python visualize.py mistakes             # what each run got wrong: mistakes.md in its folder
+    python visualize.py mistakes --run RUN   # of one run
+    python visualize.py names                # NIH file name of each image
+    python visualize.py augmentation         # what experiment 2's random warps do
+
+RUN is the name of a run and of its folder in results. `mistakes` and `names` find the images of
+each run by its checkpoint, or in the file that --data names. Runs on phantoms have a page of their
+own, results/phantom/README.md.
 
 Figures are drawn in `chestlab/reporting`, each on its own ``Figure`` and Agg canvas, never through
 pyplot: no window system is needed and no figure stays in memory. The same input gives the same
@@ -15,16 +20,20 @@ bytes. Colours are from the Okabe-Ito palette; line style, shape or text says th
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chestlab.data import sources
-from chestlab.data.splits import NIH_CREDIT
+from chestlab.data.splits import NIH_CREDIT, SOURCE_SIZES, TwoClassData
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable
 from chestlab.files.errors import InputError, OneLineParser
+
+if TYPE_CHECKING:
+    from chestlab.reporting.stored_runs import StoredRun
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> OneLineParser:
-    from chestlab.runs.flags import add_data, add_folder
+    from chestlab.runs.flags import add_folder
 
     description = __doc__.split("Figures are")[0]
     raw = argparse.RawDescriptionHelpFormatter
@@ -59,11 +68,13 @@ def _parser() -> OneLineParser:
     readme = command("readme", _readme, "all runs on one page (what happens without a command)")
     readme.add_argument("--lang", choices=("en", "id"), default="en", help="(default: en)")
     pair = command("pair", _pair, "two runs compared on the test images")
-    pair.add_argument("runs", nargs=2, metavar="RUN", help="folder in the results")
-    mistakes = command("mistakes", _mistakes, "pages of the errors and of the uncertain cases")
-    mistakes.add_argument("--run", metavar="NAME", help="(default: every run on these images)")
-    add_data(mistakes)
-    add_data(command("names", _names, "list of the two-class images' names"))
+    pair.add_argument("runs", nargs=2, metavar="RUN", help="its name")
+    mistakes = command("mistakes", _mistakes, "the errors, and the images nearest to the threshold")
+    mistakes.add_argument("--run", metavar="RUN", help="(default: every run)")
+    _add_images(mistakes)
+    names = command("names", _names, "list of the two-class images' NIH file names")
+    names.set_defaults(run=None)
+    _add_images(names)
     augmentation = command("augmentation", _augmentation, "what the random warps do", False)
     augmentation.add_argument("--data", default="auto", help="as in train.py (default: auto)")
     augmentation.add_argument("--seed", type=int, default=0, help="(default: 0)")
@@ -77,10 +88,22 @@ def _parser() -> OneLineParser:
     return parser
 
 
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    """Flags for images that are by default those of the runs."""
+    from chestlab.runs.flags import add_folder
+
+    add = parser.add_argument
+    wanted = "{chestmnist,phantom,FILE.npz}"
+    add("--data", metavar=wanted, help="(default: each run's)")
+    add("--root", type=Path, metavar="DIR", help="of the official files (default: each run's)")
+    add("--source-size", type=int, choices=SOURCE_SIZES, help="of --data chestmnist, in pixels")
+    add_folder(parser, "--models-dir", "trained_models")
+
+
 def _readme(options: argparse.Namespace) -> None:
     from chestlab.reporting import overview
 
-    print(overview.write_report(options.results_dir, options.lang))
+    print(*overview.write_report(options.results_dir, options.lang), sep="\n")
 
 
 def _pair(options: argparse.Namespace) -> None:
@@ -89,11 +112,27 @@ def _pair(options: argparse.Namespace) -> None:
     print(pairs.describe_pair(options.results_dir, *options.runs))
 
 
+def _images_of_runs(options: argparse.Namespace) -> Iterator[tuple[TwoClassData, list[StoredRun]]]:
+    """The images that ``--data`` names with all runs, or those of each run with the runs on them.
+
+    Raises:
+        InputError: there are no such images or runs.
+    """
+    from chestlab.reporting.stored_runs import find_run, read_runs
+    from chestlab.runs.finished_runs import load_data_of
+
+    runs = read_runs(options.results_dir)
+    shown = runs if options.run is None else [find_run(runs, options.run)]
+    if options.data is not None:
+        yield sources.load(options.data, options.root, options.source_size), shown
+    else:
+        yield from load_data_of(shown, runs, options.results_dir, options.models_dir, options.root)
+
+
 def _mistakes(options: argparse.Namespace) -> None:
     from chestlab.reporting.mistakes import write_mistakes
 
-    data = sources.load(options.data, options.root, options.source_size)
-    pages = write_mistakes(data, options.results_dir, options.run)
+    pages = [page for found in _images_of_runs(options) for page in write_mistakes(*found)]
     print(*pages, sep="\n")
     notebook.show(page.with_suffix(".png") for page in pages)
 
@@ -102,8 +141,15 @@ def _names(options: argparse.Namespace) -> None:
     from chestlab.reporting.stored_runs import write_names
 
     check_writable(options.results_dir, "--results-dir")
-    data = sources.load(options.data, options.root, options.source_size)
-    print(write_names(data, options.results_dir))
+    if options.data is not None:
+        data = sources.load(options.data, options.root, options.source_size)
+        paths = [write_names(data, options.results_dir)]
+    else:
+        images = [data for data, _ in _images_of_runs(options) if data.train.names is not None]
+        paths = [write_names(data, options.results_dir) for data in images]
+    if not paths:
+        raise InputError("no run's images have file names: --data takes a file that holds them")
+    print(*paths, sep="\n")
 
 
 def _augmentation(options: argparse.Namespace) -> None:

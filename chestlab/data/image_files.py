@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,25 +121,32 @@ def _grey(image: Image.Image) -> Image.Image:
     return image.convert("L")
 
 
-def find_files(paths: Sequence[Path], without: Path | None = None) -> Iterator[Path]:
+def find_files(
+    paths: Sequence[Path],
+    without: Path | None = None,
+    report: Callable[[Path, str], None] | None = None,
+) -> Iterator[Path]:
     """Files as named, and the images in folders, in order of their names, each once.
 
     Args:
         paths: files and folders.
         without: a folder to leave out, where pictures of an earlier call may lie.
+        report: called with a folder that cannot be read and the reason, by default `complain`.
     """
     seen = set()
     for path in paths:
-        files = _walk(path, without) if path.is_dir() else [path]
+        files = _walk(path, without, report or complain) if path.is_dir() else [path]
         for file in files:
             if file not in seen:
                 seen.add(file)
                 yield file
 
 
-def _walk(folder: Path, without: Path | None) -> Iterator[Path]:
+def _walk(
+    folder: Path, without: Path | None, report: Callable[[Path, str], None]
+) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
-        complain(Path(error.filename), error.strerror or str(error))
+        report(Path(error.filename), error.strerror or str(error))
 
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders.sort()

@@ -1,4 +1,4 @@
-"""Tables of predicted probabilities: one row per image."""
+"""Tables of predicted probabilities, one row per image, and a probability beside the threshold."""
 
 from __future__ import annotations
 
@@ -47,3 +47,17 @@ def read_probabilities(path: Path, split: splits.Split) -> np.ndarray:
             "it is trained anew"
         )
     return values
+
+
+def with_threshold(probability: float, threshold: float, least: int = 2) -> tuple[str, str, str]:
+    """A probability as text, its relation to the threshold (``≥`` or ``<``), and the threshold.
+
+    Both have as many decimals, ``least`` or more, as show on which side the probability lies:
+    rounded alike, 0.3796 would seem to reach a threshold of 0.38.
+    """
+    above = probability >= threshold
+    for digits in range(least, 18):
+        texts = f"{probability:.{digits}f}", f"{threshold:.{digits}f}"
+        if (float(texts[0]) >= float(texts[1])) == above:
+            break
+    return texts[0], "≥" if above else "<", texts[1]

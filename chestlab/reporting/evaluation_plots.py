@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -187,7 +186,7 @@ def _draw_operating_points(
 def draw_calibration(
     curves: Mapping[str, Mapping[str, Any]], path: Path | str, *, title: str, threshold: float
 ) -> None:
-    """Draw one or two calibration curves, and the confidences of right and wrong predictions.
+    """Draw one or two calibration curves, and the probabilities of right and wrong predictions.
 
     Args:
         curves: name to ``labels`` (N,) of 0 and 1 and ``probabilities`` (N,) of class 1.
@@ -211,9 +210,9 @@ def draw_calibration(
         probabilities = np.asarray(curve["probabilities"], dtype=float)
         look = {"color": color, "linestyle": line, "marker": marker}
         handles.append(_draw_reliability(axes, labels, probabilities, name, look))
-        confidences = figure.add_subplot(grid[row, 1])
-        confidences.set_title(name, fontsize=NORMAL, weight="bold", color=INK)
-        _draw_confidences(confidences, labels, probabilities, threshold)
+        histogram = figure.add_subplot(grid[row, 1])
+        histogram.set_title(name, fontsize=NORMAL, weight="bold", color=INK)
+        _draw_histogram(histogram, labels, probabilities, threshold)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     tidy(axes, f"mean predicted probability of {CLASS_NAMES[1]}", f"share of {CLASS_NAMES[1]}")
     axes.set_title("ten bins, larger points hold more images", fontsize=NORMAL, color=INK, pad=10)
@@ -248,32 +247,31 @@ def _draw_reliability(
     return Line2D([], [], label=label, linewidth=1.6, markersize=8, markeredgecolor=INK, **look)
 
 
-def _draw_confidences(
+def _draw_histogram(
     axes: Axes, labels: np.ndarray, probabilities: np.ndarray, threshold: float
 ) -> None:
-    """Histograms of the probability of the predicted class, of right and wrong predictions."""
-    predicted = probabilities >= threshold
-    confidence = np.where(predicted, probabilities, 1 - probabilities)
-    correct = predicted == (labels == 1)
-    lowest = math.floor(20 * min(0.5, threshold, 1 - threshold) + 1e-9)
-    edges = np.arange(lowest, 21) / 20
+    """Histogram of the probabilities, right and wrong predictions stacked, with the threshold."""
+    correct = (probabilities >= threshold) == (labels == 1)
+    edges = np.arange(21) / 20
     parts: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
-        f"right ({correct.sum()})": (confidence[correct], {"color": GREEN}),
+        f"right ({correct.sum()})": (probabilities[correct], {"color": GREEN}),
         f"wrong ({(~correct).sum()})": (
-            confidence[~correct],
+            probabilities[~correct],
             {"color": "white", "edgecolor": VERMILLION, "hatch": "/////"},
         ),
     }
-    width, tallest = 0.021, 1
-    for side, (label, (values, look)) in zip((-1, 1), parts.items(), strict=True):
+    below = np.zeros(len(edges) - 1)
+    for label, (values, look) in parts.items():
         counts = np.histogram(values, edges)[0]
-        centers = (edges[:-1] + edges[1:]) / 2 + side * width / 2
-        axes.bar(centers, counts, width, label=label, linewidth=1, **look)
-        tallest = max(tallest, counts.max())
-    axes.set_ylim(0, 1.3 * tallest)  # room for the legend above the bars
+        centers = (edges[:-1] + edges[1:]) / 2
+        axes.bar(centers, counts, 0.04, bottom=below, label=label, linewidth=1, **look)
+        below += counts
+    mark = {"color": INK, "linestyle": "--", "linewidth": 1.4}
+    axes.axvline(threshold, ymax=0.7, label=f"threshold {threshold:.3g}", **mark)
+    axes.set(xlim=(0, 1), ylim=(0, 1.5 * max(below.max(), 1)))  # room for the legend above
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
     axes.legend(loc="upper left", fontsize=SMALL + 0.5, frameon=False, ncols=2)
-    tidy(axes, "confidence in the predicted class", "images")
+    tidy(axes, f"predicted probability of {CLASS_NAMES[1]}", "images")
 
 
 def draw_finding_aucs(

@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
 from chestlab.data.splits import CLASS_NAMES
-from chestlab.reporting.prediction_grids import show_xray
+from chestlab.reporting.prediction_grids import explain_p, p_text, show_xray
 from chestlab.reporting.style import (
     GREEN,
     INK,
@@ -89,12 +89,10 @@ def draw_gradcam(
             show_xray(left, images[number])
             _show_overlay(overlay, images[number], maps[number])
             left.set_xlabel(f"index {indices[number]}", fontsize=SMALL, color=INK)
-            overlay.set_xlabel(f"p = {probabilities[number]:.2f}", fontsize=SMALL, color=INK)
+            p = p_text(float(probabilities[number]), threshold)
+            overlay.set_xlabel(p, fontsize=SMALL, color=INK)
     _gradcam_bar(figure.add_subplot(grid[-1, :]))
-    line = (
-        f"p is the probability of {CLASS_NAMES[1]}, predicted from {threshold:.3g} on. "
-        "The map explains the predicted class."
-    )
+    line = f"{explain_p(threshold)} The map explains the predicted class."
     write_notes(figure, [line, *notes])
     save_figure(figure, path)
 

@@ -242,8 +242,8 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Kurva ROC dengan ambang 0,5 dan ambang terpilih.",
     ),
     "caption_calibration": (
-        "Calibration, and the confidence of right and wrong predictions.",
-        "Kalibrasi, serta tingkat keyakinan prediksi yang benar dan yang salah.",
+        "Calibration, and the predicted probabilities of right and wrong predictions.",
+        "Kalibrasi, serta probabilitas prediksi yang benar dan yang salah.",
     ),
     "caption_gradcam": (
         "Where the network looks (Grad-CAM).",
@@ -254,13 +254,15 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Para anggota dan reratanya.",
     ),
     "caption_val_predictions": (
-        "Random validation images with true class, predicted class and confidence.",
-        "Citra validasi acak dengan kelas sebenarnya, kelas prediksi, dan tingkat keyakinan.",
+        "Random validation images with true class, predicted class and the probability of "
+        "pneumothorax beside the threshold.",
+        "Citra validasi acak dengan kelas sebenarnya, kelas prediksi, dan probabilitas "
+        "pneumotoraks di samping nilai ambangnya.",
     ),
     "mistakes": (
-        "The most confident errors and the most uncertain cases, with indices and pictures (test "
-        "images: to be looked at only after the recipe is final)",
-        "Kesalahan yang paling diyakini model dan kasus yang paling meragukan, dengan indeks dan "
-        "gambar (citra uji: baru dilihat setelah resepnya final)",
+        "The errors farthest from the threshold and the images nearest to it, with indices and "
+        "pictures (test images: to be looked at only after the recipe is final)",
+        "Kesalahan yang paling jauh dari ambang dan citra yang paling dekat dengannya, dengan "
+        "indeks dan gambar (citra uji: baru dilihat setelah resepnya final)",
     ),
 }

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from chestlab.data.splits import CLASS_NAMES, NIH_CREDIT, Split, TwoClassData
+from chestlab.evaluation.predictions import with_threshold
 from chestlab.evaluation.tasks import SPLIT_TITLES
 from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError
 from chestlab.reporting import prediction_grids
 from chestlab.reporting.page import escaped, markdown_table, render
-from chestlab.reporting.stored_runs import Predictions, StoredRun, read_runs
+from chestlab.reporting.stored_runs import Predictions, StoredRun
 
 WARNING = "Look at the test images only after the recipe is final."
 
 LISTED, SHOWN = 10, prediction_grids.GRID_COLUMNS  # images of a kind in the table, in the picture
 
 
-def write_mistakes(data: TwoClassData, results_dir: Path, name: str | None = None) -> list[Path]:
-    """Write ``mistakes.md`` and ``mistakes.png`` of a run, or of every run on these data.
+def write_mistakes(data: TwoClassData, runs: Sequence[StoredRun]) -> list[Path]:
+    """Write ``mistakes.md`` and ``mistakes.png`` of each run that was trained on these data.
+
+    Args:
+        data: the images.
+        runs: of `stored_runs.read_runs`, or one of them.
 
     Raises:
-        InputError: there is no such run, or it is of other data.
+        InputError: none of the runs is of these data.
     """
-    runs = [run for run in read_runs(results_dir) if name in (None, run.name)]
-    if not runs:
-        raise InputError(f"--run '{name}': there is no such finished run in '{results_dir}'")
     fitting = [run for run in runs if run.metrics["data"]["sha256"] == data.sha256]
     if not fitting:
-        which = "no run in" if name is None else f"run '{name}' in"
-        raise InputError(f"{which} '{results_dir}' was made from '{data.source}'")
+        which = f"run '{runs[0].name}'" if len(runs) == 1 else "none of the runs"
+        raise InputError(f"{which} was made from '{data.source}'")
     return [_write_page(run, data) for run in fitting]
 
 
@@ -79,21 +82,15 @@ def _write_page(run: StoredRun, data: TwoClassData) -> Path:
     return path
 
 
-def _confidence(probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """(N,) probability of the predicted class."""
-    return np.where(probabilities >= threshold, probabilities, 1 - probabilities)
-
-
 def _kinds(
     predictions: Predictions, correct: np.ndarray, threshold: float
 ) -> dict[str, np.ndarray]:
-    """Rows of the errors, the most confident first, and of all images, the most uncertain first."""
+    """Rows of the errors, the farthest from the threshold first, and of all, the nearest first."""
     wrong = np.flatnonzero(~correct)
-    confidence = _confidence(predictions.probabilities, threshold)
     distance = np.abs(predictions.probabilities - threshold)
     return {
-        "most confident errors": wrong[np.argsort(-confidence[wrong], kind="stable")],
-        "most uncertain": np.argsort(distance, kind="stable"),
+        "errors farthest from the threshold": wrong[np.argsort(-distance[wrong], kind="stable")],
+        "images nearest to the threshold": np.argsort(distance, kind="stable"),
     }
 
 
@@ -105,19 +102,18 @@ def _table(
     threshold: float,
 ) -> str:
     """The first of ``rows`` as a table; empty where there is none."""
-    confidence = _confidence(predictions.probabilities, threshold)
-    heads = ["index", "true class", "predicted class", "probability", "confidence"]
+    heads = ["index", "true class", "predicted class", f"P({CLASS_NAMES[1]})"]
     heads += ["image"] if images.names is not None else []
     cells: list[list[Any]] = []
     for i in rows[:LISTED]:
-        predicted = CLASS_NAMES[int(predictions.probabilities[i] >= threshold)]
+        probability = float(predictions.probabilities[i])
+        predicted = CLASS_NAMES[int(probability >= threshold)]
         cells.append(
             [
                 str(predictions.index[i]),
                 CLASS_NAMES[predictions.labels[i]],
                 predicted + ("" if correct[i] else " (wrong)"),
-                f"{predictions.probabilities[i]:.3f}",
-                f"{100 * confidence[i]:.1f} %",
+                " ".join(with_threshold(probability, threshold, 3)),
                 *([] if images.names is None else [escaped(str(images.names[i]))]),
             ]
         )
@@ -131,5 +127,7 @@ def _draw(run: StoredRun, groups: dict[str, list], phantom: bool) -> None:
         run.folder / "mistakes.png",
         threshold=threshold,
         title=f"Mistakes of {run.name}\n{run.source} · {run.sizes()} · threshold {threshold:.2f}",
-        notes=[WARNING] * ("test" in run.predictions) + [NIH_CREDIT] * (not phantom),
+        notes=[prediction_grids.explain_p(threshold)]
+        + [WARNING] * ("test" in run.predictions)
+        + [NIH_CREDIT] * (not phantom),
     )

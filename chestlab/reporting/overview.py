@@ -1,7 +1,9 @@
-"""The page of all runs, `results/README.md` and `README.id.md`.
+"""The page of all runs on X-rays, `results/README.md` or `README.id.md`, and that of phantoms.
 
-`python visualize.py` writes it from the folders of the finished runs. The text of the page is in
-`templates/overview.md.j2` and `templates/source.md.j2`, its sentences are in `messages`.
+`python visualize.py` writes them from the folders of the finished runs. Runs on phantoms have a
+page of their own, `results/phantom/README.md`, which like all in that folder is not under version
+control. The text is in `templates/overview.md.j2` and `templates/source.md.j2`, its sentences are
+in `messages`.
 """
 
 from __future__ import annotations
@@ -48,66 +50,105 @@ GALLERY = (  # pictures of a run, in the order of the page
 PAGES = {code: "README.md" if code == "en" else f"README.{code}.md" for code in LANGUAGES}
 
 
-def write_report(results_dir: Path, language: str = "en") -> Path:
-    """Write ``README.md`` (or ``README.id.md``) and the pictures it needs into ``results_dir``.
+def write_report(results_dir: Path, language: str = "en") -> list[Path]:
+    """Write the pages of all runs, ``README.md`` or ``README.id.md``, and the pictures they need.
+
+    The page of the X-rays lies in ``results_dir``, that of the phantoms in its ``phantom``. Where
+    there are no runs on X-rays, the page in ``results_dir`` is the phantoms'.
+
+    Returns:
+        The pages.
 
     Raises:
         InputError: there is no finished run.
         OSError: a file cannot be written.
     """
     wording = Wording(language)
+    runs = read_runs(results_dir)
+    phantoms = [run for run in runs if run.phantom]
+    comparisons = _comparison_pages(results_dir)
+    if len(phantoms) == len(runs):
+        return [_write_page(wording, results_dir, runs, comparisons)]
+    marked = [
+        page
+        for page in comparisons
+        if PHANTOM_MARK in page.read_text(encoding="utf-8", errors="replace")
+    ]
+    xrays = [run for run in runs if not run.phantom]
+    pages = [_write_page(wording, results_dir, xrays, [p for p in comparisons if p not in marked])]
+    if phantoms:
+        folder = results_dir / "phantom"
+        folder.mkdir(exist_ok=True)  # all are on a phantom file, whose runs lie beside the X-rays'
+        pages.append(_write_page(wording, folder, phantoms, marked))
+    return pages
+
+
+def _comparison_pages(results_dir: Path) -> list[Path]:
+    """Every page in a folder below that is not a run's own, such as the family's."""
+    pages = (*results_dir.glob("*/README.md"), *results_dir.glob("phantom/*/README.md"))
+    return sorted(
+        page
+        for page in pages
+        if page.parent != results_dir / "phantom" and not (page.parent / "metrics.json").exists()
+    )
+
+
+def _write_page(
+    wording: Wording, folder: Path, runs: Sequence[StoredRun], comparisons: Sequence[Path]
+) -> Path:
+    """Write one page into a folder.
+
+    Args:
+        wording: language of the page.
+        folder: where it lies.
+        runs: that it shows.
+        comparisons: pages that it links, and whose tables it shows where they are ablations'.
+    """
     groups: dict[tuple[bool, str], list[StoredRun]] = {}  # runs on one source, by its content
-    for run in read_runs(results_dir):
+    for run in runs:
         groups.setdefault((run.phantom, run.metrics["data"]["sha256"]), []).append(run)
     stems = Counter(group[0].stem for group in groups.values())
 
-    def section(group: list[StoredRun], level: str) -> dict[str, Any]:
-        same_name = stems[group[0].stem] > 1
-        return _source_section(wording, results_dir, group, level, same_name)
+    def sections(phantom: bool, level: str) -> list[dict[str, Any]]:
+        shown = [group for (on_phantom, _), group in groups.items() if on_phantom == phantom]
+        return [
+            _source_section(wording, folder, group, level, stems[group[0].stem] > 1)
+            for group in sorted(shown, key=lambda group: group[0].source)
+        ]
 
-    real = sorted(
-        (group for (phantom, _), group in groups.items() if not phantom),
-        key=lambda group: group[0].source,
-    )
-    ablations = sorted(path.parent for path in results_dir.glob("*/ablation.json"))
+    ablations = (page.parent for page in comparisons if (page.parent / "ablation.json").exists())
     text = render(
         "overview.md.j2",
         say=wording.say,
         translations=[
             (MESSAGES["language"][column], PAGES[code])
             for column, code in enumerate(LANGUAGES)
-            if code != language and (results_dir / PAGES[code]).exists()
+            if code != wording.language and (folder / PAGES[code]).exists()
         ],
-        comparisons=_comparison_pages(results_dir),
-        sources=[section(group, "##") for group in real],
+        comparisons=[_comparison_link(folder, page) for page in comparisons],
+        sources=sections(phantom=False, level="##"),
         ablations=[
-            ablation
-            for folder in ablations
-            if (ablation := _ablation_section(wording, results_dir, folder)) is not None
+            section
+            for ablation in ablations
+            if (section := _ablation_section(wording, folder, ablation)) is not None
         ],
-        phantoms=[section(group, "###") for (phantom, _), group in groups.items() if phantom],
+        phantoms=sections(phantom=True, level="###"),
         phantom_mark=PHANTOM_MARK,
     )
-    path = results_dir / PAGES[language]
+    path = folder / PAGES[wording.language]
     atomic_write(path, text)
     return path
 
 
-def _comparison_pages(results_dir: Path) -> list[tuple[str, str]]:
-    """Heading and address of every page that is not a run's own, such as the family's."""
-    pages = []
-    for path in sorted(results_dir.glob("*/README.md")):
-        if (path.parent / "metrics.json").exists():
-            continue
-        with path.open(encoding="utf-8", errors="replace") as file:
-            heading = file.readline().lstrip("# ").strip()
-        # the folder's name tells two pages of the same heading apart
-        heading = f"{escaped(heading)} ({escaped(path.parent.name)})"
-        pages.append((heading, link(results_dir, path)))
-    return pages
+def _comparison_link(folder: Path, page: Path) -> tuple[str, str]:
+    """Heading of a page, and its address from a page in ``folder``."""
+    with page.open(encoding="utf-8", errors="replace") as file:
+        heading = file.readline().lstrip("# ").strip()
+    # the folder's name tells two pages of the same heading apart
+    return f"{escaped(heading)} ({escaped(page.parent.name)})", link(folder, page)
 
 
-def _ablation_section(wording: Wording, results_dir: Path, folder: Path) -> dict[str, str] | None:
+def _ablation_section(wording: Wording, page_dir: Path, folder: Path) -> dict[str, str] | None:
     """Heading, text, link and table of an ablation; None if it is damaged or has one repeat."""
     try:
         about = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
@@ -129,7 +170,7 @@ def _ablation_section(wording: Wording, results_dir: Path, folder: Path) -> dict
     heads = ("switch", "gain_auc", "gain_accuracy", "images_seen", "verdict")
     return {
         "heading": wording.say("ablation_title", net=net, recipe=recipe),
-        "text": f"{text} [{escaped(folder.name)}]({link(results_dir, folder / 'README.md')})",
+        "text": f"{text} [{escaped(folder.name)}]({link(page_dir, folder / 'README.md')})",
         "rows": markdown_table([wording.say(head) for head in heads], rows, 1) if rows else "",
     }
 

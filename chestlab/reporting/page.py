@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,9 +94,9 @@ def render(template: str, folder: Path = TEMPLATES, **values: Any) -> str:
     return environment.get_template(template).render(values).rstrip("\n") + "\n"
 
 
-def link(results_dir: Path, path: Path) -> str:
-    """The address of a file or folder in a page that lies in ``results_dir``."""
-    return path.relative_to(results_dir).as_posix()
+def link(page_dir: Path, path: Path) -> str:
+    """The address of a file or folder in a page that lies in the folder ``page_dir``."""
+    return Path(os.path.relpath(path, page_dir)).as_posix()
 
 
 def escaped(text: str) -> str:

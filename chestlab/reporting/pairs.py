@@ -12,7 +12,7 @@ import numpy as np
 from chestlab.evaluation.metrics import mcnemar, paired_difference
 from chestlab.files.errors import InputError
 from chestlab.reporting.page import Wording, escaped, markdown_table
-from chestlab.reporting.stored_runs import StoredRun, read_patients, read_runs
+from chestlab.reporting.stored_runs import StoredRun, find_run, read_patients, read_runs
 
 ALL_PAIRS = 6  # with more runs than this, each is compared with two references only
 
@@ -89,21 +89,19 @@ def describe_pair(results_dir: Path, first: str, second: str) -> str:
     Raises:
         InputError: one of them is missing, was not tested, or is of other data.
     """
-    runs = {run.name: run for run in read_runs(results_dir)}
-    for name in (first, second):
-        if name not in runs:
-            raise InputError(f"there is no finished run '{name}'; there are {', '.join(runs)}")
-        if "test" not in runs[name].predictions:
-            raise InputError(f"'{name}' was not evaluated on the test images")
-    one, other = runs[first], runs[second]
+    runs = read_runs(results_dir)
+    one, other = (find_run(runs, name) for name in (first, second))
+    for run in (one, other):
+        if "test" not in run.predictions:
+            raise InputError(f"'{run.name}' was not evaluated on the test images")
     if one.metrics["data"]["sha256"] != other.metrics["data"]["sha256"]:
-        raise InputError(f"'{first}' and '{second}' are of different data")
+        raise InputError(f"'{one.name}' and '{other.name}' are of different data")
     patients = read_patients(results_dir, one, "test")
     cells = _pair_cells(Wording("en"), one, other, patients)
     accuracy, auc, only_first, only_second, p = cells
     unit = "images" if patients is None else "patients"
     return (
-        f"test, {first} minus {second} (95 % intervals resample {unit})\n"
+        f"test, {one.name} minus {other.name} (95 % intervals resample {unit})\n"
         f"accuracy {accuracy} points, AUC {auc}\n"
         f"only the first right {only_first}, only the second right {only_second}, "
         f"McNemar's exact p {p} (takes images for independent)"

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from chestlab.data.splits import CLASS_NAMES
+from chestlab.evaluation.predictions import with_threshold
 from chestlab.reporting.style import (
     GREEN,
     INK,
@@ -18,7 +19,6 @@ from chestlab.reporting.style import (
     SMALL,
     VERMILLION,
     WIDTH,
-    number,
     reduced,
     save_figure,
     set_padding,
@@ -42,7 +42,7 @@ def draw_predictions(
     credit: str,
     seed: int = 0,
 ) -> None:
-    """Draw up to 20 random images with their true class, predicted class and confidence.
+    """Draw up to 20 random images with true and predicted class, and why: probability, threshold.
 
     Args:
         images: (N, H, W) uint8, N at least 1.
@@ -78,14 +78,25 @@ def draw_predictions(
     for axes in grid[shown:]:
         axes.set_axis_off()
     notes = (
-        f"Shown: {right} right, {shown - right} wrong. "
-        "Confidence is the probability of the predicted class.",
-        f"{CLASS_NAMES[1].capitalize()} is predicted when its probability is at least "
-        f"{threshold:.3g}.",
+        f"Shown: {right} right, {shown - right} wrong. {explain_p(threshold)}",
         credit,
     )
     write_notes(figure, notes)
     save_figure(figure, path)
+
+
+def p_text(probability: float, threshold: float) -> str:
+    """What stands below an image, for example ``p = 0.42 ≥ 0.38``."""
+    return "p = {} {} {}".format(*with_threshold(probability, threshold))
+
+
+def explain_p(threshold: float) -> str:
+    """What `p_text` means, for the bottom of a picture."""
+    shown = max(f"{threshold:.2f}", f"{threshold:.3g}", key=len)
+    return (
+        f"p is the probability of {CLASS_NAMES[1]}, which is predicted where p is at least the "
+        f"threshold, {shown}; else {CLASS_NAMES[0]}."
+    )
 
 
 def _draw_case(
@@ -93,7 +104,6 @@ def _draw_case(
 ) -> bool:
     """One image (H, W) framed by whether its prediction is right, which is returned."""
     predicted = int(probability >= threshold)
-    confidence = probability if predicted else 1 - probability
     correct = predicted == label
     mark, color, dashes = "✓ right", GREEN, "-"
     if not correct:
@@ -104,7 +114,7 @@ def _draw_case(
     axes.set_title(mark, fontsize=NORMAL, color=color, weight="bold", pad=5)
     text = (
         f"true: {CLASS_NAMES[int(label)]}\npred: {CLASS_NAMES[predicted]}\n"
-        f"confidence {number(100 * confidence, '.1f')} %\nindex {index}"
+        f"{p_text(probability, threshold)}\nindex {index}"
     )
     axes.set_xlabel(text, fontsize=SMALL, color=INK, labelpad=5)
     return bool(correct)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import difflib
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -143,8 +144,38 @@ def read_runs(results_dir: Path) -> list[StoredRun]:
         if run is not None:
             runs.append(run)
     if not runs:
-        raise InputError(f"there is no finished run in '{results_dir}'")
+        raise InputError(f"there is no finished run in '{results_dir}': python train.py makes one")
     return runs
+
+
+def find_run(runs: Sequence[StoredRun], name: str) -> StoredRun:
+    """The run of a name, or of its folder as a shell completes it.
+
+    Args:
+        runs: of `read_runs`.
+        name: of a run; of two with the same name the one that is not among the phantoms is taken.
+
+    Raises:
+        InputError: there is none; names the closest.
+    """
+    end = f"/{Path(name).as_posix().lstrip('/')}"
+    for run in sorted(runs, key=lambda run: run.folder.parent.name == "phantom"):
+        if f"/{run.folder.resolve().as_posix()}".endswith(end):
+            return run
+    known = {word.lower(): run.name for run in runs for word in (run.short_name, run.name)}
+    asked = end[1:].lower()
+    close = difflib.get_close_matches(asked, known, n=1)
+    close = close or [word for word in known if len(asked) > 2 and asked in word]
+    guess = f"did you mean '{shortened(known[close[0]], 80)}'? " if close else ""
+    raise InputError(
+        f"no finished run '{shortened(name, 40)}'; {guess}python visualize.py lists all"
+    )
+
+
+def shortened(text: str, length: int = 100) -> str:
+    """The text in one line of no more than ``length`` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _read_two_class_run(path: Path) -> StoredRun | None:

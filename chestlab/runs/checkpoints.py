@@ -11,6 +11,7 @@ from chestlab.files.atomic import atomic_write
 from chestlab.files.checkpoint import save_checkpoint
 from chestlab.files.errors import InputError
 from chestlab.runs.experiment import Experiment
+from chestlab.runs.finished_runs import data_location
 from chestlab.training.trainer import HISTORY_COLUMNS, Trainer
 
 
@@ -51,7 +52,9 @@ class Checkpoints:
             return
         best = {"epoch": trainer.best_epoch, "weights": trainer.best_weights}
         more = {"seen": self.experiment.seen, "script": self.experiment.script, **decision}
-        save_checkpoint(path, {**self.experiment.identity, **best, **more})
+        options = self.experiment.options
+        place = {"data_location": data_location(options.data, options.root)}
+        save_checkpoint(path, {**self.experiment.identity, **best, **more, **place})
 
     def restore(self, trainer: Trainer, state: Mapping[str, Any]) -> None:
         """Let a new trainer go on from a state that `save` has kept.

@@ -99,6 +99,8 @@ class TrainedModel:
         seen: records of `provenance.record` of the images it was ``trained`` and ``chosen`` on.
         device: where the network is.
         temperature: what the logits are divided by, 1 where none was fitted.
+        data_location: where the images were, see `finished_runs.data_location`; empty in a
+            checkpoint of an older version.
     """
 
     name: str
@@ -114,6 +116,7 @@ class TrainedModel:
     seen: Mapping[str, Any]
     device: torch.device
     temperature: float = 1.0
+    data_location: str = ""
 
     @property
     def phantom(self) -> bool:
@@ -176,8 +179,9 @@ def load_model(
             "sha256": state["data"]["sha256"],
             "note": state.get("starting_weights", {}).get("note", ""),
             "seen": state.get("seen", {}),
+            "data_location": str(state.get("data_location", "")),
         }
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, InputError) as error:
         raise InputError(f"checkpoint '{path}' is of another version: {error}") from None
     if size is None:
         raise InputError(

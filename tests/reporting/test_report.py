@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+import shutil
 import string
 
 import numpy as np
@@ -99,7 +100,7 @@ def write_names(results_dir, source="small"):
 
 
 def page_of(results_dir, language="en"):
-    return overview.write_report(results_dir, language).read_text(encoding="utf-8")
+    return overview.write_report(results_dir, language)[0].read_text(encoding="utf-8")
 
 
 def row_of(page, name):
@@ -172,19 +173,43 @@ def test_goal_is_about_val(tmp_path, skill, reached):
     assert row_of(page_of(tmp_path), "one")[3] == reached
 
 
-def test_runs_on_different_data_and_phantoms_never_share_a_table(tmp_path):
+PHANTOM = {"source": f"{phantom.PHANTOM_MARK} (28 px)", "sha256": "ef" * 32, "phantom": True}
+
+
+def test_runs_on_different_data_never_share_a_table_and_phantoms_have_their_own_page(tmp_path):
     make_run(tmp_path, "a_small")
     make_run(tmp_path, "b_other", data={"source": "other.npz", "sha256": "cd" * 32})
-    data = {"source": f"{phantom.PHANTOM_MARK} (28 px)", "sha256": "ef" * 32, "phantom": True}
-    make_run(tmp_path / "phantom", "c", data=data)
-    page = page_of(tmp_path)
-    positions = [
-        page.index(f"[{name}]({link}")
-        for name, link in (("b", "b_other"), ("a", "a_small"), ("c", "phantom/c"))
-    ]
-    headings = [page.index(text) for text in ("## other.npz", "## small.npz", "## Phantom runs")]
-    assert headings[0] < positions[0] < headings[1] < positions[1] < headings[2] < positions[2]
+    before = page_of(tmp_path)
+    make_run(tmp_path / "phantom", "c", data=PHANTOM)
+    for name, noise in (("d", 0), ("e", 1)):  # phantoms that were named as a file
+        source = {"source": f"{phantom.PHANTOM_MARK} (x.npz)", "sha256": "12" * 32}
+        make_run(tmp_path, name, noise=noise, data=PHANTOM | source)
+    (tmp_path / "family").mkdir()
+    (tmp_path / "family" / "README.md").write_text(f"# Family\n\n{phantom.PHANTOM_MARK}\n")
+    files = {path.name for path in tmp_path.iterdir()}
+    xrays, phantoms = overview.write_report(tmp_path)
+    assert xrays == tmp_path / "README.md" and phantoms == tmp_path / "phantom" / "README.md"
+    page = xrays.read_text(encoding="utf-8")
+    assert page == before  # whatever is tried on phantoms
+    assert {path.name for path in tmp_path.iterdir()} == files
+    positions = [page.index(f"[{name}]({link}") for name, link in (("b", "b_other"), ("a", "a_sm"))]
+    headings = [page.index(text) for text in ("## other.npz", "## small.npz")]
+    assert headings[0] < positions[0] < headings[1] < positions[1]
+    page = phantoms.read_text(encoding="utf-8")
     assert page.count("**PHANTOM DATA, not ChestMNIST.**") == 1
+    assert page.index("## Phantom runs") < min(page.index(f"[{name}](") for name in "cde")
+    assert "a_small" not in page and "- [Family (family)](../family/README.md)" in page
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", page) if not link.startswith("http")]
+    assert {"c/", "../d/", "../d/calibration.png"} <= set(links)
+    for link in links:
+        assert (phantoms.parent / link).exists(), link
+
+
+def test_without_xrays_the_page_is_the_phantoms(tmp_path):
+    make_run(tmp_path / "phantom", "c", data=PHANTOM)
+    assert overview.write_report(tmp_path) == [tmp_path / "README.md"]
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert page.index("**PHANTOM DATA, not ChestMNIST.**") < page.index("[c](phantom/c/)")
 
 
 def test_files_of_one_name_with_other_content_are_other_data(tmp_path):
@@ -415,6 +440,34 @@ def test_pair_refuses_what_cannot_be_compared(tmp_path):
             pairs.describe_pair(tmp_path, "a_small", other)
 
 
+def test_an_unknown_run_is_told_in_a_short_line_with_the_closest_name(tmp_path):
+    names = [f"{net}chestnet_best_chestmnist_nih_subset_28" for net in ("efficient", "residual")]
+    for number, name in enumerate([*names, *(f"other_run_{k}" for k in range(30))]):
+        make_run(tmp_path, name, seed=number)
+    runs = stored_runs.read_runs(tmp_path)
+    for asked, close in (
+        ("efficientchestnet_bst", f"did you mean '{names[0]}'?"),
+        ("residual", f"did you mean '{names[1]}'?"),
+        ("x" * 5000, "no finished run 'xxxxx"),
+        ("", "no finished run ''"),
+    ):
+        with pytest.raises(InputError) as refused:
+            stored_runs.find_run(runs, asked)
+        message = f"error: {refused.value}"
+        assert close in message and "python visualize.py" in message
+        assert len(message) < 200 and len(message.splitlines()) == 1
+
+
+def test_a_run_is_found_by_its_name_and_by_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "results", "z")
+    make_run(tmp_path / "results" / "phantom", "z", data=PHANTOM)
+    runs = stored_runs.read_runs(tmp_path / "results")
+    for name in ("z", "results/z/", "./results/z", str(tmp_path / "results" / "z")):
+        assert not stored_runs.find_run(runs, name).phantom
+    assert stored_runs.find_run(runs, "phantom/z").phantom
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, phantom_npz):
     """A results folder with one small run on a phantom file."""
@@ -433,9 +486,9 @@ def test_training_leaves_its_calibration_and_the_page_shows_it(trained):
     assert page.index("## Phantom runs") < page.index("[one](one/)")
 
 
-def test_mistakes_are_the_most_confident_errors_first(trained, phantom_npz):
+def test_mistakes_are_the_errors_farthest_from_the_threshold_first(trained, phantom_npz):
     data = sources.load(str(phantom_npz))
-    (path,) = mistakes.write_mistakes(data, trained)
+    (path,) = mistakes.write_mistakes(data, stored_runs.read_runs(trained))
     assert (path.parent / "mistakes.png").stat().st_size < 300_000
     text = path.read_text(encoding="utf-8")
     assert "Look at the test images only after the recipe is final." in text
@@ -444,17 +497,17 @@ def test_mistakes_are_the_most_confident_errors_first(trained, phantom_npz):
         predictions, correct = run.predictions[split], run.correct(split)
         section = text.split(f"## {SPLIT_TITLES[split].capitalize()}")[1]
         assert section.startswith(f": {(~correct).sum()} of {len(correct)} wrong")
-        errors, uncertain = re.findall(r"### Most [^\n]*\n\n((?:\|[^\n]*\n?)+)", section)[:2]
+        errors, uncertain = re.findall(r"### [^\n]* threshold\n\n((?:\|[^\n]*\n?)+)", section)[:2]
         listed = [int(line.split("|")[1]) for line in errors.splitlines()[2:]]
         away = np.abs(predictions.probabilities - run.metrics["threshold"])
-        confidence = np.where(
-            predictions.probabilities >= run.metrics["threshold"],
-            predictions.probabilities,
-            1 - predictions.probabilities,
-        )
         wrong = np.flatnonzero(~correct)
-        expected = wrong[np.argsort(-confidence[wrong], kind="stable")][: mistakes.LISTED]
+        expected = wrong[np.argsort(-away[wrong], kind="stable")][: mistakes.LISTED]
         assert listed == predictions.index[expected].tolist()
+        shown = [line.split("|")[4].split() for line in errors.splitlines()[2:]]
+        for (probability, relation, threshold), row in zip(shown, expected, strict=True):
+            assert float(probability) == pytest.approx(predictions.probabilities[row], abs=1e-3)
+            assert (float(probability) >= float(threshold)) == (relation == "≥")
+            assert (relation == "≥") == (predictions.labels[row] == 0)
         nearest = int(uncertain.splitlines()[2].split("|")[1])
         assert nearest == predictions.index[np.argmin(away)]
     assert "(one/mistakes.md)" in page_of(trained)
@@ -462,10 +515,32 @@ def test_mistakes_are_the_most_confident_errors_first(trained, phantom_npz):
 
 def test_mistakes_of_other_data_are_refused(trained, phantom_npz):
     other = dataclasses.replace(sources.load(str(phantom_npz)), sha256="0" * 64)
-    with pytest.raises(InputError, match="was made from"):
-        mistakes.write_mistakes(other, trained)
-    with pytest.raises(InputError, match="no such finished run"):
-        mistakes.write_mistakes(other, trained, "two")
+    with pytest.raises(InputError, match="'one' was made from"):
+        mistakes.write_mistakes(other, stored_runs.read_runs(trained))
+
+
+def test_mistakes_take_the_images_of_each_run(trained, phantom_npz, tmp_path, monkeypatch, capsys):
+    """From another folder, and beside a run whose images are not there."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    make_run(folder, "elsewhere", data={"source": "absent.npz"})
+    (folder / "one" / "mistakes.md").unlink(missing_ok=True)
+    models = str(trained.parent / "trained_models")
+    where = ["--results-dir", str(folder), "--models-dir", models]
+    visualize.main(["mistakes", *where])
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [str(folder / "one" / "mistakes.md")]
+    assert "'elsewhere' left out: it was trained on 'absent.npz'" in told.err
+    assert told.err.count("\n") == 1 and "training on" not in told.err
+    for wrong, reason in (("elsewhere", "which is not here"), ("on", "did you mean 'one'?")):
+        with pytest.raises(SystemExit) as ended:
+            visualize.main(["mistakes", "--run", wrong, *where])
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and reason in error and error.count("\n") == 1
+    with pytest.raises(SystemExit):
+        visualize.main(["names", *where])
+    assert "file names" in capsys.readouterr().err
 
 
 def test_new_run_of_the_name_takes_the_mistakes_of_the_old_one_away(trained):

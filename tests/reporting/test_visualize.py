@@ -197,7 +197,7 @@ def test_training_curves_say_what_they_show(drawn):
     best = make_history(30)[19]
     assert "90 % goal" in texts(figure)
     assert f"best epoch 20: val loss {best['val_loss']:.3f}" in texts(figure)
-    accuracy = f"{100 * best['val_accuracy']:.1f} %, AUC {best['val_auc']:.3f}"
+    accuracy = f"{100 * best['val_accuracy']:.1f} % at 0.5, AUC {best['val_auc']:.3f}, single pass"
     assert f"best epoch 20: val {accuracy}" in texts(figure)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [
@@ -261,7 +261,7 @@ def test_unusual_history_is_drawn(history, drawn):
 
 
 @pytest.mark.parametrize("count", [1, 7, 20, 58])
-def test_predictions_state_class_confidence_and_errors(count, drawn):
+def test_predictions_state_class_probability_and_errors(count, drawn):
     images, labels, probabilities, indices = make_predictions(count)
     options = {"threshold": 0.3, "title": "run", "credit": "Images: somewhere $x$"}
     arguments = (images, labels, probabilities, indices)
@@ -270,13 +270,13 @@ def test_predictions_state_class_confidence_and_errors(count, drawn):
     assert len(shown) == min(count, 20)
     wrong = 0
     for axes in shown:
-        true, predicted, confidence, index = axes.get_xlabel().splitlines()
+        true, predicted, probability, index = axes.get_xlabel().splitlines()
         number = int(index.removeprefix("index ")) - 1000
         positive = probabilities[number] >= 0.3
-        expected = probabilities[number] if positive else 1 - probabilities[number]
         assert true == f"true: {CLASS_NAMES[labels[number]]}"
         assert predicted == f"pred: {CLASS_NAMES[int(positive)]}"
-        assert confidence == f"confidence {100 * expected:.1f} %"
+        relation = "≥ 0.30" if positive else "< 0.30"
+        assert probability == f"p = {probabilities[number]:.2f} {relation}"
         correct = positive == labels[number]
         wrong += not correct
         assert axes.get_title() == ("✓ right" if correct else "✗ WRONG")
@@ -285,9 +285,25 @@ def test_predictions_state_class_confidence_and_errors(count, drawn):
         assert to_hex(frame.get_edgecolor()).upper() == color
         assert (frame.get_linestyle() == "-") == correct
     note = figure._supxlabel.get_text()
-    assert f"{len(shown) - wrong} right, {wrong} wrong" in note and "0.3" in note
+    assert f"{len(shown) - wrong} right, {wrong} wrong" in note
+    assert "probability of pneumothorax" in note.replace("\n", " ") and "0.30" in note
     assert note.endswith("Images: somewhere $x$")
     assert_nothing_clipped(figure)
+
+
+@pytest.mark.parametrize(
+    ("probability", "threshold", "shown"),
+    [
+        (0.424, 0.38, "p = 0.42 ≥ 0.38"),
+        (0.3796, 0.38, "p = 0.3796 < 0.3800"),
+        (0.38, 0.38, "p = 0.38 ≥ 0.38"),
+        (np.nextafter(0.38, 0), 0.38, "p = 0.3799999999999999"),
+        (0.0004, 0.001, "p = 0.000 < 0.001"),
+        (1.0, 0.7, "p = 1.00 ≥ 0.70"),
+    ],
+)
+def test_a_probability_is_shown_on_its_side_of_the_threshold(probability, threshold, shown):
+    assert prediction_grids.p_text(probability, threshold).startswith(shown)
 
 
 def test_seed_chooses_the_images(drawn):
@@ -382,6 +398,8 @@ def test_calibration_states_error_and_counts(drawn, splits, threshold):
     assert texts(figure).count(f"right ({correct})") == splits
     bars = [bar.get_height() for axes in figure.axes[1:] for bar in axes.patches]
     assert sum(bars) == 90 * splits  # none falls outside the bins
+    assert texts(figure).count(f"threshold {threshold:.3g}") == splits
+    assert not any("confidence" in text for text in texts(figure))
     assert_nothing_clipped(figure)
 
 

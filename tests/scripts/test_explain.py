@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +12,11 @@ from torch import nn
 import explain
 import networks
 from chestlab.data import sources
-from chestlab.data.phantom import make_phantom
+from chestlab.data.phantom import PHANTOM_MARK, make_phantom
 from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
 from chestlab.files.errors import InputError
 from chestlab.reporting import gradcam_plots
+from chestlab.runs import finished_runs
 from chestlab.training import gradcam
 from chestlab.training.inference import TrainedModel, load_model
 from chestlab.training.recipe import Recipe
@@ -224,6 +224,8 @@ def test_the_command_draws_the_runs_picture_and_says_what_it_measures(
     folder, data = run_of_one_epoch
     monkeypatch.chdir(data.parent)
     state = load_checkpoint(folder / "trained_models" / "one_best.pth", sealed=True)
+    assert state["data_location"].strip()
+    state.pop("data_location")  # as in a checkpoint of an older version
     titles, pictures = [], []
     real = gradcam_plots.draw_gradcam
 
@@ -262,18 +264,24 @@ def test_without_captum_one_line_says_how_to_get_it(run_of_one_epoch, capsys, mo
 def test_what_does_not_fit_is_refused_and_nothing_is_drawn(
     case, run_of_one_epoch, capsys, monkeypatch, tmp_path
 ):
-    folder, data = run_of_one_epoch
+    folder, _ = run_of_one_epoch
     monkeypatch.chdir(tmp_path)
     results = folder / "results"
-    arguments = ["--checkpoint", str(folder / "trained_models" / "one_best.pth")]
+    state = load_checkpoint(folder / "trained_models" / "one_best.pth", sealed=True)
+    state["data"] = {**state["data"], "source": f"{PHANTOM_MARK} (of_this_test.npz)"}
+    state["data_location"] = finished_runs.data_location("of_this_test.npz", None)
+    save_checkpoint(tmp_path / "one_best.pth", state)
+    arguments = ["--checkpoint", "one_best.pth"]
     wanted = {
-        "no data": "--data names it",
+        "no data": f"'{tmp_path / 'of_this_test.npz'}', which is not here: --data names it",
         "other data": "is not the file it was trained on",
         "no folder": "--out names another place",
         "other size": "was trained on 28 px",
     }[case]
     if case == "other data":
-        np.savez(tmp_path / data.name, **make_phantom(size=28, train=8, val=8, test=8, seed=9))
+        np.savez(
+            tmp_path / "of_this_test.npz", **make_phantom(size=28, train=8, val=8, test=8, seed=9)
+        )
     if case == "other size":
         np.savez(tmp_path / "o.npz", **make_phantom(size=32, train=8, val=8, test=8, seed=9))
         arguments += ["--data", "o.npz"]
@@ -284,6 +292,22 @@ def test_what_does_not_fit_is_refused_and_nothing_is_drawn(
     error = capsys.readouterr().err
     assert wanted in error and len(error.splitlines()) == 1
     assert sorted(folder.rglob("*")) == before
+
+
+@needs_captum
+@pytest.mark.parametrize("named", [True, False], ids=["from another folder", "by default"])
+def test_the_run_its_data_and_its_results_are_found(
+    named, run_of_one_epoch, capsys, monkeypatch, tmp_path
+):
+    folder, _ = run_of_one_epoch
+    drawn = []
+    monkeypatch.setattr(gradcam_plots, "draw_gradcam", lambda *values, **n: drawn.append(values))
+    monkeypatch.chdir(tmp_path if named else folder)
+    checkpoint = str(folder / "trained_models" / "one_best.pth")
+    assert explain.main(["--checkpoint", checkpoint] if named else []) == 0
+    assert drawn[0][5].resolve() == folder / "results" / "one" / "gradcam.png"
+    told = capsys.readouterr().out.splitlines()[0]
+    assert ("newest finished run" in told) == (not named)
 
 
 @needs_captum
@@ -321,31 +345,6 @@ def test_images_that_the_network_was_trained_on_are_told(
     assert explain.main(["--checkpoint", str(tmp_path / "one_best.pth"), *arguments]) == 0
     assert (f"was trained on {rows} of these images" in titles[0]) == (rows > 0)
     assert ("was trained on" in titles[0]) == (rows > 0)
-
-
-@pytest.mark.parametrize(
-    ("source", "asked"),
-    [
-        ("chestmnist (1).npz", "chestmnist (1).npz"),
-        ("PHANTOM DATA, not ChestMNIST (small (2).npz)", "small (2).npz"),
-        ("PHANTOM DATA, not ChestMNIST (28 px)", "phantom"),
-        ("ChestMNIST 28 px", "chestmnist"),
-    ],
-)
-def test_the_data_of_the_training_are_asked_for(source, asked, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    network = trained(Dark(), source=source, sha256="f00")
-    calls = []
-
-    def load(*arguments):
-        calls.append(arguments)
-        return SimpleNamespace(size=28, sha256="f00", source=source)
-
-    monkeypatch.setattr(sources, "load", load)
-    if asked.endswith(".npz"):
-        (tmp_path / asked).write_bytes(b"")
-    explain.load_data(network, None, None)
-    assert calls == [(asked, None, None if asked.endswith(".npz") else 28)]
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_test_images_saved_as_png_get_the_probabilities_of_the_run(
         assert float(row["threshold"]) == threshold
     out = capsys.readouterr().out
     assert len([line for line in out.splitlines() if "medical device" in line]) == 1
-    assert f"threshold {threshold:.2f}" in out
+    assert f"pneumothorax from threshold {threshold:.2f} on" in out
     assert out.splitlines()[-1] == "PHANTOM DATA, not ChestMNIST"
 
 
@@ -259,7 +259,7 @@ def test_hostile_files_have_a_line_each_and_the_others_are_predicted(checkpoint,
     (tmp_path / "._sound.png").write_text("what macOS leaves on foreign disks")
     missing = str(tmp_path / "missing.png")
     arguments = ["--checkpoint", str(checkpoint), "--device", "cpu"]
-    assert predict.main([missing, str(tmp_path), *arguments]) == 1
+    assert predict.main([missing, str(tmp_path), missing, *arguments]) == 1
     said = capsys.readouterr()
     lines = said.err.splitlines()
     assert len(lines) == len(HOSTILE) + 1
@@ -287,12 +287,13 @@ def test_folders_are_searched_in_order_each_file_once_and_without_earlier_overla
     ("arguments", "message"),
     [
         (["empty"], "no PNG or JPEG to predict"),
-        (["missing.png"], "no PNG or JPEG to predict"),
+        (["missing.png"], "missing.png: there is no such file"),
+        (["missing.png", "empty", "missing.png"], "missing.png: there is no such file"),
         ([], "required"),
         (["empty", "--csv", "empty"], "is a folder"),
         (["empty", "--csv", "text.txt/table.csv"], "is not a folder"),
         (["empty", "--device", "tpu"], "--device"),
-        (["empty", "--checkpoint", "missing.pth"], "does not exist"),
+        (["empty", "--checkpoint", "missing.pth"], "'missing.pth': there is no such file"),
         (["empty", "--checkpoint", "text.txt"], "damaged or none"),
     ],
     ids=str,
@@ -305,8 +306,24 @@ def test_nothing_to_do_and_wrong_input_end_with_status_2(
     (tmp_path / "text.txt").write_text("text")
     before = sorted(tmp_path.rglob("*"))
     assert predict.main(["--checkpoint", str(checkpoint), *arguments]) == 2
-    assert message in capsys.readouterr().err.splitlines()[-1]
+    (error,) = capsys.readouterr().err.splitlines()
+    assert message in error
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_without_a_checkpoint_the_newest_finished_run_predicts(
+    run_of_one_epoch, test_images, monkeypatch, capsys
+):
+    monkeypatch.chdir(run_of_one_epoch[0])
+    first = str(test_images[0] / min(test_images[1]))
+    assert predict.main([first, "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    path = Path("trained_models", "one_best.pth")
+    assert out.startswith(f"checkpoint: {path} (newest finished run; --checkpoint names another)")
+    assert predict.main([first, "--checkpoint", "one", "--device", "cpu"]) == 0
+    named = capsys.readouterr().out
+    assert named.splitlines()[0] == f"checkpoint: {path}"
+    assert named.splitlines()[1:] == out.splitlines()[1:]
 
 
 def test_overlays_without_captum_are_refused_before_anything_is_done(

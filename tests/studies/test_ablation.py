@@ -171,13 +171,13 @@ def test_results_page_shows_the_table_in_both_languages(command, run_of_one_epoc
     folder = command(*SWITCH)
     shutil.copytree(run_of_one_epoch[0] / "results" / "one", folder.parent / "one")
     for language, word in (("en", "supported"), ("id", "didukung")):
-        text = overview.write_report(folder.parent, language).read_text()
+        text = overview.write_report(folder.parent, language)[0].read_text()
         assert "`+ per-image`" in text and word in text
         assert "(a/README.md)" in text
     (folder / "table.csv").write_text("configuration\n")
-    assert "per-image" not in overview.write_report(folder.parent).read_text()
+    assert "per-image" not in overview.write_report(folder.parent)[0].read_text()
     command("--repeats", "1", *SWITCH)  # which decides nothing: its own page is enough
-    text = overview.write_report(folder.parent).read_text()
+    text = overview.write_report(folder.parent)[0].read_text()
     assert "(a/README.md)" in text and "per-image" not in text
 
 
