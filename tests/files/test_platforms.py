@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import gc
 import io
+import json
+import shutil
 import ssl
+import sys
 import urllib.error
 import urllib.request
 import zipfile
@@ -160,6 +163,24 @@ def test_no_module_needs_what_windows_lacks():
     for path in project_files():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert not module_level_imports(tree) & POSIX_ALONE, path
+
+
+def test_a_run_prints_a_name_that_the_code_page_lacks(
+    tmp_path, phantom_npz, script, no_pictures, monkeypatch
+):
+    """cp1252 is Windows' in Western Europe, wherever the output is no console."""
+    data = tmp_path / "röntgen ≥ 0,5.npz"
+    shutil.copyfile(phantom_npz, data)
+    output, errors = (io.TextIOWrapper(io.BytesIO(), encoding="cp1252") for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(sys, "stderr", errors)
+    script("tests/tiny_train.py", "--data", data, "--epochs", 1, "--device", "cpu")
+    output.flush()
+    assert r"röntgen \u2265 0,5" in output.buffer.getvalue().decode("cp1252")
+    (metrics,) = (tmp_path / "results").glob("*/metrics.json")
+    assert json.loads(metrics.read_text(encoding="utf-8"))["data"]["source"].endswith(
+        f"({data.name})"
+    )
 
 
 class WithoutFloat64(TorchDispatchMode):
