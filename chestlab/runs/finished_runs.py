@@ -65,11 +65,7 @@ def pick_checkpoint(options: argparse.Namespace) -> Path:
         return path
     named = _checkpoint_of(given, models_dir, results_dir)
     if named is None:
-        known = _all_checkpoints(models_dir)
-        members = [path for path in known if path.parent.name == Path(given).name]
-        known = members or known
-        wrong = f"--checkpoint '{shortened(given)}': there is no such file and no such run"
-        raise InputError(f"{wrong}; {_listed(known, models_dir)}")
+        raise InputError(f"--checkpoint '{shortened(given)}': {_why_not(path, models_dir)}")
     print(f"checkpoint: {named}")
     return named
 
@@ -143,6 +139,21 @@ def _checkpoint_of(given: str, models_dir: Path, results_dir: Path) -> Path | No
             if os.path.isfile(path) and path.suffix == ".pth":  # noqa: PTH113 (as above)
                 return path
     return None
+
+
+def _why_not(path: Path, models_dir: Path) -> str:
+    """Why a path or name is no checkpoint, and what there is instead, the nearest place first."""
+    known = _all_checkpoints(models_dir)
+    nested = [member for member in known if not _is_alone(member, models_dir)]
+    members = [member for member in nested if member.parent.name == path.name]
+    if members:
+        return f"several networks are averaged there: name one; {_listed(members, models_dir)}"
+    places = [path, path.parent] if len(path.parts) > 1 else []
+    for place in places:
+        if os.path.isdir(place) and (there := _all_checkpoints(place)):  # noqa: PTH112 (as above)
+            known = there
+            break
+    return f"there is no such file and no such run; {_listed(known, models_dir)}"
 
 
 def _listed(paths: Sequence[Path], models_dir: Path) -> str:

@@ -108,7 +108,13 @@ def test_what_is_not_there_is_told_with_what_is():
     assert listed == [False] * 3 + [True] * 4 and line.endswith("and 3 more")
     assert len(refused("x" * 5000)) < 500
     make_run("folds/fold1", 1)
-    assert "fold1_best.pth" in refused("folds") and "run6" not in refused("folds")
+    for command in ("folds", "results/folds", "trained_models/folds"):
+        line = refused(command)
+        assert "averaged" in line and "fold1_best.pth" in line and "run6" not in line
+    assert "no such file" in refused("trained_models") and "run6" in refused("trained_models")
+    Path("other/models").mkdir(parents=True)
+    Path("other/models/far_best.pth").touch()
+    assert refused("other/models/fra_best.pth").endswith("there are other/models/far_best.pth")
 
 
 def data_of(npz, location="", **where):
