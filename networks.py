@@ -1,6 +1,10 @@
 """Every network of the project by the name of its runs: class, recipes, script.
 
 Studies find a network here; to add one to them, add a line to `NETWORKS`.
+
+    python networks.py
+
+records the recipes as published; pages of runs say what differs from them.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import train_improved
 import train_mobilenet
 from chestlab.files.errors import InputError
 from chestlab.runs.family import REDUCTION, WIDTH, recipes_for
+from chestlab.runs.published import write_published
 from chestlab.training.recipe import Recipe
 from model import EfficientChestNet
 from model_densenet import (
@@ -49,7 +54,7 @@ class Network:
     Attributes:
         script: file name without ``.py``.
         build: class, or function, that makes the model.
-        recipes: by the name ``--recipe`` knows them; the last one is the script's default.
+        recipes: by the name ``--recipe`` knows them; the first one is the script's default.
         model_options: arguments of the model's constructor that are flags of the script.
         imagenet_url: of weights that its backbone can start from, or None. Where there are any,
             ``build`` takes `PretrainedWeights` first.
@@ -66,7 +71,7 @@ class Network:
     @property
     def recipe(self) -> Recipe:
         """The script's default one."""
-        return list(self.recipes.values())[-1]
+        return next(iter(self.recipes.values()))
 
 
 def _family(
@@ -133,3 +138,15 @@ def network_class(name: str, script: str = "") -> Callable[..., nn.Module]:
             return found
     where = f"neither in networks.py nor in '{script}.py'" if script else "not in networks.py"
     raise InputError(f"the checkpoint's network '{name}' is {where}: add it to networks.py")
+
+
+def record() -> None:
+    """Write `chestlab/runs/published_recipes.json`."""
+    family = [name for name, known in NETWORKS.items() if not known.recipes]
+    of_family = [recipe for name in family for recipe in network(name, "cpu").recipes.values()]
+    recipes = [recipe for known in NETWORKS.values() for recipe in known.recipes.values()]
+    write_published([*recipes, *of_family], {recipe.name for recipe in of_family})
+
+
+if __name__ == "__main__":
+    record()

@@ -3,8 +3,28 @@
 from chestlab import Recipe, run
 from model import EfficientChestNet
 
-REPORT = Recipe(
+# What `python train.py` trains with: edit a number here, or give it as a flag.
+BEST = Recipe(
     name="efficientchestnet",
+    epochs=40,
+    batch_size=32,
+    lr=2e-3,
+    weight_decay=0.05,
+    schedule="onecycle",
+    warmup=0.3,
+    ema=0.99,
+    monitor="last",
+    normalize="per-image",
+    flip=0.5,
+    rotate=10,
+    translate=0.1,
+    scale=0.1,
+    tta="flip",
+)
+
+# The original course report's values: python train.py --recipe report
+REPORT = Recipe(
+    name="efficientchestnet_report",
     epochs=100,
     batch_size=32,
     lr=1e-3,
@@ -22,25 +42,7 @@ REPORT = Recipe(
     seed=42,
 )
 
-BEST = Recipe(
-    name="efficientchestnet_best",
-    epochs=40,
-    batch_size=32,
-    lr=2e-3,
-    weight_decay=0.05,
-    schedule="onecycle",
-    warmup=0.3,
-    ema=0.99,
-    monitor="last",
-    normalize="per-image",
-    flip=0.5,
-    rotate=10,
-    translate=0.1,
-    scale=0.1,
-    tta="flip",
-)
-
-RECIPES = {"report": REPORT, "best": BEST}  # the last is the default
+RECIPES = {"best": BEST, "report": REPORT}  # the first is the default
 
 if __name__ == "__main__":
     run(EfficientChestNet, RECIPES)

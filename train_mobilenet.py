@@ -8,6 +8,7 @@ an SVM in cross-validation (results/README.md).
 from chestlab import Recipe, run
 from model_mobilenet import IMAGENET_URL, MobileNetV3Chest
 
+# What `python train_mobilenet.py` trains with: edit a number here, or give it as a flag.
 REPORT = Recipe(
     name="mobilenetv3",
     stage1_epochs=30,

@@ -93,7 +93,7 @@ class Ablation(Study):
         summary = {
             "net": self.options.net,
             "script": self.network.script,
-            "recipe_name": self.options.base or list(self.network.recipes)[-1],
+            "recipe_name": self.options.base or next(iter(self.network.recipes)),
             "recipe": as_dict(recipe),
             **self.about(),
             "configurations": self.configurations,

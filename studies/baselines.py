@@ -46,7 +46,6 @@ from chestlab.files.run_files import RunFiles
 from chestlab.runs.flags import add_data, add_folder
 from chestlab.runs.naming import check_name, output_folders, run_name
 from chestlab.training.costs import BATCHES, milliseconds_per_image
-from chestlab.training.recipe import Recipe
 
 
 def _stored_numbers(classifier: Any) -> int:
@@ -179,7 +178,7 @@ def run(options: argparse.Namespace) -> None:
     results_dir, models_dir = output_folders(options, data)
     prefix = f"{options.name}_" if options.name else ""
     for baseline in BASELINES:
-        name = baseline.key if prefix else run_name(Recipe(baseline.key), options.data, data.size)
+        name = baseline.key if prefix else run_name(baseline.key, options.data, data.size)
         check_name(prefix + name)
         files = RunFiles(results_dir, models_dir, prefix + name)
         check_writable(files.folder, "--results-dir")

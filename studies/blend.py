@@ -29,7 +29,6 @@ from chestlab.reporting.ensemble_report import SHARED, Member, write_average
 from chestlab.reporting.stored_runs import Predictions, StoredRun, read_runs
 from chestlab.runs.flags import add_data, add_folder
 from chestlab.runs.naming import check_name, output_folders, run_name
-from chestlab.training.recipe import Recipe
 
 LEAST_PROBABILITY = 1e-6  # so that one certain network does not outweigh all others
 
@@ -43,7 +42,7 @@ def blend(options: argparse.Namespace) -> Path:
     """
     check_writable(options.results_dir, "--results-dir")
     data = sources.load(options.data, options.root, options.source_size)
-    name = options.name or run_name(Recipe("blend"), options.data, data.size)
+    name = options.name or run_name("blend", options.data, data.size)
     check_name(name)
     results_dir, _ = output_folders(options, data)
     runs = find_runs(results_dir, options.runs)

@@ -69,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         device = pick_device(options.device)
         findings = options.task == "findings"
         data = sources.load(options.data, options.root, options.source_size, findings)
-        name = comparison.name or run_name(options.recipe, options.data, data.size)
+        name = comparison.name or run_name(
+            options.recipe.name, options.data, data.size, options.name_changes
+        )
         check_name(name)
         flags = [*flags, "--resume"]
         runs: dict[str, list[RunFiles]] = {member: [] for member in comparison.networks}

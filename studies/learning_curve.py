@@ -147,7 +147,7 @@ class LearningCurve(Study):
         recipes = {
             name: {
                 "script": network.script,
-                "recipe_name": self.options.base or list(network.recipes)[-1],
+                "recipe_name": self.options.base or next(iter(network.recipes)),
             }
             for name, (network, _) in self.nets.items()
         }

@@ -298,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--missing", type=Path, metavar="FILE", help="write the names of missing images there"
     )
-    with one_line_errors(resume=""), StopSignals():
+    with one_line_errors(resume=None), StopSignals():
         options = parser.parse_args(argv)
         if options.missing is not None and not options.missing.absolute().parent.is_dir():
             raise InputError(f"--missing '{options.missing}': there is no such folder")

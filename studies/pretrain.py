@@ -123,7 +123,10 @@ class Pretraining(Resumable):
         return held_out
 
     def _choose_name(self) -> None:
-        self.name = self.options.name or run_name(self.recipe, self.options.data, self.data.size)
+        options = self.options
+        self.name = options.name or run_name(
+            self.recipe.name, options.data, self.data.size, options.name_changes
+        )
         check_name(self.name)
         results_dir, models_dir = output_folders(self.options, self.data)
         self.final = RunFiles(results_dir / "pretraining", models_dir, self.name)

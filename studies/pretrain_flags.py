@@ -12,8 +12,15 @@ import networks
 import resnet_modified
 from chestlab.files.errors import OneLineParser
 from chestlab.runs.family import REDUCTION, WIDTH
-from chestlab.runs.flags import LARGEST_ENSEMBLE, add_data, add_folder, add_hyperparameter
-from chestlab.runs.naming import check_name
+from chestlab.runs.flags import (
+    LARGEST_ENSEMBLE,
+    add_data,
+    add_folder,
+    add_hyperparameter,
+    changes_in_name,
+    given_hyperparameters,
+)
+from chestlab.runs.naming import check_name, weights_in_name
 from chestlab.training.recipe import Recipe, hyperparameter
 
 FINDINGS = Recipe(
@@ -111,6 +118,7 @@ def parse(argv: Sequence[str], description: str | None = None) -> argparse.Names
     if 0 < options.recipe.image_size < 16:
         parser.error("--image-size: allowed are 0 and 16 to 1024 pixels")
     options.settings = _settings(parser, options)
+    options.name_changes = _changes_in_name(options)
     return options
 
 
@@ -208,6 +216,23 @@ def _settings(parser: OneLineParser, options: argparse.Namespace) -> dict[str, A
         if getattr(options, name) is not None:
             parser.error(f"--{name.replace('_', '-')} is for --objective simclr")
     return {"name": options.objective}
+
+
+def _changes_in_name(options: argparse.Namespace) -> dict[str, Any]:
+    """What differs by flag from the objective's recipe and the defaults of its options."""
+    settings = {
+        name: options.settings[name]
+        for name, option in SIMCLR_OPTIONS.items()
+        if name in options.settings and options.settings[name] != option.default
+    }
+    given = {k: v for k, v in given_hyperparameters(options).items() if k in HYPERPARAMETERS}
+    named = dataclasses.replace(
+        OBJECTIVES[options.objective],
+        **{key: getattr(options.network.recipe, key) for key in OF_THE_SCRIPT},
+    )
+    known = options.network.model_options
+    weights = {} if options.weights == "none" else {"weights": weights_in_name(options.weights)}
+    return {**changes_in_name(options, named, given, known), **settings, **weights}
 
 
 def _given_or_default(

@@ -22,7 +22,13 @@ from chestlab.files.errors import InputError, OneLineParser
 from chestlab.files.progress import StopSignals
 from chestlab.runs import crossval
 from chestlab.runs.crossval import STORE, Configuration, Outcome, Store
-from chestlab.runs.flags import add_data, add_folder, add_hyperparameter, checked
+from chestlab.runs.flags import (
+    add_data,
+    add_folder,
+    add_hyperparameter,
+    checked,
+    given_hyperparameters,
+)
 from chestlab.runs.naming import check_name, output_folders, run_name
 from chestlab.training.device import check_precision, pick_device
 from chestlab.training.layers import check_input, set_drop_paths
@@ -112,15 +118,13 @@ class Study:
         check_writable(options.models_dir, "--models-dir")
         data = sources.load(options.data, options.root, options.source_size, related=True)
         self.data = dataclasses.replace(data, test=data.test.take(np.arange(0)))
-        name = options.name or run_name(Recipe(stem), options.data, data.size)
-        check_name(name)
         results_dir, self.models_dir = output_folders(options, data)
+        self.changes = given_hyperparameters(options)
+        of_folds = {"folds": (options.folds, FOLDS), "repeats": (options.repeats, REPEATS)}
+        shape = {key: value for key, (value, usual) in of_folds.items() if value != usual.default}
+        name = options.name or run_name(stem, options.data, data.size, {**self.changes, **shape})
+        check_name(name)
         self.folder = results_dir / name
-        self.changes = {
-            field.name: getattr(options, field.name)
-            for field in dataclasses.fields(Recipe)
-            if field.metadata and getattr(options, field.name) is not None
-        }
         self.splits = CrossValidationSplits(self.data, options.folds, options.repeats)
 
     def open_store(self) -> None:
@@ -139,7 +143,7 @@ class Study:
             InputError: the network has no such recipe, or does not fit the flags.
         """
         found = network(name, self.options.device)
-        recipe = recipe or list(found.recipes)[-1]
+        recipe = recipe or next(iter(found.recipes))
         if recipe not in found.recipes:
             allowed = " or ".join(found.recipes)
             raise InputError(f"'{recipe}': the recipes of {found.script}.py are {allowed}")

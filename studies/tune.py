@@ -249,7 +249,7 @@ def reproduce(
     network: Network, configuration: Configuration, options: argparse.Namespace, data: str
 ) -> str:
     """The command that trains this recipe on ``data``: what differs from the script's as flags."""
-    named = options.base or list(network.recipes)[-1]
+    named = options.base or next(iter(network.recipes))
     words = ["python", f"{network.script}.py", "--recipe", named]
     if data != "auto":
         words += ["--data", data]

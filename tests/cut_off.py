@@ -71,13 +71,13 @@ def main():
     for cuts in itertools.count():
         folder = Path(str(cuts))
         shutil.copytree(finished, folder)
-        status = life(folder, flags, step=cuts * int(stride))
+        status = life(folder, [*flags, "--overwrite"], step=cuts * int(stride))
         if status == 0:
             break
         if status == -signal.SIGKILL:
             status = life(folder, [*flags, "--resume"])
         if status == 2:
-            status = life(folder, flags)
+            status = life(folder, [*flags, "--overwrite"])
         if status:
             sys.exit(f"in folder {folder}: exit status {status}")
     print(cuts)

@@ -23,6 +23,13 @@ SPLIT_TITLES = {
 }
 
 
+VIEWS = {  # by kind of test-time augmentation
+    "none": "single pass",
+    "flip": "image and mirror image averaged",
+    "warps": "random warps averaged",
+}
+
+
 class TwoClassTask:
     """Cardiomegaly or pneumothorax: one logit, and a threshold chosen on the validation images."""
 
@@ -35,6 +42,10 @@ class TwoClassTask:
     def evaluate(self, split: Split, logits: np.ndarray, threshold: float) -> dict[str, Any]:
         """The split's figures, as of `metrics.evaluate`."""
         return evaluate(split.labels, logits, threshold, split.patients)
+
+    def way(self, metrics: Mapping[str, Any]) -> str:
+        """How val and test were evaluated, in words."""
+        return f"{VIEWS[metrics['tta']]}, threshold {metrics['threshold']:.2f} chosen on val"
 
     def line(self, figures: Mapping[str, Any]) -> str:
         """A split's figures in one line."""
@@ -63,6 +74,10 @@ class FindingsTask:
         """The split's figures, as of `metrics.evaluate_findings`."""
         return evaluate_findings(split.labels, logits, FINDINGS, split.patients)
 
+    def way(self, metrics: Mapping[str, Any]) -> str:
+        """How val and test were evaluated, in words."""
+        return VIEWS[metrics["tta"]]
+
     def line(self, figures: Mapping[str, Any]) -> str:
         """A split's figures in one line."""
         low, high = figures["auc_ci95"]
@@ -85,9 +100,13 @@ def task_of(name: str) -> TwoClassTask | FindingsTask:
 
 
 def print_scores(metrics: Mapping[str, Any]) -> None:
-    """Print val and test with their intervals, of a run's or an ensemble's `metrics.json`."""
+    """Print val and test with their intervals, of a run's or an ensemble's `metrics.json`.
+
+    Of phantoms it is not said whether the goal was reached.
+    """
     task = task_of("two-class" if "threshold" in metrics else "findings")
-    print(f"val, as selected: {task.line(metrics['val'])}{task.goal(metrics['val'])}")
+    goal = "" if metrics["data"]["phantom"] else task.goal(metrics["val"])
+    print(f"val, as selected: {task.line(metrics['val'])}{goal}")
     if metrics["test"] is not None:
         print(f"test, held out:   {task.line(metrics['test'])}")
     print(f"95 % intervals resample {metrics['bootstrap_unit']}s")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import io
 import sys
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 from chestlab.files import notebook
@@ -17,18 +21,60 @@ from chestlab.files.progress import Interrupted
 class InputError(ValueError):
     """Something the user gave cannot be used; the message is one line that says what is allowed.
 
-    The command line prints it without a traceback and ends with exit status 2.
+    The command line prints it without a traceback and ends with exit status 2. Raised where a
+    script's own lines are wrong, it is printed with file and line.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback."""
+        return [f"error: {self}"]
+
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+_python_hook = sys.excepthook
+
+
+def _show_input_error(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Python's hook for errors that nothing catches: an `InputError` in one line, and where."""
+    if not isinstance(error, InputError):
+        _python_hook(kind, error, trace)
+        return
+    frames = traceback.extract_tb(trace)
+    own = [
+        frame
+        for frame in frames
+        if PACKAGE not in Path(frame.filename).resolve().parents and frame.filename[0] != "<"
+    ]
+    where = f"{Path(own[-1].filename).name}, line {own[-1].lineno}: " if own else ""
+    print(f"error: {where}{' '.join(str(error).split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+sys.excepthook = _show_input_error
 
 
 class OneLineParser(argparse.ArgumentParser):
     """Raises `InputError` for a wrong command line instead of printing a page of usage.
 
-    By default it parses `notebook_cell.command_line`.
+    By default it parses `notebook.command_line`. A misspelt flag is told with the closest one.
     """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         return super().parse_known_args(command_line() if args is None else args, namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, unknown = self.parse_known_args(args, namespace)
+        for word in unknown:
+            flag = word.partition("=")[0].replace("_", "-")
+            close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+            if word.startswith("-") and close:
+                self.error(f"there is no flag {word}: did you mean {close[0]}?")
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see --help)")
@@ -39,11 +85,12 @@ class TrainingError(RuntimeError):
 
 
 @contextlib.contextmanager
-def one_line_errors(resume: str = "--resume") -> Iterator[None]:
+def one_line_errors(resume: str | None = "--resume") -> Iterator[None]:
     """Context that turns errors into one line on stderr and the exit statuses of `run`.
 
     Args:
-        resume: the flag with which the same command goes on; empty where it always does.
+        resume: the flag with which the same command goes on; empty where it always does, None
+            where it always starts again.
     """
     again = f"the same command with {resume}" if resume else "the same command"
     for stream in (sys.stdout, sys.stderr):
@@ -63,5 +110,7 @@ def one_line_errors(resume: str = "--resume") -> Iterator[None]:
         message += f"{resume or again} goes on once that is mended"
     except Interrupted as interruption:
         status = 128 + interruption.signum
-        message = f"interrupted{interruption.when}: {again} goes on"
+        kept = interruption.kept and resume is not None
+        message = f"interrupted{interruption.when}: "
+        message += f"{again} goes on" if kept else "the same command starts again"
     notebook.leave(status, message)

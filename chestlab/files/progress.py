@@ -18,12 +18,14 @@ class Interrupted(BaseException):
     Attributes:
         signum: which of the two.
         when: how far the run had come, in words.
+        kept: there is something to go on from.
     """
 
-    def __init__(self, signum: int, when: str = "") -> None:
-        super().__init__(signum, when)
+    def __init__(self, signum: int, when: str = "", kept: bool = True) -> None:
+        super().__init__(signum, when, kept)
         self.signum = signum
         self.when = when
+        self.kept = kept
 
 
 class StopSignals:
@@ -67,15 +69,31 @@ class StopSignals:
             signal.signal(signum, handler)
 
 
-class Progress:
-    """A bar in a terminal, one line in a notebook, a line per epoch in a log file."""
+WARM_UP_STEPS = 2  # not timed: the first ones allocate, compile and choose algorithms
 
-    def __init__(self, epochs: int, steps: int, done: int) -> None:
+ESTIMATE_AFTER = 3.0  # seconds of timed steps; an epoch that is shorter ends first
+
+
+class Progress:
+    """A bar in a terminal, one line in a notebook, a line per epoch in a log file.
+
+    Before the first epoch ends it says how long the training will take.
+
+    Args:
+        epochs: of the training, with those that are done.
+        steps: per epoch.
+        done: epochs.
+        stops_early: the training may end before its last epoch.
+    """
+
+    def __init__(self, epochs: int, steps: int, done: int, stops_early: bool = True) -> None:
         from tqdm import tqdm
 
         self.epochs, self.steps, self.epoch = epochs, steps, done
+        self.at_most = "at most " if stops_early else ""
         self.bar = None
         self.start, self.started_at = time.perf_counter(), done
+        self.timed_steps, self.timed_from, self.estimated = -WARM_UP_STEPS, self.start, False
         if sys.stdout.isatty() or in_notebook():
             self.bar = tqdm(
                 total=epochs * steps,
@@ -91,24 +109,54 @@ class Progress:
         """One optimiser step is done."""
         if self.bar is not None:
             self.bar.update(1)
+        if self.estimated:
+            return
+        self.timed_steps += 1
+        now = time.perf_counter()
+        if self.timed_steps <= 0:
+            self.timed_from = now
+        elif now - self.timed_from >= ESTIMATE_AFTER:
+            self._estimate((now - self.timed_from) / self.timed_steps)
+
+    def _estimate(self, seconds: float) -> None:
+        """Say how long all epochs will take, validation aside, from the seconds of a step."""
+        self.estimated = True
+        left = (self.epochs - self.epoch) * self.steps * seconds
+        text = (
+            f"about {duration(left)} ({self.at_most}{self.epochs - self.epoch} epochs of "
+            f"{self.steps} steps, {1000 * seconds:.3g} ms each)"
+        )
+        if self.bar is not None:
+            self.bar.write(text)
+        else:
+            print(text, flush=True)
 
     def end_of_epoch(self, row: Mapping[str, float], best_epoch: int | None = None) -> None:
-        """Show a row of the history; without a best epoch there is no validation in it."""
+        """Show a row of the history.
+
+        Args:
+            row: without ``val_loss`` and the like where nothing is validated.
+            best_epoch: so far; None where nothing chooses one.
+        """
         self.epoch += 1
         text = f"loss {row['train_loss']:.3f}"
-        if best_epoch is not None:
+        if "val_loss" in row:
             text += (
-                f"  val loss {row['val_loss']:.3f}  val accuracy {row['val_accuracy']:.1%}  "
-                f"AUC {row['val_auc']:.3f}  best {best_epoch}"
+                f"  val loss {row['val_loss']:.3f}  val accuracy {row['val_accuracy']:.1%} at 0.5  "
+                f"AUC {row['val_auc']:.3f}"
             )
+        if best_epoch is not None:
+            text += f"  best epoch {best_epoch}"
         if self.bar is not None:
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.set_description_str(f"epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}")
             return
+        self.estimated = True  # from here on every line says it
         per_epoch = (time.perf_counter() - self.start) / (self.epoch - self.started_at)
         left = per_epoch * (self.epochs - self.epoch)
         print(
-            f"epoch {self.epoch}/{self.epochs}  {text}  at most {duration(left)} left", flush=True
+            f"epoch {self.epoch}/{self.epochs}  {text}  {self.at_most}{duration(left)} left",
+            flush=True,
         )
 
     def close(self) -> None:

@@ -167,7 +167,7 @@ def _score_text(scores: Mapping[str, np.ndarray], row: int, measure: str) -> str
     auc = number(scores["val_auc"][row] / 100, ".3f")
     if "val_accuracy" not in scores:
         return f"{measure} {auc}"
-    return f"val {number(scores['val_accuracy'][row], '.1f')} %, AUC {auc}"
+    return f"val {number(scores['val_accuracy'][row], '.1f')} % at 0.5, AUC {auc}, single pass"
 
 
 def _mark_kept_epoch(axes: Axes, epoch: int, value: float, heading: str) -> None:

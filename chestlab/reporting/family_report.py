@@ -236,7 +236,7 @@ def _page(
         networks=_network_table(comparison, networks),
         left_out=_left_out(comparison) if comparison.findings else "",
         goal=f"{GOAL:.0%}",
-        reached="" if comparison.findings else _reached_goal(comparison),
+        reached="" if comparison.findings or comparison.data.phantom else _reached_goal(comparison),
         verdicts=_verdict_table(verdicts) if verdicts else "",
         margin=f"{CATCH_UP_MARGIN:g}",
         catch_up_epochs=CATCH_UP_EPOCHS,

@@ -64,7 +64,9 @@ def run_table(
                 str(number),
                 f"{name}<br>{escaped(' · '.join(_about(wording, run)))}",
                 wording.above_interval(accuracy, val.get("accuracy_ci95"), ".1f", 100),
-                wording.say("yes" if val["accuracy"] >= GOAL else "no"),
+                NOTHING
+                if run.metrics["data"].get("phantom")
+                else wording.say("yes" if val["accuracy"] >= GOAL else "no"),
                 wording.number(val["auc"]),
                 *_test_cells(wording, run.metrics["test"], winner_of if several else set()),
                 wording.number(run.metrics.get("parameters"), ","),

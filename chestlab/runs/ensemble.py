@@ -52,7 +52,9 @@ class Ensemble:
         self.data = sources.load(
             options.data, options.root, options.source_size, related=options.recipe.related
         )
-        name = options.name or run_name(options.recipe, options.data, self.data.size)
+        name = options.name or run_name(
+            options.recipe.name, options.data, self.data.size, options.name_changes
+        )
         name += "_members" if options.members else f"_folds{options.folds}"
         name += "_trainval" if options.folds_over == "train+val" else ""
         check_name(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from chestlab.files.errors import InputError
 from chestlab.files.notebook import module_name
 from chestlab.files.run_files import RunFiles
 from chestlab.runs.naming import check_name, output_folders, run_name
+from chestlab.runs.phantom_runs import shortened, weights_or_none
 from chestlab.runs.resumable import Resumable
 from chestlab.training.device import check_precision, pick_device, precision
 from chestlab.training.distributed import Processes
@@ -73,9 +75,12 @@ class Experiment(Resumable):
         self.data = data or sources.load(
             options.data, options.root, options.source_size, findings, self.recipe.related
         )
+        self.recipe = shortened(options.recipe, options, self.data)
         self._choose_name(subfolder)
         self.build = partial(model, **options.model_arguments)
-        self.pretrained = read_weights() if read_weights else None
+        self.pretrained = (
+            weights_or_none(read_weights, options, self.data) if read_weights else None
+        )
         if self.pretrained is not None:
             start_with = self.build if self.has_backbone else partial(load_pretrained, self.build)
             self.build = partial(start_with, self.pretrained)
@@ -90,6 +95,7 @@ class Experiment(Resumable):
         self.seen = self._seen()
         self.script = module_name(type(network))
         self.identity = self._identity(type(network).__name__)
+        self.structure = hashlib.sha256(str(network).encode()).hexdigest()[:16]
 
     def _check_flags(self) -> None:
         check_precision(self.recipe, self.device)
@@ -109,7 +115,10 @@ class Experiment(Resumable):
         check_writable(self.options.models_dir, "--models-dir")
 
     def _choose_name(self, subfolder: str) -> None:
-        self.name = self.options.name or run_name(self.recipe, self.options.data, self.data.size)
+        options = self.options
+        self.name = options.name or run_name(
+            self.recipe.name, options.data, self.data.size, options.name_changes
+        )
         check_name(self.name)
         results_dir, models_dir = output_folders(self.options, self.data)
         self.final = RunFiles(results_dir / subfolder, models_dir / subfolder, self.name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +14,9 @@ from typing import Any
 from chestlab.data.splits import FINDINGS, SOURCE_SIZES
 from chestlab.files.errors import OneLineParser
 from chestlab.files.notebook import command_line, leave
-from chestlab.runs.naming import check_name
-from chestlab.training.recipe import Recipe
+from chestlab.runs.naming import check_name, weights_in_name
+from chestlab.runs.published import changes_from_published
+from chestlab.training.recipe import Recipe, allowed_values, is_allowed
 
 LARGEST_ENSEMBLE = 100
 
@@ -95,11 +95,12 @@ def parse(
 ) -> argparse.Namespace:
     """Flags to a namespace whose ``recipe`` is the chosen one with every override applied.
 
-    Its ``model_arguments`` are those of the network's constructor that have flags, its
-    ``recipe_changes`` what the run does otherwise than the recipe it names, the seed aside.
+    Its ``model_arguments`` are those of the network's constructor that have flags,
+    ``recipe_changes`` what differs from the recipe as it was published, by flag or by an edit of
+    the script, the seed aside, and ``name_changes`` what differs by flag.
 
     Args:
-        recipes: by name; the last one is the default.
+        recipes: by name; the first one is the default.
         argv: None for the process's own.
         has_imagenet: there are ImageNet weights for the network's backbone. Without weights there
             is no frozen stage unless ``--stage1-epochs`` asks for it.
@@ -122,13 +123,12 @@ def parse(
         name: option.default if getattr(options, name) is None else getattr(options, name)
         for name, option in (model_options or {}).items()
     }
-    named, overrides = recipes[options.recipe], _overrides(options, recipes)
-    options.recipe_changes = {
-        key: value
-        for key, value in overrides.items()
-        if key not in ("name", "seed") and value != getattr(named, key)
-    }
-    options.recipe = dataclasses.replace(named, **overrides)
+    named, given = recipes[options.recipe], given_hyperparameters(options)
+    options.recipe = dataclasses.replace(named, **given | _derived(options, recipes, given))
+    options.recipe_changes = changes_from_published(named, options.recipe)
+    options.name_changes = changes_in_name(options, named, given, model_options or {})
+    if options.weights != ("imagenet" if has_imagenet else "none"):
+        options.name_changes["weights"] = weights_in_name(options.weights)
     _check_recipe(parser, options)
     return options
 
@@ -140,7 +140,7 @@ def make_parser(
     findings: bool,
 ) -> ScriptParser:
     """The parser of a training script; arguments as of `parse`."""
-    default = list(recipes)[-1]
+    default = next(iter(recipes))
     parser = ScriptParser(sys.modules["__main__"].__doc__, has_backbone=has_imagenet)
     add = parser.add_argument
     add(
@@ -166,13 +166,17 @@ def make_parser(
         help="auto: CUDA, else MPS, else the CPU (default: auto)",
     )
     add("--resume", action="store_true", help="go on with an unfinished run; else start one")
-    add("--overwrite", action="store_true", help="start anew where an unfinished run lies")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="start anew where an unfinished run lies, or a finished one of another recipe",
+    )
     add("--no-test", action="store_true", help="leave the test images alone: for searches")
     add("--find-lr", action="store_true", help="draw the loss over rising rates, suggest one")
     _add_ensembles(parser)
     add_folder(parser, "--results-dir", "results")
     add_folder(parser, "--models-dir", "trained_models")
-    add("--name", help="of the run (default: made of recipe, file and size)")
+    add("--name", help="of the run (default: made of recipe, file, size and changed values)")
     group = parser.add_argument_group(
         "recipe", f"The values in brackets are those of --recipe {default}."
     )
@@ -226,24 +230,55 @@ def _check_combinations(parser: OneLineParser, options: argparse.Namespace) -> N
         parser.error("--members and --folds are for --task two-class")
 
 
-def _overrides(options: argparse.Namespace, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
-    """What the flags change in the recipe; sets the number of outputs where the task needs it."""
-    overrides = {
+def given_hyperparameters(options: argparse.Namespace) -> dict[str, Any]:
+    """The recipe's hyperparameters that have been given as flags."""
+    return {
         field.name: getattr(options, field.name)
         for field in dataclasses.fields(Recipe)
-        if field.metadata and getattr(options, field.name) is not None
+        if field.metadata and getattr(options, field.name, None) is not None
     }
-    if options.has_backbone and options.weights == "none":
-        overrides.setdefault("stage1_epochs", 0)
+
+
+def changes_in_name(
+    options: argparse.Namespace,
+    named: Recipe,
+    given: Mapping[str, Any],
+    model_options: Mapping[str, dataclasses.Field],
+) -> dict[str, Any]:
+    """What a default name says of the flags: values that differ from recipe and network.
+
+    Args:
+        options: with ``model_arguments``.
+        named: the recipe of the script.
+        given: of `given_hyperparameters`.
+        model_options: arguments of the network's constructor; ``arch`` names the run anyway.
+    """
+    arguments = options.model_arguments
+    of_model = {
+        name: arguments[name]
+        for name, option in model_options.items()
+        if name in arguments and name != "arch" and arguments[name] != option.default
+    }
+    of_recipe = {key: value for key, value in given.items() if value != getattr(named, key)}
+    return {**of_model, **of_recipe}
+
+
+def _derived(
+    options: argparse.Namespace, recipes: Mapping[str, Recipe], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What follows from other flags for the recipe; sets the number of outputs for the task."""
+    derived: dict[str, Any] = {}
+    if options.has_backbone and options.weights == "none" and "stage1_epochs" not in given:
+        derived["stage1_epochs"] = 0
     if "arch" in options.model_arguments:
-        suffix = "" if options.recipe == list(recipes)[-1] else f"_{options.recipe}"
-        overrides["name"] = options.model_arguments["arch"] + suffix
+        suffix = "" if options.recipe == next(iter(recipes)) else f"_{options.recipe}"
+        derived["name"] = options.model_arguments["arch"] + suffix
     if options.task == "findings":
-        if recipes[options.recipe].monitor == "val_accuracy":
-            overrides.setdefault("monitor", "val_auc")
-        overrides["name"] = recipes[options.recipe].name + "_findings"
+        if recipes[options.recipe].monitor == "val_accuracy" and "monitor" not in given:
+            derived["monitor"] = "val_auc"
+        derived["name"] = recipes[options.recipe].name + "_findings"
         options.model_arguments["outputs"] = len(FINDINGS)
-    return overrides
+    return derived
 
 
 def _check_recipe(parser: OneLineParser, options: argparse.Namespace) -> None:
@@ -334,34 +369,14 @@ def checked(option: dataclasses.Field) -> Callable[[str], Any]:
         option: made with `recipe.hyperparameter`.
     """
     kind: Any = type(option.default)
-    rule = option.metadata
 
     def convert(text: str) -> Any:
-        if kind is bool:
-            allowed, value, good = "on or off", text == "on", text in ("on", "off")
-        elif rule["choices"]:
-            allowed, value = " or ".join(rule["choices"]), text
-            good = text in rule["choices"]
-        else:
-            allowed = "an integer" if kind is int else "a number"
-            if rule["above"] is not None:
-                allowed += f" above {rule['above']}"
-            if rule["low"] is not None:
-                allowed += f" from {rule['low']}"
-            if rule["high"] is not None:
-                allowed += f" up to {rule['high']}"
-            try:
-                value = kind(text)
-                good = (
-                    math.isfinite(value)
-                    and (rule["low"] is None or value >= rule["low"])
-                    and (rule["above"] is None or value > rule["above"])
-                    and (rule["high"] is None or value <= rule["high"])
-                )
-            except (ValueError, OverflowError):  # the latter: an integer beyond any float
-                good = False
-        if not good:
-            raise argparse.ArgumentTypeError(f"'{text}' is not {allowed}")
+        try:
+            value = {"on": True, "off": False}.get(text) if kind is bool else kind(text)
+        except ValueError:
+            value = None
+        if not is_allowed(option, value):
+            raise argparse.ArgumentTypeError(f"'{text}' is not {allowed_values(option)}")
         return value
 
     return convert

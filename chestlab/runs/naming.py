@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from chestlab.data.splits import Data
 from chestlab.files.errors import InputError
 from chestlab.files.run_files import UNFINISHED
-from chestlab.training.recipe import Recipe
+
+CHANGES_IN_NAME = 3  # more than these are a short hash
 
 
 def output_folders(options: argparse.Namespace, data: Data) -> tuple[Path, Path]:
@@ -35,16 +39,41 @@ def check_name(name: str) -> None:
         raise InputError(f"--name '{name}': runs on phantoms have their folders below this one")
 
 
-def run_name(recipe: Recipe, data: str, size: int) -> str:
-    """``<recipe's name>``, plus the file's stem for a file, plus the size above 28 px.
+def run_name(name: str, data: str, size: int, changes: Mapping[str, Any] | None = None) -> str:
+    """Default name: ``<name>[_<file's stem>][_<size above 28 px>][_<what the flags change>]``.
 
     A stem that does not make a name as it is gets a few digits that tell it from others.
+
+    Args:
+        name: of the recipe or the study.
+        data: as ``--data``.
+        size: of the source images in pixels.
+        changes: what differs by flag, as in ``_epochs3_lr0.01``; more than `CHANGES_IN_NAME`
+            become a hash of six digits.
     """
-    name = recipe.name
     if data.endswith(".npz"):
-        stem = Path(data).stem
-        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)[:100]
-        if plain != stem:
-            plain += "-" + hashlib.sha256(os.fsencode(stem)).hexdigest()[:6]
-        name += f"_{plain}"
-    return name + (f"_{size}" if size > 28 else "")
+        name += f"_{_plain(Path(data).stem)}"
+    if size > 28:
+        name += f"_{size}"
+    if not changes:
+        return name
+    if len(changes) > CHANGES_IN_NAME:
+        text = json.dumps(changes, sort_keys=True)
+        return f"{name}_{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    for key, value in changes.items():
+        text = ("off", "on")[value] if isinstance(value, bool) else value
+        name += f"_{key.replace('_', '-')}{text}"
+    return name
+
+
+def _plain(stem: str) -> str:
+    """A file's stem in the characters of a name."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)[:100]
+    if plain != stem:
+        plain += "-" + hashlib.sha256(os.fsencode(stem)).hexdigest()[:6]
+    return plain
+
+
+def weights_in_name(weights: str) -> str:
+    """What a name says of ``--weights``: ``none``, or the stem of a file."""
+    return weights if weights in ("none", "imagenet") else f"-{_plain(Path(weights).stem)}"

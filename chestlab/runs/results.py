@@ -14,7 +14,7 @@ from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.splits import NIH_CREDIT, SPLITS, Split
 from chestlab.evaluation.metrics import fit_temperature, roc_auc, sigmoid
 from chestlab.evaluation.predictions import write_probabilities
-from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores
+from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores, task_of
 from chestlab.files.atomic import atomic_write
 from chestlab.files.progress import duration
 from chestlab.files.run_files import RunFiles, read_metrics
@@ -88,11 +88,12 @@ def _metrics(
         "name": experiment.name,
         "model": identity["model"],
         "parameters": parameter_count(trainer.model),
+        "structure": experiment.structure,
         **{key: identity[key] for key in of_network if key in identity},
         "data": {**identity["data"], "phantom": experiment.data.phantom},
         "recipe": identity["recipe"],
         "recipe_name": experiment.options.recipe_name,
-        "recipe_changes": experiment.options.recipe_changes,
+        "recipe_changes": _recipe_changes(experiment),
         "seed": recipe.seed,
         "device": experiment.device.type,
         "amp": precision(trainer),
@@ -112,6 +113,14 @@ def _metrics(
         "costs": _costs(experiment, trainer),
         **({"ladder": stages} if stages is not None else {}),
     }
+
+
+def _recipe_changes(experiment: Experiment) -> dict[str, Any]:
+    """What differs from the published recipe: by flag, by edit, and where phantoms stand in."""
+    short, asked = experiment.recipe, experiment.options.recipe
+    epochs = {name: getattr(short, name) for name in ("epochs", "stage1_epochs")}
+    changed = {name: value for name, value in epochs.items() if value != getattr(asked, name)}
+    return experiment.options.recipe_changes | changed
 
 
 def _costs(experiment: Experiment, trainer: Trainer) -> dict[str, Any]:
@@ -229,11 +238,13 @@ def draw_pictures(
 def print_summary(files: RunFiles) -> None:
     """Print a finished run's epoch, threshold, figures and folders."""
     metrics = read_metrics(files.metrics)
-    kept = "last" if metrics["recipe"]["monitor"] == "last" else "best"
-    threshold = f"threshold {metrics['threshold']:.2f}, " if "threshold" in metrics else ""
+    monitor = metrics["recipe"]["monitor"]
+    why = "the last one" if monitor == "last" else f"chosen by {monitor}"
+    way = task_of("two-class" if "threshold" in metrics else "findings").way(metrics)
     print(
-        f"{kept} epoch {metrics['best_epoch']} of {metrics['epochs_run']}, {threshold}"
-        f"{duration(metrics['seconds'])} (minutes:seconds)"
+        f"kept epoch {metrics['best_epoch']} of {metrics['epochs_run']}, {why}; "
+        f"{duration(metrics['seconds'])} (minutes:seconds)\n"
+        f"figures below: {way}; the epochs above: single pass at 0.5"
     )
     print_scores(metrics)
     print(f"results: {files.folder}   checkpoint: {files.best}", flush=True)

@@ -15,7 +15,7 @@ from chestlab.data.splits import FindingsData, TwoClassData
 from chestlab.files.atomic import make_folder
 from chestlab.files.checkpoint import load_checkpoint
 from chestlab.files.errors import InputError, TrainingError
-from chestlab.files.run_files import RunFiles, read_metrics, run_lock
+from chestlab.files.run_files import UNFINISHED, RunFiles, read_metrics, run_lock
 from chestlab.training.distributed import Processes
 from chestlab.training.layers import check_input
 from chestlab.training.recipe import Recipe, as_dict
@@ -32,6 +32,7 @@ class Resumable:
         final: files of the run once it is finished.
         files: those that it writes until then; others while a finished run of its name exists.
         identity: what must be the same for a run to go on.
+        structure: hash of the network's layers and their settings, as PyTorch prints them.
         processes: that train together; the first one writes.
     """
 
@@ -42,6 +43,7 @@ class Resumable:
     final: RunFiles
     files: RunFiles
     identity: dict[str, Any]
+    structure: str = ""
     processes: Processes = Processes()
 
     def is_finished(self) -> bool:
@@ -49,10 +51,9 @@ class Resumable:
         if not self.final.metrics.exists():
             return False
         try:
-            self._check_same(read_metrics(self.final.metrics), self.final.metrics)
+            return not self._difference(read_metrics(self.final.metrics), self.final.metrics)
         except InputError:
             return False
-        return True
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[tuple[bool, dict[str, Any] | None]]:
@@ -89,8 +90,9 @@ class Resumable:
         """Whether anything is to be done, and the state to go on from; sets ``files``.
 
         Raises:
-            InputError: an unfinished run lies there and neither flag says what to do with it, or
-                ``--resume`` meets another recipe, model or data set.
+            InputError: an unfinished run lies there and neither flag says what to do with it, a
+                finished one has another recipe, model or data set and ``--overwrite`` is missing,
+                or ``--resume`` meets another one.
         """
         fresh, final = self.final.replacement, self.final
         for files in (fresh, final):
@@ -116,14 +118,59 @@ class Resumable:
             self.files = final
             return True, self.load(final.last)
         if self.options.resume:
-            print(f"nothing to resume for '{self.name}': starting from the beginning")
+            print(f"nothing to resume for '{self.name}'{self._others()}: starting from epoch 1")
         elif unfinished and not self.options.overwrite:
             raise InputError(
                 f"there is an unfinished run '{self.name}': --resume goes on with it, "
                 "--overwrite starts anew"
             )
+        if finished and not self.options.overwrite:
+            self._check_replaceable()
         self.files.clear()
         return True, None
+
+    def _check_replaceable(self) -> None:
+        """Refuse to replace the finished run of the name where it is of something else."""
+        ways_out = "--name NEW keeps both, --overwrite replaces it"
+        stored = read_metrics(self.final.metrics)
+        try:
+            different = self._difference(stored, self.final.metrics)
+        except InputError as error:
+            raise InputError(f"{error}: {ways_out}") from None
+        if self.options.no_test and stored.get("test") is not None:
+            raise InputError(
+                f"the finished run in '{self.final.folder}' has test figures, and this one would "
+                f"have none: {ways_out}"
+            )
+        if not different and stored.get("structure", self.structure) != self.structure:
+            raise InputError(
+                f"the finished run in '{self.final.folder}' is of a {stored['model']} with other "
+                f"layers than this one: {ways_out}"
+            )
+        if different:
+            what, before, now = different
+            raise InputError(
+                f"the finished run in '{self.final.folder}' has {what} {before!r}, and this one "
+                f"has {now!r}: {ways_out}"
+            )
+        print(
+            f"'{self.name}' is finished, with the same recipe and data: training it again; its "
+            "results stay until the new ones are complete"
+        )
+
+    def _others(self) -> str:
+        """Unfinished runs of other names, for a mistyped --name."""
+        ending = "_last.pth"
+        names = [
+            path.name.removesuffix(ending).removesuffix(UNFINISHED)
+            for path in self.final.models_dir.glob(f"*{ending}")
+        ]
+        open_runs = [
+            name
+            for name in sorted(set(names))
+            if not dataclasses.replace(self.final, name=name).metrics.exists()
+        ]
+        return f" (unfinished here: {', '.join(open_runs[:5])})" if open_runs else ""
 
     def load(self, path: Path) -> dict[str, Any]:
         """A checkpoint of this very run: same model, recipe, data and weights to start from."""
@@ -132,6 +179,20 @@ class Resumable:
         return state
 
     def _check_same(self, stored: Mapping[str, Any], path: Any) -> None:
+        different = self._difference(stored, path)
+        if different:
+            what, before, now = different
+            raise InputError(
+                f"--resume: '{path}' has {what} {before!r}, asked for is {now!r}: use the same, "
+                "--overwrite, or another --name"
+            )
+
+    def _difference(self, stored: Mapping[str, Any], path: Any) -> tuple[str, Any, Any] | None:
+        """What of this run's identity is stored otherwise, with both values; None if nothing is.
+
+        Raises:
+            InputError: what is stored is not of a run.
+        """
         try:
             before = _flat({key: stored[key] for key in self.identity})
         except (KeyError, TypeError):
@@ -143,13 +204,11 @@ class Resumable:
         if "starting_weights" not in self.identity:  # which a run from random numbers leaves out
             others = _flat(stored.get("starting_weights", {}), "starting_weights")
             before, now = before | others, now | dict.fromkeys(others)
-        different = [key for key in now if before.get(key) != now[key]]
-        if different:
-            telling = [key for key in different if key != "data sha256"] or different
-            raise InputError(
-                f"--resume: '{path}' has {telling[0]} {before.get(telling[0])!r}, asked for is "
-                f"{now[telling[0]]!r}: use the same, --overwrite, or another --name"
-            )
+        different = [
+            key for key in now if before.get(key) != now[key] and key != "recipe name"
+        ]  # under which a recipe goes says nothing of the training
+        telling = [key for key in different if key != "data sha256"] or different
+        return (telling[0], before.get(telling[0]), now[telling[0]]) if telling else None
 
     def prepare_recipe(self, model: nn.Module) -> None:
         """Check the size of the input, and switch bf16 on a CPU off where it is slower.

@@ -43,7 +43,7 @@ def run(
 
     Args:
         model: class of the network, or a function that makes it: (N, 1, H, W) to logits (N,).
-        recipes: by the name ``--recipe`` knows them; the last one is the default.
+        recipes: by the name ``--recipe`` knows them; the first one is the default.
         argv: flags, by default the process's own.
         imagenet_url: of torchvision's weights, for a model whose constructor takes
             `weights.PretrainedWeights` first and which has a ``backbone``; a callable gets the
@@ -137,7 +137,8 @@ def train_stage(
 
         def on_epoch(row: Mapping[str, float]) -> None:
             checkpoints.save(trainer, number)
-            progress.end_of_epoch(row, trainer.best_epoch)
+            chosen = trainer.recipe.monitor != "last"
+            progress.end_of_epoch(row, trainer.best_epoch if chosen else None)
             signals.check()
 
         trainer.fit(on_epoch)
@@ -163,7 +164,8 @@ def watched(
         Interrupted: a signal has come; says after which epoch.
     """
     done, epochs = len(trainer.history), trainer.first_epoch + trainer.recipe.epochs
-    progress = Progress(epochs, trainer.steps_per_epoch, done)
+    stops_early = trainer.recipe.monitor != "last"
+    progress = Progress(epochs, trainer.steps_per_epoch, done, stops_early)
 
     def on_step() -> None:
         signals.check()
@@ -176,7 +178,8 @@ def watched(
     except Interrupted as interruption:
         if trainer.history:
             on_interruption(trainer)
-        when = f" after epoch {len(trainer.history)}"
-        raise Interrupted(interruption.signum, when) from None
+        done = len(trainer.history)
+        when = f" after epoch {done}" if done else " in the first epoch"
+        raise Interrupted(interruption.signum, when, kept=bool(done)) from None
     finally:
         progress.close()

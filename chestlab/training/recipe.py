@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from chestlab.files.errors import InputError
 
 
 def hyperparameter(
@@ -25,9 +29,40 @@ def hyperparameter(
     return field(default=default, metadata=metadata)
 
 
+def allowed_values(option: dataclasses.Field) -> str:
+    """What a value of a hyperparameter must be, in words: 'an integer from 2 up to 65536'."""
+    rule = option.metadata
+    if isinstance(option.default, bool):
+        return "on or off"
+    if isinstance(option.default, str):
+        return " or ".join(rule["choices"])
+    words = "an integer" if isinstance(option.default, int) else "a number"
+    limits = (("above", "above"), ("low", "from"), ("high", "up to"))
+    return words + "".join(f" {word} {rule[k]}" for k, word in limits if rule[k] is not None)
+
+
+def is_allowed(option: dataclasses.Field, value: Any) -> bool:
+    """Whether a hyperparameter may have this value, of this type; an integer is a number."""
+    rule, kind = option.metadata, type(option.default)
+    if kind in (bool, str):
+        return isinstance(value, kind) and (kind is bool or value in rule["choices"])
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
+        return False
+    return (
+        abs(value) < math.inf  # also of an integer beyond any float
+        and (rule["low"] is None or value >= rule["low"])
+        and (rule["above"] is None or value > rule["above"])
+        and (rule["high"] is None or value <= rule["high"])
+    )
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """Every hyperparameter of a run. The defaults of a script are the values it sets here."""
+    """Every hyperparameter of a run. The defaults of a script are the values it sets here.
+
+    Raises:
+        InputError: a hyperparameter is misspelt, or its value is not allowed.
+    """
 
     name: str
     epochs: int = hyperparameter(
@@ -175,6 +210,25 @@ class Recipe:
     )
     # Depthwise convolutions run slower in bf16 on a CPU, full ones faster; no flag, a measurement.
     cpu_bf16: bool = False
+
+    def __new__(cls, *_: Any, **values: Any) -> Recipe:
+        """Refuse a misspelt hyperparameter, before the constructor meets it."""
+        known = [option.name for option in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+                hint = f"did you mean {close[0]}?" if close else "see chestlab/training/recipe.py"
+                raise InputError(f"a recipe has no hyperparameter '{name}': {hint}")
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        for option in dataclasses.fields(self):
+            value = getattr(self, option.name)
+            if option.metadata and not is_allowed(option, value):
+                allowed = allowed_values(option).replace("on or off", "True or False")
+                raise InputError(
+                    f"recipe '{self.name}': {option.name} = {value!r} is not {allowed}"
+                )
 
     @property
     def stages(self) -> tuple[Recipe, ...]:

@@ -368,7 +368,7 @@ def kill_and_resume(folder, data, kills, begin, check, moments, flags=()):
         counts["runs"] += 1
         place = folder / str(counts["runs"])
         begin(place)
-        resume = ()
+        anew = resume = ("--overwrite",) if flags else ()  # a finished run lies there
         while True:
             kind, moment = next(moments) if counts["kills"] < kills else (None, after(1e9))
             before = set(temporaries(place))
@@ -379,8 +379,8 @@ def kill_and_resume(folder, data, kills, begin, check, moments, flags=()):
                 counts["with a temporary file left"] += bool(set(temporaries(place)) - before)
                 check(place, False)
                 resume = ("--resume",)
-            elif life.process.returncode == 2 and resume and flags:
-                resume = ()  # killed in its first epoch, so all that lies there is the old run
+            elif life.process.returncode == 2 and resume == ("--resume",) and flags:
+                resume = anew  # killed in its first epoch, so all that lies there is the old run
             else:
                 assert life.process.returncode == 0, life.errors.read_text()
                 break
@@ -533,8 +533,8 @@ def test_a_replacement_cut_off_at_any_step_is_completed_by_the_next_start(tmp_pa
 def assert_interrupted(ended, status, epochs):
     assert ended.status == status
     assert len(ended.err.splitlines()) == 1
-    assert "--resume" in ended.err
-    assert f"after epoch {epochs}" in ended.err
+    expected = f"after epoch {epochs}: the same command with --resume goes on"
+    assert (expected if epochs else "in the first epoch: the same command starts") in ended.err
 
 
 @posix
@@ -768,6 +768,49 @@ def test_resume_refuses_another_recipe_model_or_data_and_names_the_difference(
     assert contents(*folders) == before
 
 
+@pytest.mark.parametrize(
+    ("difference", "flags"),
+    [
+        ("recipe lr 0.01", ("--lr", 0.02)),
+        ("recipe seed 42", ("--seed", 43)),
+        ("model 'TinyNet'", ()),
+        ("data sha256", ()),
+        ("other layers", ()),
+        ("test figures", ("--no-test",)),
+    ],
+)
+def test_a_finished_run_of_something_else_is_not_replaced_unless_asked_for(
+    difference, flags, start, tmp_path, whole, phantom_npz, monkeypatch
+):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    build, data = TinyNet, phantom_npz
+    if difference.startswith("model"):
+
+        class Other(TinyNet):
+            pass
+
+        build = Other
+    if difference.startswith("data"):
+        data = tmp_path / "elsewhere" / phantom_npz.name
+        data.parent.mkdir()
+        np.savez(data, **make_phantom(size=28, train=64, val=24, test=24, seed=4))
+    if difference == "other layers":  # an edit in the network's file
+
+        def build():
+            network = TinyNet()
+            network.layers[7].p = 0.3
+            return network
+
+    folders = tmp_path / "results", tmp_path / "trained_models"
+    before = contents(*folders)
+    ended = start(*flags, build=build, data=data)
+    assert ended.status == 2
+    assert len(ended.err.splitlines()) == 1
+    assert difference in ended.err
+    assert "--name NEW" in ended.err and "--overwrite" in ended.err
+    assert contents(*folders) == before
+
+
 def test_resume_with_nothing_to_resume_says_so_and_starts(start, tmp_path, whole, no_pictures):
     ended = start("--resume")
     assert ended.status == 0, ended.err
@@ -799,7 +842,7 @@ def test_a_new_run_takes_the_old_ones_grad_cam_away(start, tmp_path, whole, no_p
     shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
     picture = tmp_path / "results" / "one" / "gradcam.png"
     picture.write_bytes(b"of the old weights")
-    assert start("--lr", 0.02).status == 0
+    assert start("--lr", 0.02, "--overwrite").status == 0
     assert not picture.exists()
 
 
@@ -814,7 +857,7 @@ def test_a_plain_start_over_a_finished_run_replaces_it_when_it_is_finished_itsel
         now = contents(tmp_path / "results", tmp_path / "trained_models")
         seen.append({path: now.get(path) for path in before} == before)
 
-    ended = start("--lr", 0.02, build=with_fault(look, at=EPOCHS * BATCHES))
+    ended = start("--lr", 0.02, "--overwrite", build=with_fault(look, at=EPOCHS * BATCHES))
     assert ended.status == 0, ended.err
     assert seen == [True]
     assert_same_run(tmp_path, successor)
@@ -826,6 +869,8 @@ def test_a_run_without_test_that_replaces_one_with_it_leaves_none_of_its_test_fi
 ):
     shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
     ended = start("--no-test")
+    assert ended.status == 2 and "--overwrite replaces it" in ended.err
+    ended = start("--no-test", "--overwrite")
     assert ended.status == 0, ended.err
     metrics = json.loads((tmp_path / "results" / "one" / "metrics.json").read_text())
     assert metrics["test"] is None
@@ -859,7 +904,7 @@ def test_a_folder_of_the_users_under_the_runs_name_keeps_the_users_files(
     notes = tmp_path / "results" / "one" / "notes" / "important.txt"
     notes.parent.mkdir(parents=True)
     notes.write_text("years of work")
-    for flags in ((), ("--lr", 0.02), ("--resume", "--lr", 0.02)):
+    for flags in ((), ("--lr", 0.02, "--overwrite"), ("--resume", "--lr", 0.02)):
         assert start(*flags).status == 0
         assert notes.read_text() == "years of work"
 

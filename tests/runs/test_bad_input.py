@@ -39,7 +39,7 @@ CONTRACT_FLAGS = {  # and the default that --help of train.py must show, as text
     "--amp": "auto",
     "--results-dir": "results",
     "--models-dir": "trained_models",
-    "--name": "made of recipe, file and size",
+    "--name": "made of recipe, file, size and changed values",
     "--resume": None,
     "--overwrite": None,
     "--no-test": None,
@@ -178,8 +178,8 @@ BAD_FILES = {
 }
 
 BAD_FLAGS_AS_COMMAND = {
-    "unknown": (["--epoch-count", "3"], "unrecognized arguments: --epoch-count"),
-    "abbreviated": (["--epo", "3"], "unrecognized arguments: --epo"),
+    "unknown": (["--epoch-count", "3"], "no flag --epoch-count: did you mean --epochs?"),
+    "abbreviated": (["--epo", "3"], "no flag --epo: did you mean --epochs?"),
     "choice": (["--monitor", "loss"], "'loss' is not val_accuracy or val_auc or val_loss"),
     "nan": (["--lr", "nan"], "'nan' is not a number above 0 up to 10"),
     "negative": (["--weight-decay=-1e-4"], "'-1e-4' is not a number from 0 up to 10"),
@@ -399,8 +399,8 @@ def test_a_dangling_link_is_no_folder(folder):
 
 def test_results_of_different_files_never_share_a_name():
     stems = ("nih", "my images", "my-images", "画像", "データ", "x" * 300, "x" * 299)
-    names = [run_name(RECIPE, f"{stem}.npz", 28) for stem in stems]
-    names += [run_name(RECIPE, "phantom", 28), run_name(RECIPE, "nih.npz", 64)]
+    names = [run_name("tiny", f"{stem}.npz", 28) for stem in stems]
+    names += [run_name("tiny", "phantom", 28), run_name("tiny", "nih.npz", 64)]
     assert len(set(names)) == len(names)
     assert names[0] == "tiny_nih" and names[2] == "tiny_my-images" and names[-1] == "tiny_nih_64"
     for name in names:

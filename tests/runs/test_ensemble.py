@@ -254,10 +254,12 @@ def test_members_are_averaged_and_nothing_finished_is_trained_again(tmp_path, na
     assert [m["seed"] for m in metrics["members"]] == [42, 123, 456]
 
 
-def test_members_of_another_recipe_are_trained_anew(tmp_path, named_npz):
+def test_members_of_another_recipe_are_trained_anew_if_asked_for(tmp_path, named_npz, capsys):
     command = TinyNet, FAST, tmp_path, "--data", named_npz, "--members", 2, "--name", "same"
     assert call(*command) == 0
-    assert call(*command, "--lr", 1e-3) == 0
+    assert call(*command, "--lr", 1e-3) == 2
+    assert "recipe lr 0.01, and this one has 0.001" in capsys.readouterr().err
+    assert call(*command, "--lr", 1e-3, "--overwrite") == 0
     metrics = json.loads((tmp_path / "results/same_members/metrics.json").read_text())
     assert metrics["recipe"]["lr"] == 1e-3
     one = json.loads((tmp_path / "results/same_members/seed42/metrics.json").read_text())

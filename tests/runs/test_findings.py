@@ -62,7 +62,7 @@ def test_findings_that_cannot_be_learned_are_refused(tmp_path, change, words):
 
 def test_phantoms_have_findings_too(monkeypatch):
     source = make_phantom(train=100, val=20, test=20)
-    monkeypatch.setattr("chestlab.data.phantom.make_phantom", lambda size: source)
+    monkeypatch.setattr("chestlab.data.phantom.make_phantom", lambda size, **counts: source)
     data = sources.load("phantom", findings=True)
     assert data.phantom
     assert data.train.labels.sum(1).max() > 1
@@ -98,8 +98,8 @@ def test_figures_of_findings_leave_out_what_all_images_agree_on():
 def test_a_run_on_all_findings_leaves_figures_that_can_be_recomputed(
     script, tmp_path, findings_npz
 ):
-    script("resnet_se.py", "--data", findings_npz, *SMALL, "--task", "findings")
-    folder = tmp_path / "results/seresnet34_findings_all"
+    script("resnet_se.py", "--data", findings_npz, *SMALL, "--task", "findings", "--name", "se")
+    folder = tmp_path / "results/se"
     assert {path.name for path in folder.iterdir()} == {
         "metrics.json",
         "history.csv",
@@ -130,7 +130,7 @@ def test_a_run_on_all_findings_leaves_figures_that_can_be_recomputed(
     best = history[metrics["best_epoch"] - 1]
     assert metrics["val"]["auc"] == pytest.approx(float(best["val_auc"]))
     assert 0 <= float(best["train_accuracy"]) <= 1
-    checkpoint = tmp_path / "trained_models/seresnet34_findings_all_best.pth"
+    checkpoint = tmp_path / "trained_models/se_best.pth"
     with pytest.raises(InputError, match="--task findings"):
         load_model(checkpoint, network_class)
 
@@ -138,7 +138,7 @@ def test_a_run_on_all_findings_leaves_figures_that_can_be_recomputed(
 def test_a_run_on_all_findings_that_was_interrupted_ends_as_one_that_was_not(
     script, tmp_path, findings_npz, monkeypatch
 ):
-    flags = ("--data", findings_npz, *SMALL, "--task", "findings")
+    flags = ("--data", findings_npz, *SMALL, "--task", "findings", "--name", "se")
     script("resnet_modified.py", *flags, "--name", "whole")
     with monkeypatch.context() as patch:
         stop_at_epoch(patch, 2)
@@ -150,5 +150,5 @@ def test_a_run_on_all_findings_that_was_interrupted_ends_as_one_that_was_not(
     name = "test_probabilities.csv"
     assert (whole / name).read_bytes() == (halves / name).read_bytes()
     with pytest.raises(SystemExit) as end:  # another task is another run
-        script("resnet_modified.py", *flags[:-2], "--name", "halves", "--resume")
+        script("resnet_modified.py", *flags[:-4], "--name", "halves", "--resume")
     assert end.value.code == 2

@@ -445,7 +445,8 @@ def test_a_finished_one_stays_until_its_successor_is_finished(
     before = path.read_bytes()
     with monkeypatch.context() as patch:
         interrupt_in(patch, 2)
-        assert start(*flags, "--seed", 1)[0] == 130
+        assert start(*flags, "--seed", 1)[0] == 2
+        assert start(*flags, "--seed", 1, "--overwrite")[0] == 130
     assert path.read_bytes() == before
     assert start(*flags, "--seed", 1, "--resume")[0] == 0
     assert path.read_bytes() != before

@@ -1,0 +1,64 @@
+"""What a run on phantoms does otherwise: it shows that everything works, and is soon done."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable
+
+from chestlab.data.splits import Data
+from chestlab.files.errors import InputError
+from chestlab.training.recipe import Recipe
+from chestlab.training.weights import PretrainedWeights
+
+# Pixels that pass through the network in a stage: about a minute on two CPU cores.
+PIXELS = 20_000_000
+
+LEAST_EPOCHS = 2
+
+
+def is_stand_in(data: Data, options: argparse.Namespace) -> bool:
+    """Whether the images are phantoms that no file of the user's holds."""
+    return data.phantom and not options.data.endswith(".npz")
+
+
+def shortened(recipe: Recipe, options: argparse.Namespace, data: Data) -> Recipe:
+    """A recipe with fewer epochs where phantoms stand in for X-rays, unless a flag says how many.
+
+    Says so on stderr.
+    """
+    if not is_stand_in(data, options):
+        return recipe
+    size = recipe.image_size or data.size
+    most = max(LEAST_EPOCHS, PIXELS // (len(data.train) * size * size))
+    epochs = {
+        name: min(getattr(recipe, name), most)
+        for name in ("epochs", "stage1_epochs")
+        if getattr(options, name) is None
+    }
+    short = dataclasses.replace(recipe, **epochs)
+    if short.epochs < recipe.epochs:
+        print(
+            f"WARNING: {short.epochs} instead of {recipe.epochs} epochs, so that it is done in a "
+            "minute or two: a run on phantoms only shows that everything works",
+            file=sys.stderr,
+        )
+    return short
+
+
+def weights_or_none(
+    read: Callable[[], PretrainedWeights], options: argparse.Namespace, data: Data
+) -> PretrainedWeights:
+    """Weights to start from; random ones, loudly, where phantoms stand in and there are no others.
+
+    Raises:
+        InputError: of ``read``, where X-rays are trained on.
+    """
+    try:
+        return read()
+    except InputError as error:
+        if options.weights != "imagenet" or not is_stand_in(data, options):
+            raise
+        print(f"WARNING: {error}\nWARNING: starting from random numbers instead", file=sys.stderr)
+        return PretrainedWeights("none")
