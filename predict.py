@@ -28,7 +28,15 @@ from pathlib import Path
 
 import numpy as np
 
-from chestlab.data.image_files import Xray, _exists, _printable, complain, find_files, read_xray
+from chestlab.data.image_files import (
+    Xray,
+    _exists,
+    _printable,
+    complain,
+    expanded,
+    find_files,
+    read_xray,
+)
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.splits import CLASS_NAMES
 from chestlab.evaluation.predictions import with_threshold
@@ -179,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("images", type=Path, nargs="+", metavar="IMAGE", help="files or folders")
+    add("images", type=expanded, nargs="+", metavar="IMAGE", help="files, folders, or *.png")
     add_checkpoint_flags(parser)
     add(
         "--csv",
@@ -195,7 +203,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     try:
-        return predict_files(parser.parse_args(argv))
+        options = parser.parse_args(argv)
+        options.images = [path for paths in options.images for path in paths]
+        return predict_files(options)
     except InputError as error:
         status, message = 2, f"error: {error}"
     except OSError as error:

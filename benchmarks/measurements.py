@@ -297,7 +297,7 @@ def measure_scaling(options: argparse.Namespace) -> dict[str, Any]:
 def peak_memory() -> int:
     """Largest number of bytes of memory this process has held, 0 where it cannot be told."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):  # getrusage's begins with the parent's peak
                 return int(line.split()[1]) * 1024
     try:

@@ -91,7 +91,7 @@ def draw_scaling(result: dict[str, Any], path: Path, title: str) -> tuple[float,
 def processor() -> str:
     """Name of the processor."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
@@ -101,9 +101,11 @@ def setup(options: argparse.Namespace, source: str) -> str:
     """Machine, threads and data: what figures of one table have in common."""
     import torch
 
+    from chestlab.training.device import native_cpu_bf16
+
     parts = [
         f"{processor()}, {options.threads or torch.get_num_threads()} of {os.cpu_count()} cores",
-        f"bf16 {'native' if torch.ops.mkldnn._is_mkldnn_bf16_supported() else 'not native'}",
+        f"bf16 {'native' if native_cpu_bf16() else 'not native'}",
     ]
     if options.device == "cuda":
         parts.append(torch.cuda.get_device_name())

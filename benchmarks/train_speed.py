@@ -90,6 +90,7 @@ class Bench:
             env=self.environment,
             capture_output=True,
             text=True,
+            encoding="utf-8",
         )
         seconds = time.perf_counter() - begun
         if done.returncode:

@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         command += ["--seed", str(seed), "--name", name]
         command += ["--results-dir", str(options.results_dir)]
         subprocess.run(command, check=True)
-        runs.append(json.loads((options.results_dir / name / "metrics.json").read_text()))
+        metrics = options.results_dir / name / "metrics.json"
+        runs.append(json.loads(metrics.read_text(encoding="utf-8")))
     text = page(options.script, runs)
     atomic_write(ROOT / "benchmarks" / f"SEEDS_{options.name}.md", text)
     print(text)

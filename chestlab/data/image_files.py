@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 import sys
 import warnings
@@ -119,6 +121,16 @@ def _grey(image: Image.Image) -> Image.Image:
     if image.mode not in ("L", "1"):
         image = image.convert("RGB")
     return image.convert("L")
+
+
+def expanded(word: str) -> list[Path]:
+    """The paths that a word of the command line means; Windows leaves ``*`` and ``~`` in it."""
+    path = Path(word)
+    with contextlib.suppress(RuntimeError):  # ~name of a user who does not exist
+        path = path.expanduser()
+    if _exists(path):
+        return [path]
+    return sorted(map(Path, glob.glob(str(path)))) or [path]  # noqa: PTH207 (may be absolute)
 
 
 def find_files(

@@ -35,7 +35,7 @@ def read_probabilities(path: Path, split: splits.Split) -> np.ndarray:
         InputError: the table is of other images, or not there.
     """
     try:
-        with path.open(newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         same = [int(row["index"]) for row in rows] == split.index.tolist()
         values = np.array([float(row["probability"]) for row in rows])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chestlab.files.atomic import TEMPORARY_SUFFIX
+from chestlab.files.atomic import TEMPORARY_SUFFIX, replace_file
 from chestlab.files.errors import InputError
 
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # some network drives
@@ -135,13 +135,13 @@ class RunFiles:
         old.folder.mkdir(parents=True, exist_ok=True)
         for source, destination in zip(self.paths, old.paths, strict=True):
             if source.exists():
-                source.replace(destination)
+                replace_file(source, destination)
         self.clear()
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
     try:
-        metrics = json.loads(path.read_text())
+        metrics = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         metrics = None
     if not isinstance(metrics, dict):

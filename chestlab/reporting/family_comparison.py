@@ -142,7 +142,7 @@ class Comparison:
 
 def _read_scored(path: Path, threshold: float | None) -> Scored:
     """A table of probabilities, of two classes or of the findings."""
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     if header[1] == "labels":
         labels = np.array([[int(digit) for digit in row[1]] for row in rows], np.uint8)

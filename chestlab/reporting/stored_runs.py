@@ -273,7 +273,7 @@ def write_names(data: TwoClassData, results_dir: Path) -> Path:
 
 def read_run(files: RunFiles) -> dict[str, Any]:
     """A finished run's ``metrics.json``, with the columns of its history under ``history``."""
-    with (files.folder / "history.csv").open(newline="") as file:
+    with (files.folder / "history.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     history = {key: [float(row[key]) for row in rows] for key in rows[0]}
-    return {**json.loads(files.metrics.read_text()), "history": history}
+    return {**json.loads(files.metrics.read_text(encoding="utf-8")), "history": history}

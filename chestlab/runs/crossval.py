@@ -99,7 +99,7 @@ class Store:
     def get(self, key: Mapping[str, Any], images: int) -> dict[str, Any] | None:
         """The result stored under ``key``, None where there is none with that many logits."""
         try:
-            result = json.loads(self._path(key).read_text())["found"]
+            result = json.loads(self._path(key).read_text(encoding="utf-8"))["found"]
             sound = all(
                 np.shape(logits) == (images,) and np.isfinite(logits).all()
                 for logits in result["logits"].values()

@@ -27,13 +27,20 @@ def output_folders(options: argparse.Namespace, data: Data) -> tuple[Path, Path]
     return options.results_dir / apart, options.models_dir / apart
 
 
+# Names of devices in Windows, with any ending. Source:
+# https://learn.microsoft.com/windows/win32/fileio/naming-a-file
+DEVICES = {"con", "prn", "aux", "nul"} | {f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10)}
+
+
 def check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,150}", name) or not name.strip("."):
         raise InputError(
             f"--name '{name}': allowed are up to 150 letters, digits, '.', '_' and '-', "
             "and not dots alone"
         )
-    if name.endswith(UNFINISHED):
+    if name.endswith(".") or name.split(".")[0].lower() in DEVICES:
+        raise InputError(f"--name '{name}': no folder can be called so on Windows")
+    if name.lower().endswith(UNFINISHED):
         raise InputError(f"--name '{name}': the ending '{UNFINISHED}' is taken")
     if name.lower() == "phantom":  # some file systems do not tell capitals apart
         raise InputError(f"--name '{name}': runs on phantoms have their folders below this one")
@@ -68,7 +75,7 @@ def run_name(name: str, data: str, size: int, changes: Mapping[str, Any] | None 
 
 def _plain(stem: str) -> str:
     """A file's stem in the characters of a name."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)[:100]
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", stem)[:60].rstrip(".")
     if plain != stem:
         plain += "-" + hashlib.sha256(os.fsencode(stem)).hexdigest()[:6]
     return plain

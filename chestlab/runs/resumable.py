@@ -133,6 +133,12 @@ class Resumable:
         """Refuse to replace the finished run of the name where it is of something else."""
         ways_out = "--name NEW keeps both, --overwrite replaces it"
         stored = read_metrics(self.final.metrics)
+        before = str(stored.get("name", self.name))
+        if before != self.name and before.lower() == self.name.lower():
+            raise InputError(
+                f"the finished run in '{self.final.folder}' is called '{before}', which is the "
+                f"same name on this disk: {ways_out}"
+            )
         try:
             different = self._difference(stored, self.final.metrics)
         except InputError as error:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from chestlab.training.augment import to_input
-from chestlab.training.device import autocast
+from chestlab.training.device import autocast, memory_errors, memory_format
 from chestlab.training.recipe import Recipe
 
 BATCHES = (1, 64)  # images at once: one patient waiting, and a folder full of them
@@ -57,7 +57,8 @@ def measure(
 def _where_it_fits(measurement: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a measurement, None where the device's memory does not suffice for it."""
     try:
-        return measurement(*arguments)
+        with memory_errors():
+            return measurement(*arguments)
     except torch.OutOfMemoryError:
         return None
 
@@ -78,7 +79,7 @@ def _inference(
 
     def ask() -> None:
         with torch.inference_mode(), autocast(images.device, amp):
-            x = to_input(batch, recipe).contiguous(memory_format=torch.channels_last)
+            x = to_input(batch, recipe).contiguous(memory_format=memory_format(batch.device))
             model(x).float().cpu()  # a copy waits for the device
 
     return milliseconds_per_image(ask, n, repeats=21 if n == 1 else 6)
@@ -131,7 +132,7 @@ def training_memory(
         torch.enable_grad(),
         autocast(images.device, amp),
     ):
-        x = to_input(batch, recipe).contiguous(memory_format=torch.channels_last)
+        x = to_input(batch, recipe).contiguous(memory_format=memory_format(batch.device))
         twin(x).float().sum()
     activations = sum(kept.values()) * recipe.batch_size // len(batch)
     trained = sum(p.nbytes for p in model.parameters())

@@ -8,15 +8,16 @@ import torch
 from torch import nn
 
 from chestlab.files.errors import InputError
+from chestlab.training.device import memory_format
 from chestlab.training.recipe import Recipe
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def on_device(model: Network, device: torch.device) -> Network:
-    """Move a network to a device, its weights in channels-last layout; returns the same object."""
+    """Move a network to a device, its weights in that one's layout; returns the same object."""
     # PyTorch's annotations of `to` lack this form
-    return model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return model.to(device, memory_format=memory_format(device))  # pyright: ignore[reportCallIssue]
 
 
 def parameter_count(model: nn.Module) -> int:

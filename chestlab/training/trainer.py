@@ -20,7 +20,13 @@ from chestlab.files.errors import TrainingError
 from chestlab.training.augment import to_input
 from chestlab.training.averaging import WeightAverage
 from chestlab.training.cuda_graph import CaptureError, StepGraph, supported
-from chestlab.training.device import autocast, keep_freed_memory, resolve_amp
+from chestlab.training.device import (
+    autocast,
+    keep_freed_memory,
+    memory_errors,
+    memory_format,
+    resolve_amp,
+)
 from chestlab.training.distributed import ONE_PROCESS, Processes, SharedBatches
 from chestlab.training.inference import predict
 from chestlab.training.layers import freeze_first, on_device, set_drop_paths
@@ -291,7 +297,8 @@ class Trainer:
         result = None
         while result is None:
             try:
-                result = self._gradients(rows)
+                with memory_errors():
+                    result = self._gradients(rows)
             except torch.OutOfMemoryError:
                 self._check_halving()
             if result is None:  # out of the handler, whose traceback would keep the memory
@@ -324,7 +331,7 @@ class Trainer:
             x, labels = self._inputs(part)
             with self.batches.accumulate(self.forward, last=part is parts[-1]):
                 with autocast(self.device, self.amp):
-                    outputs = self.forward(x.contiguous(memory_format=torch.channels_last))
+                    outputs = self.forward(x.contiguous(memory_format=memory_format(x.device)))
                 loss, right = self.objective.loss(outputs, labels, self.batches)
                 # DistributedDataParallel takes the mean over processes, of which this is a part.
                 loss = loss * (len(labels) * self.processes.size / len(rows))

@@ -454,9 +454,9 @@ def test_a_phantom_file_is_known_by_its_mark_also_from_the_cache(phantom_npz, tm
 @pytest.fixture
 def small_phantom(monkeypatch):
     """What --data phantom makes, with fewer images."""
-    small = functools.partial(make_phantom, train=30, val=8, test=8)
-    monkeypatch.setattr("chestlab.data.phantom.make_phantom", small)
-    return small
+    counts = {"train": 30, "val": 8, "test": 8}
+    monkeypatch.setattr("chestlab.data.sources.STAND_IN", counts)
+    return functools.partial(make_phantom, **counts)
 
 
 def test_the_phantom_of_a_size_is_marked_and_repeats(small_phantom):

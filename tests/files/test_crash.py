@@ -111,7 +111,7 @@ def with_fault(fault, at, base=TinyNet):
 
 
 def send(signum):
-    return lambda: os.kill(os.getpid(), signum)
+    return lambda: signal.raise_signal(signum)
 
 
 def contents(*folders):
@@ -578,7 +578,7 @@ def test_a_signal_while_a_checkpoint_is_written_is_obeyed_after_it(
     def save(path, state):
         saved.append(path.name)
         if path.name == "one_last.pth" and saved.count(path.name) == epoch:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         save_checkpoint(path, state)
 
     with monkeypatch.context() as patch:
@@ -605,7 +605,7 @@ def test_a_signal_outside_training_is_obeyed_at_once(place, start, tmp_path, who
 
     def interrupted(*arguments, **options):
         reached.append(place)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         raise AssertionError("the signal was not obeyed")
 
     with monkeypatch.context() as patch:
@@ -625,8 +625,8 @@ def test_a_second_signal_does_not_wait_for_the_batch_and_loses_nothing(
     start, tmp_path, whole, no_pictures
 ):
     def twice():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         raise AssertionError("the second signal was not obeyed at once")
 
     assert_interrupted(start(build=with_fault(twice, at=BATCHES + 1)), 130, 1)
@@ -1188,7 +1188,7 @@ def test_a_resumed_run_keeps_the_batch_that_fits(start, tmp_path, no_pictures):
             if self.training:
                 batches.append(len(x))
                 if len(batches) == 30:  # in the third epoch
-                    os.kill(os.getpid(), signal.SIGINT)
+                    signal.raise_signal(signal.SIGINT)
             return super().forward(x)
 
     Net.__name__ = "PixelNet"

@@ -23,11 +23,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from chestlab.data.download import DownloadError, fetch
+from chestlab.data.image_files import expanded
 from chestlab.data.npz import filter_npz
 from chestlab.files import atomic
 from chestlab.files.atomic import atomic_write, check_writable
 from chestlab.files.errors import InputError
 from chestlab.files.progress import StopSignals
+from chestlab.files.run_files import UNFINISHED
+from chestlab.runs.naming import check_name, run_name
 from chestlab.training import device
 from chestlab.training.distributed import Processes
 from chestlab.training.inference import predict
@@ -165,6 +168,31 @@ def test_no_module_needs_what_windows_lacks():
         assert not module_level_imports(tree) & POSIX_ALONE, path
 
 
+def text_files_without_encoding(tree: ast.AST) -> list[int]:
+    """Lines that open a text file, or a process, in whatever encoding the system prefers."""
+    lines = []
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call):
+            continue
+        function, given = call.func, {keyword.arg for keyword in call.keywords}
+        name = getattr(function, "attr", getattr(function, "id", ""))
+        owner = getattr(getattr(function, "value", None), "id", "")
+        words = [x.value for x in call.args if isinstance(x, ast.Constant)]
+        text = name in ("read_text", "write_text") or (name == "run" and "text" in given)
+        if name in ("open", "fdopen") and owner not in ("Image", "archive", "tarfile"):
+            text = not any(isinstance(word, str) and "b" in word for word in words)
+        if text and "encoding" not in given:
+            lines.append(call.lineno)
+    return lines
+
+
+def test_text_is_read_and_written_in_utf_8_and_not_in_a_code_page():
+    opened = ast.parse("path.open(); path.open('rb'); path.read_text(); open(p, encoding='utf-8')")
+    assert len(text_files_without_encoding(opened)) == 2
+    for path in project_files():
+        assert not text_files_without_encoding(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
 def test_a_run_prints_a_name_that_the_code_page_lacks(
     tmp_path, phantom_npz, script, no_pictures, monkeypatch
 ):
@@ -271,6 +299,28 @@ def test_training_and_prediction_need_no_float64_on_the_device(monkeypatch, poli
     assert logits.dtype == np.float64 and np.isfinite(logits).all()
 
 
+def test_a_training_step_takes_smaller_batches_where_mps_has_no_memory(monkeypatch):
+    gradients = Trainer._gradients
+
+    def hungry(self, rows):
+        if self.micro_batch > 2:
+            raise RuntimeError("MPS backend out of memory (MPS allocated: 5.50 GB).")
+        return gradients(self, rows)
+
+    monkeypatch.setattr(Trainer, "_gradients", hungry)
+    images, labels = torch.zeros(8, 1, 28, 28, dtype=torch.uint8), (torch.arange(8) % 2).float()
+    recipe = Recipe(name="r", batch_size=4, amp="off")
+    trainer = Trainer(Network, recipe, (images, labels), (images, labels))
+    trainer.run_epoch()
+    assert trainer.micro_batch == 2
+
+
+def test_nothing_but_the_device_chooses_the_layout():
+    for path in (ROOT / "chestlab").rglob("*.py"):
+        if path.name not in ("device.py", "distributed.py"):  # the latter asks which it is
+            assert "torch.channels_last" not in path.read_text(encoding="utf-8"), path
+
+
 def test_mps_gets_the_layout_that_its_batch_norm_can_train_in():
     assert device.memory_format(MPS) == torch.contiguous_format
     assert device.memory_format(CPU) == torch.channels_last
@@ -357,3 +407,57 @@ def test_processes_talk_through_gloo_where_there_is_no_nccl(monkeypatch, nccl, b
     with StopSignals() as signals, Processes(size=2).together(signals):
         pass
     assert backends == [backend]
+
+
+@pytest.mark.parametrize("name", ["nul", "CON", "aux.1", "com7", "lpt1.best", "run."])
+def test_names_that_windows_has_no_folder_for_are_refused_everywhere(name):
+    """So that results can be looked at on any system."""
+    with pytest.raises(InputError, match="on Windows"):
+        check_name(name)
+
+
+@pytest.mark.parametrize("name", ["console", "com10", "run.1", "nul-1"])
+def test_names_that_only_begin_like_a_device_are_taken(name):
+    check_name(name)
+
+
+def test_names_that_differ_in_capitals_alone_share_no_special_folder():
+    for name in ("Phantom", f"a{UNFINISHED.upper()}"):
+        with pytest.raises(InputError, match="--name"):
+            check_name(name)
+
+
+def test_a_run_whose_name_differs_in_capitals_replaces_none_where_the_disk_sees_one_name(
+    tmp_path, phantom_npz, script, no_pictures, capsys
+):
+    """Renaming the files makes what Windows and macOS find under the second name."""
+    flags = "--data", phantom_npz, "--epochs", 1, "--device", "cpu", "--name"
+    script("tests/tiny_train.py", *flags, "first")
+    (tmp_path / "results/first").rename(tmp_path / "results/FIRST")
+    for path in (tmp_path / "trained_models").iterdir():
+        path.rename(path.with_name(path.name.replace("first", "FIRST")))
+    with pytest.raises(SystemExit) as end:
+        script("tests/tiny_train.py", *flags, "FIRST")
+    assert end.value.code == 2
+    assert "is called 'first', which is the same name on this disk" in capsys.readouterr().err
+
+
+def test_the_name_of_a_file_with_dots_and_a_long_name_makes_a_name():
+    for stem in ("data..", "nul", "n" * 150):
+        name = run_name("densenet121_report", f"{stem}.npz", 224)
+        check_name(name)
+        assert len(name) < 100
+
+
+def test_patterns_and_home_are_expanded_where_the_shell_has_not(tmp_path, monkeypatch):
+    """As in cmd and PowerShell."""
+    for name in ("b.png", "a.png", "c.jpg", "d[1].png"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert expanded("[ab].png") == [Path("a.png"), Path("b.png")]
+    assert expanded(str(tmp_path / "*.jpg")) == [tmp_path / "c.jpg"]
+    assert expanded("d[1].png") == [Path("d[1].png")]  # the file of this very name
+    assert expanded("missing*.png") == [Path("missing*.png")]  # reported by whoever reads it
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert expanded("~/c.jpg") == [tmp_path / "c.jpg"]
