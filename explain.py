@@ -7,7 +7,7 @@ Writes `gradcam.png` into the run's results folder. The images are the validatio
 run, which are found by its checkpoint. Grad-CAM (Selvaraju et al.,
 https://arxiv.org/abs/1610.02391) weights the channels of the last feature map by how much the
 predicted class's logit depends on them. It is as coarse as that map, and it shows where the
-evidence came from, not what it was. Needs Captum: pip install captum
+evidence came from, not what it was.
 """
 
 from __future__ import annotations

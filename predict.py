@@ -199,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--overlay",
         type=Path,
         metavar="DIR",
-        help="write a Grad-CAM picture of each image; needs captum",
+        help="write a Grad-CAM picture of each image",
     )
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     try:

@@ -143,10 +143,15 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "baseline_hog_linear_svm": ("HOG + linear SVM", "HOG + SVM linear"),
     "baseline_hog_rbf_svm": ("HOG + RBF SVM", "HOG + SVM RBF"),
     "below_table": (
+        "Val and test figures are of the network as it is used: with the recipe's test-time "
+        "augmentation, at the threshold chosen on val; training curves show a single pass at 0.5. "
         "In brackets: 95 % bootstrap intervals, which resample {unit}. Times of under a minute are "
         "in seconds, longer ones in m:ss. The last column counts the runs here whose recipe "
         "differs in nothing but the seed and that were evaluated on test, members of averages "
         "included: of many, the highest is partly luck.",
+        "Angka validasi dan uji berlaku untuk jaringan sebagaimana dipakai: dengan augmentasi saat "
+        "uji dari resepnya, pada ambang yang dipilih dengan data validasi; kurva pelatihan "
+        "menampilkan satu kali prediksi pada ambang 0,5. "
         "Dalam kurung: selang bootstrap 95 % dengan pengambilan ulang per {unit}. Waktu di bawah "
         "satu menit ditulis dalam detik, selebihnya dalam m:dd. Kolom terakhir menghitung "
         "percobaan di halaman ini yang resepnya hanya berbeda pada seed dan sudah dievaluasi pada "

@@ -32,10 +32,11 @@ def shortened(recipe: Recipe, options: argparse.Namespace, data: Data) -> Recipe
         return recipe
     size = recipe.image_size or data.size
     most = max(LEAST_EPOCHS, PIXELS // (len(data.train) * size * size))
+    given = {"epochs": ("epochs", "stage2_epochs"), "stage1_epochs": ("stage1_epochs",)}
     epochs = {
         name: min(getattr(recipe, name), most)
-        for name in ("epochs", "stage1_epochs")
-        if getattr(options, name) is None
+        for name, flags in given.items()
+        if all(getattr(options, flag) is None for flag in flags)
     }
     short = dataclasses.replace(recipe, **epochs)
     if short.epochs < recipe.epochs:

@@ -26,7 +26,7 @@ from chestlab.reporting.curves import draw_training_curves
 REPORTING = Path(chestlab.reporting.__file__).parent
 
 LONG_TITLE = (
-    "efficientchestnet_chestmnist_nih_subset_28 · EfficientChestNet · "
+    "efficientchestnet_report_chestmnist_nih_subset_28 · EfficientChestNet · "
     "chestmnist_nih_subset_28.npz (an npz in ChestMNIST's layout) · val n=58, test n=107"
 )
 PHANTOM_TITLE = "PHANTOM DATA, not ChestMNIST\n" + LONG_TITLE

@@ -25,7 +25,7 @@ from chestlab.files.run_files import ARTEFACTS
 READMES = "README.md", "README.id.md"
 ARCHITECTURE = "docs/architecture.md"
 PAGES = (*READMES, *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-NAME = "efficientchestnet_best"  # of the run whose checkpoint the pages speak of
+NAME = "efficientchestnet"  # of the run whose checkpoint the pages speak of
 PRETRAINED = "pretrained_efficientchestnet_findings"
 SHORT = ["--data", "{phantom}", "--epochs", "1", "--device", "cpu"]
 NAMED = [*SHORT, "--name", NAME]
@@ -59,6 +59,7 @@ APPENDED = {  # by the beginning of a command, the longest counts
     "python -m studies.learning_curve": [*SHORT, "--repeats", "1", "--image-size", "16"],
     "python -m studies.tune": [*STUDY, "--trials", "1", "--switch", "flip"],
     "python -m studies.compare_family": [*FAMILY, "--networks", "plain34", "resnet34"],
+    "python -m studies.nih_subset": [],
     "python -m studies.blend": ["--data", "{real}"],
     "python -m studies.seeds": SHORT,
     "python -m studies.strides": ["--epochs", "1", "--folds", "2", "--seeds", "1"],
@@ -69,9 +70,7 @@ APPENDED = {  # by the beginning of a command, the longest counts
     "%run train.py": [*SHORT, "--name", "cell"],
 }
 SUBSET = "chestmnist_nih_subset_28"
-FOLDS = [
-    f"{net}_best_{SUBSET}_folds5_trainval" for net in ("efficientchestnet", "residualchestnet")
-]
+FOLDS = [f"{net}_{SUBSET}_folds5_trainval" for net in ("efficientchestnet", "residualchestnet")]
 PLACEHOLDERS = {
     "FILE.npz": ["{names}"],
     "IMAGE_OR_FOLDER": ["images"],
@@ -125,6 +124,8 @@ ALL = list(dict.fromkeys(command for page in PAGES for command in ours(page)))
 RUN = [command for command in ALL if not any(name in command for name in BY_THE_READER)]
 RUN = [command for command in RUN if not any(flag in command for flag in ADDED_FLAGS)]
 RUN.remove("python -m studies.NAME")
+# These pages' blocks are run as they stand, the others' commands shortened.
+IN_ORDER = "README.md", "docs/training.md", "docs/own_images.md", "docs/troubleshooting.md"
 
 
 def parsed(command: str) -> tuple[str, list[str]]:
