@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from chestlab.data.phantom import OFFICIAL_COUNTS
 from chestlab.data.sources import load
 from chestlab.data.splits import CLASS_NAMES, NIH_CREDIT, SPLITS, TwoClassData
+from chestlab.files import notebook
 from chestlab.files.atomic import check_writable, make_folder
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
 
@@ -88,7 +89,7 @@ class ChestMNISTTwoClass(Dataset):
 
 def get_data_loaders(
     batch_size: int = 32,
-    path: str | Path | None = None,
+    data: str | Path | TwoClassData = "auto",
     transform: Callable[[PIL.Image.Image], Any] | None = None,
     train_transform: Callable[[PIL.Image.Image], Any] | None = None,
     num_workers: int = 0,
@@ -99,7 +100,7 @@ def get_data_loaders(
 
     Args:
         batch_size: images in a batch.
-        path: an npz file in ChestMNIST's layout; None is ``auto`` of `ChestMNISTTwoClass`.
+        data: see `ChestMNISTTwoClass`.
         transform: of every image, see `ChestMNISTTwoClass`.
         train_transform: takes its place in train, for augmentation.
         num_workers: processes that prepare images; 0 does it in this one. On Windows and macOS
@@ -113,7 +114,8 @@ def get_data_loaders(
     Raises:
         InputError: the file is missing, damaged or of another layout.
     """
-    data = load("auto" if path is None else str(path), root, source_size)
+    if not isinstance(data, TwoClassData):
+        data = load(str(data), root, source_size)
     loaders = []
     for name in SPLITS:
         training = name == "train"
@@ -186,9 +188,11 @@ def main() -> None:
     """Print the table of counts and draw the page of samples."""
     from chestlab.runs.flags import add_data, add_folder
     from chestlab.runs.naming import run_name
-    from chestlab.training.recipe import Recipe
 
-    parser = OneLineParser(description="Count the images and draw a page of samples.")
+    parser = OneLineParser(
+        description="Print how many images there are per split and class, and draw a page of random "
+        "training images, samples.png, in the folder --out."
+    )
     add_data(parser)
     add_folder(parser, "--out", "results")
     options = parser.parse_args()
@@ -198,9 +202,10 @@ def main() -> None:
     is_file = options.data.endswith(".npz")
     folder = options.out / ("phantom" if data.phantom and not is_file else "")
     make_folder(folder)
-    path = folder / f"{run_name(Recipe(name='samples'), options.data, data.size)}.png"
+    path = folder / f"{run_name('samples', options.data, data.size)}.png"
     draw_samples(data, path)
     print(f"sample images: {path}")
+    notebook.show([path])
 
 
 if __name__ == "__main__":

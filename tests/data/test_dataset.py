@@ -74,7 +74,7 @@ def test_wrong_splits_and_files_are_named():
     with pytest.raises(InputError, match="train, val, test"):
         ChestMNISTTwoClass("validation", "phantom")
     with pytest.raises(InputError, match="no such file"):
-        get_data_loaders(path="nothing.npz")
+        get_data_loaders(data="nothing.npz")
 
 
 def test_counts_of_the_official_file_stand_beside_the_published_ones():
