@@ -190,7 +190,7 @@ def main() -> None:
     from chestlab.runs.naming import run_name
 
     parser = OneLineParser(
-        description="Print how many images there are per split and class, and draw a page of random "
+        description="Print the number of images per split and class, and draw a page of random "
         "training images, samples.png, in the folder --out."
     )
     add_data(parser)
