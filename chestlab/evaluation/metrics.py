@@ -6,7 +6,8 @@ at least the threshold. Accuracies are fractions in 0..1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,15 @@ THRESHOLDS = np.arange(30, 71) / 100  # 0.30..0.70 in steps of 0.01
 
 CALIBRATION_BINS = 10
 
-BOOTSTRAP_RESAMPLES = 2000
+BOOTSTRAP_RESAMPLES = 10_000  # the error of an interval's end is then 2 % of its half width
 
-FINDINGS_RESAMPLES = 500  # of 14 areas over thousands of images each
+FINDINGS_RESAMPLES = 2000  # of 14 areas over thousands of images each
 
 BOOTSTRAP_SEED = 0
 
 _LARGEST_BLOCK = 2**20  # weights turned to float64 at once
+
+_MOST_PAIRS = 2**21  # of a positive and a negative image, up to which comparing all is faster
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -101,12 +104,13 @@ def bootstrap_intervals(
     scores: np.ndarray,
     groups: np.ndarray | None = None,
     resamples: int = BOOTSTRAP_RESAMPLES,
-) -> dict[str, list[float]]:
+) -> dict[str, Any]:
     """95 % percentile-bootstrap intervals of accuracy and AUC.
 
     Whole groups (patients) are drawn with replacement, because several images of one patient are
     not independent. A resample becomes a weight per image, and all weighted AUCs come from one
-    sorting; scikit-learn's function in a loop gives the same numbers some hundred times slower.
+    comparison of the images; scikit-learn's function in a loop gives the same numbers some hundred
+    times slower.
 
     Args:
         correct: (N,) booleans, whether the prediction is correct.
@@ -117,14 +121,19 @@ def bootstrap_intervals(
 
     Returns:
         ``accuracy`` and ``auc``, each [low, high]; resamples without both classes are left out
-        of the AUC's.
+        of the AUC's. ``accuracy_error`` and ``auc_error``: see `monte_carlo_error`.
     """
-    labels = np.asarray(labels)
-    weights = bootstrap_weights(len(labels), groups, resamples)
-    auc = weighted_auc(labels, scores, weights)
+    labels, correct = np.asarray(labels), np.asarray(correct, np.float64)
+    drawn = [
+        (weighted_mean(correct, weights), weighted_auc(labels, scores, weights))
+        for weights in _weight_blocks(len(labels), groups, resamples)
+    ]
+    accuracy, auc = np.concatenate(drawn, axis=1)
     return {
-        "accuracy": _interval(weights @ np.asarray(correct, np.float64) / weights.sum(1)),
+        "accuracy": _interval(accuracy),
+        "accuracy_error": monte_carlo_error(accuracy),
         "auc": _interval(auc),
+        "auc_error": monte_carlo_error(auc),
     }
 
 
@@ -150,43 +159,92 @@ def paired_difference(
 
     Returns:
         ``accuracy`` and ``auc``: the differences; ``accuracy_ci95`` and ``auc_ci95``: their 95 %
-        percentile-bootstrap intervals.
+        percentile-bootstrap intervals; ``accuracy_ci95_error`` and ``auc_ci95_error``: see
+        `monte_carlo_error`.
     """
     labels = np.asarray(labels)
-    weights = bootstrap_weights(len(labels), groups, resamples)
     correct = [
         ((np.asarray(probabilities) >= threshold) == (labels == 1)).astype(np.float64)
         for probabilities, threshold in zip((first, second), thresholds, strict=True)
     ]
     gain = correct[0] - correct[1]
-    auc = weighted_auc(labels, first, weights) - weighted_auc(labels, second, weights)
+    drawn = [
+        (
+            weighted_mean(gain, weights),
+            weighted_auc(labels, first, weights) - weighted_auc(labels, second, weights),
+        )
+        for weights in _weight_blocks(len(labels), groups, resamples)
+    ]
+    accuracy, auc = np.concatenate(drawn, axis=1)
     return {
         "accuracy": float(gain.mean()),
-        "accuracy_ci95": _interval(weights @ gain / weights.sum(1)),
+        "accuracy_ci95": _interval(accuracy),
+        "accuracy_ci95_error": monte_carlo_error(accuracy),
         "auc": roc_auc(labels, first) - roc_auc(labels, second),
         "auc_ci95": _interval(auc),
+        "auc_ci95_error": monte_carlo_error(auc),
     }
 
 
 def bootstrap_weights(n: int, groups: np.ndarray | None, resamples: int) -> np.ndarray:
     """(resamples, n) uint16: how often each image is in each resample of whole groups."""
+    return np.concatenate(list(_weight_blocks(n, groups, resamples)))
+
+
+def _weight_blocks(n: int, groups: np.ndarray | None, resamples: int) -> Iterator[np.ndarray]:
+    """`bootstrap_weights`, some of its rows at a time."""
     _, group = np.unique(
         np.arange(n) if groups is None else np.asarray(groups), return_inverse=True
     )
     n_groups = int(group.max()) + 1
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    drawn = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=resamples)
-    return drawn.astype(np.uint16)[:, group]
+    step = max(1, _LARGEST_BLOCK // n)
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        drawn = rng.integers(0, n_groups, size=(rows, n_groups))
+        drawn += np.arange(rows)[:, None] * n_groups
+        counts = np.bincount(drawn.ravel(), minlength=rows * n_groups)
+        yield counts.reshape(rows, n_groups).astype(np.uint16)[:, group]
+
+
+def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(resamples,) means of ``values`` (N,); ``weights`` as in `weighted_auc`."""
+    return weights @ np.asarray(values, np.float64) / weights.sum(1)
 
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(resamples,) areas under the ROC curve, NaN where a resample lacks a class.
+
+    The share of pairs, a positive and a negative image, in which the positive has the higher
+    score; a tie is half a pair. All pairs of a few thousand images are compared at once and
+    counted by a matrix product, which is exact: counts are whole and half numbers.
 
     Args:
         labels: (N,) of 0 and 1.
         scores: (N,) finite.
         weights: (resamples, N), how often each image counts.
     """
+    positive, scores = np.asarray(labels) == 1, np.asarray(scores)
+    above, below = np.flatnonzero(positive), np.flatnonzero(~positive)
+    if len(above) * len(below) > _MOST_PAIRS:
+        return _weighted_auc_by_rank(labels, scores, weights)
+    wins = (scores[above][:, None] > scores[below]).astype(np.float32)
+    wins += 0.5 * (scores[above][:, None] == scores[below])
+    aucs = np.full(len(weights), np.nan)
+    step = max(1, _LARGEST_BLOCK // len(scores))
+    for start in range(0, len(weights), step):
+        block = weights[start : start + step]
+        ups, downs = block[:, above].astype(np.float32), block[:, below].astype(np.float64)
+        pairs = ups.sum(1, dtype=np.float64) * downs.sum(1)
+        won = ((ups @ wins) * downs).sum(1)
+        np.divide(won, pairs, out=aucs[start : start + step], where=pairs > 0)
+    return aucs
+
+
+def _weighted_auc_by_rank(
+    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """`weighted_auc` from one sorting, for many images."""
     order = np.argsort(scores, kind="stable")
     first_of_tie = np.flatnonzero(np.append(True, np.diff(np.asarray(scores)[order]) != 0))
     positive = np.asarray(labels)[order] == 1
@@ -201,6 +259,26 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) ->
         pairs, won = ups.sum(1) * downs.sum(1), (ups * lower).sum(1)
         np.divide(won, pairs, out=aucs[start : start + step], where=pairs > 0)
     return aucs
+
+
+def monte_carlo_error(values: np.ndarray) -> float:
+    """Standard error of the ends of `_interval`, which another seed of the bootstrap would move.
+
+    Half the distance between the order statistics one standard error of the binomial count above
+    and below the quantile (Serfling, Approximation Theorems of Mathematical Statistics, 1980,
+    2.3); the larger of the two ends.
+
+    Args:
+        values: of the resamples; those that are not finite are left out.
+    """
+    ordered = np.sort(values[np.isfinite(values)])
+    n = len(ordered)
+    half = math.sqrt(n * 0.025 * 0.975)
+    errors = []
+    for share in (0.025, 0.975):
+        near = np.clip(np.rint(n * share + np.array([-half, half])).astype(int), 0, n - 1)
+        errors.append(float(ordered[near[1]] - ordered[near[0]]) / 2)
+    return max(errors)
 
 
 def _interval(values: np.ndarray) -> list[float]:
@@ -234,9 +312,10 @@ def evaluate_probabilities(
         groups: (N,) patient of each image, the unit of the bootstrap; None: the image.
 
     Returns:
-        ``n, loss, accuracy, accuracy_ci95, auc, auc_ci95, sensitivity, specificity,
-        balanced_accuracy, f1, brier, confusion`` with ``confusion`` as [[TN, FP], [FN, TP]] and
-        ``loss`` the mean binary cross-entropy in nats, without weights or smoothing.
+        ``n, loss, accuracy, accuracy_ci95, accuracy_ci95_error, auc, auc_ci95, auc_ci95_error,
+        sensitivity, specificity, balanced_accuracy, f1, brier, confusion`` with ``confusion`` as
+        [[TN, FP], [FN, TP]] and ``loss`` the mean binary cross-entropy in nats, without weights
+        or smoothing; ``.._error`` are of `monte_carlo_error`.
     """
     from sklearn.metrics import confusion_matrix
 
@@ -253,8 +332,10 @@ def evaluate_probabilities(
         "loss": float(-np.log(np.maximum(of_truth, np.finfo(np.float64).tiny)).mean()),
         "accuracy": float(correct.mean()),
         "accuracy_ci95": intervals["accuracy"],
+        "accuracy_ci95_error": intervals["accuracy_error"],
         "auc": roc_auc(labels, probabilities),
         "auc_ci95": intervals["auc"],
+        "auc_ci95_error": intervals["auc_error"],
         "sensitivity": sensitivity,
         "specificity": specificity,
         "balanced_accuracy": (sensitivity + specificity) / 2,
@@ -282,7 +363,7 @@ def evaluate_findings(
 
     Returns:
         ``n``; ``loss``, the mean binary cross-entropy in nats; ``auc``, the mean over the findings
-        with both classes (MedMNIST's), and ``auc_ci95``; ``auc_per_finding`` and
+        with both classes (MedMNIST's), ``auc_ci95`` and ``auc_ci95_error``; ``auc_per_finding`` and
         ``auc_ci95_per_finding``, None where a class is missing; ``positives_per_finding``;
         ``resamples``. A finding that has one class only in a resample is left out of that
         resample's mean.
@@ -301,6 +382,7 @@ def evaluate_findings(
         "loss": mean_loss(labels, logits),
         "auc": roc_auc(labels, probabilities),
         "auc_ci95": _interval(mean),
+        "auc_ci95_error": monte_carlo_error(mean),
         "auc_per_finding": {name: aucs[k] if usable[k] else None for k, name in enumerate(names)},
         "auc_ci95_per_finding": {
             name: _interval(drawn[:, k]) if usable[k] else None for k, name in enumerate(names)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
+from chestlab.evaluation import metrics
 from chestlab.evaluation.metrics import (
     BOOTSTRAP_SEED,
     THRESHOLDS,
@@ -128,12 +129,9 @@ def test_intervals_equal_those_of_a_naive_bootstrap(predictions, grouped):
     units = np.arange(len(labels)) if groups is None else groups
     unique = np.unique(units)
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    draws = rng.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), size=resamples)
     accuracies, aucs = [], []
-    for counts in draws:
-        rows = np.concatenate(
-            [np.tile(np.flatnonzero(units == u), c) for u, c in zip(unique, counts, strict=True)]
-        )
+    for drawn in rng.integers(0, len(unique), (resamples, len(unique))):
+        rows = np.concatenate([np.flatnonzero(units == unit) for unit in unique[drawn]])
         accuracies.append(correct[rows].mean())
         aucs.append(reference.roc_auc_score(labels[rows], logits[rows]))
     assert fast["accuracy"] == pytest.approx(np.percentile(accuracies, [2.5, 97.5]))
@@ -228,6 +226,42 @@ def test_mcnemar_is_exact(only_first, only_second, p):
     assert (result["only_first"], result["only_second"]) == (only_first, only_second)
     np.testing.assert_allclose(result["p"], p)
     assert mcnemar(second, first)["p"] == result["p"]
+
+
+def test_the_monte_carlo_error_is_how_much_another_seed_moves_an_interval(monkeypatch):
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 2, 120)
+    scores = rng.normal(size=120) + labels
+    correct = (scores > 0.5) == labels
+    stored, ends = [], []
+    for seed in range(60):
+        monkeypatch.setattr(metrics, "BOOTSTRAP_SEED", seed)
+        result = bootstrap_intervals(correct, labels, scores, resamples=400)
+        stored.append(result["auc_error"])
+        ends.append(result["auc"])
+    spread = np.std(ends, axis=0, ddof=1).max()
+    assert 0.7 < np.mean(stored) / spread < 1.4
+    monkeypatch.setattr(metrics, "BOOTSTRAP_SEED", BOOTSTRAP_SEED)
+    result = bootstrap_intervals(correct, labels, scores)  # the resamples of stored intervals
+    assert result["auc_error"] < np.mean(stored) / 4
+    assert result["auc_error"] < 0.03 * np.diff(result["auc"])[0]
+
+
+def test_resamples_do_not_hang_on_how_many_are_drawn_at_once(monkeypatch):
+    labels, groups = np.arange(90) % 2, np.arange(90) // 3
+    scores = np.random.default_rng(8).normal(size=90)
+    whole = paired_difference(labels, scores, -scores, (0.5, 0.5), groups, 200)
+    monkeypatch.setattr(metrics, "_LARGEST_BLOCK", 7 * 90)
+    assert paired_difference(labels, scores, -scores, (0.5, 0.5), groups, 200) == whole
+
+
+def test_areas_of_many_images_are_those_of_few(monkeypatch):
+    rng = np.random.default_rng(9)
+    labels, scores = rng.integers(0, 2, 200), np.round(rng.normal(size=200), 1)
+    weights = bootstrap_weights(200, np.arange(200) // 3, 50)
+    compared = weighted_auc(labels, scores, weights)
+    monkeypatch.setattr(metrics, "_MOST_PAIRS", 0)
+    assert np.array_equal(weighted_auc(labels, scores, weights), compared)
 
 
 def test_weighted_areas_are_scikit_learns_ties_included():
