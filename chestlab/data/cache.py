@@ -18,7 +18,7 @@ from chestlab.data.npz import _Array, _open_npz, filter_npz
 from chestlab.data.splits import SPLITS, Data, FindingsData, Split, TwoClassData
 from chestlab.files.atomic import atomic_write
 
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2  # of what the cache holds and of how it follows from the source
 
 
 def with_cache(
@@ -45,6 +45,7 @@ def with_cache(
     for cached in paths:
         if identity is not None and (data := _read_cache(cached, identity, related)) is not None:
             check(data)
+            print_warnings(data)
             return data
     if fetch is not None:
         fetch(path)
@@ -53,6 +54,7 @@ def with_cache(
     check(data)
     if identity is not None:
         _write_cache(paths, identity, data)
+    print_warnings(data)
     return data
 
 
@@ -65,7 +67,14 @@ def uncached(
         fetch(path)
     data = filter_npz(path, findings=True)
     check(data)
+    print_warnings(data)
     return data
+
+
+def print_warnings(data: Data) -> None:
+    """Print what is wrong with a source on stderr."""
+    for text in data.warnings:
+        print(f"WARNING: '{data.source}': {text}", file=sys.stderr, flush=True)
 
 
 def _identity(path: Path, verified: bool) -> str | None:
@@ -118,6 +127,7 @@ def _read_cache(path: Path, identity: str, related: bool) -> TwoClassData | None
                 source=str(about["source"]),
                 sha256=str(about["sha256"]),
                 phantom=bool(about["phantom"]),
+                warnings=tuple(str(text) for text in about["warnings"]),
             )
     except Exception:  # a missing or damaged cache is written anew
         return None
@@ -136,7 +146,10 @@ def _read_cached_split(archive: zipfile.ZipFile, split: str) -> Split:
         names = _Array(archive, f"{split}_names")
         names.check_names(n)
         names = names.read()
-    return Split(images.read(), labels.read(), index.read(), names)
+    patients = None
+    if f"{split}_patients.npy" in archive.namelist():
+        patients = _Array(archive, f"{split}_patients").read_patients(n)
+    return Split(images.read(), labels.read(), index.read(), names, patients=patients)
 
 
 def _write_cache(paths: list[Path], identity: str, data: TwoClassData) -> None:
@@ -145,6 +158,7 @@ def _write_cache(paths: list[Path], identity: str, data: TwoClassData) -> None:
         "source": data.source,
         "sha256": data.sha256,
         "phantom": data.phantom,
+        "warnings": data.warnings,
     }
     arrays: dict[str, Any] = {"about": np.array([json.dumps(about)])}
     for name in [*SPLITS, *(["related"] if data.related is not None else [])]:
@@ -152,6 +166,8 @@ def _write_cache(paths: list[Path], identity: str, data: TwoClassData) -> None:
         arrays |= {f"{name}_{key}": getattr(split, key) for key in ("images", "labels", "index")}
         if split.names is not None:
             arrays[f"{name}_names"] = split.names
+        if split.patients is not None:
+            arrays[f"{name}_patients"] = split.patients
     for cached in paths:
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)

@@ -81,7 +81,7 @@ def warn_without_patients(split: Split) -> None:
     """Print a warning where images of one patient cannot be kept together."""
     if split.patients is None:
         print(
-            "WARNING: the source names no patients: images of one patient may be in several folds, "
+            "WARNING: patients are unknown: images of one patient may be in several folds, "
             "and among those that --related on adds",
             file=sys.stderr,
         )
@@ -96,7 +96,7 @@ def join(splits: Sequence[Split], origins: Sequence[str] | None = None) -> Split
     """Concatenate splits.
 
     Args:
-        splits: at least one; all with file names or none.
+        splits: at least one; all with file names or none, and the same for patients.
         origins: name of each in the source, for images of different splits.
     """
     arrays: dict[str, Any] = {}

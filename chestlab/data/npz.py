@@ -5,6 +5,15 @@ An image is kept when its 14-flag label vector sums to exactly one and the singl
 the 224-px file (3.9 GB of training images once unpacked) takes little memory. For the 14 findings
 every image is kept.
 
+Patients, as text:
+
+1. the arrays ``{split}_patients`` (N,) of text or integers, where the file has them;
+2. else NIH's patient numbers, if every name in ``{split}_names`` looks like ``00000013_005.png``,
+   whatever folder stands before it;
+3. else they are unknown, and `Data.warnings` says so where there are names of another kind.
+
+Names, and patients, are those of all three splits or of none.
+
 ChestMNIST: Yang et al., MedMNIST v2 (https://doi.org/10.1038/s41597-022-01721-8), CC BY 4.0, made
 from NIH ChestX-ray14 (Wang et al., CVPR 2017).
 """
@@ -12,6 +21,7 @@ from NIH ChestX-ray14 (Wang et al., CVPR 2017).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import math
 import warnings
@@ -22,6 +32,7 @@ from typing import Literal, overload
 
 import numpy as np
 
+from chestlab.data.leaks import split_warnings
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.splits import (
     CLASS_COLUMNS,
@@ -31,6 +42,7 @@ from chestlab.data.splits import (
     FindingsData,
     Split,
     TwoClassData,
+    nih_patients,
     related_mask,
     two_class_mask,
 )
@@ -38,7 +50,7 @@ from chestlab.files.errors import InputError
 
 _SMALLEST, _LARGEST = 16, 1024  # image sides in pixels that are accepted
 
-_LONGEST_NAME = 255  # characters
+_LONGEST_NAME = 255  # characters of a file name or a patient
 
 _BLOCK_BYTES = 8 << 20
 
@@ -65,13 +77,15 @@ def filter_npz(
 
     Raises:
         InputError: no sound npz, an array is missing or of wrong type or shape, a label is not 0
-            or 1, or a split lacks a class (has no finding that some images have and some not).
+            or 1, an image has an empty patient, or a split lacks a class (has no finding that some
+            images have and some not).
     """
     try:
         with _open_npz(path) as archive:
             splits = {name: _filter_split(archive, name, findings) for name in SPLITS}
             if related:
                 splits["related"] = _filter_split(archive, "train", related=True)
+            splits, unknown = _identify_patients(archive, splits)
             phantom = "phantom.npy" in archive.namelist()
     except InputError as error:
         raise InputError(f"'{path}': {error}") from None
@@ -94,7 +108,38 @@ def filter_npz(
         source=f"{PHANTOM_MARK} ({name})" if phantom else name,
         sha256=file_sha256(path),
         phantom=phantom,
+        warnings=(*unknown, *split_warnings({name: splits[name] for name in SPLITS})),
     )
+
+
+def _identify_patients(
+    archive: zipfile.ZipFile, splits: dict[str, Split]
+) -> tuple[dict[str, Split], list[str]]:
+    """The splits with NIH's patients, where all names of the file are NIH's.
+
+    Patients that the file gives itself stay as they are.
+
+    Returns:
+        the splits, and a warning if there are names that do not tell the patients.
+    """
+    train = splits["train"]
+    if train.patients is not None or train.names is None:
+        return splits, []
+    for split in SPLITS:
+        for start, block in _Array(archive, f"{split}_names").blocks():
+            if nih_patients(block) is None:
+                row = next(i for i in range(len(block)) if nih_patients(block[i : i + 1]) is None)
+                return splits, [
+                    f"patients are unknown: {split}_names[{start + row}] is "
+                    f"{block[row].item()!a}, not like NIH's 00000013_005.png, and there is no "
+                    f"{split}_patients; intervals resample images, and images of one patient may "
+                    "be in several folds"
+                ]
+    identified = {
+        name: dataclasses.replace(split, patients=nih_patients(split.names))
+        for name, split in splits.items()
+    }
+    return identified, []
 
 
 def _filter_split(
@@ -128,7 +173,11 @@ def _filter_split(
         names = _Array(archive, f"{split}_names")
         names.check_names(n)
         names = names.read(keep)
-    return Split(images.read(keep), classes, np.flatnonzero(keep), names)
+    patients = None
+    if f"{split}_patients.npy" in archive.namelist():
+        patients = _Array(archive, f"{split}_patients").read_patients(n, keep)
+    index = np.flatnonzero(keep)
+    return Split(images.read(keep), classes, index, names, patients=patients)
 
 
 @contextlib.contextmanager
@@ -139,9 +188,10 @@ def _open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             archive.open(member).close()  # raises if the directory's name is not the member's own
-        named = [split for split in SPLITS if f"{split}_names.npy" in archive.namelist()]
-        if 0 < len(named) < len(SPLITS):
-            raise InputError(f"of names there are only those of {', '.join(named)}")
+        for key in ("names", "patients"):
+            present = [split for split in SPLITS if f"{split}_{key}.npy" in archive.namelist()]
+            if 0 < len(present) < len(SPLITS):
+                raise InputError(f"of {key} there are only those of {', '.join(present)}")
         yield archive
 
 
@@ -199,6 +249,22 @@ class _Array:
         good = self.dtype.kind == "U" and 0 < self.dtype.itemsize <= 4 * _LONGEST_NAME
         wanted = f"text of at most {_LONGEST_NAME} characters ({n},), as there are {n} labels"
         self.check(good and self.shape == (n,), wanted)
+
+    def read_patients(self, n: int, keep: np.ndarray | None = None) -> np.ndarray:
+        """Patients as text, of the rows where ``keep`` (N,) is true, or of all N = ``n``.
+
+        Raises:
+            InputError: neither text nor integers, or an entry is empty.
+        """
+        text = self.dtype.kind == "U" and 0 < self.dtype.itemsize <= 4 * _LONGEST_NAME
+        wanted = f"integers or text of at most {_LONGEST_NAME} characters ({n},), as there are {n}"
+        good = (text or self.dtype.kind in "iu") and self.shape == (n,)
+        self.check(good, f"{wanted} labels")
+        patients = self.read(keep).astype(str)
+        empty = sum(not patient.strip() for patient in patients.tolist())
+        if empty:
+            raise InputError(f"{self.name} has no patient for {empty} of {len(patients)} images")
+        return patients
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """First row number and rows of each block; the caller may stop early."""

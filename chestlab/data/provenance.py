@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from chestlab.data.splits import Split
+from chestlab.data.splits import Split, image_keys, nih_patients
 from chestlab.files.errors import InputError
 
 
@@ -24,16 +24,25 @@ def record(splits: Iterable[tuple[str, Split]], phantom: bool = False) -> dict[s
 
     Returns:
         ``rows``: row numbers by split of the source (ChestMNIST has the same rows at every size);
-        ``names``: file names, or None where the source has none; ``phantom``.
+        ``names``: file names, or None where the source has none; ``patients``: sorted, or None
+        where they are unknown; ``phantom``.
     """
     rows: dict[str, list[int]] = {}
     names: list[str] | None = []
+    patients: set[str] | None = set()
     for name, split in splits:
         origins = np.full(len(split), name) if split.origin is None else split.origin
         for origin in np.unique(origins):
             rows.setdefault(str(origin), []).extend(split.index[origins == origin].tolist())
         names = None if names is None or split.names is None else names + split.names.tolist()
-    return {"rows": rows, "names": names, "phantom": phantom}
+        known = patients is not None and split.patients is not None
+        patients = patients.union(split.patients.tolist()) if known else None
+    return {
+        "rows": rows,
+        "names": names,
+        "patients": None if patients is None else sorted(patients),
+        "phantom": phantom,
+    }
 
 
 def union(first: Mapping[str, Any] | None, second: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +61,21 @@ def union(first: Mapping[str, Any] | None, second: Mapping[str, Any]) -> dict[st
     names = None
     if first["names"] is not None and second["names"] is not None:
         names = sorted({*first["names"], *second["names"]})
-    return {"rows": rows, "names": names, "phantom": second["phantom"]}
+    patients = [_patients(seen) for seen in (first, second)]
+    return {
+        "rows": rows,
+        "names": names,
+        "patients": None if None in patients else sorted({*patients[0], *patients[1]}),
+        "phantom": second["phantom"],
+    }
+
+
+def _patients(seen: Mapping[str, Any]) -> list[str] | None:
+    """Patients of a record, or None; a checkpoint of an older version tells them by names alone."""
+    if "patients" in seen or seen["names"] is None:
+        return seen.get("patients")
+    patients = nih_patients(np.array(seen["names"], dtype=str))
+    return None if patients is None else sorted(set(patients.tolist()))
 
 
 def overlap(seen: Mapping[str, Any], split: str, images: Split, by_patient: bool) -> int:
@@ -62,13 +85,19 @@ def overlap(seen: Mapping[str, Any], split: str, images: Split, by_patient: bool
         seen: made by `record`.
         split: name of the images' split in their source.
         images: to be evaluated on.
-        by_patient: an image also counts as seen if another image of its patient was.
+        by_patient: an image also counts as seen if another image of its patient was, provided
+            that the patients of both are known.
     """
-    if seen["names"] is not None and images.names is not None:
-        names, wanted = np.array(seen["names"], dtype=str), images.names
-        if by_patient:
-            names, wanted = Split.patients_of(names), Split.patients_of(wanted)
-        return int(np.isin(wanted, names).sum())
+    named = seen["names"] is not None and images.names is not None
+    patients = _patients(seen) if by_patient and images.patients is not None else None
+    if named or patients is not None:
+        overlapping = np.zeros(len(images), bool)
+        if named:
+            names = image_keys(np.array(seen["names"], dtype=str))
+            overlapping |= np.isin(image_keys(images.names), names)
+        if patients is not None:
+            overlapping |= np.isin(images.patients, np.array(patients, dtype=str))
+        return int(overlapping.sum())
     now = record([(split, images)])["rows"]
     return sum(int(np.isin(rows, seen["rows"].get(name, [])).sum()) for name, rows in now.items())
 

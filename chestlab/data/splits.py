@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ SOURCE_SIZES = (28, 64, 128, 224)
 
 NIH_CREDIT = "X-rays: NIH Clinical Center, ChestX-ray14 (Wang et al., CVPR 2017)"
 
-PATIENT_CHARACTERS = 8  # of an NIH file name: 00000013_005.png is image 5 of patient 00000013
+_NIH_NAME = re.compile(r"([0-9]{8})_[0-9]{3}\.png", re.IGNORECASE)  # image 5 of patient 00000013
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Split:
         index: (N,) int64, row in the source's split.
         names: (N,) file names, or None where the source has none.
         origin: (N,) name of each image's split in the source, where several were joined.
+        patients: (N,) text, the patient of each image, or None where they are unknown; see
+            `npz.filter_npz` for where they come from.
     """
 
     images: np.ndarray
@@ -59,6 +62,7 @@ class Split:
     index: np.ndarray
     names: np.ndarray | None = None
     origin: np.ndarray | None = None
+    patients: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,12 +75,8 @@ class Split:
             self.index[rows],
             None if self.names is None else self.names[rows],
             None if self.origin is None else self.origin[rows],
+            None if self.patients is None else self.patients[rows],
         )
-
-    @property
-    def patients(self) -> np.ndarray | None:
-        """(N,) patient of each image, or None where the source has no names."""
-        return None if self.names is None else self.patients_of(self.names)
 
     def shares_patients(self, other: Split) -> np.ndarray:
         """(N,) booleans: whether an image of the same patient is in ``other``.
@@ -84,15 +84,9 @@ class Split:
         Raises:
             ValueError: the patients of either are unknown.
         """
-        patients, others = self.patients, other.patients
-        if patients is None or others is None:
-            raise ValueError("the source has no file names, so that its patients are unknown")
-        return np.isin(patients, others)
-
-    @staticmethod
-    def patients_of(names: np.ndarray) -> np.ndarray:
-        """File names (N,) to patients (N,)."""
-        return names.astype(f"U{PATIENT_CHARACTERS}")
+        if self.patients is None or other.patients is None:
+            raise ValueError("the patients are unknown")
+        return np.isin(self.patients, other.patients)
 
     def to(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (N, 1, S, S) uint8 and labels (N,) or (N, 14) float32 on ``device``."""
@@ -114,6 +108,8 @@ class Data:
         held_out: images of that fold; None where there is no fold, or val is the fold.
         related: training images that show one of the two classes beside other findings; None
             where they were not requested.
+        warnings: what is wrong with the source, a sentence each: patients that cannot be read from
+            its names, and what `leaks.split_warnings` finds.
     """
 
     train: Split
@@ -125,6 +121,7 @@ class Data:
     fold: str = ""
     held_out: Split | None = None
     related: Split | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -154,6 +151,35 @@ class FindingsData(Data):
             name: dict(zip(FINDINGS, getattr(self, name).labels.sum(0).tolist(), strict=True))
             for name in SPLITS
         }
+
+
+def nih_patients(names: np.ndarray) -> np.ndarray | None:
+    """Patients (N,) of images with NIH's file names (N,), or None if any name is of another kind.
+
+    NIH ChestX-ray14 (Wang et al., CVPR 2017) numbers its images by patient: ``00000013_005.png``.
+    Folders before the name, with either separator, and the suffix's case do not matter.
+    """
+    matches = [_NIH_NAME.fullmatch(_last_component(name)) for name in names.tolist()]
+    patients = [match[1] for match in matches if match is not None]
+    return np.array(patients, dtype="U8") if len(patients) == len(matches) else None
+
+
+def image_keys(names: np.ndarray) -> np.ndarray:
+    """Texts (N,) that are equal for two names of one image.
+
+    For NIH's file names, which are unique, that is the name without its folder; for others it is
+    the whole name, because ``train/1.png`` and ``test/1.png`` are different images.
+    """
+    keys = []
+    for name in names.tolist():
+        last = _last_component(name)
+        keys.append(last.lower() if _NIH_NAME.fullmatch(last) else name)
+    return np.array(keys, dtype=str)
+
+
+def _last_component(path: str) -> str:
+    """A path's part after the last separator of any system."""
+    return re.split(r"[\\/]", path)[-1]
 
 
 def two_class_mask(labels: np.ndarray) -> np.ndarray:

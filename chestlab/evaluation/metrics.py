@@ -281,6 +281,33 @@ def monte_carlo_error(values: np.ndarray) -> float:
     return max(errors)
 
 
+def effective_patients(patients: np.ndarray) -> float:
+    """Number of patients that would tell as much, if all had equally many images.
+
+    (sum n)^2 / sum n^2 over the patients' numbers n of images, Kish's effective sample size
+    (Survey Sampling, 1965, 11.7), for images of one patient that all tell the same. A patient with
+    many images makes it smaller than the number of patients, as it makes an interval that resamples
+    patients wider.
+
+    Args:
+        patients: (N,) patient of each image, N > 0.
+    """
+    counts = np.unique(patients, return_counts=True)[1].astype(np.float64)
+    return float(counts.sum() ** 2 / (counts**2).sum())
+
+
+def _patient_figures(groups: np.ndarray | None) -> dict[str, Any]:
+    """How many patients the images (N,) are of; nothing where that is unknown."""
+    if groups is None:
+        return {}
+    counts = np.unique(groups, return_counts=True)[1]
+    return {
+        "patients": len(counts),
+        "effective_patients": effective_patients(groups),
+        "most_images_of_a_patient": int(counts.max()),
+    }
+
+
 def _interval(values: np.ndarray) -> list[float]:
     return [float(v) for v in np.percentile(values[np.isfinite(values)], [2.5, 97.5])]
 
@@ -315,7 +342,9 @@ def evaluate_probabilities(
         ``n, loss, accuracy, accuracy_ci95, accuracy_ci95_error, auc, auc_ci95, auc_ci95_error,
         sensitivity, specificity, balanced_accuracy, f1, brier, confusion`` with ``confusion`` as
         [[TN, FP], [FN, TP]] and ``loss`` the mean binary cross-entropy in nats, without weights
-        or smoothing; ``.._error`` are of `monte_carlo_error`.
+        or smoothing; ``.._error`` are of `monte_carlo_error`. Where patients are known, also
+        ``patients``, ``effective_patients`` (of `effective_patients`) and
+        ``most_images_of_a_patient``.
     """
     from sklearn.metrics import confusion_matrix
 
@@ -329,6 +358,7 @@ def evaluate_probabilities(
     of_truth = np.where(labels == 1, probabilities, 1 - probabilities)
     return {
         "n": len(labels),
+        **_patient_figures(groups),
         "loss": float(-np.log(np.maximum(of_truth, np.finfo(np.float64).tiny)).mean()),
         "accuracy": float(correct.mean()),
         "accuracy_ci95": intervals["accuracy"],
@@ -366,7 +396,7 @@ def evaluate_findings(
         with both classes (MedMNIST's), ``auc_ci95`` and ``auc_ci95_error``; ``auc_per_finding`` and
         ``auc_ci95_per_finding``, None where a class is missing; ``positives_per_finding``;
         ``resamples``. A finding that has one class only in a resample is left out of that
-        resample's mean.
+        resample's mean. Where patients are known, the numbers of `evaluate_probabilities`, too.
     """
     labels = np.asarray(labels).astype(np.int64)
     probabilities = sigmoid(logits)
@@ -379,6 +409,7 @@ def evaluate_findings(
     mean = np.nanmean(drawn[:, usable], axis=1)
     return {
         "n": len(labels),
+        **_patient_figures(groups),
         "loss": mean_loss(labels, logits),
         "auc": roc_auc(labels, probabilities),
         "auc_ci95": _interval(mean),

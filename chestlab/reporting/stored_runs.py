@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from chestlab.data.splits import SPLITS, Split, TwoClassData
+from chestlab.data.splits import SPLITS, TwoClassData, nih_patients
 from chestlab.files.atomic import write_csv
 from chestlab.files.errors import InputError
 from chestlab.files.run_files import UNFINISHED, RunFiles
@@ -235,39 +235,48 @@ def source_stem(source: str) -> str:
 def read_patients(results_dir: Path, run: StoredRun, split: str) -> np.ndarray | None:
     """(N,) patient of each image of a run, from ``<source>_names.csv`` in ``results_dir``.
 
-    None where there is no such list, or it does not fit the run's images.
+    None where there is no such list, it does not fit the run's images, or patients are unknown. A
+    list without the column ``patient``, of an older version, tells them by NIH's names alone.
     """
     predictions = run.predictions[split]
     try:
         with (results_dir / f"{run.stem}_names.csv").open(encoding="utf-8", newline="") as file:
-            names = {
-                (row["split"], int(row["index"]), int(row["label"])): row["name"]
-                for row in csv.DictReader(file)
-            }
+            rows = list(csv.DictReader(file))
+        if "patient" in rows[0]:
+            listed = [row["patient"] for row in rows]
+        else:
+            listed = nih_patients(np.array([row["name"] for row in rows]))
+        if listed is None or not all(listed):
+            return None
+        patients = {
+            (row["split"], int(row["index"]), int(row["label"])): str(patient)
+            for row, patient in zip(rows, listed, strict=True)
+        }
         images = zip(predictions.origin, predictions.index, predictions.labels, strict=True)
-        image_names = [names[str(origin), int(i), int(label)] for origin, i, label in images]
-    except (OSError, ValueError, KeyError, TypeError):
+        return np.array([patients[str(origin), int(i), int(label)] for origin, i, label in images])
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
-    return Split.patients_of(np.array(image_names))
 
 
 def write_names(data: TwoClassData, results_dir: Path) -> Path:
-    """Write the NIH file name of each two-class image: split, index, name, label.
+    """Write file name and patient of each two-class image: split, index, name, label, patient.
+
+    The patient is empty where it is unknown, and so is the name.
 
     Raises:
-        InputError: the source has no names.
+        InputError: the source has neither names nor patients.
     """
-    if data.train.names is None:
+    if data.train.names is None and data.train.patients is None:
         raise InputError(f"'{data.source}' holds no names of images")
     path = results_dir / f"{source_stem(data.source)}_names.csv"
-    rows = [
-        (split, *row)
-        for split in SPLITS
-        for part in (getattr(data, split),)
-        for row in zip(part.index.tolist(), part.names.tolist(), part.labels.tolist(), strict=True)
-    ]
+    rows = []
+    for name in SPLITS:
+        split = getattr(data, name)
+        columns = [split.index, split.names, split.labels, split.patients]
+        values = [[""] * len(split) if c is None else c.tolist() for c in columns]
+        rows += [(name, *row) for row in zip(*values, strict=True)]
     results_dir.mkdir(parents=True, exist_ok=True)
-    write_csv(path, ("split", "index", "name", "label"), rows)
+    write_csv(path, ("split", "index", "name", "label", "patient"), rows)
     return path
 
 

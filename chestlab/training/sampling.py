@@ -76,4 +76,5 @@ def _with_smote(train: Split, seed: int) -> Split:
         np.concatenate([train.index, np.full(more, -1)]),
         None if train.names is None else np.concatenate([train.names, np.full(more, "")]),
         None if train.origin is None else np.concatenate([train.origin, np.full(more, "SMOTE")]),
+        None if train.patients is None else np.concatenate([train.patients, np.full(more, "")]),
     )

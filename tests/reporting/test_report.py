@@ -283,7 +283,17 @@ def test_patients_come_from_a_list_of_names_that_fits(tmp_path):
     assert patients.tolist() == [name[:8] for name in split_images("test")[2]]
     assert "paired bootstrap that resamples patients" in page_of(tmp_path)
     path = tmp_path / "small_names.csv"
-    path.write_text(path.read_text().replace(",1\n", ",0\n"))  # a list of other labels
+    listed = path.read_text()
+    lines = listed.splitlines()
+    rows = [f"{line},of_{line.split(',')[1]}" for line in lines[1:]]
+    path.write_text("\n".join([f"{lines[0]},patient", *rows]))  # a column of its own wins
+    patients = stored_runs.read_patients(tmp_path, run, "test")
+    assert patients.tolist() == [f"of_{index}" for index in split_images("test")[0].tolist()]
+    path.write_text("\n".join([f"{lines[0]},patient", *rows[:-1], f"{lines[-1]},"]))
+    assert stored_runs.read_patients(tmp_path, run, "test") is None
+    path.write_text(listed.replace("_000.png", ".png", 1))  # one name is none of NIH's
+    assert stored_runs.read_patients(tmp_path, run, "test") is None
+    path.write_text(listed.replace(",1\n", ",0\n"))  # a list of other labels
     assert stored_runs.read_patients(tmp_path, run, "test") is None
 
 
@@ -564,6 +574,7 @@ def test_names_of_the_real_subset(real_npz, tmp_path):
         assert [int(row["index"]) for row in mine] == part.index.tolist()
         assert [row["name"] for row in mine] == part.names.tolist()
         assert [int(row["label"]) for row in mine] == part.labels.tolist()
+        assert [row["patient"] for row in mine] == [name[:8] for name in part.names.tolist()]
 
 
 def test_source_without_names_is_refused(phantom_npz, tmp_path):

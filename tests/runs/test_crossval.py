@@ -10,7 +10,7 @@ from tiny_train import TinyNet
 
 from chestlab.data import folds, sources
 from chestlab.data.folds import FOLDS_SEED, CrossValidationSplits, make_folds, share_rows
-from chestlab.data.splits import Split
+from chestlab.data.splits import Split, nih_patients
 from chestlab.evaluation import baselines
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.errors import InputError, TrainingError
@@ -37,7 +37,7 @@ def with_patients(data, images_each=2):
     def named(split, first):
         numbers = first + np.arange(len(split)) // images_each
         names = np.array([f"{n:08d}_{k:03d}.png" for k, n in enumerate(numbers)])
-        return dataclasses.replace(split, names=names)
+        return dataclasses.replace(split, names=names, patients=nih_patients(names))
 
     splits = {
         "train": named(data.train, 1),
@@ -48,7 +48,11 @@ def with_patients(data, images_each=2):
     return dataclasses.replace(
         data,
         **splits,
-        related=dataclasses.replace(data.train.take(np.arange(-2, len(data.train))), names=related),
+        related=dataclasses.replace(
+            data.train.take(np.arange(-2, len(data.train))),
+            names=related,
+            patients=nih_patients(related),
+        ),
     )
 
 
@@ -214,7 +218,7 @@ def test_weights_that_have_seen_a_held_out_patient_are_refused(splits, store):
 
 def test_related_images_of_unknown_patients_are_warned_of(data, store, capsys):
     nameless = {
-        key: dataclasses.replace(getattr(data, key), names=None)
+        key: dataclasses.replace(getattr(data, key), names=None, patients=None)
         for key in ("train", "val", "test", "related")
     }
     splits = CrossValidationSplits(dataclasses.replace(data, **nameless), 3, 1)
@@ -236,7 +240,7 @@ def test_smaller_shares_lie_within_larger_ones_and_keep_both_classes():
         np.zeros((200, 16, 16), np.uint8),
         rng.integers(0, 2, 200).astype(np.uint8),
         np.arange(200),
-        np.array([f"{n:08d}_000.png" for n in numbers]),
+        patients=numbers.astype(str),
     )
     before, patients = np.zeros(200, bool), []
     for share in (0.25, 0.5, 0.75, 1.0):

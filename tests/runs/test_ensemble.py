@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gc
 import json
 import weakref
@@ -19,7 +20,7 @@ from tiny_train import TinyNet
 
 from chestlab.data import provenance, sources
 from chestlab.data.folds import join, make_folds
-from chestlab.data.splits import Split, TwoClassData
+from chestlab.data.splits import Split, TwoClassData, nih_patients
 from chestlab.evaluation.metrics import choose_threshold, paired_difference
 from chestlab.files import progress
 from chestlab.files.checkpoint import load_checkpoint
@@ -70,7 +71,13 @@ def split_of(labels: list[int], patients: list[int] | None = None, first: int = 
     if patients is not None:
         names = np.array([f"{p:08d}_{i:03d}.png" for i, p in enumerate(patients)])
     images = np.arange(n, dtype=np.uint8)[:, None, None] * np.ones((1, 16, 16), np.uint8)
-    return Split(images, np.array(labels, np.uint8), np.arange(first, first + n), names)
+    return Split(
+        images,
+        np.array(labels, np.uint8),
+        np.arange(first, first + n),
+        names,
+        patients=None if names is None else nih_patients(names),
+    )
 
 
 def many(named: bool = True) -> TwoClassData:
@@ -157,8 +164,8 @@ def test_joined_splits_keep_rows_and_say_where_they_come_from():
 def test_overlap_is_found_by_image_by_patient_and_by_row():
     seen = split_of([0, 1, 0], [1, 1, 2])
     known = provenance.record([("train", seen)])
-    same_patient = Split(
-        seen.images[:1], seen.labels[:1], np.array([9]), np.array(["00000001_777.png"])
+    same_patient = dataclasses.replace(
+        seen.take([0]), index=np.array([9]), names=np.array(["00000001_777.png"])
     )
     assert provenance.overlap(known, "val", same_patient, by_patient=False) == 0
     assert provenance.overlap(known, "val", same_patient, by_patient=True) == 1

@@ -68,7 +68,9 @@ def named_npz(tmp_path_factory, phantom_npz):
         arrays = dict(source)
     for number, split in enumerate(splits.SPLITS):
         patients = np.arange(len(arrays[f"{split}_labels"])) // 3 + 1000 * number
-        arrays[f"{split}_names"] = np.array([f"{p:08d}_{i}.png" for i, p in enumerate(patients)])
+        arrays[f"{split}_names"] = np.array(
+            [f"{p:08d}_{i:03d}.png" for i, p in enumerate(patients)]
+        )
     path = tmp_path_factory.mktemp("named") / "named.npz"
     np.savez(path, **arrays)
     return path
