@@ -19,7 +19,7 @@ def read_metrics(folder):
 def findings_arrays(rng, sizes, names=True):
     """Labels of every kind: none, one, several; hernia in no image but the first of train."""
     arrays = {}
-    for split, n in zip(splits.SPLITS, sizes, strict=True):
+    for number, (split, n) in enumerate(zip(splits.SPLITS, sizes, strict=True)):
         labels = (rng.random((n, 14)) < 0.3).astype(np.uint8)
         labels[:, 13] = 0
         labels[0] = split == "train"
@@ -28,8 +28,9 @@ def findings_arrays(rng, sizes, names=True):
         arrays[f"{split}_images"] = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
         arrays[f"{split}_labels"] = labels
         if names:
-            numbers = [f"{k // 3:08d}_{k % 3:03d}.png" for k in range(n)]  # three per patient
-            arrays[f"{split}_names"] = np.array(numbers)
+            patients = 1000 * number + np.arange(n) // 3
+            image_names = [f"{patient:08d}_{k % 3:03d}.png" for k, patient in enumerate(patients)]
+            arrays[f"{split}_names"] = np.array(image_names)
     return arrays
 
 

@@ -59,7 +59,9 @@ def source_arrays(n: int = 60, side: int = 16, seed: int = 0, names: bool = True
         arrays[f"{split}_images"] = rng.integers(0, 256, (n, side, side), np.uint8)
         arrays[f"{split}_labels"] = random_labels(n, 10 * seed + number)
         if names:
-            arrays[f"{split}_names"] = np.array([f"{k // 3:08d}_{k % 3:03d}.png" for k in range(n)])
+            patients = 1000 * number + np.arange(n) // 3
+            names = [f"{patient:08d}_{k % 3:03d}.png" for k, patient in enumerate(patients)]
+            arrays[f"{split}_names"] = np.array(names)
     return arrays
 
 

@@ -57,11 +57,12 @@ def source_arrays() -> dict[str, np.ndarray]:
     """Arrays in ChestMNIST's layout; no two of them have the same shape."""
     rng = np.random.default_rng(0)
     arrays = {}
-    for split, n in zip(SPLITS, (60, 28, 30), strict=True):
+    for split, n, first in zip(SPLITS, (60, 28, 30), (0, 100, 200), strict=True):
         columns = rng.permutation(np.arange(n) % 3)
         arrays[f"{split}_images"] = rng.integers(0, 256, (n, 28, 28), np.uint8) // 32 * 32
         arrays[f"{split}_labels"] = np.eye(14, dtype=np.uint8)[[[1, 7, 4][c] for c in columns]]
-        arrays[f"{split}_names"] = np.array([f"{k:08d}_{k % 3:03d}.png" for k in range(n)])
+        names = [f"{first + k:08d}_{k % 3:03d}.png" for k in range(n)]
+        arrays[f"{split}_names"] = np.array(names)
     return arrays
 
 
