@@ -291,6 +291,14 @@ def _check_recipe(parser: OneLineParser, options: argparse.Namespace) -> None:
             parser.error("--sampler balanced is for --task two-class")
     if 0 < options.recipe.image_size < 16:
         parser.error("--image-size: allowed are 0 and 16 to 1024 pixels")
+    if options.recipe.tta == "warps":
+        from chestlab.training.augment import warps_anything  # imports torch
+
+        if not warps_anything(options.recipe):
+            parser.error(
+                "--tta warps needs --rotate, --translate or --scale above 0, or it averages copies "
+                "of one image; --tta flip averages an image and its mirror image"
+            )
 
 
 def add_hyperparameter(group: Any, name: str, option: dataclasses.Field, value: Any) -> None:

@@ -122,6 +122,11 @@ def draw_warps(n: int, recipe: Recipe, generator: torch.Generator) -> Warp:
     )
 
 
+def warps_anything(recipe: Recipe) -> bool:
+    """Whether random warps, but for the mirror image, can differ from the image."""
+    return bool(recipe.rotate or recipe.translate or recipe.scale)
+
+
 def random_warps(recipe: Recipe, device: torch.device) -> list[Warp]:
     """The recipe's warps for test-time augmentation, the same at every call."""
     n, generator = recipe.tta_warps, torch.Generator().manual_seed(recipe.seed)

@@ -2,17 +2,19 @@
 
     python train.py --find-lr
 
-Smith, https://arxiv.org/abs/1506.01186. It uses training images only, keeps no weights and changes
-no other results.
+Smith, https://arxiv.org/abs/1506.01186. It uses training images only, and the network has its
+weights and batch-norm statistics back afterwards.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from torch import nn
 
 from chestlab.training.trainer import Trainer
 
@@ -30,9 +32,40 @@ SKIPPED = 10  # steps at the beginning that suggest nothing: too few losses in t
 def rising_losses(
     trainer: Trainer, rates: np.ndarray, check: Callable[[], None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rates up to the one at which the training diverged, and the loss at each."""
+    """The rates up to the one at which the training diverged, and the loss at each.
+
+    Frozen modules stay in evaluation mode, as in `Trainer.run_epoch`.
+
+    Args:
+        trainer: of a network that has not been trained yet; its optimiser is of no use afterwards.
+        rates: (N,) rising learning rates, one for each step.
+        check: called after every step; it may raise to stop.
+    """
+    with _restored(trainer.model):
+        trainer.model.train()
+        for module in trainer.frozen_modules:
+            module.eval()
+        losses = _train(trainer, rates, check)
+    finite = np.isfinite(losses)
+    return rates[: len(losses)][finite], np.array(losses)[finite]
+
+
+@contextlib.contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Weights, buffers and modes of ``model`` are afterwards as they are now, also on an error."""
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        model.load_state_dict(state)
+        for module, training in modes:
+            module.training = training
+
+
+def _train(trainer: Trainer, rates: np.ndarray, check: Callable[[], None]) -> list[float]:
+    """The loss at each rate, up to the one at which the training diverged."""
     losses: list[float] = []
-    trainer.model.train()
     batches: list[torch.Tensor] = []
     for rate in rates:
         if not batches:
@@ -47,8 +80,7 @@ def rising_losses(
         lowest = np.nanmin(smooth(np.array(losses)))
         if not math.isfinite(losses[-1]) or smooth(np.array(losses))[-1] > DIVERGED * lowest:
             break
-    finite = np.isfinite(losses)
-    return rates[: len(losses)][finite], np.array(losses)[finite]
+    return losses
 
 
 def smooth(losses: np.ndarray) -> np.ndarray:

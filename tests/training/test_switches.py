@@ -1,5 +1,6 @@
 """The switches of the recipe: losses, sampling, mixing, policies, averaging, schedules, layers."""
 
+import contextlib
 import copy
 import csv
 import dataclasses
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, run_script, without_times
+from tiny_stages import TinyStages
 from tiny_train import TinyNet
 from torch import nn
 from torchvision.ops import sigmoid_focal_loss
@@ -23,7 +25,7 @@ from chestlab.training.averaging import WeightAverage
 from chestlab.training.inference import load_model, predict
 from chestlab.training.layers import freeze_first, set_drop_paths
 from chestlab.training.losses import training_loss
-from chestlab.training.lr_finder import STEPS, smooth, steepest
+from chestlab.training.lr_finder import STEPS, rising_losses, smooth, steepest
 from chestlab.training.mixing import mix
 from chestlab.training.optimizer import RATE_GROUPS, make_optimizer, make_scheduler
 from chestlab.training.policies import INTENSITY, OPERATIONS, PAIRS, _operate, apply_policy
@@ -400,6 +402,7 @@ def test_training_with_every_switch_goes_on_bit_for_bit():
         (["--freeze", "0.5"], "--freeze: this network has no backbone"),
         (["--drop-path", "0.1"], "--drop-path: this network has no residual branches"),
         (["--find-lr", "--members", "2"], "--find-lr goes with none of"),
+        (["--tta", "warps", "--rotate", "0"], "--tta warps needs --rotate, --translate or --scale"),
     ],
 )
 def test_a_switch_that_does_not_fit_is_refused_in_one_line(tmp_path, phantom_npz, flags, message):
@@ -416,6 +419,31 @@ def test_the_steepest_fall_is_found_on_a_curve_that_has_one():
     curve = 0.7 - 0.4 / (1 + np.exp(-4 * np.log(rates / 1e-3))) + np.maximum(0, rates - 0.05) * 9
     assert 0.7e-3 < steepest(rates, curve) < 1.5e-3
     assert np.allclose(smooth(np.full(30, 2.5)), 2.5)
+
+
+@pytest.mark.parametrize(("freeze", "stopped"), [(1.0, False), (0.5, False), (0.0, True)])
+def test_the_finder_gives_weights_and_statistics_back(freeze, stopped):
+    """Frozen batch norms stay in evaluation mode, or the search would move their statistics."""
+    torch.manual_seed(0)
+    train = images(48), (torch.arange(48) % 2).float()
+    trainer = Trainer(TinyStages, recipe(freeze=freeze, batch_size=16), train, train)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    norm = trainer.model.backbone[1]
+    frozen, modes, statistics = norm in trainer.frozen_modules, set(), []
+
+    def check():
+        modes.add(norm.training)
+        statistics.append(norm.running_mean.clone())
+        if stopped and len(statistics) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) if stopped else contextlib.nullcontext():
+        rising_losses(trainer, np.geomspace(1e-4, 1e-2, 8), check)
+    assert modes == {not frozen} and frozen == (freeze == 1.0)
+    kept = all(torch.equal(value, before["backbone.1.running_mean"]) for value in statistics)
+    assert kept == frozen
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_find_lr_writes_its_curve_and_leaves_everything_else_alone(tmp_path, phantom_npz):
