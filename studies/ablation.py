@@ -6,7 +6,7 @@ A base recipe is compared with itself plus each switch alone (minus it, where th
 all winners together and with whole other recipes of the script (--recipes), on the same folds and
 seeds; and with HOG + RBF SVM on the same folds. results/ablation_<net>_<data>/ gets the logits, the
 table, a picture and a page. Finished folds are stored, and the same command continues where it was
-stopped.
+stopped. ``--redraw FOLDER`` writes table, picture and page again from the logits.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from chestlab.evaluation import baselines
 from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
-from chestlab.evaluation.verdicts import Estimate, verdict
+from chestlab.evaluation.verdicts import VERDICTS, Estimate, verdicts
 from chestlab.files.errors import InputError, TrainingError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.runs.crossval import Outcome
@@ -33,6 +33,7 @@ from studies.study import (
     comparison_parser,
     interval_cell,
     interval_columns,
+    p_cell,
     read_results,
     write_readme,
     write_table,
@@ -43,7 +44,7 @@ BASE, TOGETHER, RECIPE, BASELINE = "base", "together", "recipe", "hog_rbf_svm"
 
 ADDED, REMOVED = SINGLE = ("added", "removed")  # kinds of configurations: one switch turned
 
-VERDICTS = ("supported", "undecided", "refuted")  # in the order of the tables: winners first
+CLAIM = (0, math.inf)  # of every row: the switch helps
 
 
 class Ablation(Study):
@@ -70,7 +71,7 @@ class Ablation(Study):
         self.switches = select(allowed, wanted)
         self.pretrained = {path: read_pretrained(str(path), None) for path in options.pretrained}
         self.configurations: dict[str, dict[str, Any]] = {}
-        self.logits: dict[str, Any] = {}
+        self.oof = OutOfFold.of(self.splits, {})
         self.failed: dict[str, str] = {}
 
     def run(self) -> None:
@@ -99,7 +100,7 @@ class Ablation(Study):
             "configurations": self.configurations,
             "failed": self.failed,
         }
-        self.write("ablation", summary, self.logits, write_page)
+        self.write("ablation", summary, self.oof, write_page)
 
     def _measure(
         self,
@@ -132,29 +133,30 @@ class Ablation(Study):
         self._keep(BASELINE, outcome, {"text": baseline.model, "kind": BASELINE_KIND})
 
     def _keep(self, name: str, outcome: Outcome, about: Mapping[str, Any]) -> None:
-        self.logits[name] = outcome.logits
+        self.oof.add(name, outcome.logits, about["kind"] == BASELINE_KIND)
         costs = {key: getattr(outcome, key) for key in ("seconds", "images", "best_epoch")}
         self.configurations[name] = {**about, **costs}
-        auc = self._oof().estimate(name, "auc")
+        auc = self.oof.estimate(name, "auc")
         print(f"{name}: AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f})", flush=True)
-
-    def _oof(self) -> OutOfFold:
-        """The logits of all configurations so far."""
-        return OutOfFold.of(self.splits, self.logits)
 
     def _measure_together(self) -> None:
         """Base with every winner on and every loser off, or with the switches asked for."""
-        oof, chosen = self._oof(), []
-        for name, configuration in self.configurations.items():
-            kind = configuration["kind"]
-            if kind not in SINGLE or not configuration["switch"]:
-                continue
-            gain = _gain(oof, name, kind, "auc")
-            wins = verdict(gain, 0, math.inf) == ("supported" if kind == ADDED else "refuted")
+        single = {
+            name: configuration
+            for name, configuration in self.configurations.items()
+            if configuration["kind"] in SINGLE and configuration["switch"]
+        }
+        gains = [_gain(self.oof, name, about["kind"], "auc") for name, about in single.items()]
+        chosen = []
+        for about, gain, verdict in zip(
+            single.values(), gains, verdicts(gains, [CLAIM] * len(gains)), strict=True
+        ):
+            # not Holm's: a choice, whose price is a worse recipe and no wrong claim
+            wins = verdict.raw == ("supported" if about["kind"] == ADDED else "refuted")
             if self.options.together is not None:
-                wins = configuration["switch"] in self.options.together
+                wins = about["switch"] in self.options.together
             if wins:
-                chosen.append((abs(gain.value), configuration["switch"]))
+                chosen.append((abs(gain.value), about["switch"]))
         recipe, taken = self.base.recipe, []
         for _, name in sorted(chosen, reverse=True):
             switch = self.switches[name]
@@ -189,23 +191,43 @@ def table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
     base_images = _images_seen(summary["configurations"][BASE])
     for name, configuration in summary["configurations"].items():
         kind = configuration["kind"]
-        row = {"configuration": name, "text": configuration["text"], "kind": kind, "verdict": ""}
+        row = {"configuration": name, "text": configuration["text"], "kind": kind}
+        row |= {"verdict": "", "verdict_holm": ""}
         for measure in MEASURES:
             row |= interval_columns(measure, oof.estimate(name, measure))
-        if kind in (*SINGLE, RECIPE, TOGETHER):
-            for measure in MEASURES:
-                gain = _gain(oof, name, kind, measure)
-                row |= interval_columns(f"{measure}_gain", gain)
-                if measure == "auc":
-                    row["verdict"] = verdict(gain, 0, math.inf)
-                    row["auc_gain_detectable"] = gain.detectable
-        if kind != BASELINE_KIND:
-            for measure in MEASURES:
-                row |= interval_columns(f"{measure}_over_hog", oof.gain(name, BASELINE, measure))
         row["seconds"] = configuration["seconds"]
         row["images_ratio"] = _images_seen(configuration) / base_images
         rows.append(row)
+    compared = [row for row in rows if row["kind"] in (*SINGLE, RECIPE, TOGETHER)]
+    _add_gains(compared, "gain", lambda row, m: _gain(oof, row["configuration"], row["kind"], m))
+    networks = [row for row in rows if row["kind"] != BASELINE_KIND]
+    _add_gains(networks, "over_hog", lambda row, m: oof.gain(row["configuration"], BASELINE, m))
     return sorted(rows, key=_place)
+
+
+def _add_gains(
+    rows: Sequence[dict[str, Any]],
+    comparison: str,
+    gain: Callable[[Mapping[str, Any], str], Estimate],
+) -> None:
+    """Add gains by each measure to the rows, and verdicts on those of AUC.
+
+    Args:
+        rows: all that are compared; Holm's correction is for their number.
+        comparison: ``gain``, over the base, or ``over_hog``: in the names of the columns.
+        gain: of a row and a measure.
+    """
+    by_row = [{measure: gain(row, measure) for measure in MEASURES} for row in rows]
+    of_auc = [gains["auc"] for gains in by_row]
+    decided = verdicts(of_auc, [CLAIM] * len(rows))
+    start = "" if comparison == "gain" else f"{comparison}_"
+    for row, gains, verdict in zip(rows, by_row, decided, strict=True):
+        for measure in MEASURES:
+            row |= interval_columns(f"{measure}_{comparison}", gains[measure])
+        row[f"auc_{comparison}_detectable"] = gains["auc"].detectable
+        row[f"auc_{comparison}_monte_carlo"] = gains["auc"].monte_carlo
+        row |= {f"{start}p": verdict.p, f"{start}p_holm": verdict.p_holm}
+        row |= {f"{start}verdict": verdict.raw, f"{start}verdict_holm": verdict.holm}
 
 
 def _place(row: Mapping[str, Any]) -> tuple:
@@ -248,10 +270,11 @@ def write_page(folder: Path) -> None:
         recipe=recipe,
         failed=summary["failed"],
         gains=bool(compared),
-        switches=sum(row["kind"] in SINGLE for row in rows),
+        comparisons=len(compared),
+        monte_carlo=max((row["auc_gain_monte_carlo"] for row in compared), default=0.0),
         together=any(row["kind"] == TOGETHER for row in rows),
         rows=[_cells(row) for row in rows],
-        over_hog=[_over_hog_cells(row) for row in over],
+        over_hog=[(f"`{row['configuration']}`", *_gain_cells(row, "over_hog")) for row in over],
     )
 
 
@@ -283,27 +306,40 @@ def _draw(
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     figures = [interval_cell(row, measure) for measure in MEASURES]
-    gains = ["", "", ""]
-    if row["verdict"]:
-        auc, accuracy = (interval_cell(row, f"{measure}_gain", "+.3f") for measure in MEASURES)
-        gains = [auc, f"{row['auc_gain_detectable']:.3f}", accuracy]
     seconds = f"{row['seconds']:.1f}"
     if row["kind"] != BASELINE_KIND:
         seconds += f" (x {row['images_ratio']:.2f})"
-    bold = f"**{row['verdict']}**" if row["verdict"] else ""
-    return (f"`{row['configuration']}`", row["text"], *figures, *gains, seconds, bold)
+    gains = _gain_cells(row, "gain") if row["verdict"] else [""] * 7
+    auc, detectable, accuracy, *decided = gains
+    return (
+        f"`{row['configuration']}`",
+        row["text"],
+        *figures,
+        *(auc, detectable, accuracy, seconds),
+        *decided,
+    )
 
 
-def _over_hog_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    differences = [interval_cell(row, f"{measure}_over_hog", "+.3f") for measure in MEASURES]
-    above = "above" if row["auc_over_hog_low"] > 0 else "not shown to be above"
-    return (f"`{row['configuration']}`", *differences, above)
+def _gain_cells(row: Mapping[str, Any], comparison: str) -> list[str]:
+    """Gain of AUC, smallest detectable, gain of accuracy, p, Holm's p, verdict, Holm's verdict."""
+    start = "" if comparison == "gain" else f"{comparison}_"
+    auc, accuracy = (interval_cell(row, f"{measure}_{comparison}", "+.3f") for measure in MEASURES)
+    detectable = row[f"auc_{comparison}_detectable"]
+    return [
+        auc,
+        "n/a" if math.isnan(detectable) else f"{detectable:.3f}",
+        accuracy,
+        p_cell(row[f"{start}p"]),
+        p_cell(row[f"{start}p_holm"]),
+        f"**{row[f'{start}verdict']}**",
+        row[f"{start}verdict_holm"],
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; exit statuses of `chestlab.runs.run`."""
     with one_line_errors(resume=""), StopSignals() as signals:
-        parser = comparison_parser("ablation", __doc__.splitlines()[0])
+        parser = comparison_parser("ablation", __doc__.splitlines()[0], write_page)
         parser.add_argument("--net", choices=tuple(NETWORKS), required=True)
         parser.add_argument("--base", metavar="RECIPE", help="(default: that of its script)")
         parser.add_argument(

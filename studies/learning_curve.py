@@ -4,16 +4,16 @@
 
 Every network, and every baseline beside it, is trained on 25, 50, 75 and 100 % of the patients of
 the folds that are not held out (a smaller share lies within a larger one) and evaluated on the
-whole held-out fold. A power law through the four points is extrapolated to the official number of
-training images, and marked as an extrapolation. Writes results/learning_curve_<data>/. Finished
-folds are stored, and the same command continues where it was stopped.
+whole held-out fold. With three repeats or more, a power law through the four points is
+extrapolated to the official number of training images, and marked as an extrapolation. Writes
+results/learning_curve_<data>/. Finished folds are stored, and the same command continues where it
+was stopped. ``--redraw FOLDER`` writes table, picture and page again from the logits.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ import numpy as np
 
 from chestlab.data.phantom import OFFICIAL_COUNTS
 from chestlab.evaluation import baselines
-from chestlab.evaluation.metrics import BOOTSTRAP_SEED
 from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
+from chestlab.evaluation.verdicts import Estimate, estimate
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.runs.crossval import Outcome
@@ -43,25 +43,16 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 
 OFFICIAL_IMAGES = sum(OFFICIAL_COUNTS["train"])
 
+EXTRAPOLATED = (
+    "Hollow, behind the dotted line: not measured, a power law extrapolated to the "
+    f"{OFFICIAL_IMAGES:,} official training images. "
+)
+
 MOST_NETWORKS = 6  # in one picture, each with a colour and a marker
 
+EXTRAPOLATED_REPEATS = 3  # fewer do not tell how much training again would move the law
+
 LEAST_ERROR = 1e-3  # an error of 0 has no logarithm
-
-
-@dataclass(frozen=True)
-class Extrapolation:
-    """A power law ``error = a * images ** -b`` beyond what was measured.
-
-    Attributes:
-        value: 1 less the error at `OFFICIAL_IMAGES`, by the law through the measured means.
-        low, high: 95 % percentile interval over patients and repeats.
-        exponent: b.
-    """
-
-    value: float
-    low: float
-    high: float
-    exponent: float
 
 
 def fit_power_law(images: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,29 +77,29 @@ def fit_power_law(images: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, n
 
 def extrapolate(
     oof: OutOfFold, names: Sequence[str], images: Sequence[float], measure: str
-) -> Extrapolation:
-    """Fit the law to the means over repeats, with a bootstrap interval of its value ahead.
+) -> tuple[Estimate, float]:
+    """The power law ``error = a * images ** -b`` beyond what was measured, one per repeat.
 
     Args:
         oof: logits of all shares.
         names: of the configurations of one network, a share each.
         images: mean numbers they were trained on.
         measure: ``auc`` or ``accuracy``.
+
+    Returns:
+        1 less the error at `OFFICIAL_IMAGES`, with its interval over patients and repeats, and the
+        mean exponent b.
     """
     scores = [oof.score(name, measure) for name in names]
-    values = np.stack([values for values, _, _ in scores], -1)  # (R, K)
-    drawn = np.stack([drawn for _, drawn, _ in scores], -1)  # (B, R, K)
-    repeats = np.random.default_rng(BOOTSTRAP_SEED).integers(0, len(values), drawn.shape[:2])
-    resampled = np.take_along_axis(drawn, repeats[..., None], 1).mean(1)
-    usable = resampled[np.isfinite(resampled).all(1)]
+    groups = scores[0][2]
 
-    def ahead(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        exponent, factor = fit_power_law(np.array(images), scores)
+    def ahead(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        exponent, factor = fit_power_law(np.array(images), values)
         return 1 - factor * float(OFFICIAL_IMAGES) ** -exponent, exponent
 
-    value, exponent = ahead(values.mean(0))
-    low, high = np.percentile(ahead(usable)[0], [2.5, 97.5])
-    return Extrapolation(float(value), float(low), float(high), float(exponent))
+    values, exponents = ahead(np.stack([values for values, _, _ in scores], -1))
+    resampled, _ = ahead(np.stack([drawn for _, drawn, _ in scores], -1))
+    return estimate(values, resampled, groups), float(exponents.mean())
 
 
 class LearningCurve(Study):
@@ -128,7 +119,7 @@ class LearningCurve(Study):
             raise InputError(f"--nets: at most {MOST_NETWORKS} fit into one picture")
         super().__init__(options, signals, "learning_curve")
         self.nets = {name: self.configuration(name, options.base) for name in nets}
-        self.logits: dict[str, np.ndarray] = {}
+        self.oof = OutOfFold.of(self.splits, {})
         self.points: dict[str, dict[str, Any]] = {}
 
     def run(self) -> None:
@@ -152,11 +143,11 @@ class LearningCurve(Study):
             for name, (network, _) in self.nets.items()
         }
         summary = {"recipes": recipes, **self.about(), "points": self.points}
-        self.write("learning_curve", summary, self.logits, write_page)
+        self.write("learning_curve", summary, self.oof, write_page)
 
     def _keep(self, key: str, name: str, kind: str, share: float, outcome: Outcome) -> None:
         key = f"{key} {share:.0%}"
-        self.logits[key] = outcome.logits
+        self.oof.add(key, outcome.logits, kind == BASELINE_KIND)
         self.points[key] = {"name": name, "kind": kind, "share": share}
         self.points[key] |= {"images": outcome.images, "seconds": outcome.seconds}
 
@@ -173,12 +164,14 @@ def table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
             for measure in MEASURES:
                 row |= interval_columns(measure, oof.estimate(key, measure))
             rows.append(row | {"seconds": point["seconds"]})
+        if summary["repeats"] < EXTRAPOLATED_REPEATS:
+            continue
         images = [point["images"] for point in points.values()]
         row = {"name": name, "kind": rows[-1]["kind"], "share": "", "images": OFFICIAL_IMAGES}
         row["extrapolated"] = True
         for measure in MEASURES:
-            law = extrapolate(oof, list(points), images, measure)
-            row |= {**interval_columns(measure, law), f"{measure}_exponent": law.exponent}
+            law, exponent = extrapolate(oof, list(points), images, measure)
+            row |= {**interval_columns(measure, law), f"{measure}_exponent": exponent}
         rows.append(row)
     return rows
 
@@ -200,14 +193,15 @@ def write_page(folder: Path) -> None:
         title="Learning curves: mean over folds and repeats\n"
         f"{summary['data']['source']} · train + val n = {len(oof.labels)}, {summary['repeats']} x "
         f"{summary['folds']} folds",
-        caption="Hollow, behind the dotted line: not measured, a power law extrapolated to the "
-        f"{OFFICIAL_IMAGES:,} official training images. Bars: 95 % intervals.",
+        caption=("" if summary["repeats"] < EXTRAPOLATED_REPEATS else EXTRAPOLATED)
+        + "Bars: 95 % intervals.",
     )
     recipes = ", ".join(
         f"{name} with recipe {in_words(recipe['recipe_name'], summary['recipe_changes'])} of "
         f"`{recipe['script']}.py`"
         for name, recipe in summary["recipes"].items()
     )
+    most = max(point["images"] for point in summary["points"].values())
     write_readme(
         folder,
         "learning_curve",
@@ -215,6 +209,8 @@ def write_page(folder: Path) -> None:
         oof,
         recipes=recipes,
         official=f"{OFFICIAL_IMAGES:,}",
+        times=f"{OFFICIAL_IMAGES / most:.0f}",
+        least_repeats=EXTRAPOLATED_REPEATS,
         rows=[_cells(row) for row in rows],
     )
 
@@ -228,7 +224,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; exit statuses of `chestlab.runs.run`."""
     with one_line_errors(resume=""), StopSignals() as signals:
-        parser = comparison_parser("learning_curve", __doc__.splitlines()[0])
+        parser = comparison_parser("learning_curve", __doc__.splitlines()[0], write_page)
         parser.add_argument(
             "--nets", nargs="+", choices=tuple(NETWORKS), default=("residualchestnet",)
         )

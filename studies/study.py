@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from chestlab.data import sources
 from chestlab.data.folds import CrossValidationSplits
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.evaluation.baselines import Baseline
+from chestlab.evaluation.metrics import BOOTSTRAP_RESAMPLES
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.atomic import atomic_write, check_writable, make_folder, write_csv
 from chestlab.files.errors import InputError, OneLineParser
@@ -45,12 +47,30 @@ BASELINE_KIND = "yardstick"  # of a classical classifier's row, in the stored ta
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def comparison_parser(study: str, description: str) -> OneLineParser:
+class _Redraw(argparse.Action):
+    """Writes the page in a folder again and ends the program, as ``--help`` does."""
+
+    def __init__(self, *args: Any, write_page: Callable[[Path], None], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.write_page = write_page
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, options: Any, values: Any, option: Any = None
+    ) -> None:
+        self.write_page(values)
+        print(values / "README.md", flush=True)
+        parser.exit()
+
+
+def comparison_parser(
+    study: str, description: str, write_page: Callable[[Path], None] | None = None
+) -> OneLineParser:
     """The flags that every study by cross-validation has.
 
     Args:
         study: name of its module, for the line on how it is used.
         description: one line.
+        write_page: what ``--redraw FOLDER`` calls; without it there is no such flag.
     """
     parser = OneLineParser(
         prog=f"python -m studies.{study}",
@@ -85,6 +105,15 @@ def comparison_parser(study: str, description: str) -> OneLineParser:
     add_folder(parser, "--results-dir", "results")
     add_folder(parser, "--models-dir", "trained_models")
     add("--name", help="of the folder of results (default: made of what is compared and the data)")
+    if write_page is not None:
+        add(
+            "--redraw",
+            type=Path,
+            action=_Redraw,
+            write_page=write_page,
+            metavar="FOLDER",
+            help="train nothing; write table, picture and page of these results again",
+        )
     group = parser.add_argument_group("recipe", "Hyperparameters that differ from the recipe's.")
     for field in dataclasses.fields(Recipe):
         if field.metadata:
@@ -202,11 +231,11 @@ class Study:
         self,
         name: str,
         summary: Mapping[str, Any],
-        logits: Mapping[str, np.ndarray],
+        oof: OutOfFold,
         write_page: Callable[[Path], None],
     ) -> None:
         """Write ``oof.csv`` and ``<name>.json``, and the page that is made of these two."""
-        OutOfFold.of(self.splits, logits).write(self.folder / "oof.csv")
+        oof.write(self.folder / "oof.csv")
         atomic_write(self.folder / f"{name}.json", json.dumps(summary, indent=2) + "\n")
         write_page(self.folder)
         self.print_end(name.replace("_", " "))
@@ -238,6 +267,7 @@ def read_results(folder: Path, name: str, entries: str) -> tuple[dict[str, Any],
     oof = OutOfFold.read(folder / "oof.csv")
     if set(oof.logits) != set(kinds):
         raise InputError(f"'{folder}': oof.csv and {path.name} are not of the same study")
+    oof.classical = frozenset(name for name, kind in kinds.items() if kind == BASELINE_KIND)
     return summary, oof
 
 
@@ -250,6 +280,13 @@ def interval_cell(row: Mapping[str, Any], name: str, form: str = ".3f") -> str:
     """The text of what `interval_columns` has put into a row."""
     value, low, high = (format(row[f"{name}{end}"], form) for end in ("", "_low", "_high"))
     return f"{value} ({low} to {high})"
+
+
+def p_cell(p: float) -> str:
+    """The text of a p-value; ``n/a`` where there is none."""
+    if math.isnan(p):
+        return "n/a"
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -279,6 +316,8 @@ def write_readme(
         about=about,
         images=len(oof.labels),
         unit="image" if oof.patients is None else "patient",
+        seeds=", ".join(map(str, map(CrossValidationSplits.seed, range(about["repeats"])))),
+        resamples=f"{BOOTSTRAP_RESAMPLES:,}",
         units=len(oof.labels) if oof.patients is None else len(np.unique(oof.patients)),
         **values,
     )

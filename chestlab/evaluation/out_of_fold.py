@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from chestlab.data.folds import CrossValidationSplits
-from chestlab.evaluation.metrics import BOOTSTRAP_RESAMPLES, bootstrap_weights, weighted_auc
-from chestlab.evaluation.verdicts import Estimate, Scores, estimate, gain
+from chestlab.evaluation.metrics import (
+    BOOTSTRAP_RESAMPLES,
+    bootstrap_weights,
+    weighted_auc,
+    weighted_mean,
+)
+from chestlab.evaluation.verdicts import (
+    Estimate,
+    Scores,
+    estimate,
+    gain,
+    noise_of_differences,
+    noise_of_values,
+)
 from chestlab.files.atomic import write_csv
 from chestlab.files.errors import InputError
 
 MEASURES = ("auc", "accuracy")
-
-DECIMALS = 3  # of a logit in a table
 
 IMAGE_COLUMNS = ("split", "index", "label")  # of a table, with its patient
 
 FOLD = "fold"
 
 
+def _as_stored(logits: ArrayLike) -> np.ndarray:
+    return np.asarray(logits, np.float32).astype(np.float64)
+
+
 class OutOfFold:
     """Out-of-fold logits of several configurations on the same folds.
 
     AUC is the mean over the folds of the AUC within a fold: each is of one network, whose logits
-    need not be on the scale of another's. Accuracy is at a probability of 0.5.
+    need not be on the scale of another's. Accuracy is at a probability of 0.5. The noise of
+    training is pooled over the configurations, see `verdicts`: over all networks, also where one is
+    compared with a classical classifier, whose own noise is smaller.
 
     Args:
         origin: (N,) split of each image in its source.
@@ -36,7 +53,8 @@ class OutOfFold:
         labels: (N,) of 0 and 1.
         patients: (N,) of the images, or None where they are not known.
         folds: (repeats, N) number of each image's fold.
-        logits: (repeats, N) by configuration.
+        logits: (repeats, N) by configuration, of float32 precision.
+        classical: configurations that are no networks.
     """
 
     def __init__(
@@ -47,18 +65,31 @@ class OutOfFold:
         patients: np.ndarray | None,
         folds: np.ndarray,
         logits: dict[str, np.ndarray],
+        classical: Collection[str] = (),
     ) -> None:
         self.origin, self.index, self.labels, self.patients = origin, index, labels, patients
-        self.folds, self.logits = folds, logits
+        self.folds, self.logits, self.classical = folds, logits, frozenset(classical)
         self._scores: dict[tuple[str, str], Scores] = {}
 
     @classmethod
-    def of(cls, splits: CrossValidationSplits, logits: Mapping[str, np.ndarray]) -> OutOfFold:
-        """The same as after `write` and `read`: logits are rounded."""
+    def of(
+        cls,
+        splits: CrossValidationSplits,
+        logits: Mapping[str, np.ndarray],
+        classical: Collection[str] = (),
+    ) -> OutOfFold:
+        """The same as after `write` and `read`: logits are rounded to float32."""
         pool = splits.pool
-        rounded = {name: np.round(values, DECIMALS) for name, values in logits.items()}
         assert pool.origin is not None  # of images of two splits
-        return cls(pool.origin, pool.index, pool.labels, pool.patients, splits.assignment, rounded)
+        of_images = pool.origin, pool.index, pool.labels, pool.patients, splits.assignment
+        rounded = {name: _as_stored(values) for name, values in logits.items()}
+        return cls(*of_images, rounded, classical)
+
+    def add(self, name: str, logits: np.ndarray, classical: bool = False) -> None:
+        """Add a configuration, its logits rounded as those of `of`."""
+        self.logits[name] = _as_stored(logits)
+        if classical:
+            self.classical |= {name}
 
     @cached_property
     def _weights(self) -> np.ndarray:
@@ -92,15 +123,23 @@ class OutOfFold:
 
     def _accuracy(self, logits: np.ndarray, folds: np.ndarray) -> np.ndarray:
         correct = (logits >= 0) == (self.labels == 1)
-        return self._weights @ correct.astype(np.float64) / self._weights.sum(1)
+        return weighted_mean(correct, self._weights)
 
     def estimate(self, name: str, measure: str) -> Estimate:
         """A configuration's figure with its interval."""
-        return estimate(*self.score(name, measure))
+        noise = noise_of_values(self._values((name,), measure))
+        return estimate(*self.score(name, measure), noise)
 
     def gain(self, name: str, over: str, measure: str) -> Estimate:
         """A configuration's figure less that of another, paired, with its interval."""
-        return gain(self.score(name, measure), self.score(over, measure))
+        noise = noise_of_differences(self._values((name, over), measure))
+        return gain(self.score(name, measure), self.score(over, measure), noise)
+
+    def _values(self, names: Collection[str], measure: str) -> np.ndarray:
+        """(K, R) of all that share the noise of ``names``: networks, if one of these is one."""
+        alone = self.classical.issuperset(names)
+        pool = [name for name in self.logits if (name in self.classical) == alone]
+        return np.stack([self.score(name, measure)[0] for name in pool])
 
     def write(self, path: Path) -> None:
         """Write a row per image, with a column for each configuration and repeat."""
@@ -111,7 +150,7 @@ class OutOfFold:
             "patient": patients,
             **{f"{FOLD} {number}": self.folds[number - 1] + 1 for number in repeats},
             **{
-                f"{name} {number}": [f"{logit:.{DECIMALS}f}" for logit in logits[number - 1]]
+                f"{name} {number}": [str(logit) for logit in np.float32(logits[number - 1])]
                 for name, logits in self.logits.items()
                 for number in repeats
             },
@@ -139,7 +178,7 @@ class OutOfFold:
                 if int(number) != len(by_name[name]):
                     raise ValueError(column)
             folds = np.array(by_name.pop(FOLD), np.int64) - 1
-            logits = {name: np.array(values, np.float64) for name, values in by_name.items()}
+            logits = {name: _as_stored(values) for name, values in by_name.items()}
             same = all(values.shape == folds.shape for values in logits.values())
             same = same and all(np.isfinite(values).all() for values in logits.values())
         except (OSError, ValueError, KeyError, csv.Error):

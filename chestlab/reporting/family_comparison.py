@@ -15,7 +15,16 @@ from torch import nn
 
 from chestlab.data.splits import FindingsData, TwoClassData
 from chestlab.evaluation.metrics import sigmoid
-from chestlab.evaluation.verdicts import Estimate, Scored, Scores, estimate, gain, score
+from chestlab.evaluation.verdicts import (
+    Estimate,
+    Scored,
+    Scores,
+    estimate,
+    gain,
+    noise_of_differences,
+    noise_of_values,
+    score,
+)
 from chestlab.files.checkpoint import load_checkpoint
 from chestlab.files.errors import InputError
 from chestlab.files.run_files import RunFiles
@@ -83,18 +92,29 @@ class Comparison:
     def score(self, name: str, split: str, measure: str) -> Scores:
         """`verdicts.score` of a network's runs, from their tables of probabilities.
 
+        Args:
+            name: of the network.
+            split: ``val``, ``test``, or ``last``: val after the last epoch, from checkpoints.
+            measure: ``accuracy`` or ``auc``.
+
         Raises:
             InputError: a table is not of the images of this comparison.
         """
         if (name, split, measure) not in self._scores:
-            runs = []
-            for files, run in zip(self.files[name], self.runs[name], strict=True):
-                path = files.folder / f"{split}_probabilities.csv"
-                runs.append(_read_scored(path, run.get("threshold")))
-                if not np.array_equal(runs[-1].labels, getattr(self.data, split).labels):
-                    raise InputError(f"'{path}' is not of the images of '{self.data.source}'")
-            self._scores[name, split, measure] = score(runs, measure, self.patients(split))
+            last = split == "last"
+            runs = self._scored_last(name) if last else self._scored(name, split)
+            patients = self.patients("val" if last else split)
+            self._scores[name, split, measure] = score(runs, measure, patients)
         return self._scores[name, split, measure]
+
+    def _scored(self, name: str, split: str) -> list[Scored]:
+        runs = []
+        for files, run in zip(self.files[name], self.runs[name], strict=True):
+            path = files.folder / f"{split}_probabilities.csv"
+            runs.append(_read_scored(path, run.get("threshold")))
+            if not np.array_equal(runs[-1].labels, getattr(self.data, split).labels):
+                raise InputError(f"'{path}' is not of the images of '{self.data.source}'")
+        return runs
 
     def patients(self, split: str) -> np.ndarray | None:
         """(N,) patient of each image of a split, or None where they are unknown."""
@@ -102,11 +122,17 @@ class Comparison:
 
     def estimate(self, name: str, split: str, measure: str) -> Estimate:
         """A network's figure with its interval over seeds and patients."""
-        return estimate(*self.score(name, split, measure))
+        noise = noise_of_values(self._values(split, measure))
+        return estimate(*self.score(name, split, measure), noise)
 
     def gain(self, name: str, over: str, split: str, measure: str) -> Estimate:
         """The difference of two networks, ``name`` minus ``over``."""
-        return gain(self.score(name, split, measure), self.score(over, split, measure))
+        noise = noise_of_differences(self._values(split, measure))
+        return gain(self.score(name, split, measure), self.score(over, split, measure), noise)
+
+    def _values(self, split: str, measure: str) -> np.ndarray:
+        """(networks, seeds), over which the noise of training is pooled."""
+        return np.stack([self.score(name, split, measure)[0] for name in self.runs])
 
     def network(self, name: str, number: int, moment: str) -> nn.Module:
         """The network of run ``number``: at its ``start``, after its ``best`` or ``last`` epoch."""
@@ -120,7 +146,7 @@ class Comparison:
             model.load_state_dict(state["trainer"]["model"])
         return on_device(model, self.device)
 
-    def scored_last(self, name: str) -> list[Scored]:
+    def _scored_last(self, name: str) -> list[Scored]:
         """Validation after the last epoch; classes at 0.5, since no threshold was chosen there."""
         images, _ = self.data.val.to(self.device)
         amp = resolve_amp(self.recipe, self.device)

@@ -238,6 +238,7 @@ def _page(
         goal=f"{GOAL:.0%}",
         reached="" if comparison.findings or comparison.data.phantom else _reached_goal(comparison),
         verdicts=_verdict_table(verdicts) if verdicts else "",
+        tested=sum(not row["note"] for row in verdicts),
         margin=f"{CATCH_UP_MARGIN:g}",
         catch_up_epochs=CATCH_UP_EPOCHS,
         reductions=_reduction_table(reductions) if reductions else "",
@@ -312,20 +313,33 @@ def _reached_goal(comparison: Comparison) -> str:
 
 
 def _verdict_table(rows: Rows) -> str:
-    heads = ("hypothesis", "measured on", "gain in points (95 %)", "smallest detectable", "verdict")
+    heads = ("hypothesis", "measured on", "gain in points (95 %)", "smallest detectable", "p")
+    heads += ("p, Holm", "verdict", "verdict, Holm")
     cells = []
     for row in rows:
         measure = {"auc": "AUC", "accuracy": "accuracy"}[row["measure"]]
-        least = f"{row['detectable']:.1f}" if math.isfinite(row["value"]) else "n/a"
         verdict = f"**{row['verdict']}**" + (f": {row['note']}" if row["note"] else "")
-        gain = _points(row["value"], row["low"], row["high"])
-        cells.append((row["hypothesis"], f"{row['images']} {measure}", gain, least, verdict))
+        cells.append(
+            (
+                row["hypothesis"],
+                f"{row['images']} {measure}",
+                _points(row["value"], row["low"], row["high"]),
+                _if_known(row["detectable"], ".1f"),
+                *(_if_known(row[key], ".3f") for key in ("p", "p_holm")),
+                verdict,
+                row["verdict_holm"],
+            )
+        )
     return markdown_table(heads, cells)
+
+
+def _if_known(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "n/a"
 
 
 def _reduction_table(rows: Rows) -> str:
     heads = ("reduction", "parameters", "val AUC, as selected (95 %)", "test AUC (95 %)")
-    heads += ("test gain over no SE in points (95 %)",)
+    heads += ("test gain over no SE in points (95 %)", "smallest detectable")
     cells = []
     for row in rows:
         gain = _points(*(100 * row[f"gain_over_no_se{end}"] for end in ("", "_low", "_high")))
@@ -335,6 +349,7 @@ def _reduction_table(rows: Rows) -> str:
                 f"{row['parameters']:,}",
                 *(_with_interval(row, f"{split}_auc", "auc") for split in ("val", "test")),
                 "" if gain == "n/a" else gain,
+                "" if gain == "n/a" else _if_known(100 * row["gain_over_no_se_detectable"], ".1f"),
             ]
         )
     return markdown_table(heads, cells)

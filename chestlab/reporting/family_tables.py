@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from chestlab.evaluation.verdicts import Estimate, Scored, difference, verdict
+from chestlab.evaluation.verdicts import Estimate, verdicts
 from chestlab.reporting.family_comparison import Comparison
 
 CATCH_UP_EPOCHS = 30  # the reports expect it after 30 to 50
@@ -100,43 +100,55 @@ def _with_ends(name: str, estimate: Estimate) -> dict[str, float]:
 
 
 def _unknown(comparison: Comparison) -> Estimate:
-    unknown = math.nan
-    return Estimate(unknown, unknown, unknown, unknown, unknown, len(comparison.seeds))
+    return Estimate(*[math.nan] * 7, seeds=len(comparison.seeds))
 
 
 def verdict_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Every hypothesis whose two networks are there, by each measure, in points."""
-    rows = []
+    """Every hypothesis whose two networks are there, by each measure, in points.
+
+    Holm's correction is for the number of rows that these runs could decide.
+    """
+    rows, gains = [], []
     for claim in HYPOTHESES:
         if claim.member not in comparison.runs or claim.over not in comparison.runs:
             continue
         pair = comparison.runs[claim.member], comparison.runs[claim.over]
         lengths = {run["epochs_run"] for runs in pair for run in runs}
         note = _what_prevents_a_verdict(claim, lengths, len(comparison.seeds))
-        after_last: tuple[list[Scored], list[Scored]] | None = None
-        if claim.last_epoch and len(lengths) == 1:
-            after_last = comparison.scored_last(claim.member), comparison.scored_last(claim.over)
         for measure in comparison.measures:
-            if not claim.last_epoch:
-                points = comparison.gain(claim.member, claim.over, "test", measure)
-            elif after_last is not None:
-                points = difference(*after_last, measure, comparison.patients("val"))
+            if claim.last_epoch and len(lengths) > 1:
+                gain = _unknown(comparison)
             else:
-                points = _unknown(comparison)
-            points = _in_points(points)
+                split = "last" if claim.last_epoch else "test"
+                gain = comparison.gain(claim.member, claim.over, split, measure)
+            gains.append(_in_points(gain))
             rows.append(
                 {
                     "hypothesis": claim.text,
                     "measure": measure,
                     "images": f"val after epoch {max(lengths)}" if claim.last_epoch else "test",
-                    **asdict(points),
+                    **asdict(gains[-1]),
                     "claimed_low": claim.low,
                     "claimed_high": claim.high,
-                    "verdict": "undecided" if note else verdict(points, claim.low, claim.high),
                     "note": note,
                 }
             )
+    add_verdicts(rows, gains)
     return rows
+
+
+def add_verdicts(rows: Sequence[dict[str, Any]], gains: Sequence[Estimate]) -> None:
+    """Add p and verdict to rows with a claim and a note on what prevents a verdict on it."""
+    undecided = {"verdict": "undecided", "p": math.nan, "verdict_holm": "undecided"}
+    for row in rows:
+        row |= {**undecided, "p_holm": math.nan}
+    tested = [(row, gain) for row, gain in zip(rows, gains, strict=True) if not row["note"]]
+    claims = [(row["claimed_low"], row["claimed_high"]) for row, _ in tested]
+    for (row, _), decided in zip(
+        tested, verdicts([gain for _, gain in tested], claims), strict=True
+    ):
+        row |= {"verdict": decided.raw, "p": decided.p}
+        row |= {"verdict_holm": decided.holm, "p_holm": decided.p_holm}
 
 
 def _what_prevents_a_verdict(claim: Hypothesis, lengths: set[int], seeds: int) -> str:
@@ -147,18 +159,16 @@ def _what_prevents_a_verdict(claim: Hypothesis, lengths: set[int], seeds: int) -
         lengths: numbers of epochs of the runs of both networks.
         seeds: number of seeds.
     """
-    if claim.last_epoch:
-        if len(lengths) > 1:
-            return f"the runs stopped at different epochs ({min(lengths)} to {max(lengths)})"
-        if max(lengths) < CATCH_UP_EPOCHS:
-            return f"run for {max(lengths)} epochs only"
-        return ""
+    if claim.last_epoch and len(lengths) > 1:
+        return f"the runs stopped at different epochs ({min(lengths)} to {max(lengths)})"
+    if claim.last_epoch and max(lengths) < CATCH_UP_EPOCHS:
+        return f"run for {max(lengths)} epochs only"
     return "one seed" if seeds < 2 else ""
 
 
-def _in_points(estimate: Estimate) -> Estimate:
-    values = {key: 100 * value for key, value in asdict(estimate).items() if key != "seeds"}
-    return Estimate(**values, seeds=estimate.seeds)
+def _in_points(gain: Estimate) -> Estimate:
+    scaled = ("value", "low", "high", "error", "detectable", "monte_carlo")
+    return replace(gain, **{name: 100 * getattr(gain, name) for name in scaled})
 
 
 def reduction_networks(comparison: Comparison) -> dict[str, int | None]:
@@ -191,5 +201,6 @@ def reduction_rows(comparison: Comparison) -> list[dict[str, Any]]:
             gain = comparison.gain(name, "resnet34", "test", "auc")
         else:
             gain = _unknown(comparison)
-        rows.append(row | _with_ends("gain_over_no_se", gain))
+        row |= _with_ends("gain_over_no_se", gain)
+        rows.append(row | {"gain_over_no_se_detectable": gain.detectable})
     return rows

@@ -55,17 +55,26 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "ablation": (
         "Gains over recipe {recipe_name} on {source}, by {repeats} x {folds}-fold cross-validation "
-        "over train and val, grouped by patient; paired, with 95 % intervals. The verdict is on "
-        "the AUC. Details:",
+        "over train and val, grouped by patient, on the choice folds: recipes are chosen on them, "
+        "so no figure here is to be quoted as a result. Paired, with 95 % intervals; means of "
+        "single networks. Verdicts are on the AUC, {comparisons} comparisons, without and with "
+        "Holm's correction for their number; detectable is the true gain that 80 % of such "
+        "experiments would find. Details:",
         "Kenaikan terhadap resep {recipe_name} pada {source}, dengan validasi silang {repeats} x "
-        "{folds} lipatan atas data latih dan validasi, dikelompokkan per pasien; berpasangan, "
-        "dengan selang 95 %. Putusan menurut AUC. Selengkapnya:",
+        "{folds} lipatan atas data latih dan validasi, dikelompokkan per pasien, pada lipatan "
+        "pemilihan: resep dipilih dengannya, sehingga angka di sini tidak untuk dikutip sebagai "
+        "hasil. Berpasangan, dengan selang 95 %; rerata jaringan tunggal. Putusan menurut AUC, "
+        "{comparisons} perbandingan, tanpa dan dengan koreksi Holm untuk banyaknya perbandingan; "
+        '"terdeteksi" adalah kenaikan sebenarnya yang akan ditemukan oleh 80 % percobaan '
+        "seperti ini. Selengkapnya:",
     ),
     "switch": ("switch", "sakelar"),
     "gain_auc": ("gain in AUC (95 %)", "kenaikan AUC (95 %)"),
     "gain_accuracy": ("gain in accuracy (95 %)", "kenaikan akurasi (95 %)"),
     "training_time": ("training time", "waktu latih"),
     "verdict": ("verdict", "putusan"),
+    "verdict_holm": ("verdict,<br>Holm", "putusan,<br>Holm"),
+    "detectable": ("detectable<br>gain in AUC", "kenaikan AUC<br>terdeteksi"),
     "supported": ("supported", "didukung"),
     "undecided": ("undecided", "belum jelas"),
     "refuted": ("refuted", "disangkal"),

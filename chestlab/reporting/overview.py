@@ -153,7 +153,8 @@ def _ablation_section(wording: Wording, page_dir: Path, folder: Path) -> dict[st
     try:
         about = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
         with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
-            rows = [_ablation_row(wording, row) for row in csv.DictReader(file) if row["verdict"]]
+            compared = [row for row in csv.DictReader(file) if row["verdict"]]
+        rows = [_ablation_row(wording, row) for row in compared]
         if about["repeats"] == 1:  # a single repeat decides nothing, see `verdicts`
             return None
         values = {key: about[key] for key in ("repeats", "folds", "net")}
@@ -161,13 +162,15 @@ def _ablation_section(wording: Wording, page_dir: Path, folder: Path) -> dict[st
             "ablation",
             source=escaped(about["data"]["source"]),
             recipe_name=recipe_text(about),
+            comparisons=len(compared),
             **values,
         )
         net, recipe = escaped(about["net"]), escaped(about["recipe_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"NOTE: '{folder}' is left out, it is damaged: {error!r}", file=sys.stderr)
         return None
-    heads = ("switch", "gain_auc", "gain_accuracy", "images_seen", "verdict")
+    heads = ("switch", "gain_auc", "detectable", "gain_accuracy", "images_seen")
+    heads += ("verdict", "verdict_holm")
     return {
         "heading": wording.say("ablation_title", net=net, recipe=recipe),
         "text": f"{text} [{escaped(folder.name)}]({link(page_dir, folder / 'README.md')})",
@@ -183,7 +186,9 @@ def _ablation_row(wording: Wording, row: Mapping[str, str]) -> tuple[str, ...]:
     together = row["kind"] == "together"
     name = wording.say("all_winners") if together else f"`{escaped(row['configuration'])}`"
     ratio = f"x {wording.number(float(row['images_ratio']), '.2f')}"
-    return name, *gains, ratio, wording.say(row["verdict"])
+    detectable = wording.number(float(row["auc_gain_detectable"]))
+    decided = (wording.say(row[key]) for key in ("verdict", "verdict_holm"))
+    return name, gains[0], detectable, gains[1], ratio, *decided
 
 
 def _source_section(

@@ -101,7 +101,8 @@ def draw_learning_curves(
             # a little aside, so that bars at the same place stay apart
             aside = 1 + 0.035 * (number - (len(names) - 1) / 2)
             _draw_learning_curve(axes, of_name, measure, aside, looks[name])
-        axes.axvline(1.25 * max(measured), color=INK, linestyle=":", linewidth=1.4)
+        if len(measured) < len(rows):
+            axes.axvline(1.25 * max(measured), color=INK, linestyle=":", linewidth=1.4)
         axes.set_xscale("log")
         ticks = sorted({round(row["images"]) for row in rows})
         apart = [tick for tick, above in pairwise(ticks) if above > 1.4 * tick]
@@ -139,7 +140,8 @@ def _draw_learning_curve(
         if extrapolated:
             style |= {"markerfacecolor": "white", "markeredgewidth": 1.6}
         label = None if extrapolated else rows[0]["name"]
-        axes.errorbar(x, y, yerr=[y - low, high - y], label=label, **style)
+        if len(x):
+            axes.errorbar(x, y, yerr=[y - low, high - y], label=label, **style)
 
 
 def draw_trials(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:

@@ -91,6 +91,10 @@ def test_winners_come_first_losers_last_and_what_the_base_has_is_taken_away(comm
     assert list(rows)[-2:] == ["+ rotate", "hog_rbf_svm"]
     assert float(rows["- flip"]["auc_gain"]) > 0
     assert float(rows["+ smoothing"]["auc_gain"]) == 0
+    compared = [row for row in rows.values() if row["verdict"]]
+    assert all(float(row["p_holm"]) >= float(row["p"]) for row in compared)
+    assert len({row["auc_gain_detectable"] for row in compared}) > 1
+    assert all(float(row["auc_gain_monte_carlo"]) < 0.01 for row in compared)
     assert float(rows["+ rotate"]["seconds"]) == 11
     assert float(rows["+ rotate"]["images_ratio"]) == 1
 
@@ -159,7 +163,9 @@ def test_page_and_table_are_recomputed_from_logits_and_json(command, tmp_path):
     other.mkdir()
     for name in ("oof.csv", "ablation.json"):
         shutil.copyfile(folder / name, other / name)
-    ablation.write_page(other)
+    with pytest.raises(SystemExit) as end:
+        ablation.main(["--redraw", str(other)])
+    assert end.value.code == 0
     for name in ("table.csv", "README.md", "gains.png"):
         assert (other / name).read_bytes() == (folder / name).read_bytes()
     text = (folder / "README.md").read_text()
@@ -267,6 +273,16 @@ def test_a_network_is_trained_and_its_page_written(command):
     )
 
 
+@pytest.mark.usefixtures("trained")
+def test_with_one_repeat_no_verdict_of_the_page_is_decided(command):
+    rows = rows_of(command("--repeats", "1", *SWITCH))
+    for name, row in rows.items():
+        kinds = {"hog_rbf_svm": set(), "base": {"over_hog_"}}.get(name, {"", "over_hog_"})
+        for kind in kinds:
+            assert row[f"{kind}verdict"] == row[f"{kind}verdict_holm"] == "undecided"
+    assert float(rows["+ per-image"]["auc_gain_low"]) > 0  # of the patients alone
+
+
 def test_a_damaged_comparison_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"ablation\.json"):
         ablation.write_page(tmp_path)
@@ -283,8 +299,13 @@ def test_a_power_law_is_found_again(exponent, factor):
 @pytest.mark.usefixtures("trained")
 def test_learning_curve_and_its_extrapolation(phantom_npz, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    flags = ["--nets", "resnet34", "--folds", "5", "--repeats", "2", "--name", "curve"]
-    learning_curve.main([*flags, "--data", str(phantom_npz), "--device", "cpu"])
+    flags = ["--nets", "resnet34", "--folds", "3", "--name", "curve"]
+    flags += ["--data", str(phantom_npz), "--device", "cpu"]
+    learning_curve.main([*flags, "--repeats", "2"])
+    for name in ("README.md", "table.csv"):
+        assert "extrapolated*" not in (tmp_path / "results" / "curve" / name).read_text()
+    assert "There is no extrapolation" in (tmp_path / "results/curve/README.md").read_text()
+    learning_curve.main([*flags, "--repeats", "3"])
     folder = tmp_path / "results" / "curve"
     with (folder / "table.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["name"] == "resnet34"]
@@ -299,7 +320,9 @@ def test_learning_curve_and_its_extrapolation(phantom_npz, tmp_path, monkeypatch
     text = (folder / "README.md").read_text()
     assert "*extrapolated*" in text
     before = text, (folder / "table.csv").read_bytes()
-    learning_curve.write_page(folder)
+    with pytest.raises(SystemExit) as end:
+        learning_curve.main(["--redraw", str(folder)])
+    assert end.value.code == 0
     assert ((folder / "README.md").read_text(), (folder / "table.csv").read_bytes()) == before
 
 

@@ -78,7 +78,7 @@ def test_a_comparison_that_was_interrupted_goes_on_and_ends_as_one_that_was_not(
 def test_a_comparison_of_phantoms_lies_with_the_phantoms(script, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "chestlab.data.phantom.make_phantom",
-        lambda size: make_phantom(size, train=16, val=8, test=8),
+        lambda size, **counts: make_phantom(size, train=16, val=8, test=8),
     )
     flags = ("--data", "phantom", *SMALL, "--epochs", 1, "--seeds", 1, "--networks", "resnet34")
     script("-m studies.compare_family", *flags)
