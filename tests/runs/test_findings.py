@@ -34,7 +34,7 @@ def test_findings_are_read_with_every_image_label_and_name(findings_npz):
     images, labels = data.val.to(torch.device("cpu"))
     assert (images.shape, images.dtype) == ((40, 1, 28, 28), torch.uint8)
     assert (labels.shape, labels.dtype) == ((40, 14), torch.float32)
-    assert data.val.patients[3] == "00000001"
+    assert data.val.patients[3] == "00001001"
     assert list(findings_npz.parent.iterdir()) == [findings_npz]  # no second copy of it all
     two = sources.load(str(findings_npz))
     assert isinstance(two, splits.TwoClassData)
