@@ -44,8 +44,8 @@ class OutOfFold:
 
     AUC is the mean over the folds of the AUC within a fold: each is of one network, whose logits
     need not be on the scale of another's. Accuracy is at a probability of 0.5. The noise of
-    training is pooled over the configurations, see `verdicts`: over all networks, also where one is
-    compared with a classical classifier, whose own noise is smaller.
+    training is pooled over the configurations, see `verdicts`: over all networks, and where one is
+    compared with a classical classifier, over the differences of all networks to that one.
 
     Args:
         origin: (N,) split of each image in its source.
@@ -127,18 +127,23 @@ class OutOfFold:
 
     def estimate(self, name: str, measure: str) -> Estimate:
         """A configuration's figure with its interval."""
-        noise = noise_of_values(self._values((name,), measure))
+        noise = noise_of_values(self._values(name in self.classical, measure))
         return estimate(*self.score(name, measure), noise)
 
     def gain(self, name: str, over: str, measure: str) -> Estimate:
         """A configuration's figure less that of another, paired, with its interval."""
-        noise = noise_of_differences(self._values((name, over), measure))
+        classical = name in self.classical, over in self.classical
+        values = self._values(all(classical), measure)
+        if any(classical) and not all(classical):  # the same differences of all networks
+            other = name if classical[0] else over
+            noise = noise_of_values(values - self.score(other, measure)[0])
+        else:
+            noise = noise_of_differences(values)
         return gain(self.score(name, measure), self.score(over, measure), noise)
 
-    def _values(self, names: Collection[str], measure: str) -> np.ndarray:
-        """(K, R) of all that share the noise of ``names``: networks, if one of these is one."""
-        alone = self.classical.issuperset(names)
-        pool = [name for name in self.logits if (name in self.classical) == alone]
+    def _values(self, classical: bool, measure: str) -> np.ndarray:
+        """(K, R) of all networks, or of all classical classifiers."""
+        pool = [name for name in self.logits if (name in self.classical) == classical]
         return np.stack([self.score(name, measure)[0] for name in pool])
 
     def write(self, path: Path) -> None:

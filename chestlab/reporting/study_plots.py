@@ -98,9 +98,9 @@ def draw_learning_curves(
     for axes, measure, label in zip(panels, ("auc", "accuracy"), ("AUC", "accuracy"), strict=True):
         for number, name in enumerate(names):
             of_name = [row for row in rows if row["name"] == name]
-            # a little aside, so that bars at the same place stay apart
-            aside = 1 + 0.035 * (number - (len(names) - 1) / 2)
-            _draw_learning_curve(axes, of_name, measure, aside, looks[name])
+            # bars at the same place end in caps of different widths; moved aside, they would be
+            # read at another number of images
+            _draw_learning_curve(axes, of_name, measure, 2 + 1.5 * number, looks[name])
         if len(measured) < len(rows):
             axes.axvline(1.25 * max(measured), color=INK, linestyle=":", linewidth=1.4)
         axes.set_xscale("log")
@@ -115,7 +115,7 @@ def draw_learning_curves(
 
 
 def _draw_learning_curve(
-    axes: Axes, rows: Sequence[Mapping[str, Any]], measure: str, aside: float, look: tuple
+    axes: Axes, rows: Sequence[Mapping[str, Any]], measure: str, cap: float, look: tuple
 ) -> None:
     """One model's measured points as a line, its extrapolated ones hollow.
 
@@ -123,16 +123,16 @@ def _draw_learning_curve(
         axes: of one measure.
         rows: of one model.
         measure: ``auc`` or ``accuracy``.
-        aside: factor of the number of images.
+        cap: half the width of the bars' ends, in points.
         look: colour, line style and marker.
     """
     color, line, marker = look
     for extrapolated in (False, True):
         shown = [row for row in rows if row["extrapolated"] == extrapolated]
-        x = np.array([row["images"] for row in shown]) * aside
+        x = np.array([row["images"] for row in shown])
         y = np.array([row[measure] for row in shown])
         low, high = ([row[f"{measure}_{end}"] for row in shown] for end in ("low", "high"))
-        style = {"color": color, "marker": marker, "markersize": 6.5, "capsize": 3}
+        style = {"color": color, "marker": marker, "markersize": 6.5, "capsize": cap}
         style |= {
             "linestyle": "" if extrapolated else line,
             "elinewidth": 0.8 if color == GREY else 1.4,

@@ -11,7 +11,7 @@ from tiny_train import TinyNet
 from chestlab.data import folds, sources
 from chestlab.data.folds import FOLDS_SEED, CrossValidationSplits, make_folds, share_rows
 from chestlab.data.splits import Split, nih_patients
-from chestlab.evaluation import baselines
+from chestlab.evaluation import baselines, verdicts
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.errors import InputError, TrainingError
 from chestlab.files.progress import Interrupted, StopSignals
@@ -294,6 +294,21 @@ def test_table_is_read_as_it_was_written(splits, store, tmp_path):
     for name in again.logits:
         assert np.array_equal(again.logits[name], oof.logits[name])
     assert again.gain("tiny", "other", "auc") == oof.gain("tiny", "other", "auc")
+
+
+def test_noise_is_pooled_over_networks_and_over_their_differences_to_a_classical_one(splits):
+    rng = np.random.default_rng(3)
+    truth = 2.0 * splits.pool.labels - 1
+    logits = {name: truth + 3 * rng.normal(size=(2, len(truth))) for name in "abcdef"}
+    logits["svm"] = np.stack([truth + rng.normal(size=len(truth))] * 2)
+    oof = OutOfFold.of(splits, logits, classical=["svm"])
+    values = np.stack([oof.score(name, "auc")[0] for name in "abcdef"])
+    svm = oof.score("svm", "auc")[0]
+    gains = oof.gain("a", "b", "auc"), oof.gain("a", "svm", "auc")
+    noises = verdicts.noise_of_differences(values), verdicts.noise_of_values(values - svm)
+    for gain, over, noise in zip(gains, ("b", "svm"), noises, strict=True):
+        assert gain == verdicts.gain(oof.score("a", "auc"), oof.score(over, "auc"), noise)
+    assert oof.gain("svm", "a", "auc").error == pytest.approx(gains[1].error)
 
 
 @pytest.mark.parametrize("damage", [None, "", "configuration,repeat\n", "a,b\n1,2\n"])
