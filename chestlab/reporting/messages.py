@@ -32,14 +32,15 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "The positive class is pneumothorax. Rows are sorted by validation AUC, with the baselines "
         "below; sorting them by test would be a choice made on test. A test figure is **bold** "
         "only if it is the highest of its table and the 95 % interval of its paired difference to "
-        "every other row lies above zero (both models resampled together, by patients where they "
-        "are known; without a correction for the number of comparisons).",
+        "every other row lies above zero by more than twice its Monte-Carlo error (both models "
+        "resampled together, by patients where they are known; without a correction for the number "
+        "of comparisons).",
         "Kelas positif adalah pneumotoraks. Baris diurutkan menurut AUC validasi, dengan "
         "pembanding dasar (baseline) di bagian bawah; mengurutkan menurut data uji berarti memilih "
         "dengan data uji. Angka uji dicetak **tebal** hanya jika angka itu yang tertinggi di "
         "tabelnya dan selang 95 % dari selisih berpasangannya terhadap setiap baris lain berada di "
-        "atas nol (kedua model di-bootstrap bersama, per pasien bila pasiennya diketahui; tanpa "
-        "koreksi untuk banyaknya perbandingan).",
+        "atas nol lebih dari dua kali galat Monte Carlo-nya (kedua model di-bootstrap bersama, per "
+        "pasien bila pasiennya diketahui; tanpa koreksi untuk banyaknya perbandingan).",
     ),
     "own_pages": (
         "Comparisons, each on its own page:",
@@ -234,11 +235,16 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "head_mcnemar": ("McNemar's p", "p McNemar"),
     "below_pairs": (
         "Differences of accuracy are in percentage points. Their 95 % intervals are those of a "
-        "paired bootstrap that resamples {unit}. McNemar's exact test takes every image for "
-        "independent; several images of one patient are not, so its p is too small; "
-        "rely on the interval.",
+        "paired bootstrap that resamples {unit}, {resamples} times; with another seed their ends "
+        "would move by {accuracy_error} points and {auc_error} at most (one standard error). They "
+        "compare these trained models, not their recipes: training again would move the figures "
+        "further. McNemar's exact test takes every image for independent; several images of one "
+        "patient are not, so its p is too small; rely on the interval.",
         "Selisih akurasi dinyatakan dalam poin persen. Selang 95 %-nya berasal dari bootstrap "
-        "berpasangan dengan pengambilan ulang per {unit}. Uji eksak McNemar menganggap setiap "
+        "berpasangan dengan pengambilan ulang per {unit}, {resamples} kali; dengan seed lain "
+        "ujungnya bergeser paling banyak {accuracy_error} poin dan {auc_error} (satu galat baku). "
+        "Yang dibandingkan adalah model yang sudah dilatih ini, bukan resepnya: pelatihan ulang "
+        "akan menggeser angkanya lebih jauh. Uji eksak McNemar menganggap setiap "
         "citra saling bebas; beberapa citra dari satu pasien tidaklah demikian, sehingga nilai p "
         "itu terlalu kecil dan selanglah yang sebaiknya dipegang.",
     ),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from chestlab.evaluation.metrics import mcnemar, paired_difference
+from chestlab.evaluation.metrics import BOOTSTRAP_RESAMPLES, mcnemar, paired_difference
 from chestlab.files.errors import InputError
 from chestlab.reporting.page import Wording, escaped, markdown_table
 from chestlab.reporting.stored_runs import StoredRun, find_run, read_patients, read_runs
@@ -31,6 +31,14 @@ def difference(
     thresholds = first.metrics["threshold"], second.metrics["threshold"]
     scores = one.probabilities, other.probabilities
     return paired_difference(one.labels, *scores, thresholds, patients)
+
+
+def clearly_above(gain: Mapping[str, Any], measure: str) -> bool:
+    """Whether the interval of `difference` lies above 0, whatever the bootstrap's seed.
+
+    That is, by more than twice the Monte-Carlo error of its ends.
+    """
+    return gain[f"{measure}_ci95"][0] > 2 * gain[f"{measure}_ci95_error"]
 
 
 def pairs_section(
@@ -55,23 +63,28 @@ def pairs_section(
         references = [tested[0], *(run for run in baselines[:1] if run is not tested[0])]
         others = [run for run in tested if run not in references]
         pairs = [*combinations(references, 2), *((a, b) for b in references for a in others)]
-    rows = []
+    rows, errors = [], []
     for first, second in pairs:
+        gain = difference(first, second, patients)
+        errors.append([gain[f"{measure}_ci95_error"] for measure in ("accuracy", "auc")])
         names = (f"{group.index(run) + 1} {escaped(run.short_name)}" for run in (first, second))
-        rows.append([*names, *_pair_cells(wording, first, second, patients)])
+        rows.append([*names, *_pair_cells(wording, first, second, gain)])
     heads = ["first", "second", "accuracy_gain", "auc_gain", "only_first", "only_second", "mcnemar"]
     return {
         "references": ", ".join(run.short_name for run in references),
         "table": markdown_table([wording.say(f"head_{head}") for head in heads], rows, left=2),
         "count": len(rows),
         "unit": wording.say("image" if patients is None else "patient"),
+        "resamples": wording.number(BOOTSTRAP_RESAMPLES, ","),
+        "accuracy_error": wording.number(100 * max(of[0] for of in errors), ".2f"),
+        "auc_error": wording.number(max(of[1] for of in errors), ".4f"),
     }
 
 
 def _pair_cells(
-    wording: Wording, first: StoredRun, second: StoredRun, patients: np.ndarray | None
+    wording: Wording, first: StoredRun, second: StoredRun, gain: Mapping[str, Any]
 ) -> list[str]:
-    gain = difference(first, second, patients)
+    """The figures of a row; ``gain`` is of `difference`."""
     test = mcnemar(first.correct("test"), second.correct("test"))
     points = wording.number(100 * gain["accuracy"], "+.1f")
     return [
@@ -97,7 +110,7 @@ def describe_pair(results_dir: Path, first: str, second: str) -> str:
     if one.metrics["data"]["sha256"] != other.metrics["data"]["sha256"]:
         raise InputError(f"'{one.name}' and '{other.name}' are of different data")
     patients = read_patients(results_dir, one, "test")
-    cells = _pair_cells(Wording("en"), one, other, patients)
+    cells = _pair_cells(Wording("en"), one, other, difference(one, other, patients))
     accuracy, auc, only_first, only_second, p = cells
     unit = "images" if patients is None else "patients"
     return (

@@ -14,7 +14,7 @@ from chestlab.evaluation.tasks import GOAL
 from chestlab.files.progress import duration
 from chestlab.reporting.messages import MESSAGES
 from chestlab.reporting.page import NOTHING, Wording, escaped, link, markdown_table
-from chestlab.reporting.pairs import difference
+from chestlab.reporting.pairs import clearly_above, difference
 from chestlab.reporting.stored_runs import StoredRun, read_patients
 from chestlab.training.recipe import in_words
 
@@ -31,7 +31,7 @@ def best_on_test(tested: Sequence[StoredRun], key: str, patients: np.ndarray | N
     """
     best = max(tested, key=lambda run: run.metrics["test"][key])
     others = [run for run in tested if run is not best]
-    return best, [run for run in others if difference(best, run, patients)[f"{key}_ci95"][0] <= 0]
+    return best, [run for run in others if not clearly_above(difference(best, run, patients), key)]
 
 
 def run_table(

@@ -248,6 +248,12 @@ def test_hyperparameter_that_an_older_run_lacks_is_off(tmp_path):
     assert row_of(page, "old")[-1] == row_of(page, "new")[-1] == "2"
 
 
+@pytest.mark.parametrize(("low", "above"), [(0.0021, True), (0.0019, False), (-0.1, False)])
+def test_what_another_seed_of_the_bootstrap_could_turn_is_not_above_zero(low, above):
+    gain = {"auc": 0.05, "auc_ci95": [low, 0.1], "auc_ci95_error": 0.001}
+    assert pairs.clearly_above(gain, "auc") == above
+
+
 def test_only_a_supported_best_is_bold(tmp_path):
     make_run(tmp_path, "good_small", skill=4)
     make_run(tmp_path, "poor_small", skill=0, noise=1)
