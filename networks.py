@@ -24,7 +24,7 @@ import train
 import train_densenet
 import train_improved
 import train_mobilenet
-from chestlab.files.errors import InputError
+from chestlab.files.errors import InputError, OneLineParser
 from chestlab.runs.family import REDUCTION, WIDTH, recipes_for
 from chestlab.runs.published import write_published
 from chestlab.training.recipe import Recipe
@@ -149,4 +149,5 @@ def record() -> None:
 
 
 if __name__ == "__main__":
+    OneLineParser(description=__doc__).parse_args()
     record()

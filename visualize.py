@@ -81,9 +81,8 @@ def _parser() -> OneLineParser:
     augmentation.add_argument(
         "--out",
         type=Path,
-        default=Path("results/augmentation.png"),
         metavar="FILE.png",
-        help="(default: results/augmentation.png)",
+        help="(default: augmentation.png in results, of phantoms in results/phantom)",
     )
     return parser
 
@@ -157,7 +156,7 @@ def _augmentation(options: argparse.Namespace) -> None:
 
     from chestlab.reporting.prediction_grids import draw_augmentation
     from chestlab.training.augment import augment
-    from train_improved import REPORT as recipe
+    from train_improved import BEST as recipe
 
     data = sources.load(options.data)
     rows = np.random.default_rng(options.seed).choice(len(data.train), size=4, replace=False)
@@ -171,11 +170,12 @@ def _augmentation(options: argparse.Namespace) -> None:
         f"\n{data.source}"
     )
     credit = "" if data.phantom else NIH_CREDIT
-    check_writable(options.out.parent, "--out")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    draw_augmentation(originals, np.stack(warps, 1), options.out, title=title, credit=credit)
-    print(options.out)
-    notebook.show([options.out])
+    out = options.out or Path("results", "phantom" if data.phantom else "", "augmentation.png")
+    check_writable(out.parent, "--out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draw_augmentation(originals, np.stack(warps, 1), out, title=title, credit=credit)
+    print(out)
+    notebook.show([out])
 
 
 if __name__ == "__main__":

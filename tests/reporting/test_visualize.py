@@ -12,7 +12,6 @@ from matplotlib.text import Text
 from PIL import Image
 
 import chestlab.reporting
-import visualize
 from chestlab.data.splits import CLASS_NAMES
 from chestlab.evaluation.metrics import calibration
 from chestlab.reporting import (
@@ -182,10 +181,6 @@ def test_importing_does_not_load_pyplot():
     modules = [f"chestlab.reporting.{path.stem}" for path in REPORTING.glob("*.py")]
     code = f"import sys, {', '.join(modules)}; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_the_script_replaces_no_name_that_a_notebook_imports():
-    assert not {"Image", "display", "HTML", "Markdown", "plt", "show"} & vars(visualize).keys()
 
 
 def test_training_curves_say_what_they_show(drawn):

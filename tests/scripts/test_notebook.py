@@ -61,9 +61,7 @@ print(*[names_after(script) for script in SCRIPTS], sep="\\n")
 print("left behind:", {name for name in set(globals()) - known if name[0] != "_"} - {"known"})
 """
 SCRIPTS = sorted(
-    path.name
-    for path in ROOT.glob("*.py")
-    if "__main__" in path.read_text(encoding="utf-8") and path.name != "networks.py"
+    path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")
 )
 PICTURES_OF_A_RUN = 5  # training_curves, val_predictions, confusion_matrix, roc_curve, calibration
 
