@@ -35,6 +35,7 @@ from studies.study import (
     comparison_parser,
     interval_cell,
     interval_columns,
+    read_results,
     write_readme,
     write_table,
 )
@@ -215,15 +216,44 @@ class Search(Study):
         if not done:
             print("no trial has finished: every one was stopped or failed", flush=True)
             return
-        best = self.draw(self.optuna.trial.FixedTrial(study.best_params))
-        best = dataclasses.replace(best, name=f"trial {study.best_trial.number}")
-        oof = OutOfFold.of(self.splits, {best.name: self.cross_validate(best).logits})
+        oof, finished = OutOfFold.of(self.splits, {}), {}
+        for trial in done:
+            configuration = self.draw(self.optuna.trial.FixedTrial(trial.params))
+            finished[trial.number] = dataclasses.replace(
+                configuration, name=f"trial {trial.number}"
+            )
+            outcome = self.cross_validate(finished[trial.number])  # its folds are stored
+            oof.add(f"trial {trial.number}", outcome.logits)
+        best = finished[study.best_trial.number]
         command = reproduce(self.network, best, self.options, self.options.data)
         file_name = Path(self.options.data).name  # a page names none of this machine's folders
-        shown = reproduce(self.network, best, self.options, file_name)
-        write_page(self, study, oof, shown)
+        summary = {
+            "net": self.options.net,
+            **self.about(),
+            "command": reproduce(self.network, best, self.options, file_name),
+            "best": best.name,
+            "groups": list(self.groups),
+            "trials": trial_rows(study),
+            "configurations": {name: {"kind": "trial"} for name in oof.logits},
+        }
         print(f"best: {best.name}, AUC {study.best_value:.3f}\n{command}", flush=True)
-        self.print_end("search")
+        self.write("tune", summary, oof, write_page)
+
+
+def trial_rows(study: Any) -> list[dict[str, Any]]:
+    """What the trials of Optuna's study drew and reached, as plain values."""
+    return [
+        {
+            "trial": trial.number,
+            "state": trial.state.name.lower(),
+            "auc": trial.value if trial.value is not None else "",
+            "folds": trial.user_attrs.get("folds", 0),
+            "seconds": trial.user_attrs.get("seconds", ""),
+            **trial.params,
+        }
+        for trial in study.trials
+        if trial.params
+    ]
 
 
 def alternatives(switches: Sequence[Switch]) -> dict[str, list[Switch]]:
@@ -268,61 +298,46 @@ def reproduce(
     return shlex.join(words)
 
 
-def write_page(search: Search, study: Any, oof: OutOfFold, command: str) -> None:
-    """Write ``trials.csv``, ``trials.png`` and, last, ``README.md``.
+def write_page(folder: Path) -> None:
+    """Write ``trials.csv``, ``trials.png`` and, last, ``README.md`` from what lies in ``folder``.
 
-    Args:
-        search: what was searched.
-        study: Optuna's.
-        oof: logits of the best trial.
-        command: that trains the best trial's recipe.
+    Raises:
+        InputError: ``oof.csv`` or ``tune.json`` is missing or damaged.
     """
     from chestlab.reporting.study_plots import draw_trials
 
-    rows = [
-        {
-            "trial": trial.number,
-            "state": trial.state.name.lower(),
-            "auc": trial.value if trial.value is not None else "",
-            "folds": trial.user_attrs.get("folds", 0),
-            "seconds": trial.user_attrs.get("seconds", ""),
-            **trial.params,
-        }
-        for trial in study.trials
-        if trial.params
-    ]
-    columns = write_table(search.folder / "trials.csv", rows)
-    about, splits = search.about(), search.splits
+    summary, oof = read_results(folder, "tune", "configurations")
+    rows, groups = summary["trials"], summary["groups"]
+    columns = write_table(folder / "trials.csv", rows)
     draw_trials(
         rows,
-        search.folder / "trials.png",
-        title=f"Search for a recipe: {search.options.net}\n{about['data']['source']} · train + val "
-        f"n = {len(splits.pool)}, {splits.repeats} x {splits.folds} folds",
+        folder / "trials.png",
+        title=f"Search for a recipe: {summary['net']}\n{summary['data']['source']} · train + val "
+        f"n = {len(oof.labels)}, {summary['repeats']} x {summary['folds']} folds",
     )
     done = sorted((r for r in rows if r["state"] == "complete"), key=lambda row: -row["auc"])
     states = [row["state"] for row in rows]
-    numeric = [key for key in columns[5:] if key not in search.groups]
+    numeric = [key for key in columns[5:] if key not in groups]
     lines = [
         (
             str(row["trial"]),
             f"{row['auc']:.3f}",
             *(f"{row[key]:.3g}" for key in numeric),
-            ", ".join(f"`{row[key]}`" for key in search.groups if row.get(key) != AS_BASE),
+            ", ".join(f"`{row[key]}`" for key in groups if row.get(key) != AS_BASE),
         )
         for row in done[:SHOWN]
     ]
-    (best,) = oof.logits
     write_readme(
-        search.folder,
+        folder,
         "tune",
-        about,
+        summary,
         oof,
-        net=search.options.net,
+        net=summary["net"],
         trials=len(rows),
         finished=states.count("complete"),
         pruned=states.count("pruned"),
-        best=interval_cell(interval_columns("auc", oof.estimate(best, "auc")), "auc"),
-        command=command,
+        best=interval_cell(interval_columns("auc", oof.estimate(summary["best"], "auc")), "auc"),
+        command=summary["command"],
         columns=numeric,
         rows=lines,
     )
@@ -331,7 +346,7 @@ def write_page(search: Search, study: Any, oof: OutOfFold, command: str) -> None
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; exit statuses of `chestlab.runs.run`."""
     with one_line_errors(resume=""), StopSignals() as signals:
-        parser = comparison_parser("tune", __doc__.splitlines()[0])
+        parser = comparison_parser("tune", __doc__.splitlines()[0], write_page)
         parser.set_defaults(repeats=1)
         parser.add_argument("--net", choices=tuple(NETWORKS), required=True)
         parser.add_argument("--base", metavar="RECIPE", help="(default: that of its script)")

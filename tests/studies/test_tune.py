@@ -12,6 +12,7 @@ import pytest
 from comparisons import BASE, tiny_networks, trained  # noqa: F401 (fixtures)
 from conftest import ROOT, run_script
 
+from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.errors import TrainingError
 from chestlab.files.progress import Interrupted
 from chestlab.reporting import study_plots
@@ -46,7 +47,8 @@ def trials_of(folder):
 
 @pytest.mark.usefixtures("trained")
 def test_the_base_is_tried_first_and_the_best_found_is_better(command):
-    rows = trials_of(command(12))
+    folder = command(12)
+    rows = trials_of(folder)
     assert [int(row["trial"]) for row in rows] == list(range(12))
     assert float(rows[0]["lr"]) == BASE.lr and int(rows[0]["batch_size"]) == BASE.batch_size
     assert {rows[0][key] for key in ("flip", "rotate", "normalize")} == {"base"}
@@ -54,6 +56,15 @@ def test_the_base_is_tried_first_and_the_best_found_is_better(command):
     best = max(done, key=lambda row: float(row["auc"]))
     assert best["normalize"] == "+ per-image"
     assert float(best["auc"]) > float(rows[0]["auc"])
+    stored = OutOfFold.read(folder / "oof.csv")
+    assert set(stored.logits) == {f"trial {row['trial']}" for row in done}
+    name = f"trial {best['trial']}"
+    assert stored.estimate(name, "auc").value == pytest.approx(float(best["auc"]))
+    before = [(folder / name).read_bytes() for name in ("README.md", "trials.csv")]
+    with pytest.raises(SystemExit) as end:
+        tune.main(["--redraw", str(folder)])
+    assert end.value.code == 0
+    assert [(folder / name).read_bytes() for name in ("README.md", "trials.csv")] == before
 
 
 @pytest.mark.usefixtures("trained")
