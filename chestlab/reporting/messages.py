@@ -201,14 +201,20 @@ MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "below_cross_validation": (
         "Each image is predicted by the one model that was fitted without its fold; 95 % intervals "
-        "as above, the differences paired. Where train and val are divided together, a network "
-        "chooses its epoch on the fold that it is evaluated on, which favours it slightly, unless "
-        "its recipe takes the last epoch; a baseline chooses nothing there.",
+        "as above, the differences paired. They are of one division into folds and one training "
+        "each and leave out how much training again would change a figure, so they decide nothing "
+        "about recipes. The recipes were chosen on these folds (choice folds). Where train and val "
+        "are divided together, a network chooses its epoch on the fold that it is evaluated on, "
+        "which favours it slightly, unless its recipe takes the last epoch; a baseline chooses "
+        "nothing there.",
         "Setiap citra diprediksi oleh satu-satunya model yang dilatih tanpa lipatan citra itu; "
-        "selang 95 % seperti di atas, selisihnya berpasangan. Bila data latih dan validasi dibagi "
-        "bersama, sebuah jaringan memilih epoch pada lipatan yang juga dipakai mengevaluasinya, "
-        "sehingga sedikit diuntungkan, kecuali bila resepnya mengambil epoch terakhir; pembanding "
-        "dasar tidak memilih apa pun di sana.",
+        "selang 95 % seperti di atas, selisihnya berpasangan. Angkanya berasal dari satu "
+        "pembagian lipatan dan satu kali pelatihan; seberapa jauh pelatihan ulang akan mengubahnya "
+        "tidak ikut diperhitungkan, sehingga angka ini tidak memutuskan apa pun tentang resep. "
+        "Resepnya dipilih dengan lipatan ini (lipatan pemilihan). Bila data latih dan validasi "
+        "dibagi bersama, sebuah jaringan memilih epoch pada lipatan yang juga dipakai "
+        "mengevaluasinya, sehingga sedikit diuntungkan, kecuali bila resepnya mengambil epoch "
+        "terakhir; pembanding dasar tidak memilih apa pun di sana.",
     ),
     "comparison_caption": (
         "Test accuracy with 95 % intervals against the number of parameters and against training "
