@@ -17,7 +17,7 @@ from chestlab.data import sources
 from chestlab.data.folds import CrossValidationSplits
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.evaluation.baselines import Baseline
-from chestlab.evaluation.metrics import BOOTSTRAP_RESAMPLES
+from chestlab.evaluation.bootstrap import BOOTSTRAP_RESAMPLES
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.atomic import atomic_write, check_writable, make_folder, write_csv
 from chestlab.files.errors import InputError, OneLineParser

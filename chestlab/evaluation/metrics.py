@@ -6,25 +6,25 @@ at least the threshold. Accuracies are fractions in 0..1.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from chestlab.evaluation.bootstrap import (
+    BOOTSTRAP_RESAMPLES,
+    FINDINGS_RESAMPLES,
+    bootstrap_weights,
+    monte_carlo_error,
+    percentile_interval,
+    weight_blocks,
+    weighted_auc,
+    weighted_mean,
+)
+
 THRESHOLDS = np.arange(30, 71) / 100  # 0.30..0.70 in steps of 0.01
 
 CALIBRATION_BINS = 10
-
-BOOTSTRAP_RESAMPLES = 10_000  # the error of an interval's end is then 2 % of its half width
-
-FINDINGS_RESAMPLES = 2000  # of 14 areas over thousands of images each
-
-BOOTSTRAP_SEED = 0
-
-_LARGEST_BLOCK = 2**20  # weights turned to float64 at once
-
-_MOST_PAIRS = 2**21  # of a positive and a negative image, up to which comparing all is faster
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -121,18 +121,18 @@ def bootstrap_intervals(
 
     Returns:
         ``accuracy`` and ``auc``, each [low, high]; resamples without both classes are left out
-        of the AUC's. ``accuracy_error`` and ``auc_error``: see `monte_carlo_error`.
+        of the AUC's. ``accuracy_error`` and ``auc_error``: see `bootstrap.monte_carlo_error`.
     """
     labels, correct = np.asarray(labels), np.asarray(correct, np.float64)
     drawn = [
         (weighted_mean(correct, weights), weighted_auc(labels, scores, weights))
-        for weights in _weight_blocks(len(labels), groups, resamples)
+        for weights in weight_blocks(len(labels), groups, resamples)
     ]
     accuracy, auc = np.concatenate(drawn, axis=1)
     return {
-        "accuracy": _interval(accuracy),
+        "accuracy": percentile_interval(accuracy),
         "accuracy_error": monte_carlo_error(accuracy),
-        "auc": _interval(auc),
+        "auc": percentile_interval(auc),
         "auc_error": monte_carlo_error(auc),
     }
 
@@ -160,7 +160,7 @@ def paired_difference(
     Returns:
         ``accuracy`` and ``auc``: the differences; ``accuracy_ci95`` and ``auc_ci95``: their 95 %
         percentile-bootstrap intervals; ``accuracy_ci95_error`` and ``auc_ci95_error``: see
-        `monte_carlo_error`.
+        `bootstrap.monte_carlo_error`.
     """
     labels = np.asarray(labels)
     correct = [
@@ -173,112 +173,17 @@ def paired_difference(
             weighted_mean(gain, weights),
             weighted_auc(labels, first, weights) - weighted_auc(labels, second, weights),
         )
-        for weights in _weight_blocks(len(labels), groups, resamples)
+        for weights in weight_blocks(len(labels), groups, resamples)
     ]
     accuracy, auc = np.concatenate(drawn, axis=1)
     return {
         "accuracy": float(gain.mean()),
-        "accuracy_ci95": _interval(accuracy),
+        "accuracy_ci95": percentile_interval(accuracy),
         "accuracy_ci95_error": monte_carlo_error(accuracy),
         "auc": roc_auc(labels, first) - roc_auc(labels, second),
-        "auc_ci95": _interval(auc),
+        "auc_ci95": percentile_interval(auc),
         "auc_ci95_error": monte_carlo_error(auc),
     }
-
-
-def bootstrap_weights(n: int, groups: np.ndarray | None, resamples: int) -> np.ndarray:
-    """(resamples, n) uint16: how often each image is in each resample of whole groups."""
-    return np.concatenate(list(_weight_blocks(n, groups, resamples)))
-
-
-def _weight_blocks(n: int, groups: np.ndarray | None, resamples: int) -> Iterator[np.ndarray]:
-    """`bootstrap_weights`, some of its rows at a time."""
-    _, group = np.unique(
-        np.arange(n) if groups is None else np.asarray(groups), return_inverse=True
-    )
-    n_groups = int(group.max()) + 1
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    step = max(1, _LARGEST_BLOCK // n)
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        drawn = rng.integers(0, n_groups, size=(rows, n_groups))
-        drawn += np.arange(rows)[:, None] * n_groups
-        counts = np.bincount(drawn.ravel(), minlength=rows * n_groups)
-        yield counts.reshape(rows, n_groups).astype(np.uint16)[:, group]
-
-
-def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(resamples,) means of ``values`` (N,); ``weights`` as in `weighted_auc`."""
-    return weights @ np.asarray(values, np.float64) / weights.sum(1)
-
-
-def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(resamples,) areas under the ROC curve, NaN where a resample lacks a class.
-
-    The share of pairs, a positive and a negative image, in which the positive has the higher
-    score; a tie is half a pair. All pairs of a few thousand images are compared at once and
-    counted by a matrix product, which is exact: counts are whole and half numbers.
-
-    Args:
-        labels: (N,) of 0 and 1.
-        scores: (N,) finite.
-        weights: (resamples, N), how often each image counts.
-    """
-    positive, scores = np.asarray(labels) == 1, np.asarray(scores)
-    above, below = np.flatnonzero(positive), np.flatnonzero(~positive)
-    if len(above) * len(below) > _MOST_PAIRS:
-        return _weighted_auc_by_rank(labels, scores, weights)
-    wins = (scores[above][:, None] > scores[below]).astype(np.float32)
-    wins += 0.5 * (scores[above][:, None] == scores[below])
-    aucs = np.full(len(weights), np.nan)
-    step = max(1, _LARGEST_BLOCK // len(scores))
-    for start in range(0, len(weights), step):
-        block = weights[start : start + step]
-        ups, downs = block[:, above].astype(np.float32), block[:, below].astype(np.float64)
-        pairs = ups.sum(1, dtype=np.float64) * downs.sum(1)
-        won = ((ups @ wins) * downs).sum(1)
-        np.divide(won, pairs, out=aucs[start : start + step], where=pairs > 0)
-    return aucs
-
-
-def _weighted_auc_by_rank(
-    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """`weighted_auc` from one sorting, for many images."""
-    order = np.argsort(scores, kind="stable")
-    first_of_tie = np.flatnonzero(np.append(True, np.diff(np.asarray(scores)[order]) != 0))
-    positive = np.asarray(labels)[order] == 1
-    aucs = np.full(len(weights), np.nan)
-    step = max(1, _LARGEST_BLOCK // len(order))
-    for start in range(0, len(weights), step):
-        block = weights[start : start + step, order].astype(np.float64)
-        ups, downs = (
-            np.add.reduceat(block * side, first_of_tie, axis=1) for side in (positive, ~positive)
-        )
-        lower = np.cumsum(downs, axis=1) - downs / 2  # a tie is half a win
-        pairs, won = ups.sum(1) * downs.sum(1), (ups * lower).sum(1)
-        np.divide(won, pairs, out=aucs[start : start + step], where=pairs > 0)
-    return aucs
-
-
-def monte_carlo_error(values: np.ndarray) -> float:
-    """Standard error of the ends of `_interval`, which another seed of the bootstrap would move.
-
-    Half the distance between the order statistics one standard error of the binomial count above
-    and below the quantile (Serfling, Approximation Theorems of Mathematical Statistics, 1980,
-    2.3); the larger of the two ends.
-
-    Args:
-        values: of the resamples; those that are not finite are left out.
-    """
-    ordered = np.sort(values[np.isfinite(values)])
-    n = len(ordered)
-    half = math.sqrt(n * 0.025 * 0.975)
-    errors = []
-    for share in (0.025, 0.975):
-        near = np.clip(np.rint(n * share + np.array([-half, half])).astype(int), 0, n - 1)
-        errors.append(float(ordered[near[1]] - ordered[near[0]]) / 2)
-    return max(errors)
 
 
 def effective_patients(patients: np.ndarray) -> float:
@@ -306,10 +211,6 @@ def _patient_figures(groups: np.ndarray | None) -> dict[str, Any]:
         "effective_patients": effective_patients(groups),
         "most_images_of_a_patient": int(counts.max()),
     }
-
-
-def _interval(values: np.ndarray) -> list[float]:
-    return [float(v) for v in np.percentile(values[np.isfinite(values)], [2.5, 97.5])]
 
 
 def evaluate(
@@ -342,8 +243,8 @@ def evaluate_probabilities(
         ``n, loss, accuracy, accuracy_ci95, accuracy_ci95_error, auc, auc_ci95, auc_ci95_error,
         sensitivity, specificity, balanced_accuracy, f1, brier, confusion`` with ``confusion`` as
         [[TN, FP], [FN, TP]] and ``loss`` the mean binary cross-entropy in nats, without weights
-        or smoothing; ``.._error`` are of `monte_carlo_error`. Where patients are known, also
-        ``patients``, ``effective_patients`` (of `effective_patients`) and
+        or smoothing; ``.._error`` are of `bootstrap.monte_carlo_error`. Where patients are known,
+        also ``patients``, ``effective_patients`` (of `effective_patients`) and
         ``most_images_of_a_patient``.
     """
     from sklearn.metrics import confusion_matrix
@@ -412,11 +313,12 @@ def evaluate_findings(
         **_patient_figures(groups),
         "loss": mean_loss(labels, logits),
         "auc": roc_auc(labels, probabilities),
-        "auc_ci95": _interval(mean),
+        "auc_ci95": percentile_interval(mean),
         "auc_ci95_error": monte_carlo_error(mean),
         "auc_per_finding": {name: aucs[k] if usable[k] else None for k, name in enumerate(names)},
         "auc_ci95_per_finding": {
-            name: _interval(drawn[:, k]) if usable[k] else None for k, name in enumerate(names)
+            name: percentile_interval(drawn[:, k]) if usable[k] else None
+            for k, name in enumerate(names)
         },
         "positives_per_finding": dict(zip(names, labels.sum(0).tolist(), strict=True)),
         "resamples": resamples,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from chestlab.data.folds import CrossValidationSplits
-from chestlab.evaluation.metrics import (
+from chestlab.evaluation.bootstrap import (
     BOOTSTRAP_RESAMPLES,
     bootstrap_weights,
     weighted_auc,

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from chestlab.evaluation.metrics import (
+from chestlab.evaluation.bootstrap import (
     BOOTSTRAP_RESAMPLES,
     FINDINGS_RESAMPLES,
     bootstrap_weights,

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from chestlab.evaluation.metrics import BOOTSTRAP_RESAMPLES, mcnemar, paired_difference
+from chestlab.evaluation.bootstrap import BOOTSTRAP_RESAMPLES
+from chestlab.evaluation.metrics import mcnemar, paired_difference
 from chestlab.files.errors import InputError
 from chestlab.reporting.page import Wording, escaped, markdown_table
 from chestlab.reporting.stored_runs import StoredRun, find_run, read_patients, read_runs

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from chestlab.evaluation import metrics
+from chestlab.evaluation import bootstrap
+from chestlab.evaluation.bootstrap import BOOTSTRAP_SEED, bootstrap_weights, weighted_auc
 from chestlab.evaluation.metrics import (
-    BOOTSTRAP_SEED,
     THRESHOLDS,
     bootstrap_intervals,
-    bootstrap_weights,
     calibration,
     choose_threshold,
     evaluate,
@@ -17,7 +16,6 @@ from chestlab.evaluation.metrics import (
     paired_difference,
     roc_auc,
     sigmoid,
-    weighted_auc,
 )
 
 
@@ -235,13 +233,13 @@ def test_the_monte_carlo_error_is_how_much_another_seed_moves_an_interval(monkey
     correct = (scores > 0.5) == labels
     stored, ends = [], []
     for seed in range(60):
-        monkeypatch.setattr(metrics, "BOOTSTRAP_SEED", seed)
+        monkeypatch.setattr(bootstrap, "BOOTSTRAP_SEED", seed)
         result = bootstrap_intervals(correct, labels, scores, resamples=400)
         stored.append(result["auc_error"])
         ends.append(result["auc"])
     spread = np.std(ends, axis=0, ddof=1).max()
     assert 0.7 < np.mean(stored) / spread < 1.4
-    monkeypatch.setattr(metrics, "BOOTSTRAP_SEED", BOOTSTRAP_SEED)
+    monkeypatch.setattr(bootstrap, "BOOTSTRAP_SEED", BOOTSTRAP_SEED)
     result = bootstrap_intervals(correct, labels, scores)  # the resamples of stored intervals
     assert result["auc_error"] < np.mean(stored) / 4
     assert result["auc_error"] < 0.03 * np.diff(result["auc"])[0]
@@ -251,7 +249,7 @@ def test_resamples_do_not_hang_on_how_many_are_drawn_at_once(monkeypatch):
     labels, groups = np.arange(90) % 2, np.arange(90) // 3
     scores = np.random.default_rng(8).normal(size=90)
     whole = paired_difference(labels, scores, -scores, (0.5, 0.5), groups, 200)
-    monkeypatch.setattr(metrics, "_LARGEST_BLOCK", 7 * 90)
+    monkeypatch.setattr(bootstrap, "_LARGEST_BLOCK", 7 * 90)
     assert paired_difference(labels, scores, -scores, (0.5, 0.5), groups, 200) == whole
 
 
@@ -260,7 +258,7 @@ def test_areas_of_many_images_are_those_of_few(monkeypatch):
     labels, scores = rng.integers(0, 2, 200), np.round(rng.normal(size=200), 1)
     weights = bootstrap_weights(200, np.arange(200) // 3, 50)
     compared = weighted_auc(labels, scores, weights)
-    monkeypatch.setattr(metrics, "_MOST_PAIRS", 0)
+    monkeypatch.setattr(bootstrap, "_MOST_PAIRS", 0)
     assert np.array_equal(weighted_auc(labels, scores, weights), compared)
 
 

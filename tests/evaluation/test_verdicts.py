@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from chestlab.evaluation import verdicts
-from chestlab.evaluation.metrics import bootstrap_weights, roc_auc
+from chestlab.evaluation.bootstrap import bootstrap_weights
+from chestlab.evaluation.metrics import roc_auc
 
 PATIENTS = 60
 WEIGHTS = bootstrap_weights(PATIENTS, None, 200)
