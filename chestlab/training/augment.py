@@ -1,4 +1,4 @@
-"""From uint8 images on the device to network input: resize, warp, normalise, in whole batches.
+"""From uint8 images on the device to network input: resize, augment, normalise, in whole batches.
 
 Every image gets random parameters of its own. (`torchvision.transforms.v2` draws one set for a
 batch, which trains on less variety than it seems.)
@@ -34,7 +34,8 @@ def to_input(
 ) -> torch.Tensor:
     """What the network sees: resized, augmented if a generator is given, then normalised.
 
-    The warp comes before the normalisation, so what it pulls in from outside is black.
+    What a warp pulls in from outside is black. The mean and standard deviation that normalise an
+    image are those before augmentation, as in evaluation: a black border would shift them.
 
     Args:
         images: (N, 1, S, S) uint8.
@@ -55,6 +56,7 @@ def to_input(
             align_corners=False,
             antialias=smaller,
         )
+    mean, std = statistics(x, recipe)
     if generator is not None:
         x = augment(x, recipe, generator)
     if warp is not None:
@@ -66,19 +68,27 @@ def to_input(
             warp.scale.expand(n),
             warp.flip.expand(n),
         )
-    return normalize(x, recipe)
+    return (x - mean) / std
 
 
-def normalize(x: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Subtract a mean and divide by a standard deviation: the recipe's, or each image's own.
+def statistics(
+    x: torch.Tensor, recipe: Recipe
+) -> tuple[float, float] | tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation that normalise images: the recipe's, or each image's own.
+
+    A standard deviation is at least a grey level, so that the border of a constant image that is
+    warped stays moderate.
 
     Args:
-        x: (N, 1, H, W) in 0..1. A constant image becomes zeros under ``per-image``.
+        x: (N, 1, H, W) in 0..1.
+
+    Returns:
+        two numbers, or two tensors (N, 1, 1, 1) under ``per-image``.
     """
     if recipe.normalize == "fixed":
-        return (x - recipe.mean) / recipe.std
+        return recipe.mean, recipe.std
     std, mean = torch.std_mean(x, dim=(1, 2, 3), keepdim=True, correction=0)
-    return (x - mean) / (std + 1e-6)
+    return mean, (std + 1e-6).clamp_min(1 / 255)
 
 
 def augment(x: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> torch.Tensor:

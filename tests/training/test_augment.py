@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
-from chestlab.training.augment import affine, augment, normalize, to_input
+from chestlab.training.augment import Warp, affine, augment, to_input
 from chestlab.training.recipe import Recipe
 
 RANDOM = Recipe(name="r", rotate=15, translate=0.1, scale=0.1, flip=0.5)
@@ -95,14 +95,35 @@ def test_same_generator_state_same_images_and_none_means_untouched():
 
 
 def test_per_image_standardisation_and_constant_images():
-    x = torch.rand(4, 1, 9, 9, generator=generator())
+    images = 2 * torch.randint(0, 64, (4, 1, 9, 9), dtype=torch.uint8, generator=generator())
     recipe = Recipe(name="r", normalize="per-image")
-    y = normalize(x, recipe)
+    y = to_input(images, recipe)
     torch.testing.assert_close(y.mean((1, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.std((1, 2, 3), correction=0), torch.ones(4), atol=1e-4, rtol=0)
     # Exposure and contrast no longer matter, which is what it is for.
-    torch.testing.assert_close(normalize(0.5 * x + 0.2, recipe), y, atol=1e-4, rtol=0)
-    assert (normalize(torch.full((1, 1, 9, 9), 0.7), recipe).abs() < 0.2).all()
+    torch.testing.assert_close(to_input(images // 2 + 50, recipe), y, atol=1e-4, rtol=0)
+    assert (to_input(torch.full((1, 1, 9, 9), 178, dtype=torch.uint8), recipe).abs() < 0.2).all()
+
+
+def test_the_black_border_of_a_warp_does_not_change_the_normalisation_of_an_image():
+    """Otherwise the network is trained on other grey values than it is evaluated on."""
+    recipe = Recipe(name="r", normalize="per-image", translate=0.2, rotate=20)
+    images = torch.randint(30, 256, (8, 1, 20, 20), dtype=torch.uint8, generator=generator())
+    plain = to_input(images, recipe)
+    right = Warp(torch.zeros(1), torch.tensor([[0.25, 0.0]]), torch.ones(1), torch.tensor([False]))
+    moved = to_input(images, recipe, warp=right)
+    torch.testing.assert_close(moved[..., 5:], plain[..., :-5], atol=1e-5, rtol=0)
+    mean, std = images.float().mean((1, 2, 3)), images.float().std((1, 2, 3), correction=0)
+    black = (-mean / std)[:, None, None, None].expand(8, 1, 20, 5)
+    torch.testing.assert_close(moved[..., :5], black, atol=1e-3, rtol=0)
+    augmented = to_input(images, recipe, generator())
+    torch.testing.assert_close(augmented.amin((1, 2, 3)), -mean / std, atol=1e-3, rtol=0)
+
+
+def test_the_border_of_a_constant_image_stays_moderate():
+    recipe = Recipe(name="r", normalize="per-image", translate=0.5)
+    images = torch.full((8, 1, 20, 20), 200, dtype=torch.uint8)
+    assert 1 < to_input(images, recipe, generator()).abs().max() < 256
 
 
 @pytest.mark.parametrize("side", [16, 28, 64])
