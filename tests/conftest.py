@@ -19,6 +19,12 @@ TINY = ROOT / "tests" / "tiny_train.py"
 REAL_DATA = "CHESTMNIST_TEST_DATA"  # a folder with chestmnist_nih_subset_{28,64}.npz
 
 
+def pytest_configure() -> None:
+    """Before PyTorch is imported: threads of several processes would wait for each other."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="session")
 def phantom_npz(tmp_path_factory) -> Path:
     """A small phantom file: 64 train, 24 val, 24 test two-class images of 28 px."""

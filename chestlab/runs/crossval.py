@@ -145,6 +145,7 @@ def fold_key(
         "held_out": _digest(fold.held_out),
         "device": device.type,
         "precision": str(resolve_amp(configuration.recipe, device)),
+        "evaluation": "float32",
     }
 
 
@@ -209,7 +210,7 @@ def train_fold(
     assert trainer is not None  # there is a stage
     trainer.model.load_state_dict(trainer.best_weights)
     held_out = fold.held_out.to(device)[0]
-    logits = {tta: predict(trainer.model, held_out, recipe, trainer.amp, tta) for tta in VIEWS}
+    logits = {tta: predict(trainer.model, held_out, recipe, tta=tta) for tta in VIEWS}
     if not all(np.isfinite(values).all() for values in logits.values()):
         raise TrainingError("a logit of a held-out image is not finite")
     return {

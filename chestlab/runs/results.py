@@ -142,11 +142,9 @@ def _costs(experiment: Experiment, trainer: Trainer) -> dict[str, Any]:
 def _predict(
     experiment: Experiment, trainer: Trainer, splits: Mapping[str, Split], tta: str
 ) -> dict[str, np.ndarray]:
-    """Logits by split."""
+    """Logits by split, in float32 whatever the training was in: bf16's have many ties."""
     return {
-        name: predict(
-            trainer.model, split.to(experiment.device)[0], experiment.recipe, trainer.amp, tta
-        )
+        name: predict(trainer.model, split.to(experiment.device)[0], experiment.recipe, tta=tta)
         for name, split in splits.items()
     }
 

@@ -31,14 +31,14 @@ def measure(
         model: in any mode; in evaluation mode afterwards.
         images: (N, 1, S, S) uint8 on the same device, at least one; repeated to fill a batch.
         recipe: says how an image becomes an input, and how large a training batch is.
-        amp: mixed-precision type, or None.
+        amp: mixed-precision type of the training, or None.
 
     Returns:
         ``input_size`` in pixels; ``multiply_accumulates`` of one image through
         convolutions, linear layers and attention; ``inference_batch1`` and ``inference_batch64``,
-        milliseconds per image with quartiles, from uint8 image to logit, without test-time
-        augmentation; ``peak_memory_bytes`` of a training step (see `training_memory`). What does
-        not fit into the device's memory is None.
+        milliseconds per image with quartiles, from uint8 image to logit in float32, without
+        test-time augmentation; ``peak_memory_bytes`` of a training step (see `training_memory`).
+        What does not fit into the device's memory is None.
     """
     model.eval()
     with torch.enable_grad():  # without it PyTorch fuses attention, which the counter cannot see
@@ -47,7 +47,7 @@ def measure(
         "input_size": recipe.image_size or images.shape[-1],
         "multiply_accumulates": arithmetic,
         **{
-            f"inference_batch{n}": _where_it_fits(_inference, model, images, recipe, amp, n)
+            f"inference_batch{n}": _where_it_fits(_inference, model, images, recipe, n)
             for n in BATCHES
         },
         "peak_memory_bytes": _where_it_fits(training_memory, model, images, recipe, amp),
@@ -72,13 +72,11 @@ def multiply_accumulates(model: nn.Module, x: torch.Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def _inference(
-    model: nn.Module, images: torch.Tensor, recipe: Recipe, amp: torch.dtype | None, n: int
-) -> dict[str, float]:
+def _inference(model: nn.Module, images: torch.Tensor, recipe: Recipe, n: int) -> dict[str, float]:
     batch = images[torch.arange(n, device=images.device) % len(images)]
 
     def ask() -> None:
-        with torch.inference_mode(), autocast(images.device, amp):
+        with torch.inference_mode():
             x = to_input(batch, recipe).contiguous(memory_format=memory_format(batch.device))
             model(x).float().cpu()  # a copy waits for the device
 

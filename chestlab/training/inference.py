@@ -27,7 +27,6 @@ from chestlab.training.device import (
     keep_freed_memory,
     memory_errors,
     memory_format,
-    resolve_amp,
 )
 from chestlab.training.layers import on_device
 from chestlab.training.recipe import Recipe
@@ -46,6 +45,8 @@ def predict(
     tta: str = "none",
 ) -> np.ndarray:
     """Logits (N,) or (N, F) float64 of images (N, 1, S, S) uint8, in evaluation mode.
+
+    What is stored is predicted in float32, without ``amp``.
 
     Under ``tta="flip"`` the mean of the logits of each image and of its mirror image; under
     ``"warps"`` of these and of ``recipe.tta_warps`` random warps of the recipe's strength, the
@@ -129,10 +130,7 @@ class TrainedModel:
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Probabilities (N,) of pneumothorax of images (N, S, S) uint8, S being ``size``."""
-        amp = resolve_amp(self.recipe, self.device)
-        if amp == torch.float16 and self.device.type == "cpu":  # trained elsewhere
-            amp = None
-        logits = predict(self.model, self.tensor(images), self.recipe, amp, self.tta)
+        logits = predict(self.model, self.tensor(images), self.recipe, tta=self.tta)
         return sigmoid(logits / self.temperature)
 
 

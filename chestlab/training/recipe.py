@@ -121,6 +121,12 @@ class Recipe:
         low=0,
         high=0.9999,
     )
+    batch_norm: str = hyperparameter(
+        "running",
+        "its statistics in evaluation: running averages; with a momentum that replaces them "
+        "within an epoch; or estimated anew on training images after every epoch",
+        choices=("running", "epoch", "estimated"),
+    )
     loss: str = hyperparameter(
         "bce", "binary cross-entropy, plain or focal", choices=("bce", "focal")
     )

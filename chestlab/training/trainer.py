@@ -19,6 +19,11 @@ from chestlab.evaluation.metrics import mean_loss, roc_auc
 from chestlab.files.errors import TrainingError
 from chestlab.training.augment import to_input
 from chestlab.training.averaging import WeightAverage
+from chestlab.training.batch_norm import (
+    batch_norms,
+    estimate_statistics,
+    forget_within_an_epoch,
+)
 from chestlab.training.cuda_graph import CaptureError, StepGraph, supported
 from chestlab.training.device import (
     autocast,
@@ -125,6 +130,9 @@ class Trainer:
             self.history = list(previous.history)
             self.best_epoch, self.best_weights = previous.best_epoch, previous.best_weights
             self.training_seconds = previous.training_seconds
+        if recipe.batch_norm == "epoch":
+            layers = batch_norms(self.model, self.frozen_modules).values()
+            forget_within_an_epoch(layers, self.steps_per_epoch)
         self.average = WeightAverage(self.model, recipe.ema) if recipe.ema else None
         self.forward = self.batches.wrap(self.model)
         self.first_epoch = len(self.history)  # number of epochs before this stage
@@ -201,6 +209,8 @@ class Trainer:
                 f"{step + 1} of {len(losses)}, at learning rate {rates[step]:.3g}: "
                 "try a lower --lr or --amp off"
             )
+        if self.recipe.batch_norm == "estimated":
+            self._estimate_statistics()
         self.training_seconds += time.perf_counter() - start
 
         row = {
@@ -217,6 +227,13 @@ class Trainer:
         row["seconds"] = time.perf_counter() - start
         self._remember(row)
         return row
+
+    def _estimate_statistics(self) -> None:
+        """Give the network that is evaluated the batch-norm statistics of its own weights."""
+        names = batch_norms(self.model, self.frozen_modules)
+        layers = [self.eval_model.get_submodule(name) for name in names]
+        images = self.train_images
+        estimate_statistics(self.eval_model, layers, images, self.recipe, self.amp)
 
     def _validate(self, rate: float) -> dict[str, float]:
         """Figures of the validation images after an epoch; NaN where there are none."""
