@@ -125,9 +125,10 @@ class Progress:
         """Say how long all epochs will take, validation aside, from the seconds of a step."""
         self.estimated = True
         left = (self.epochs - self.epoch) * self.steps * seconds
+        epochs, ms = self.epochs - self.epoch, 1000 * seconds
         text = (
-            f"about {duration(left)} ({self.at_most}{self.epochs - self.epoch} epochs of "
-            f"{self.steps} steps, {1000 * seconds:.3g} ms each)"
+            f"about {duration(left)} ({self.at_most}{epochs} epoch{'s' * (epochs > 1)} of "
+            f"{self.steps} steps, {ms:.{0 if ms >= 100 else 1}f} ms each)"
         )
         if self.bar is not None:
             self.bar.write(text)

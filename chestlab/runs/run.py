@@ -164,7 +164,8 @@ def watched(
         Interrupted: a signal has come; says after which epoch.
     """
     done, epochs = len(trainer.history), trainer.first_epoch + trainer.recipe.epochs
-    stops_early = trainer.recipe.monitor != "last"
+    recipe = trainer.recipe
+    stops_early = recipe.monitor != "last" and recipe.patience < recipe.epochs
     progress = Progress(epochs, trainer.steps_per_epoch, done, stops_early)
 
     def on_step() -> None:

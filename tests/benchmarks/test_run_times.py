@@ -116,3 +116,17 @@ def test_a_script_is_stopped_when_it_has_said_how_long_it_takes(monkeypatch, tmp
     script.write_text("print('something else')\n")
     with pytest.raises(SystemExit, match="no estimate from"):
         run_times.run_until_estimate("efficientchestnet", tmp_path / "x.npz", 1)
+
+
+HEADINGS = {"README.md": "## How long it takes", "README.id.md": "## Berapa lama"}
+
+
+def rows(text: str) -> list[str]:
+    """The first table below a text's beginning, without its two lines of heading."""
+    return re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)[0].splitlines()[2:]
+
+
+@pytest.mark.parametrize("readme", HEADINGS)
+def test_the_readmes_show_the_rows_of_the_page(readme):
+    _, _, section = (ROOT / readme).read_text(encoding="utf-8").partition(f"\n{HEADINGS[readme]}\n")
+    assert rows(section.partition("\n## ")[0]) == rows(PAGE.read_text(encoding="utf-8"))
