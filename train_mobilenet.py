@@ -1,8 +1,8 @@
 """Experiment 3: MobileNetV3-Large from ImageNet, classifier first, then everything, at 128 px.
 
-From random weights it is not worth its time on a few hundred images: with the report's recipe it
-learned nothing from 440, and with one like experiment 2's it was not shown to beat HOG features and
-an SVM in cross-validation (results/README.md).
+From random weights (`--weights none`) on a few hundred images add `--batch-norm estimated`:
+torchvision builds this network with a batch-norm momentum of 0.01, and running averages then lag
+behind the weights for the whole training, so that it seems to learn nothing.
 """
 
 from chestlab import Recipe, run

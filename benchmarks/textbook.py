@@ -1,4 +1,4 @@
-"""The loop of `train_minimal.py` with the networks and recipes that `train_speed.py` measures.
+"""A textbook's training loop for the networks and recipes that `train_speed.py` measures.
 
 Pillow and torchvision transforms for one image at a time, loader processes, ``loss.item()`` in
 every step, validation after every epoch, float32 and AdamW as they come.
@@ -14,12 +14,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from chestlab.data.splits import Split
 from chestlab.training.recipe import Recipe
-from train_minimal import TwoClassDataset, evaluate, train_epoch
+from train_minimal import evaluate
+
+
+class TwoClassDataset(Dataset):
+    """Images (N, S, S) uint8, each through the transform, and labels (N,) as floats."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, transform: Callable) -> None:
+        self.images, self.labels, self.transform = images, labels, transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, np.float32]:
+        return self.transform(self.images[row]), np.float32(self.labels[row])
 
 
 def make_transform(recipe: Recipe, training: bool) -> Callable[[np.ndarray], torch.Tensor]:
@@ -89,6 +102,33 @@ def make_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int)
     raise ValueError(f"the textbook loop has no schedule '{recipe.schedule}'")
 
 
+def train_epoch(
+    model: nn.Module,
+    loader: DataLoader,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    clip: float,
+    accumulation: int,
+) -> tuple[float, float]:
+    """Train on every batch once, with a step after ``accumulation``; mean loss and accuracy."""
+    model.train()
+    device = next(model.parameters()).device
+    losses, correct = [], 0
+    for number, (images, labels) in enumerate(loader, 1):
+        images, labels = images.to(device), labels.to(device)
+        logits = model(images)
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, labels)
+        (loss / accumulation).backward()
+        losses.append(loss.item())
+        correct += ((logits >= 0) == (labels == 1)).sum().item()
+        if number % accumulation == 0 or number == len(loader):
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+    return float(np.mean(losses)), correct / len(loader.dataset)
+
+
 def run_epoch(
     model: nn.Module,
     train_loader: DataLoader,
@@ -104,16 +144,14 @@ def run_epoch(
         train_loader,
         optimizer,
         SimpleNamespace(step=lambda: None) if plateau else scheduler,
-        torch.amp.GradScaler(enabled=False),
-        amp=None,
         clip=recipe.clip or math.inf,
-        accumulate=recipe.accumulation,
+        accumulation=recipe.accumulation,
     )
-    val_loss, val_accuracy, val_auc, _ = evaluate(model, val_loader)
+    val_loss, val_accuracy, val_auc = evaluate(model, val_loader)
     if plateau:
         scheduler.step(val_loss)
     return {
-        "train_loss": float(train_loss),
+        "train_loss": train_loss,
         "train_accuracy": train_accuracy,
         "val_loss": val_loss,
         "val_accuracy": val_accuracy,

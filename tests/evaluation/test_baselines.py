@@ -9,6 +9,7 @@ import pytest
 from conftest import run_script, without_times
 
 from chestlab.data import phantom, sources
+from chestlab.data.splits import nih_patients
 from chestlab.evaluation import baselines
 from chestlab.evaluation.metrics import choose_threshold, evaluate_probabilities, roc_auc
 from chestlab.files.errors import InputError
@@ -133,7 +134,7 @@ def test_test_labels_change_nothing_but_the_test_figures(phantom_npz, tmp_path):
 def test_folds_never_tear_a_patient_apart(phantom_npz):
     split = sources.load(str(phantom_npz)).train
     names = np.array([f"{i // 3:08d}_{i % 3:03d}.png" for i in range(len(split))])
-    split = dataclasses.replace(split, names=names)
+    split = dataclasses.replace(split, names=names, patients=nih_patients(names))
     folds = baselines.inner_folds(split)
     assert sorted(np.concatenate([held_out for _, held_out in folds])) == list(range(len(split)))
     for rest, held_out in folds:
@@ -144,7 +145,7 @@ def test_too_few_patients_are_told(phantom_npz):
     split = sources.load(str(phantom_npz)).train
     names = np.array([f"{label:08d}_{i:03d}.png" for i, label in enumerate(split.labels)])
     with pytest.raises(InputError, match="too few patients"):
-        baselines.inner_folds(dataclasses.replace(split, names=names))
+        baselines.inner_folds(dataclasses.replace(split, names=names, patients=nih_patients(names)))
 
 
 @pytest.mark.parametrize("side", [28, 64, 128, 224])
