@@ -144,7 +144,8 @@ def _names(options: argparse.Namespace) -> None:
         data = sources.load(options.data, options.root, options.source_size)
         paths = [write_names(data, options.results_dir)]
     else:
-        images = [data for data, _ in _images_of_runs(options) if data.train.names is not None]
+        runs = [data for data, _ in _images_of_runs(options)]
+        images = [d for d in runs if d.train.names is not None or d.train.patients is not None]
         paths = [write_names(data, options.results_dir) for data in images]
     if not paths:
         raise InputError("no run's images have file names: --data takes a file that holds them")

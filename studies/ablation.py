@@ -24,6 +24,7 @@ from chestlab.evaluation.verdicts import VERDICTS, Estimate, verdicts
 from chestlab.files.errors import InputError, TrainingError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.runs.crossval import Outcome
+from chestlab.training.augment import warps_anything
 from chestlab.training.recipe import Recipe, as_dict, in_words
 from chestlab.training.weights import PretrainedWeights, read_pretrained
 from networks import NETWORKS
@@ -66,6 +67,8 @@ class Ablation(Study):
             name: self.configuration(options.net, name)[1].recipe for name in options.recipes
         }
         allowed = offered(self, self.base)
+        if not warps_anything(self.base.recipe):  # all of them would be the image itself
+            allowed.pop("tta-warps")
         everything = () if options.recipes else allowed
         wanted = [*(options.switch or everything), *(options.together or ())]
         self.switches = select(allowed, wanted)

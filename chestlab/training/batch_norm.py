@@ -52,7 +52,8 @@ def estimate_statistics(
 ) -> None:
     """Give batch norms the mean statistics of batches of training images; nothing else changes.
 
-    Dropout and stochastic depth are off and images are not augmented, as in the evaluation.
+    Images are augmented as in training, with the same random numbers every time: without, networks
+    trained with warps were cross-validated to be worse. Dropout and stochastic depth are off.
 
     Args:
         model: left in evaluation mode.
@@ -62,6 +63,7 @@ def estimate_statistics(
         recipe: says how an image becomes an input, and how many are in a batch.
         amp: mixed-precision type, or None.
     """
+    noise = torch.Generator(images.device).manual_seed(0)
     norms = [layer for layer in layers if isinstance(layer, _BatchNorm)]
     if not norms:
         return
@@ -76,7 +78,7 @@ def estimate_statistics(
         for number, part in enumerate(rows.tensor_split(batches), 1):
             for layer in norms:
                 layer.momentum = 1 / number  # the running mean of the batches so far
-            x = to_input(images[part], recipe)
+            x = to_input(images[part], recipe, noise)
             with autocast(images.device, amp):
                 model(x.contiguous(memory_format=memory_format(x.device)))
     finally:
