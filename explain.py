@@ -7,7 +7,7 @@ Writes `gradcam.png` into the run's results folder. The images are the validatio
 run, which are found by its checkpoint. Grad-CAM (Selvaraju et al.,
 https://arxiv.org/abs/1610.02391) weights the channels of the last feature map by how much the
 predicted class's logit depends on them. It is as coarse as that map, and it shows where the
-evidence came from, not what it was.
+evidence came from, not what it was. With `--split test` a line of `test_looks.csv` counts it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from chestlab.data import sources
 from chestlab.data.provenance import overlap
 from chestlab.data.splits import NIH_CREDIT, Split, TwoClassData
+from chestlab.evaluation.looks import FILE_NAME, Look, image_set, predictions_key, record
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable
 from chestlab.files.errors import InputError, OneLineParser
@@ -32,6 +35,7 @@ from chestlab.runs.finished_runs import (
 from chestlab.training.device import pick_device
 from chestlab.training.gradcam import describe_shares, enlarged, grad_cam, require_captum
 from chestlab.training.inference import TrainedModel, load_model
+from chestlab.training.recipe import as_dict, recipe_hash
 from networks import network_class
 
 RESULTS = Path("results")
@@ -94,6 +98,35 @@ def trained_on(trained: TrainedModel, data: TwoClassData, split: str) -> int:
     return overlap(record, split, images, by_patient=False)
 
 
+def _count_look(
+    trained: TrainedModel,
+    data: TwoClassData,
+    probabilities: np.ndarray,
+    out: Path,
+    results_dir: Path,
+) -> None:
+    """Count that right and wrong predictions of test images were shown; see `looks`.
+
+    The table is that of the results in which the picture lies, else of ``results_dir``.
+    """
+    look = Look(
+        run=trained.name,
+        kind="explain",
+        network=trained.architecture,
+        recipe_name=trained.recipe.name,
+        recipe=recipe_hash(as_dict(trained.recipe)),
+        data=data.sha256,
+        images=image_set(data, data.test),
+        evaluation=predictions_key(probabilities),
+    )
+    above = [place / FILE_NAME for place in out.resolve().parents[1:4]]
+    table = next((path for path in above if path.exists()), None)
+    if table is None:
+        table = results_dir / ("phantom" if data.phantom else "") / FILE_NAME
+        table.parent.mkdir(parents=True, exist_ok=True)
+    record(table, look)
+
+
 def explain(options: argparse.Namespace) -> None:
     """Draw the picture that the command line asks for, and print what it measures.
 
@@ -108,6 +141,8 @@ def explain(options: argparse.Namespace) -> None:
     data = load_data(trained, options.data, options.root, checkpoint)
     split: Split = getattr(data, options.split)
     probabilities = trained.probabilities(split.images)
+    if options.split == "test":
+        _count_look(trained, data, probabilities, out, options.results_dir)
     predicted = (probabilities >= trained.threshold).astype(int)
     coarse = grad_cam(trained, split.images, predicted)
     maps = enlarged(coarse, trained.size)

@@ -19,6 +19,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from chestlab.evaluation.baselines import (
     inner_folds,
     predict,
 )
+from chestlab.evaluation.looks import Look, evaluate_test, image_set
 from chestlab.evaluation.metrics import choose_threshold, evaluate_probabilities
 from chestlab.evaluation.predictions import write_probabilities
 from chestlab.evaluation.tasks import SPLIT_TITLES
@@ -46,6 +48,7 @@ from chestlab.files.run_files import RunFiles
 from chestlab.runs.flags import add_data, add_folder
 from chestlab.runs.naming import check_name, output_folders, run_name
 from chestlab.training.costs import BATCHES, milliseconds_per_image
+from chestlab.training.recipe import recipe_hash
 
 
 def _stored_numbers(classifier: Any) -> int:
@@ -69,7 +72,7 @@ def measure(
         baseline: what to fit.
         data: to fit it on.
         name: of the run.
-        folder: of the results, which exists.
+        folder: of the results, which exists; the look at test is counted in the one above.
         with_test: evaluate the test images, too.
     """
     start = time.perf_counter()
@@ -81,10 +84,14 @@ def measure(
         part: predict(baseline, classifier, split.images) for part, split in splits.items()
     }
     threshold = choose_threshold(data.val.labels, probabilities["val"])
-    figures = {
-        part: evaluate_probabilities(split.labels, probabilities[part], threshold, split.patients)
-        for part, split in splits.items()
-    }
+    figures = {}
+    for part, split in splits.items():
+        known = split.labels, probabilities[part], threshold, split.patients
+        evaluate = partial(evaluate_probabilities, *known)
+        if part == "test":
+            figures[part] = evaluate_test(folder.parent, _look(baseline, data, name), evaluate)
+        else:
+            figures[part] = evaluate()
     seconds = time.perf_counter() - start
 
     del splits["train"]
@@ -111,6 +118,23 @@ def measure(
             **{f"inference_batch{n}": _inference(baseline, classifier, data, n) for n in BATCHES},
         },
     }
+
+
+def _look(baseline: Baseline, data: TwoClassData, name: str) -> Look:
+    """The line that counts the evaluation on test."""
+    return Look(
+        run=name,
+        kind="baseline",
+        network=baseline.model,
+        recipe_name="",
+        recipe=recipe_hash(_recipe(baseline)),
+        data=data.sha256,
+        images=image_set(data, data.test),
+    )
+
+
+def _recipe(baseline: Baseline) -> dict[str, Any]:
+    return {"name": baseline.key, "grid": list(baseline.grid)}
 
 
 def _draw(
@@ -151,7 +175,7 @@ def _about(baseline: Baseline, classifier: Any, data: TwoClassData) -> dict[str,
             "counts": data.counts(),
             "phantom": data.phantom,
         },
-        "recipe": {"name": baseline.key, "grid": list(baseline.grid)},
+        "recipe": _recipe(baseline),
         "device": "cpu",
         "scikit_learn": sklearn.__version__,
         "tta": "none",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,19 @@ import numpy as np
 
 from chestlab.data import phantom
 from chestlab.data.splits import Split, TwoClassData
+from chestlab.evaluation.looks import (
+    NETWORKS_BETWEEN,
+    Look,
+    evaluate_test,
+    image_set,
+    predictions_key,
+)
 from chestlab.evaluation.metrics import choose_threshold, evaluate_probabilities, paired_difference
 from chestlab.evaluation.predictions import write_probabilities
 from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores
 from chestlab.files.atomic import atomic_write
-from chestlab.training.recipe import in_words
+from chestlab.reporting.look_tables import recipe_text
+from chestlab.training.recipe import in_words, recipe_hash
 
 SHARED = (
     "model_arguments",
@@ -75,7 +84,7 @@ def write_average(
             **{key: getattr(data, key) for key in ("source", "size", "sha256", "phantom")},
             "counts": data.counts(),
         },
-        **_evaluate(members, averages, averaged),
+        **_evaluate(folder, data, members, averages, averaged, about),
     }
     for name, (split, probabilities) in averages.items():
         write_probabilities(folder / f"{name}_probabilities.csv", split, probabilities)
@@ -90,16 +99,26 @@ def write_average(
 
 
 def _evaluate(
-    members: Sequence[Member], averages: Averages, averaged: Sequence[str]
+    folder: Path,
+    data: TwoClassData,
+    members: Sequence[Member],
+    averages: Averages,
+    averaged: Sequence[str],
+    about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What `metrics.json` says of the average's figures and of its members."""
     basis = "oof" if "oof" in averages else "val"
     split, probabilities = averages[basis]
     threshold = choose_threshold(split.labels, probabilities)
-    figures = {
-        name: evaluate_probabilities(split.labels, probabilities, threshold, split.patients)
-        for name, (split, probabilities) in averages.items()
-    }
+    figures = {}
+    for name, (split, probabilities) in averages.items():
+        known = split.labels, probabilities, threshold, split.patients
+        evaluate = partial(evaluate_probabilities, *known)
+        if name == "test":
+            look = _look(folder, data, members, probabilities, about)
+            figures[name] = evaluate_test(folder.parent, look, evaluate)
+        else:
+            figures[name] = evaluate()
     best_by = "val" if "val" in averaged else "held_out"
     best = max(members, key=lambda m: [m.metrics[best_by][measure] for measure in MEASURES])
     return {
@@ -115,11 +134,35 @@ def _evaluate(
             "name": best.metrics["name"],
             "chosen_on": f"accuracy, then AUC, on {COLUMNS[best_by]}",
             "gain_of_the_average": {
-                name: _gain(*averages[name], threshold, best, name) for name in averaged
+                name: _gain(*averages[name], threshold, best, name)
+                for name in averaged
+                if best.metrics.get(name) is not None  # a member may have no test figures
             },
         },
         "costs": _costs([member.metrics["costs"] for member in members]),
     }
+
+
+def _look(
+    folder: Path,
+    data: TwoClassData,
+    members: Sequence[Member],
+    probabilities: np.ndarray,
+    about: Mapping[str, Any],
+) -> Look:
+    """The line that counts the evaluation of an average on test; its members have their own."""
+    networks = dict.fromkeys(member.metrics["model"] for member in members)
+    names = dict.fromkeys(recipe_text(member.metrics) for member in members)
+    return Look(
+        run=folder.name,
+        kind="blend" if about.get("blend") else "average",
+        network=NETWORKS_BETWEEN.join(networks),
+        recipe_name=NETWORKS_BETWEEN.join(names),
+        recipe=recipe_hash(about["recipe"]) if "recipe" in about else "",
+        data=data.sha256,
+        images=image_set(data, data.test),
+        evaluation=predictions_key(probabilities),
+    )
 
 
 def _gain(

@@ -108,7 +108,7 @@ MESSAGES: dict[str, tuple[str, str]] = {
     "head_parameters": ("parameters", "parameter"),
     "head_time": ("training time", "waktu latih"),
     "head_milliseconds": ("ms per image,<br>alone / of 64", "ms per citra,<br>satu / dari 64"),
-    "head_looks": ("runs of this recipe<br>evaluated on test", "percobaan resep ini<br>yang diuji"),
+    "head_looks": ("looks at test<br>by this network", "evaluasi data uji<br>oleh jaringan ini"),
     "costs_title": ("Cost of each network", "Biaya setiap jaringan"),
     "head_arithmetic": ("million multiply-<br>accumulates", "juta operasi<br>kali-tambah"),
     "head_speed": ("speed<br>ratio", "rasio<br>kecepatan"),
@@ -156,17 +156,48 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Val and test figures are of the network as it is used: with the recipe's test-time "
         "augmentation, at the threshold chosen on val; training curves show a single pass at 0.5. "
         "In brackets: 95 % bootstrap intervals, which resample {unit}. Times of under a minute are "
-        "in seconds, longer ones in m:ss. The last column counts the runs here whose recipe "
-        "differs in nothing but the seed and that were evaluated on test, members of averages "
-        "included: of many, the highest is partly luck.",
+        "in seconds, longer ones in m:ss. The last column counts how often the network was "
+        "evaluated on these test images, see below: of many, the highest is partly luck.",
         "Angka validasi dan uji berlaku untuk jaringan sebagaimana dipakai: dengan augmentasi saat "
         "uji dari resepnya, pada ambang yang dipilih dengan data validasi; kurva pelatihan "
         "menampilkan satu kali prediksi pada ambang 0,5. "
         "Dalam kurung: selang bootstrap 95 % dengan pengambilan ulang per {unit}. Waktu di bawah "
         "satu menit ditulis dalam detik, selebihnya dalam m:dd. Kolom terakhir menghitung "
-        "percobaan di halaman ini yang resepnya hanya berbeda pada seed dan sudah dievaluasi pada "
-        "data uji, termasuk anggota sebuah rerata: dari banyak percobaan, angka "
-        "tertinggi sebagian adalah keberuntungan.",
+        "berapa kali jaringan itu dievaluasi pada citra uji ini, lihat di bawah: dari banyak "
+        "percobaan, angka tertinggi sebagian adalah keberuntungan.",
+    ),
+    "looks_title": ("Looks at test", "Evaluasi pada data uji"),
+    "head_network": ("network", "jaringan"),
+    "head_recipe": ("recipe", "resep"),
+    "head_looks_of_recipe": ("looks at<br>test", "evaluasi<br>data uji"),
+    "head_kinds": ("of these", "di antaranya"),
+    "head_versions": ("versions of<br>the recipe", "versi<br>resep"),
+    "head_reconstructed": ("recon-<br>structed", "direkon-<br>struksi"),
+    "look_run": ("single runs", "percobaan tunggal"),
+    "look_member": ("members of averages or studies", "anggota rerata atau studi"),
+    "look_stage": ("stages of runs", "tahap percobaan"),
+    "look_average": ("averages", "rerata"),
+    "look_blend": ("averages of several networks", "rerata beberapa jaringan"),
+    "look_baseline": ("baselines", "pembanding"),
+    "look_explain": ("Grad-CAM of test images", "Grad-CAM citra uji"),
+    "look_mistakes": ("pages of the wrong predictions", "halaman prediksi yang salah"),
+    "versions_changed": ("{n}: changed after a look", "{n}: diubah setelah evaluasi"),
+    "below_looks": (
+        "A look is an evaluation of predictions of the test images against their labels; each is a "
+        "line of test_looks.csv. The same X-rays in another size are the same images. The last "
+        "column of the table of all runs adds up all recipes and seeds of a network, the averages "
+        "that it is a part of included. Looks from before they were written down are reconstructed "
+        "from stored figures; there may have been more. Where a recipe has several versions under "
+        "one name, it was changed after a test figure of it had been stored, so that its later "
+        "test figures are no longer those of images that nobody had looked at.",
+        "Evaluasi di sini berarti membandingkan prediksi citra uji dengan labelnya; setiap "
+        "evaluasi adalah satu baris di test_looks.csv. Foto rontgen yang sama dalam ukuran lain "
+        "adalah citra yang sama. Kolom terakhir tabel semua percobaan menjumlahkan semua resep dan "
+        "seed sebuah jaringan, termasuk rerata yang memuatnya. Evaluasi dari masa sebelum "
+        "pencatatan direkonstruksi dari angka yang tersimpan; jumlah sebenarnya mungkin lebih. "
+        "Jika satu nama resep memiliki beberapa versi, resep itu diubah setelah angka ujinya "
+        "tersimpan, sehingga angka uji sesudahnya tidak lagi berasal dari citra yang belum pernah "
+        "dilihat.",
     ),
     "test_accuracy": ("test accuracy", "akurasi uji"),
     "test_auc": ("test AUC", "AUC uji"),

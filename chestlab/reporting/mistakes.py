@@ -9,13 +9,23 @@ from typing import Any
 import numpy as np
 
 from chestlab.data.splits import CLASS_NAMES, NIH_CREDIT, Split, TwoClassData
+from chestlab.evaluation.looks import (
+    FILE_NAME,
+    NETWORKS_BETWEEN,
+    Look,
+    image_set,
+    predictions_key,
+    record,
+)
 from chestlab.evaluation.predictions import with_threshold
 from chestlab.evaluation.tasks import SPLIT_TITLES
 from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError
 from chestlab.reporting import prediction_grids
+from chestlab.reporting.look_tables import networks_of, recipe_text
 from chestlab.reporting.page import escaped, markdown_table, render
 from chestlab.reporting.stored_runs import Predictions, StoredRun
+from chestlab.training.recipe import recipe_hash
 
 WARNING = "Look at the test images only after the recipe is final."
 
@@ -43,6 +53,8 @@ def _write_page(run: StoredRun, data: TwoClassData) -> Path:
     threshold = run.metrics["threshold"]
     groups: dict[str, list[tuple[np.ndarray, int, float, int]]] = {}
     sections = []
+    if "test" in run.predictions:
+        record(run.folder.parent / FILE_NAME, _look(run, data))
     for split in run.shown_splits:
         predictions, images = run.predictions[split], getattr(data, split)
         same_rows = np.array_equal(predictions.index, images.index)
@@ -80,6 +92,20 @@ def _write_page(run: StoredRun, data: TwoClassData) -> Path:
     )
     atomic_write(path, text)
     return path
+
+
+def _look(run: StoredRun, data: TwoClassData) -> Look:
+    """The line that counts that the errors on test were shown, once however often they are."""
+    return Look(
+        run=run.name,
+        kind="mistakes",
+        network=NETWORKS_BETWEEN.join(networks_of(run.metrics)),
+        recipe_name=recipe_text(run.metrics),
+        recipe=recipe_hash(run.metrics.get("recipe") or {}),
+        data=data.sha256,
+        images=image_set(data, data.test),
+        evaluation=predictions_key(run.predictions["test"].probabilities),
+    )
 
 
 def _kinds(

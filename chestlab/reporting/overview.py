@@ -19,9 +19,16 @@ from typing import Any
 
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.splits import CLASS_NAMES
+from chestlab.evaluation.looks import Look
 from chestlab.evaluation.tasks import SPLIT_TITLES
 from chestlab.files.atomic import atomic_write
 from chestlab.reporting import comparison_plots, evaluation_plots
+from chestlab.reporting.look_tables import (
+    all_looks,
+    look_table,
+    looks_at_images_of,
+    recipe_text,
+)
 from chestlab.reporting.messages import LANGUAGES, MESSAGES
 from chestlab.reporting.page import Wording, escaped, link, markdown_table, render
 from chestlab.reporting.pairs import pairs_section
@@ -32,7 +39,6 @@ from chestlab.reporting.run_tables import (
     cross_validation_table,
     member_lines,
     model_name,
-    recipe_text,
     run_table,
 )
 from chestlab.reporting.stored_runs import StoredRun, read_patients, read_runs
@@ -66,20 +72,21 @@ def write_report(results_dir: Path, language: str = "en") -> list[Path]:
     wording = Wording(language)
     runs = read_runs(results_dir)
     phantoms = [run for run in runs if run.phantom]
-    comparisons = _comparison_pages(results_dir)
+    comparisons, looks = _comparison_pages(results_dir), all_looks(results_dir)
     if len(phantoms) == len(runs):
-        return [_write_page(wording, results_dir, runs, comparisons)]
+        return [_write_page(wording, results_dir, runs, comparisons, looks)]
     marked = [
         page
         for page in comparisons
         if PHANTOM_MARK in page.read_text(encoding="utf-8", errors="replace")
     ]
     xrays = [run for run in runs if not run.phantom]
-    pages = [_write_page(wording, results_dir, xrays, [p for p in comparisons if p not in marked])]
+    others = [page for page in comparisons if page not in marked]
+    pages = [_write_page(wording, results_dir, xrays, others, looks)]
     if phantoms:
         folder = results_dir / "phantom"
         folder.mkdir(exist_ok=True)  # all are on a phantom file, whose runs lie beside the X-rays'
-        pages.append(_write_page(wording, folder, phantoms, marked))
+        pages.append(_write_page(wording, folder, phantoms, marked, looks))
     return pages
 
 
@@ -94,7 +101,11 @@ def _comparison_pages(results_dir: Path) -> list[Path]:
 
 
 def _write_page(
-    wording: Wording, folder: Path, runs: Sequence[StoredRun], comparisons: Sequence[Path]
+    wording: Wording,
+    folder: Path,
+    runs: Sequence[StoredRun],
+    comparisons: Sequence[Path],
+    looks: Sequence[Look],
 ) -> Path:
     """Write one page into a folder.
 
@@ -103,6 +114,7 @@ def _write_page(
         folder: where it lies.
         runs: that it shows.
         comparisons: pages that it links, and whose tables it shows where they are ablations'.
+        looks: at any test images.
     """
     groups: dict[tuple[bool, str], list[StoredRun]] = {}  # runs on one source, by its content
     for run in runs:
@@ -112,7 +124,7 @@ def _write_page(
     def sections(phantom: bool, level: str) -> list[dict[str, Any]]:
         shown = [group for (on_phantom, _), group in groups.items() if on_phantom == phantom]
         return [
-            _source_section(wording, folder, group, level, stems[group[0].stem] > 1)
+            _source_section(wording, folder, group, level, stems[group[0].stem] > 1, looks)
             for group in sorted(shown, key=lambda group: group[0].source)
         ]
 
@@ -192,7 +204,12 @@ def _ablation_row(wording: Wording, row: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _source_section(
-    wording: Wording, results_dir: Path, group: list[StoredRun], level: str, same_name: bool
+    wording: Wording,
+    results_dir: Path,
+    group: list[StoredRun],
+    level: str,
+    same_name: bool,
+    looks: Sequence[Look],
 ) -> dict[str, Any]:
     """What `source.md.j2` shows of the runs on one source.
 
@@ -204,6 +221,7 @@ def _source_section(
         group: the runs.
         level: number signs of the section's heading.
         same_name: another source has the same file name, so that the hash of its content is shown.
+        looks: at any test images.
     """
     # Sorted by validation: an order by test would be a choice made on test.
     group = sorted(group, key=lambda r: (r.kind == "baseline", -r.metrics["val"]["auc"], r.name))
@@ -214,6 +232,7 @@ def _source_section(
     if tested:
         patients = read_patients(results_dir, tested[0], "test")
         best = {key: best_on_test(tested, key, patients) for key in ("accuracy", "auc")}
+    looks = looks_at_images_of(group, looks)
     names = f"{first.stem}_names.csv"
     unit = first.metrics.get("bootstrap_unit")
     picture, pairs = "", None
@@ -226,7 +245,8 @@ def _source_section(
         "heading": escaped(first.source) + (f" (SHA-256 {sha256})" if same_name else ""),
         "counts": _count_table(wording, first.metrics["data"]["counts"]),
         "names": names if (results_dir / names).exists() else "",
-        "runs": run_table(wording, results_dir, group, best),
+        "runs": run_table(wording, results_dir, group, best, looks),
+        "looks": look_table(wording, looks),
         "unit": wording.say("patient" if unit == "patient" else "image"),
         "best": _best_lines(wording, group, best) if len(tested) > 1 else [],
         "has_baselines": any(run.kind == "baseline" for run in group),

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from chestlab.evaluation.looks import Look
 from chestlab.evaluation.tasks import GOAL
 from chestlab.files.progress import duration
+from chestlab.reporting.look_tables import look_count, recipe_text
 from chestlab.reporting.messages import MESSAGES
 from chestlab.reporting.page import NOTHING, Wording, escaped, link, markdown_table
 from chestlab.reporting.pairs import clearly_above, difference
 from chestlab.reporting.stored_runs import StoredRun, read_patients
-from chestlab.training.recipe import in_words
 
 Best = tuple[StoredRun, list[StoredRun]]
 
@@ -35,7 +34,11 @@ def best_on_test(tested: Sequence[StoredRun], key: str, patients: np.ndarray | N
 
 
 def run_table(
-    wording: Wording, results_dir: Path, group: Sequence[StoredRun], best: Mapping[str, Best]
+    wording: Wording,
+    results_dir: Path,
+    group: Sequence[StoredRun],
+    best: Mapping[str, Best],
+    looks: Sequence[Look],
 ) -> str:
     """A row of figures for every run on one source.
 
@@ -44,8 +47,8 @@ def run_table(
         results_dir: where the page lies.
         group: the runs, in the order of the page.
         best: of `best_on_test`, by figure; a clear winner is printed bold.
+        looks: at the test images of this source, by whatever network.
     """
-    evaluations = _test_evaluations(group)
     several = sum("test" in run.predictions for run in group) > 1
     rows = []
     for number, run in enumerate(group, 1):
@@ -74,7 +77,7 @@ def run_table(
                 NOTHING
                 if alone is None
                 else f"{wording.number(alone, '.3g')} / {wording.number(batch, '.3g')}",
-                wording.number(evaluations[run.group_key], "d"),
+                wording.number(look_count(run, looks), "d"),
             ]
         )
     heads = ["run", "val_accuracy", "goal", "val_auc", "test_accuracy", "test_auc"]
@@ -109,31 +112,12 @@ def _test_cells(wording: Wording, test: Mapping[str, Any] | None, winner_of: set
     return cells
 
 
-def _test_evaluations(group: Sequence[StoredRun]) -> Counter[str]:
-    """How many runs of each recipe were evaluated on test, the members of ensembles included."""
-    evaluations: Counter[str] = Counter()
-    for run in group:
-        if "test" not in run.predictions:
-            continue
-        evaluations[run.group_key] += 1
-        if run.kind == "ensemble" and "seeds" in str(run.metrics.get("kind")):
-            of_a_member = json.dumps([run.recipe_key, "network", None])
-            evaluations[of_a_member] += sum("test" in member for member in run.metrics["members"])
-    return evaluations
-
-
 def model_name(wording: Wording, run: StoredRun) -> str:
     """The network's class, or what a baseline is called in the page's language."""
     key = f"baseline_{(run.metrics.get('recipe') or {}).get('name')}"
     if run.kind == "baseline" and key in MESSAGES:
         return wording.say(key)
     return run.metrics["model"]
-
-
-def recipe_text(metrics: Mapping[str, Any]) -> str:
-    """The recipe's name and the hyperparameters that differ from it."""
-    named = in_words(metrics.get("recipe_name") or "", metrics.get("recipe_changes") or {})
-    return named.replace("`", "")
 
 
 def _time(wording: Wording, seconds: float | None, device: str | None) -> str:

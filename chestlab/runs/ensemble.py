@@ -4,7 +4,8 @@
     python train_improved.py --folds 5 --folds-over train
 
 Every member is a run of its own below the ensemble's folder, with all its artefacts; members that
-are finished are not trained again.
+are finished are not trained again. Members predict the test images so that the average can be
+evaluated there, and have test figures of their own only with ``--members-test``.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class Ensemble:
         for name, seed, data in each:
             own = copy.copy(self.options)
             own.name, own.recipe = name, dataclasses.replace(own.recipe, seed=seed)
+            own.test_for_average = not own.members_test
             members.append((own, data))
         return members
 

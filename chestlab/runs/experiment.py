@@ -49,6 +49,7 @@ class Experiment(Resumable):
         pretrained: weights to start from, or None.
         has_backbone: the network has one that can start from ImageNet's weights and be frozen.
         script: file, without ``.py``, that defines the network.
+        looks_dir: folder of the table that counts evaluations of test, see `looks`.
         seen: records (`provenance.record`) of the images that train the network, ``trained``, and
             of those that choose its epoch, ``chosen``.
 
@@ -121,6 +122,7 @@ class Experiment(Resumable):
         )
         check_name(self.name)
         results_dir, models_dir = output_folders(self.options, self.data)
+        self.looks_dir = results_dir
         self.final = RunFiles(results_dir / subfolder, models_dir / subfolder, self.name)
         check_writable(self.final.folder, "--results-dir")
         check_writable(self.final.models_dir, "--models-dir")

@@ -210,6 +210,13 @@ def _add_ensembles(parser: argparse.ArgumentParser) -> None:
         help="what is divided; train+val leaves no other images to choose the epoch on than the "
         "part held out (default: train)",
     )
+    parser.add_argument(
+        "--members-test",
+        action="store_true",
+        help="evaluate every member on test, too, and not only their average: each is one more "
+        "look at test",
+    )
+    parser.set_defaults(test_for_average=False)  # a member's, see `ensemble`
 
 
 def _check_combinations(parser: OneLineParser, options: argparse.Namespace) -> None:
@@ -224,6 +231,10 @@ def _check_combinations(parser: OneLineParser, options: argparse.Namespace) -> N
         parser.error("--members has seeds of its own: leave out --seed")
     if options.folds_over and not options.folds:
         parser.error("--folds-over is for --folds")
+    if options.members_test and not (options.members or options.folds):
+        parser.error("--members-test is for --members and --folds")
+    if options.members_test and options.no_test:
+        parser.error("--members-test and --no-test exclude each other")
     if options.name is not None:
         check_name(options.name)
     if options.task == "findings" and (options.members or options.folds):

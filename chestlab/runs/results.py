@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.splits import NIH_CREDIT, SPLITS, Split
+from chestlab.evaluation.looks import Look, evaluate_test, image_set
 from chestlab.evaluation.metrics import fit_temperature, roc_auc, sigmoid
 from chestlab.evaluation.predictions import write_probabilities
 from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores, task_of
@@ -24,6 +27,7 @@ from chestlab.training import costs
 from chestlab.training.device import precision
 from chestlab.training.inference import predict
 from chestlab.training.layers import on_device, parameter_count
+from chestlab.training.recipe import in_words, recipe_hash
 from chestlab.training.trainer import Trainer
 
 Figures = Mapping[str, Mapping[str, Any]]  # by split
@@ -53,15 +57,20 @@ def write_results(experiment: Experiment, trainer: Trainer, checkpoints: Checkpo
     before = time.perf_counter()
     decision = experiment.task.decide(experiment.data.val.labels, probabilities["val"])
     choosing = time.perf_counter() - before
-    figures = {
-        name: experiment.task.evaluate(split, logits[name], **decision)
-        for name, split in splits.items()
-    }
+    figures = {}
+    for name, split in splits.items():
+        evaluate = partial(experiment.task.evaluate, split, logits[name], **decision)
+        if name != "test":
+            figures[name] = evaluate()
+        elif not experiment.options.test_for_average:
+            look = _look(experiment, trainer)
+            figures[name] = evaluate_test(experiment.looks_dir, look, evaluate)
     del splits["train"]
     for name, split in splits.items():
         path = experiment.files.folder / f"{name}_probabilities.csv"
         write_probabilities(path, split, probabilities[name])
-    draw_pictures(experiment, trainer, splits, probabilities, figures, decision)
+    shown = {name: split for name, split in splits.items() if name in figures}
+    draw_pictures(experiment, trainer, shown, probabilities, figures, decision)
     decision |= {"tta": experiment.recipe.tta, **scaling}
     checkpoints.save_weights(experiment.files.best, trainer, **decision)
     if stages is not None:
@@ -70,6 +79,27 @@ def write_results(experiment: Experiment, trainer: Trainer, checkpoints: Checkpo
     seconds = sum(row["seconds"] for row in trainer.history) + time.perf_counter() - start
     metrics = _metrics(experiment, trainer, figures, decision, seconds, stages)
     atomic_write(experiment.files.metrics, json.dumps(metrics, indent=2) + "\n")
+
+
+def _look(experiment: Experiment, trainer: Trainer) -> Look:
+    """The line that counts this run's evaluation of test.
+
+    The seconds of its epochs tell the training from every other one, and are the same after
+    ``--resume``.
+    """
+    history = json.dumps([row["seconds"] for row in trainer.history])
+    return Look(
+        run=experiment.final.folder.relative_to(experiment.looks_dir).as_posix(),
+        kind="run",
+        network=experiment.identity["model"],
+        recipe_name=in_words(experiment.options.recipe_name, _recipe_changes(experiment)).replace(
+            "`", ""
+        ),
+        recipe=recipe_hash(experiment.identity["recipe"]),
+        data=experiment.data.sha256,
+        images=image_set(experiment.data, experiment.data.test),
+        evaluation=hashlib.sha256(history.encode()).hexdigest()[:16],
+    )
 
 
 def _metrics(
@@ -150,10 +180,11 @@ def _predict(
 
 
 def _stage_results(experiment: Experiment, trainer: Trainer) -> dict[str, Any]:
-    """Val and test after each step of a two-stage run, at 0.5, with the step's own seconds."""
-    splits = {name: getattr(experiment.data, name) for name in ("val", "test")}
-    if experiment.options.no_test:
-        del splits["test"]
+    """Val after each step of a two-stage run, at 0.5, with the step's own seconds.
+
+    Test is evaluated at the end alone.
+    """
+    splits = {"val": experiment.data.val}
     seconds = [row["seconds"] for row in trainer.history]
     first, second = sum(seconds[: trainer.first_epoch]), sum(seconds[trainer.first_epoch :])
     steps = [
@@ -180,12 +211,7 @@ def _stage_results(experiment: Experiment, trainer: Trainer) -> dict[str, Any]:
 
 
 def _stage_result(figures: Figures, seconds: float) -> dict[str, Any]:
-    result = {
-        split: {key: figures[split][key] for key in ("accuracy", "auc")}
-        for split in ("val", "test")
-        if split in figures
-    }
-    return {**result, "seconds": seconds}
+    return {"val": {key: figures["val"][key] for key in ("accuracy", "auc")}, "seconds": seconds}
 
 
 def draw_curves(experiment: Experiment, trainer: Trainer) -> None:

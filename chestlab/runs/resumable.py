@@ -111,7 +111,7 @@ class Resumable:
         if self.options.resume and finished:
             stored = read_metrics(final.metrics)
             self._check_same(stored, final.metrics)
-            if stored.get("test") is not None or self.options.no_test or not final.last.exists():
+            if self.options.no_test or self._is_tested(stored) or not final.last.exists():
                 print(f"'{self.name}' is finished: nothing to do. See {final.folder}")
                 return False, None
             print(f"'{self.name}' is finished but for the test images")
@@ -128,6 +128,15 @@ class Resumable:
             self._check_replaceable()
         self.files.clear()
         return True, None
+
+    def _is_tested(self, stored: Mapping[str, Any]) -> bool:
+        """Whether the finished run has what is asked for of the test images.
+
+        That is its figures, or for a member of an ensemble its predictions.
+        """
+        if self.options.test_for_average:
+            return (self.final.folder / "test_probabilities.csv").exists()
+        return stored.get("test") is not None
 
     def _check_replaceable(self) -> None:
         """Refuse to replace the finished run of the name where it is of something else."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -250,6 +252,21 @@ class Recipe:
 def as_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain values, for `metrics.json` and checkpoints."""
     return dataclasses.asdict(recipe)
+
+
+def recipe_hash(recipe: Mapping[str, Any]) -> str:
+    """A hash of a stored recipe without name and seed.
+
+    A hyperparameter with its default value is left out, so that recipes of older versions, which
+    lack it, keep their hash.
+    """
+    defaults = as_dict(Recipe(name=""))
+    changed = {
+        key: value
+        for key, value in recipe.items()
+        if key not in ("name", "seed") and (key not in defaults or defaults[key] != value)
+    }
+    return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def in_words(name: str, changes: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from conftest import run_script, without_times
 from chestlab.data import phantom, sources
 from chestlab.data.splits import nih_patients
 from chestlab.evaluation import baselines
+from chestlab.evaluation.looks import read_looks
 from chestlab.evaluation.metrics import choose_threshold, evaluate_probabilities, roc_auc
 from chestlab.files.errors import InputError
 from studies import baselines as study
@@ -49,7 +50,11 @@ def probabilities(folder, split):
 
 def test_every_baseline_leaves_a_run(results):
     names = {f"small_{baseline.key}" for baseline in baselines.BASELINES}
-    assert {path.name for path in results.iterdir()} == names
+    assert {path.name for path in results.iterdir() if path.is_dir()} == names
+    looks = read_looks(results / "test_looks.csv")
+    assert [(look.run, look.kind) for look in looks] == [
+        (f"small_{baseline.key}", "baseline") for baseline in baselines.BASELINES
+    ]
     for name in names:
         assert {path.name for path in (results / name).iterdir()} == FILES
 
@@ -111,7 +116,8 @@ def test_test_images_are_left_alone_when_asked(phantom_npz, tmp_path, monkeypatc
     command = ["--data", str(phantom_npz), "--results-dir", str(results), "--name", "small"]
     study.main(command)
     study.main([*command, "--no-test"])
-    (folder,) = results.iterdir()
+    assert len(read_looks(results / "test_looks.csv")) == 1
+    (folder,) = (path for path in results.iterdir() if path.is_dir())
     assert json.loads((folder / "metrics.json").read_text())["test"] is None
     assert not (folder / "test_probabilities.csv").exists()
 

@@ -26,6 +26,7 @@ from tiny_train import RECIPE, TinyNet
 
 from chestlab.data import sources
 from chestlab.data.phantom import make_phantom
+from chestlab.evaluation.looks import read_looks
 from chestlab.files.atomic import TEMPORARY_SUFFIX
 from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
 from chestlab.files.run_files import RunFiles
@@ -51,6 +52,7 @@ RESULTS = {
     "roc_curve.png",
     "calibration.png",
 }
+LOOKS = {"test_looks.csv", ".test_looks.lock"}  # the lock file stays here, too
 MODELS = {"one_best.pth", "one_last.pth", "one.lock"}  # the lock file stays, unlocked
 
 Ended = namedtuple("Ended", "status out err")
@@ -175,9 +177,10 @@ def assert_same_run(folder, whole, pictures=True):
             assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
 
 
-def assert_contracts_files(folder):
-    """Nothing is missing and nothing is left over."""
-    assert {path.name for path in (folder / "results").iterdir()} == {"one"}
+def assert_contracts_files(folder, looks=1):
+    """Nothing is missing and nothing is left over, and no evaluation of test is counted twice."""
+    assert {path.name for path in (folder / "results").iterdir()} == {"one", *LOOKS}
+    assert len(read_looks(folder / "results" / "test_looks.csv")) == looks
     assert {path.name for path in (folder / "results" / "one").iterdir()} == RESULTS
     assert {path.name for path in (folder / "trained_models").iterdir()} == MODELS
 
@@ -430,6 +433,7 @@ def test_a_finished_run_stays_whole_until_its_killed_and_resumed_successor_is_fi
     kills, phantom_npz, whole, successor, tmp_path, record_figure
 ):
     old = {path.relative_to(whole[0]): old for path, old in contents(whole[0]).items()}
+    del old[Path("results/test_looks.csv")]  # where the new one's look is added before it is done
     assert_contracts_files(whole[0])
     kept = {}
 
@@ -439,7 +443,7 @@ def test_a_finished_run_stays_whole_until_its_killed_and_resumed_successor_is_fi
 
     def check(folder, done):
         if done:
-            assert_contracts_files(folder)
+            assert_contracts_files(folder, looks=2)
             assert_same_run(folder, successor)
         elif not (folder / "results" / "one.unfinished" / "metrics.json").exists() and (
             old[Path("results/one/metrics.json")]
@@ -471,7 +475,7 @@ def test_a_run_cut_off_before_any_step_it_takes_in_its_folders_ends_the_same(
     cuts = int(result.stdout.split()[-1])
     assert cuts >= 60 // stride
     for cut in range(cuts):
-        assert_contracts_files(tmp_path / str(cut))
+        assert_contracts_files(tmp_path / str(cut), looks=2)
         assert_same_run(tmp_path / str(cut), successor)
     record_figure("Steps in the folders before which a run was cut off", cuts)
 
@@ -861,7 +865,7 @@ def test_a_plain_start_over_a_finished_run_replaces_it_when_it_is_finished_itsel
     assert ended.status == 0, ended.err
     assert seen == [True]
     assert_same_run(tmp_path, successor)
-    assert_contracts_files(tmp_path)
+    assert_contracts_files(tmp_path, looks=2)
 
 
 def test_a_run_without_test_that_replaces_one_with_it_leaves_none_of_its_test_figures(
@@ -1014,7 +1018,8 @@ def test_a_disk_that_is_full_at_any_write_stops_with_one_line_and_loses_no_epoch
         ended = start()
         if ended.status == 0:
             break
-        assert_stopped(ended.status, ended.err, "one", os.strerror(errno.ENOSPC))
+        assert_stopped(ended.status, ended.err, os.strerror(errno.ENOSPC))
+        assert any(name in ended.err for name in ("one", "test_looks.csv"))
         assert not temporaries(folder)
         kept = Kept()
         kept.check(folder)

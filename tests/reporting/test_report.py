@@ -14,10 +14,12 @@ from PIL import Image
 
 import visualize
 from chestlab.data import phantom, sources, splits
+from chestlab.evaluation.looks import Look, record
 from chestlab.evaluation.metrics import choose_threshold, evaluate_probabilities
 from chestlab.evaluation.tasks import SPLIT_TITLES
 from chestlab.files.errors import InputError
 from chestlab.reporting import mistakes, overview, pairs, stored_runs
+from chestlab.reporting.look_tables import all_looks
 from chestlab.reporting.messages import MESSAGES
 
 COUNTS = {"train": (40, 60), "val": (12, 20), "test": (20, 32)}
@@ -224,18 +226,39 @@ def test_files_of_one_name_with_other_content_are_other_data(tmp_path):
     }
 
 
-def test_looks_at_test_are_counted_by_recipe(tmp_path):
+def test_looks_at_test_are_counted_by_network_over_recipes_members_stages_and_sizes(tmp_path):
+    write_names(tmp_path)
+    write_names(tmp_path, "large")  # of the same X-rays
     make_run(tmp_path, "a_small", seed=1)
-    make_run(tmp_path, "b_small", seed=2, noise=1)
     make_run(tmp_path, "c_small", seed=3, noise=2, test=False)
-    make_run(tmp_path, "d_small", recipe={"name": "tiny", "epochs": 4, "lr": 0.02, "seed": 1})
-    members = [{"test": {"accuracy": 0.7, "auc": 0.8}}] * 3
-    make_run(tmp_path, "e_small", members=members, kind="3 seeds")
+    stages = {"stage2": {"val": {}, "test": {}}, "threshold": {"val": {}, "test": {}}}
+    slower = {"name": "tiny", "epochs": 4, "lr": 0.02, "seed": 1}
+    make_run(tmp_path, "d_small", recipe=slower, ladder=stages)
+    make_run(tmp_path, "e_small", members=[{}] * 2, kind="2 seeds")
+    make_run(tmp_path, "e_small/seed1")
+    make_run(tmp_path, "e_small/seed2", test=False)
+    make_run(tmp_path, "f_large", data={"source": "large.npz", "sha256": "cd" * 32})
+    make_run(tmp_path, "g_small", model="OtherNet")
+    blend = {"model": "OtherNet + TinyNet", "kind": "2 runs", "blend": ["a", "g"]}
+    make_run(tmp_path, "h_small", members=[{}] * 2, **blend)
+    make_run(tmp_path, "i_other", data={"source": "other.npz", "sha256": "ef" * 32})
     page = page_of(tmp_path)
-    looks = {name: row_of(page, name)[-1] for name in "abcde"}
-    assert looks == {"a": "5", "b": "5", "c": "5", "d": "1", "e": "1"}
+    looks = {name: row_of(page, name)[-1] for name in "acdefghi"}
+    assert looks == {**dict.fromkeys("acdef", "7"), "g": "2", "h": "8", "i": "1"}
     assert row_of(page, "c")[5:7] == ["-", "-"]
-    assert "average of 3 seeds" in row_of(page, "e")[1]
+    assert "average of 2 seeds" in row_of(page, "e")[1]
+    rows = [line for line in page.splitlines() if line.startswith("| TinyNet | report | 6 ")]
+    assert len(rows) == 2 and rows[0] == rows[1]  # of small.npz and large.npz
+    assert "2: changed after a look" in rows[0] and rows[0].endswith("| 6 |")  # reconstructed
+
+    look = Look("a_small", "run", "TinyNet", "report", "", "ab" * 32, "", "first")
+    (image_set,) = {look.images for look in all_looks(tmp_path) if look.run == "a_small"}
+    for evaluation in ("first", "second"):  # in the place of the reconstructed one
+        record(
+            tmp_path / "test_looks.csv",
+            dataclasses.replace(look, images=image_set, evaluation=evaluation),
+        )
+    assert row_of(page_of(tmp_path), "a")[-1] == row_of(page_of(tmp_path, "id"), "f")[-1] == "8"
 
 
 def test_hyperparameter_that_an_older_run_lacks_is_off(tmp_path):
@@ -244,8 +267,9 @@ def test_hyperparameter_that_an_older_run_lacks_is_off(tmp_path):
     make_run(tmp_path, "old_small")
     recipe = as_dict(Recipe(name="tiny", epochs=4, lr=0.01, seed=7))
     make_run(tmp_path, "new_small", recipe=recipe)
-    page = page_of(tmp_path)
-    assert row_of(page, "old")[-1] == row_of(page, "new")[-1] == "2"
+    first, second = stored_runs.read_runs(tmp_path)
+    assert first.recipe_key == second.recipe_key
+    assert len({look.recipe for look in all_looks(tmp_path)}) == 1
 
 
 @pytest.mark.parametrize(("low", "above"), [(0.0021, True), (0.0019, False), (-0.1, False)])

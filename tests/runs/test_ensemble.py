@@ -21,6 +21,7 @@ from tiny_train import TinyNet
 from chestlab.data import provenance, sources
 from chestlab.data.folds import join, make_folds
 from chestlab.data.splits import Split, TwoClassData, nih_patients
+from chestlab.evaluation.looks import read_looks
 from chestlab.evaluation.metrics import choose_threshold, paired_difference
 from chestlab.files import progress
 from chestlab.files.checkpoint import load_checkpoint
@@ -199,6 +200,8 @@ def test_the_seeds_are_the_reports_and_then_go_on():
         (["--members", "2", "--folds", "2"], "exclude each other"),
         (["--members", "2", "--seed", "3"], "leave out --seed"),
         (["--folds-over", "train"], "is for --folds"),
+        (["--members-test"], "is for --members and --folds"),
+        (["--members-test", "--folds", "2", "--no-test"], "exclude each other"),
         (["--folds", "2", "--folds-over", "test"], "invalid choice"),
         (["--folds", "60"], "folds at most"),
     ],
@@ -214,7 +217,7 @@ def test_wrong_ensembles_are_refused_in_one_line_and_nothing_is_written(
 
 
 def test_members_are_averaged_and_nothing_finished_is_trained_again(tmp_path, named_npz, capsys):
-    command = TinyNet, FAST, tmp_path, "--data", named_npz, "--members"
+    command = TinyNet, FAST, tmp_path, "--data", named_npz, "--members-test", "--members"
     assert call(*command, 2) == 0
     folder, models = (tmp_path / part / "tiny_named_members" for part in ("results", "models"))
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -325,12 +328,41 @@ def test_folds_are_judged_out_of_fold(tmp_path, named_npz, over):
         inside = oof["split"] == "val"
         val = table(folder / "val_probabilities.csv")
         np.testing.assert_array_equal(val["probability"], oof["probability"][inside])
-        assert set(metrics["best_member"]["gain_of_the_average"]) == {"test"}
+        assert not metrics["best_member"]["gain_of_the_average"]  # members have no test figures
     else:
         both = [table(folder / f"fold{k}" / "val_probabilities.csv") for k in (1, 2)]
         mean = np.mean([values["probability"] for values in both], axis=0)
         val = table(folder / "val_probabilities.csv")
         np.testing.assert_allclose(val["probability"], mean, rtol=1e-12)
+
+
+def test_members_are_evaluated_on_test_only_if_asked_for_and_every_evaluation_counts_once(
+    tmp_path, named_npz, monkeypatch
+):
+    command = TinyNet, FAST, tmp_path, "--data", named_npz, "--folds", 2
+    folder = tmp_path / "results/tiny_named_folds2"
+
+    def looks():
+        return [(look.run, look.kind) for look in read_looks(tmp_path / "results/test_looks.csv")]
+
+    def figures():
+        members = [json.loads((folder / f"fold{k}/metrics.json").read_text()) for k in (1, 2)]
+        return [member["test"] is not None for member in members]
+
+    average = (folder.name, "average")
+    assert call(*command) == 0
+    assert figures() == [False, False] and looks() == [average]
+    assert "test" not in json.loads((folder / "metrics.json").read_text())["mean_and_sd"]
+    monkeypatch.setattr(Trainer, "run_epoch", lambda trainer: pytest.fail("it was trained again"))
+    before = (folder / "test_probabilities.csv").read_bytes()
+    assert call(*command, "--resume") == 0
+    assert looks() == [average]
+    assert call(*command, "--members-test") == 0
+    members = [(f"{folder.name}/fold{k}", "run") for k in (1, 2)]
+    assert figures() == [True, True] and looks() == [average, *members]
+    assert (folder / "test_probabilities.csv").read_bytes() == before
+    assert call(*command) == 0
+    assert looks() == [average, *members]
 
 
 def test_no_test_leaves_the_test_images_alone(tmp_path, named_npz):
@@ -339,6 +371,7 @@ def test_no_test_leaves_the_test_images_alone(tmp_path, named_npz):
     folder = tmp_path / "results/tiny_named_folds2"
     assert json.loads((folder / "metrics.json").read_text())["test"] is None
     assert not list(folder.rglob("test_probabilities.csv"))
+    assert not (tmp_path / "results/test_looks.csv").exists()
     assert call(*command) == 0  # finished but for the test images: nothing is trained again
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["test"]["n"] == 24

@@ -1,0 +1,158 @@
+"""How often each network was evaluated on test, as the pages of `results/` say it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from chestlab.evaluation.looks import FILE_NAME, NETWORKS_BETWEEN, Look, names_key, read_looks
+from chestlab.files.run_files import UNFINISHED
+from chestlab.reporting.page import NOTHING, Wording, escaped, markdown_table
+from chestlab.reporting.stored_runs import StoredRun, source_stem
+from chestlab.training.recipe import in_words, recipe_hash
+
+RECONSTRUCTED = "reconstructed"
+
+KINDS = ("run", "member", "stage", "average", "blend", "baseline", "explain", "mistakes")
+
+
+def all_looks(results_dir: Path) -> list[Look]:
+    """Every look at test: those written down, and those that only stored figures tell of.
+
+    The latter are of runs from before `looks.FILE_NAME` existed, of which it has no line.
+
+    Args:
+        results_dir: of the X-rays' runs; the phantoms' folder below is read, too.
+    """
+    looks = []
+    for folder in (results_dir, results_dir / "phantom"):
+        written = read_looks(folder / FILE_NAME)
+        known = {(look.run, look.kind) for look in written}
+        looks += written
+        looks += [look for look in reconstructed(folder) if (look.run, look.kind) not in known]
+    return looks
+
+
+def reconstructed(folder: Path) -> Iterator[Look]:
+    """The looks that the ``metrics.json`` with test figures below a folder tell of."""
+    for path in sorted(folder.rglob("metrics.json")):
+        name = path.parent.relative_to(folder).as_posix()
+        if name.startswith("phantom/") or UNFINISHED in name:
+            continue
+        try:
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+            yield from looks_of(metrics, name, _image_set(folder, metrics))
+            if metrics["test"] and (path.parent / "mistakes.md").exists():
+                yield _look(metrics, name, "mistakes", _image_set(folder, metrics))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # `read_runs` names damaged ones
+
+
+def looks_of(metrics: Mapping[str, Any], name: str, images: str) -> Iterator[Look]:
+    """The looks that one ``metrics.json`` tells of: its figures of test, and those of its stages.
+
+    Args:
+        metrics: of a run, an average or a baseline.
+        name: of its folder below that of the results.
+        images: as `looks.image_set`.
+    """
+    if metrics["test"] is None:
+        return
+    kind = "average" if "members" in metrics else "run"
+    kind = "blend" if metrics.get("blend") else "baseline" if metrics.get("yardstick") else kind
+    for stage, figures in (metrics.get("ladder") or {}).items():
+        if "test" in figures and stage != "threshold":  # which is the run itself
+            yield _look(metrics, name, "stage", images, stage)
+    yield _look(metrics, name, kind, images)
+
+
+def networks_of(metrics: Mapping[str, Any]) -> list[str]:
+    """The networks of a run; several of a blend."""
+    return metrics["model"].split(" + ") if metrics.get("blend") else [metrics["model"]]
+
+
+def _look(
+    metrics: Mapping[str, Any], name: str, kind: str, images: str, evaluation: str = ""
+) -> Look:
+    return Look(
+        run=name,
+        kind=kind,
+        network=NETWORKS_BETWEEN.join(networks_of(metrics)),
+        recipe_name=recipe_text(metrics),
+        recipe=recipe_hash(metrics.get("recipe") or {}),
+        data=metrics["data"]["sha256"],
+        images=images,
+        evaluation=evaluation,
+        note=RECONSTRUCTED,
+    )
+
+
+def recipe_text(metrics: Mapping[str, Any]) -> str:
+    """The recipe's name and the hyperparameters that differ from it."""
+    named = in_words(metrics.get("recipe_name") or "", metrics.get("recipe_changes") or {})
+    return named.replace("`", "")
+
+
+def _image_set(folder: Path, metrics: Mapping[str, Any]) -> str:
+    """As `looks.image_set`, from the list of the source's file names where there is one."""
+    about = metrics["data"]
+    try:
+        path = folder / f"{source_stem(about['source'])}_names.csv"
+        with path.open(encoding="utf-8", newline="") as file:
+            names = [row["name"] for row in csv.DictReader(file) if row["split"] == "test"]
+    except (OSError, ValueError, KeyError):
+        return about["sha256"]
+    two_classes = len(names) == sum(about["counts"]["test"].values()) and all(names)
+    return names_key(names) if two_classes else about["sha256"]
+
+
+def looks_at_images_of(group: Sequence[StoredRun], looks: Sequence[Look]) -> list[Look]:
+    """The looks at the test images that runs on one source have, in whatever size."""
+    names = {run.name for run in group}
+    sha256 = group[0].metrics["data"]["sha256"]
+    images = {look.images for look in looks if look.data == sha256 and look.run in names}
+    images = images or {_image_set(group[0].folder.parent, group[0].metrics)}
+    return [look for look in looks if look.images in images]
+
+
+def look_count(run: StoredRun, looks: Sequence[Look]) -> int:
+    """How many of the looks were at a run's network or networks, by any recipe and seed."""
+    networks = set(networks_of(run.metrics))
+    return sum(bool(networks & look.networks) for look in looks)
+
+
+def look_table(wording: Wording, looks: Sequence[Look]) -> str:
+    """A row per network and recipe: how many looks, of what kind, by how many versions of it.
+
+    Empty where there are none.
+    """
+    rows = []
+    keys = {(look.network, look.recipe_name) for look in looks}
+    for network, recipe_name in sorted(keys):
+        shown = [
+            look for look in looks if (look.network, look.recipe_name) == (network, recipe_name)
+        ]
+        kinds = Counter(
+            "member" if look.kind == "run" and "/" in look.run else look.kind for look in shown
+        )
+        versions = len({look.recipe for look in shown})
+        rows.append(
+            [
+                escaped(network),
+                escaped(recipe_name) or NOTHING,
+                wording.number(len(shown), "d"),
+                ", ".join(
+                    f"{wording.say(f'look_{kind}')} {wording.number(kinds[kind], 'd')}"
+                    for kind in KINDS
+                    if kinds[kind]
+                ),
+                wording.say("versions_changed", n=versions) if versions > 1 else str(versions),
+                wording.number(sum(look.note == RECONSTRUCTED for look in shown), "d"),
+            ]
+        )
+    heads = ("network", "recipe", "looks_of_recipe", "kinds", "versions", "reconstructed")
+    return markdown_table([wording.say(f"head_{head}") for head in heads], rows, 2) if rows else ""
