@@ -112,6 +112,7 @@ def measure(
         "threshold": threshold,
         "seconds": seconds,
         "cross_validation": validated,
+        "warnings": list(data.warnings),
         **{split: figures.get(split) for split in (*SPLITS, "oof")},
         "costs": {
             "input_size": data.size,
@@ -220,15 +221,19 @@ def run(options: argparse.Namespace) -> None:
 
 def _line(metrics: Mapping[str, Any]) -> str:
     parts = [
-        f"{part} accuracy {metrics[part]['accuracy']:.1%}, AUC {metrics[part]['auc']:.3f}"
+        f"{part} accuracy {metrics[part]['accuracy']:.1%}, AUC {_auc(metrics[part]['auc'])}"
         for part in ("val", "test")
         if metrics[part] is not None
     ]
     validated = metrics["cross_validation"]
     return (
-        f"{metrics['name']}: {'; '.join(parts)}; cross-validated AUC {validated['auc']:.3f} "
-        f"(sd {validated['auc_sd']:.3f} over {FOLDS} folds of {metrics['bootstrap_unit']}s)"
+        f"{metrics['name']}: {'; '.join(parts)}; cross-validated AUC {_auc(validated['auc'])} "
+        f"(sd {_auc(validated['auc_sd'])} over {FOLDS} folds of {metrics['bootstrap_unit']}s)"
     )
+
+
+def _auc(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

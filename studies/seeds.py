@@ -61,11 +61,11 @@ def page(script: str, runs: Sequence[Mapping[str, Any]]) -> str:
         script: its file name.
         runs: their `metrics.json`, at least two.
     """
-    figures = np.array([[run[split][figure] for split, figure in FIGURES] for run in runs])
+    figures = np.array([[run[split][figure] for split, figure in FIGURES] for run in runs], float)
     rows = [
         [
             str(run["seed"]),
-            *(f"{value:.3f}" for value in values),
+            *map(_number, values),
             f"{run['best_epoch']} of {run['epochs_run']}",
             f"{run['threshold']:.2f}",
             f"{run['seconds']:.0f}",
@@ -73,9 +73,21 @@ def page(script: str, runs: Sequence[Mapping[str, Any]]) -> str:
         for run, values in zip(runs, figures, strict=True)
     ]
     for label, values in (("mean", figures.mean(0)), ("sd", figures.std(0, ddof=1))):
-        rows.append([f"**{label}**", *(f"{value:.3f}" for value in values), "", "", ""])
-    templates = Path(__file__).parent / "templates"
-    return render("seeds.md.j2", templates, script=script, run=runs[0], runs=len(runs), rows=rows)
+        rows.append([f"**{label}**", *map(_number, values), "", "", ""])
+    return render(
+        "seeds.md.j2",
+        Path(__file__).parent / "templates",
+        script=script,
+        run=runs[0],
+        runs=len(runs),
+        rows=rows,
+        warnings=[(run["seed"], text) for run in runs for text in run.get("warnings", ())],
+    )
+
+
+def _number(value: float) -> str:
+    """A figure; that of outputs that differ by less than float noise is NaN here."""
+    return "undefined" if np.isnan(value) else f"{value:.3f}"
 
 
 if __name__ == "__main__":

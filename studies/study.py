@@ -318,6 +318,7 @@ def write_readme(
         unit="image" if oof.patients is None else "patient",
         seeds=", ".join(map(str, map(CrossValidationSplits.seed, range(about["repeats"])))),
         resamples=f"{BOOTSTRAP_RESAMPLES:,}",
+        warnings=oof.alarms(),
         units=len(oof.labels) if oof.patients is None else len(np.unique(oof.patients)),
         **values,
     )

@@ -10,7 +10,8 @@ import numpy as np
 
 from chestlab.data import splits
 from chestlab.data.folds import fold_rows, join, make_folds
-from chestlab.evaluation.metrics import roc_auc
+from chestlab.evaluation.alarms import logits_of
+from chestlab.evaluation.metrics import defined_auc, roc_auc
 from chestlab.files.errors import InputError
 
 FOLDS = 5  # of every cross-validation here
@@ -181,14 +182,16 @@ def cross_validate(
     """Train and val divided into folds that keep patients together.
 
     Returns:
-        the images in the order of the folds, their out-of-fold probabilities, and the folds' AUCs.
+        the images in the order of the folds, their out-of-fold probabilities, and the folds' AUCs,
+        None where the probabilities of a fold are all alike.
     """
     folds = make_folds(data, FOLDS, "train+val")
     probabilities, aucs = [], []
     for fold in folds:
         classifier, _ = fit(baseline, baseline.features(fold.train.images), fold.train)
         probabilities.append(predict(baseline, classifier, fold.val.images))
-        aucs.append(roc_auc(fold.val.labels, probabilities[-1]))
-    summary = {"folds": FOLDS, "over": "train+val", "fold_aucs": aucs}
-    summary |= {"auc": float(np.mean(aucs)), "auc_sd": float(np.std(aucs, ddof=1))}
+        aucs.append(defined_auc(fold.val.labels, logits_of(probabilities[-1])))
+    summary = {"folds": FOLDS, "over": "train+val", "fold_aucs": aucs, "auc": None, "auc_sd": None}
+    if None not in aucs:
+        summary |= {"auc": float(np.mean(aucs)), "auc_sd": float(np.std(aucs, ddof=1))}
     return join([fold.val for fold in folds]), np.concatenate(probabilities), summary

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from chestlab.evaluation.alarms import is_constant, logits_of
 from chestlab.evaluation.bootstrap import (
     BOOTSTRAP_RESAMPLES,
     FINDINGS_RESAMPLES,
@@ -25,6 +26,8 @@ from chestlab.evaluation.bootstrap import (
 THRESHOLDS = np.arange(30, 71) / 100  # 0.30..0.70 in steps of 0.01
 
 CALIBRATION_BINS = 10
+
+_UNDEFINED_AUC = dict.fromkeys(("auc", "auc_ci95", "auc_ci95_error"))
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -98,6 +101,17 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> float:
     return float((ranks[positive].sum() - smallest) / pairs)
 
 
+def defined_auc(labels: np.ndarray, logits: np.ndarray) -> float | None:
+    """`roc_auc` of logits (N,) or (N, F); None where they differ by less than float noise.
+
+    Of F columns those are left out of the mean.
+    """
+    if np.ndim(labels) == 1:
+        return None if is_constant(logits) else roc_auc(labels, logits)
+    kept = [k for k in range(labels.shape[1]) if not is_constant(logits[:, k])]
+    return roc_auc(labels[:, kept], logits[:, kept]) if kept else None
+
+
 def bootstrap_intervals(
     correct: np.ndarray,
     labels: np.ndarray,
@@ -160,7 +174,8 @@ def paired_difference(
     Returns:
         ``accuracy`` and ``auc``: the differences; ``accuracy_ci95`` and ``auc_ci95``: their 95 %
         percentile-bootstrap intervals; ``accuracy_ci95_error`` and ``auc_ci95_error``: see
-        `bootstrap.monte_carlo_error`.
+        `bootstrap.monte_carlo_error`. Those of the AUC are None where the probabilities of one
+        differ by less than float noise.
     """
     labels = np.asarray(labels)
     correct = [
@@ -183,6 +198,7 @@ def paired_difference(
         "auc": roc_auc(labels, first) - roc_auc(labels, second),
         "auc_ci95": percentile_interval(auc),
         "auc_ci95_error": monte_carlo_error(auc),
+        **(_UNDEFINED_AUC if any(is_constant(logits_of(p)) for p in (first, second)) else {}),
     }
 
 
@@ -245,7 +261,8 @@ def evaluate_probabilities(
         [[TN, FP], [FN, TP]] and ``loss`` the mean binary cross-entropy in nats, without weights
         or smoothing; ``.._error`` are of `bootstrap.monte_carlo_error`. Where patients are known,
         also ``patients``, ``effective_patients`` (of `effective_patients`) and
-        ``most_images_of_a_patient``.
+        ``most_images_of_a_patient``. ``auc``, its interval and error are None where the
+        probabilities differ by less than float noise.
     """
     from sklearn.metrics import confusion_matrix
 
@@ -267,6 +284,7 @@ def evaluate_probabilities(
         "auc": roc_auc(labels, probabilities),
         "auc_ci95": intervals["auc"],
         "auc_ci95_error": intervals["auc_error"],
+        **(_UNDEFINED_AUC if is_constant(logits_of(probabilities)) else {}),
         "sensitivity": sensitivity,
         "specificity": specificity,
         "balanced_accuracy": (sensitivity + specificity) / 2,
@@ -295,26 +313,33 @@ def evaluate_findings(
     Returns:
         ``n``; ``loss``, the mean binary cross-entropy in nats; ``auc``, the mean over the findings
         with both classes (MedMNIST's), ``auc_ci95`` and ``auc_ci95_error``; ``auc_per_finding`` and
-        ``auc_ci95_per_finding``, None where a class is missing; ``positives_per_finding``;
-        ``resamples``. A finding that has one class only in a resample is left out of that
-        resample's mean. Where patients are known, the numbers of `evaluate_probabilities`, too.
+        ``auc_ci95_per_finding``, None where a class is missing or the logits differ by less than
+        float noise (without any finding left, the means are None as well);
+        ``positives_per_finding``; ``resamples``. A finding that has one class only in a resample
+        is left out of that resample's mean. Where patients are known, the numbers of
+        `evaluate_probabilities`, too.
     """
     labels = np.asarray(labels).astype(np.int64)
     probabilities = sigmoid(logits)
     aucs = [roc_auc(labels[:, k], probabilities[:, k]) for k in range(len(names))]
-    usable = np.isfinite(aucs)
+    usable = np.isfinite(aucs) & [not is_constant(column) for column in np.transpose(logits)]
     drawn = np.full((resamples, len(names)), np.nan)
     weights = bootstrap_weights(len(labels), groups, resamples)
     for k in np.flatnonzero(usable):
         drawn[:, k] = weighted_auc(labels[:, k], probabilities[:, k], weights)
-    mean = np.nanmean(drawn[:, usable], axis=1)
+    mean_figures: dict[str, Any] = dict(_UNDEFINED_AUC)
+    if usable.any():
+        mean = np.nanmean(drawn[:, usable], axis=1)
+        mean_figures = {
+            "auc": roc_auc(labels[:, usable], probabilities[:, usable]),
+            "auc_ci95": percentile_interval(mean),
+            "auc_ci95_error": monte_carlo_error(mean),
+        }
     return {
         "n": len(labels),
         **_patient_figures(groups),
         "loss": mean_loss(labels, logits),
-        "auc": roc_auc(labels, probabilities),
-        "auc_ci95": percentile_interval(mean),
-        "auc_ci95_error": monte_carlo_error(mean),
+        **mean_figures,
         "auc_per_finding": {name: aucs[k] if usable[k] else None for k, name in enumerate(names)},
         "auc_ci95_per_finding": {
             name: percentile_interval(drawn[:, k]) if usable[k] else None

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from chestlab.data.folds import CrossValidationSplits
+from chestlab.evaluation.alarms import alarms
 from chestlab.evaluation.bootstrap import (
     BOOTSTRAP_RESAMPLES,
     bootstrap_weights,
@@ -145,6 +146,29 @@ class OutOfFold:
         """(K, R) of all networks, or of all classical classifiers."""
         pool = [name for name in self.logits if (name in self.classical) == classical]
         return np.stack([self.score(name, measure)[0] for name in pool])
+
+    def alarms(self) -> list[str]:
+        """What is suspect about a configuration, see `alarms.alarms`; each fold is of one network.
+
+        Classical classifiers may predict one class by design.
+        """
+        return [
+            f"`{name}`: {sentence}"
+            for name, logits in self.logits.items()
+            if name not in self.classical
+            for sentence in alarms(*self._by_network(logits))
+        ]
+
+    def _by_network(
+        self, logits: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Logits and predicted classes of each network's held-out images."""
+        by_network = {
+            f"fold {fold + 1} of repeat {repeat}": values[folds == fold]
+            for repeat, (values, folds) in enumerate(zip(logits, self.folds, strict=True), 1)
+            for fold in np.unique(folds)
+        }
+        return by_network, {name: values >= 0 for name, values in by_network.items()}
 
     def write(self, path: Path) -> None:
         """Write a row per image, with a column for each configuration and repeat."""

@@ -50,10 +50,9 @@ class TwoClassTask:
     def line(self, figures: Mapping[str, Any]) -> str:
         """A split's figures in one line."""
         low, high = figures["accuracy_ci95"]
-        auc_low, auc_high = figures["auc_ci95"]
         return (
             f"accuracy {figures['accuracy']:.1%} ({low:.1%} to {high:.1%}), "
-            f"AUC {figures['auc']:.3f} ({auc_low:.3f} to {auc_high:.3f}), n = {figures['n']}"
+            f"AUC {_auc(figures)}, n = {figures['n']}"
         )
 
     def goal(self, figures: Mapping[str, Any]) -> str:
@@ -80,18 +79,24 @@ class FindingsTask:
 
     def line(self, figures: Mapping[str, Any]) -> str:
         """A split's figures in one line."""
-        low, high = figures["auc_ci95"]
         missing = [name for name, auc in figures["auc_per_finding"].items() if auc is None]
-        without = f", without {', '.join(missing)} (one class only)" if missing else ""
-        count = len(figures["auc_per_finding"]) - len(missing)
-        return (
-            f"mean AUC of {count} findings {figures['auc']:.3f} ({low:.3f} to {high:.3f}), "
-            f"n = {figures['n']}{without}"
+        without = (
+            f", without {', '.join(missing)} (one class or one output only)" if missing else ""
         )
+        count = len(figures["auc_per_finding"]) - len(missing)
+        return f"mean AUC of {count} findings {_auc(figures)}, n = {figures['n']}{without}"
 
     def goal(self, figures: Mapping[str, Any]) -> str:
         """Empty: the reports' goal is for two classes."""
         return ""
+
+
+def _auc(figures: Mapping[str, Any]) -> str:
+    """The area with its interval, or that there is none."""
+    if figures["auc"] is None:
+        return "undefined (outputs differ by less than float noise)"
+    low, high = figures["auc_ci95"]
+    return f"{figures['auc']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def task_of(name: str) -> TwoClassTask | FindingsTask:
@@ -100,7 +105,7 @@ def task_of(name: str) -> TwoClassTask | FindingsTask:
 
 
 def print_scores(metrics: Mapping[str, Any]) -> None:
-    """Print val and test with their intervals, of a run's or an ensemble's `metrics.json`.
+    """Print val and test with their intervals, and the warnings, of a `metrics.json`.
 
     Of phantoms it is not said whether the goal was reached.
     """
@@ -110,3 +115,5 @@ def print_scores(metrics: Mapping[str, Any]) -> None:
     if metrics["test"] is not None:
         print(f"test, held out:   {task.line(metrics['test'])}")
     print(f"95 % intervals resample {metrics['bootstrap_unit']}s")
+    for warning in metrics.get("warnings", ()):  # an older version stored none
+        print(f"WARNING: {warning}")

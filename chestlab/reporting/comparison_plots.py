@@ -187,11 +187,12 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
             style = {"marker": marker, "linestyle": "", "markersize": 7, "color": color}
             style |= {"markeredgecolor": INK, "markeredgewidth": 0.8}
             scale = 100 if measure == "accuracy" else 1
-            values = [scale * m[of_member][measure] for m in members if of_member in m]
+            values = [m[of_member][measure] for m in members if of_member in m]
+            values = [np.nan if value is None else scale * value for value in values]
             if len(values) < len(members):  # val may be a part of what was left out of the folds
                 continue
             axes.plot(values, np.arange(last) + offset, label=name, **style)
-            if metrics.get(of_average) is not None:
+            if (metrics.get(of_average) or {}).get(measure) is not None:
                 _draw_average(axes, metrics[of_average], measure, last + offset, style)
         axes.axhspan(last - 0.5, last + 0.5, color=PALE, zorder=0)
         tidy(axes, label, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ import numpy as np
 
 from chestlab.data import phantom
 from chestlab.data.splits import Split, TwoClassData
+from chestlab.evaluation.alarms import alarms, logits_of
 from chestlab.evaluation.looks import (
     NETWORKS_BETWEEN,
     Look,
@@ -25,6 +27,7 @@ from chestlab.evaluation.predictions import write_probabilities
 from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores
 from chestlab.files.atomic import atomic_write
 from chestlab.reporting.look_tables import recipe_text
+from chestlab.reporting.stored_runs import member_warning
 from chestlab.training.recipe import in_words, recipe_hash
 
 SHARED = (
@@ -86,6 +89,7 @@ def write_average(
         },
         **_evaluate(folder, data, members, averages, averaged, about),
     }
+    metrics["warnings"] = _warnings(data, members, averages, metrics["threshold"])
     for name, (split, probabilities) in averages.items():
         write_probabilities(folder / f"{name}_probabilities.csv", split, probabilities)
     _draw(folder, averages, metrics)
@@ -120,7 +124,13 @@ def _evaluate(
         else:
             figures[name] = evaluate()
     best_by = "val" if "val" in averaged else "held_out"
-    best = max(members, key=lambda m: [m.metrics[best_by][measure] for measure in MEASURES])
+    best = max(
+        members,
+        key=lambda m: [
+            -math.inf if m.metrics[best_by][measure] is None else m.metrics[best_by][measure]
+            for measure in MEASURES
+        ],
+    )
     return {
         "threshold": threshold,
         "threshold_chosen_on": "out-of-fold" if basis == "oof" else basis,
@@ -141,6 +151,25 @@ def _evaluate(
         },
         "costs": _costs([member.metrics["costs"] for member in members]),
     }
+
+
+def _warnings(
+    data: TwoClassData, members: Sequence[Member], averages: Averages, threshold: float
+) -> list[str]:
+    """What is wrong with the data, and suspect about the average or one of its members."""
+    return [
+        *data.warnings,
+        *alarms(
+            {name: logits_of(values) for name, (_, values) in averages.items()},
+            {name: values >= threshold for name, (_, values) in averages.items()},
+        ),
+        *(
+            member_warning(member.metrics["name"], text)
+            for member in members
+            for text in member.metrics.get("warnings", ())
+            if text not in data.warnings
+        ),
+    ]
 
 
 def _look(
@@ -212,10 +241,15 @@ def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mean_and_sd(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over the members, of each figure that all of them have."""
+    """Mean and standard deviation over the members, of each figure that all of them have.
+
+    None where a member's area under the curve is undefined.
+    """
     return {
         split: {
-            measure: {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
+            measure: dict.fromkeys(("mean", "sd"))
+            if None in values
+            else {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
             for measure in MEASURES
             for values in [[member[split][measure] for member in members]]
         }
@@ -298,7 +332,7 @@ def _member_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     rows = [
         [
             member["name"],
-            *(f"{member[s][m]:.3f}" for s in splits for m in MEASURES),
+            *(_number(member[s][m]) for s in splits for m in MEASURES),
             f"{member['best_epoch']} of {member['epochs_run']}" if "best_epoch" in member else "",
             f"{member['threshold']:.2f}",
             f"{member['seconds']:.0f}",
@@ -307,10 +341,16 @@ def _member_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     ]
     for key in ("mean", "sd"):
         values = (of_split[m][key] for of_split in splits.values() for m in MEASURES)
-        rows.append([f"**{key}**", *(f"{value:.3f}" for value in values), "", "", ""])
+        rows.append([f"**{key}**", *(map(_number, values)), "", "", ""])
     return rows
 
 
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
 def _with_interval(figures: Mapping[str, Any], measure: str, form: str = ".3f") -> str:
+    if figures[measure] is None:
+        return "undefined"
     low, high = figures[f"{measure}_ci95"]
     return f"{figures[measure]:{form}} ({low:{form}} to {high:{form}})"

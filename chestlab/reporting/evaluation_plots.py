@@ -122,8 +122,8 @@ def draw_roc_curve(
     """Draw one or two ROC curves with the operating points at 0.5 and at ``threshold``.
 
     Args:
-        curves: name to ``labels`` (N,) of 0 and 1, ``probabilities`` (N,) of class 1, ``auc``, and
-            ``auc_ci95`` as (low, high) or None. A set with one class only gets no curve.
+        curves: name to ``labels`` (N,) of 0 and 1, ``probabilities`` (N,) of class 1, ``auc`` or
+            None, and ``auc_ci95`` as (low, high) or None. A set with one class only gets no curve.
         path: PNG to write; its folder must exist.
         title: wrapped to the width of the picture.
         threshold: class 1 is predicted when its probability is at least this.
@@ -143,7 +143,8 @@ def draw_roc_curve(
         if len(np.unique(labels)) < 2:
             handles.append(Line2D([], [], label=f"{name}\nno curve: only one class", **style))
             continue
-        label = f"{name}\nAUC {number(curve['auc'], '.3f')}"
+        auc = "undefined" if curve["auc"] is None else number(curve["auc"], ".3f")
+        label = f"{name}\nAUC {auc}"
         if curve.get("auc_ci95") is not None:
             label += " (95 % CI {:.3f} to {:.3f})".format(*curve["auc_ci95"])
         label += _draw_operating_points(axes, labels, probabilities, threshold, color)
@@ -301,11 +302,12 @@ def draw_finding_aucs(
         for row, name in enumerate((*names, "mean")):
             style = {"color": color, "marker": marker, "markersize": 6.5, "markeredgecolor": INK}
             if values[name] is None:
-                axes.text(0.5, row + shift, " one class only", fontsize=SMALL, va="center")
+                axes.text(0.5, row + shift, " undefined", fontsize=SMALL, va="center")
                 continue
             axes.plot(intervals[name], [row + shift] * 2, color=color, linewidth=2.2)
             axes.plot(values[name], row + shift, **style)
-        label = f"{split}: mean {figures['auc']:.3f}"
+        mean = "undefined" if figures["auc"] is None else f"{figures['auc']:.3f}"
+        label = f"{split}: mean {mean}"
         axes.plot([], [], label=label, linewidth=2.2, **style)
     axes.axvline(0.5, color=GREY, linestyle=":", linewidth=1.4, zorder=1)
     axes.axhline(len(names) - 0.5, color=INK, linewidth=0.8)

@@ -234,6 +234,12 @@ def _page(
         seeds=", ".join(map(str, comparison.seeds)),
         overlay=overlay,
         networks=_network_table(comparison, networks),
+        warnings=[
+            f"{comparison.titles[name]}, seed {run['seed']}: {text}"
+            for name, runs in comparison.runs.items()
+            for run in runs
+            for text in run.get("warnings", ())
+        ],
         left_out=_left_out(comparison) if comparison.findings else "",
         goal=f"{GOAL:.0%}",
         reached="" if comparison.findings or comparison.data.phantom else _reached_goal(comparison),

@@ -199,6 +199,26 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "tersimpan, sehingga angka uji sesudahnya tidak lagi berasal dari citra yang belum pernah "
         "dilihat.",
     ),
+    "patients_of": (
+        "The {n} {split} images are of {patients} patients, who tell as much as {effective} with "
+        "equally many images each (one has {most}).",
+        "Ke-{n} citra {split} berasal dari {patients} pasien, yang setara dengan {effective} "
+        "pasien dengan citra sama banyak (seorang memiliki {most}).",
+    ),
+    "warnings": (
+        "Runs marked (!) have warnings. A network whose outputs hardly differ, or that is another "
+        "network in evaluation than in training, has not shown that there is nothing to learn: its "
+        "figures are to be taken for a fault until the cause is known. An AUC of outputs that "
+        "differ by less than float noise is undefined (-).",
+        "Percobaan bertanda (!) memiliki peringatan. Jaringan yang keluarannya hampir sama untuk "
+        "semua citra, atau yang berperilaku lain saat evaluasi daripada saat pelatihan, tidak "
+        "membuktikan bahwa tidak ada yang dapat dipelajari: angkanya harus dianggap akibat "
+        "kesalahan sampai sebabnya diketahui. AUC dari keluaran yang selisihnya lebih kecil "
+        "daripada galat pembulatan tidak terdefinisi (-). Kalimat programnya, dalam bahasa "
+        "Inggris:",
+    ),
+    "warning": ("**Warning:** {text}.", "**Peringatan:** {text}."),
+    "run_number": ("run {number} ({run})", "percobaan {number} ({run})"),
     "test_accuracy": ("test accuracy", "akurasi uji"),
     "test_auc": ("test AUC", "AUC uji"),
     "best_clear": (

@@ -87,6 +87,7 @@ def _write_page(run: StoredRun, data: TwoClassData) -> Path:
         threshold=f"{threshold:.2f}",
         phantom=data.phantom,
         warning=WARNING if tested else "",
+        alarms=[escaped(text) for text in run.metrics["warnings"]],
         shown=SHOWN,
         sections=sections,
     )

@@ -20,8 +20,10 @@ from typing import Any
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.splits import CLASS_NAMES
 from chestlab.evaluation.looks import Look
+from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.evaluation.tasks import SPLIT_TITLES
 from chestlab.files.atomic import atomic_write
+from chestlab.files.errors import InputError
 from chestlab.reporting import comparison_plots, evaluation_plots
 from chestlab.reporting.look_tables import (
     all_looks,
@@ -39,7 +41,9 @@ from chestlab.reporting.run_tables import (
     cross_validation_table,
     member_lines,
     model_name,
+    patient_lines,
     run_table,
+    warning_lines,
 )
 from chestlab.reporting.stored_runs import StoredRun, read_patients, read_runs
 
@@ -160,8 +164,8 @@ def _comparison_link(folder: Path, page: Path) -> tuple[str, str]:
     return f"{escaped(heading)} ({escaped(page.parent.name)})", link(folder, page)
 
 
-def _ablation_section(wording: Wording, page_dir: Path, folder: Path) -> dict[str, str] | None:
-    """Heading, text, link and table of an ablation; None if it is damaged or has one repeat."""
+def _ablation_section(wording: Wording, page_dir: Path, folder: Path) -> dict[str, Any] | None:
+    """What the page shows of an ablation; None if it is damaged or has one repeat."""
     try:
         about = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
         with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
@@ -178,7 +182,11 @@ def _ablation_section(wording: Wording, page_dir: Path, folder: Path) -> dict[st
             **values,
         )
         net, recipe = escaped(about["net"]), escaped(about["recipe_name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        oof = OutOfFold.read(folder / "oof.csv")
+        kinds = {name: entry["kind"] for name, entry in about["configurations"].items()}
+        oof.classical = frozenset(name for name, kind in kinds.items() if kind == "yardstick")
+        warnings = oof.alarms()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         print(f"NOTE: '{folder}' is left out, it is damaged: {error!r}", file=sys.stderr)
         return None
     heads = ("switch", "gain_auc", "detectable", "gain_accuracy", "images_seen")
@@ -187,6 +195,7 @@ def _ablation_section(wording: Wording, page_dir: Path, folder: Path) -> dict[st
         "heading": wording.say("ablation_title", net=net, recipe=recipe),
         "text": f"{text} [{escaped(folder.name)}]({link(page_dir, folder / 'README.md')})",
         "rows": markdown_table([wording.say(head) for head in heads], rows, 1) if rows else "",
+        "warnings": [wording.say("warning", text=text) for text in warnings],
     }
 
 
@@ -224,7 +233,7 @@ def _source_section(
         looks: at any test images.
     """
     # Sorted by validation: an order by test would be a choice made on test.
-    group = sorted(group, key=lambda r: (r.kind == "baseline", -r.metrics["val"]["auc"], r.name))
+    group = sorted(group, key=lambda r: (r.kind == "baseline", -r.ordering_auc("val"), r.name))
     first = group[0]
     sha256 = first.metrics["data"]["sha256"][:6]
     tested = [run for run in group if "test" in run.predictions]
@@ -248,6 +257,8 @@ def _source_section(
         "runs": run_table(wording, results_dir, group, best, looks),
         "looks": look_table(wording, looks),
         "unit": wording.say("patient" if unit == "patient" else "image"),
+        "patients": patient_lines(wording, results_dir, (tested or group)[0]),
+        "warnings": warning_lines(wording, group),
         "best": _best_lines(wording, group, best) if len(tested) > 1 else [],
         "has_baselines": any(run.kind == "baseline" for run in group),
         "members": member_lines(wording, group),
@@ -280,7 +291,7 @@ def _best_lines(
     for key, (run, unclear) in best.items():
         values = {
             "figure": wording.say(f"test_{key}"),
-            "run": f"{group.index(run) + 1} ({run.short_name})",
+            "run": f"{group.index(run) + 1} ({run.shown_name})",
             "others": ", ".join(str(group.index(other) + 1) for other in unclear),
         }
         lines.append(wording.say("best_unclear" if unclear else "best_clear", **values))
@@ -319,7 +330,7 @@ def _gallery(wording: Wording, results_dir: Path, run: StoredRun, number: int) -
     folder = link(results_dir, run.folder)
     return {
         "open": number == 1,
-        "summary": html.escape(f"{number} · {run.short_name} · {model_name(wording, run)}"),
+        "summary": html.escape(f"{number} · {run.shown_name} · {model_name(wording, run)}"),
         "pictures": [
             (wording.say(f"caption_{name}"), f"{folder}/{name}.png")
             for name in GALLERY

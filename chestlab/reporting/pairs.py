@@ -37,8 +37,10 @@ def difference(
 def clearly_above(gain: Mapping[str, Any], measure: str) -> bool:
     """Whether the interval of `difference` lies above 0, whatever the bootstrap's seed.
 
-    That is, by more than twice the Monte-Carlo error of its ends.
+    That is, by more than twice the Monte-Carlo error of its ends. An undefined AUC is not.
     """
+    if gain[measure] is None:
+        return False
     return gain[f"{measure}_ci95"][0] > 2 * gain[f"{measure}_ci95_error"]
 
 
@@ -67,8 +69,8 @@ def pairs_section(
     rows, errors = [], []
     for first, second in pairs:
         gain = difference(first, second, patients)
-        errors.append([gain[f"{measure}_ci95_error"] for measure in ("accuracy", "auc")])
-        names = (f"{group.index(run) + 1} {escaped(run.short_name)}" for run in (first, second))
+        errors.append([gain[f"{measure}_ci95_error"] or 0.0 for measure in ("accuracy", "auc")])
+        names = (f"{group.index(run) + 1} {escaped(run.shown_name)}" for run in (first, second))
         rows.append([*names, *_pair_cells(wording, first, second, gain)])
     heads = ["first", "second", "accuracy_gain", "auc_gain", "only_first", "only_second", "mcnemar"]
     return {
@@ -88,9 +90,10 @@ def _pair_cells(
     """The figures of a row; ``gain`` is of `difference`."""
     test = mcnemar(first.correct("test"), second.correct("test"))
     points = wording.number(100 * gain["accuracy"], "+.1f")
+    area = f"{wording.number(gain['auc'], '+.3f')} {wording.interval(gain['auc_ci95'], '+.3f')}"
     return [
         f"{points} {wording.interval(gain['accuracy_ci95'], '+.1f', 100)}",
-        f"{wording.number(gain['auc'], '+.3f')} {wording.interval(gain['auc_ci95'], '+.3f')}",
+        area.rstrip(),
         str(test["only_first"]),
         str(test["only_second"]),
         wording.number(test["p"], ".2g" if test["p"] >= 1e-4 else ".0e"),
@@ -119,4 +122,9 @@ def describe_pair(results_dir: Path, first: str, second: str) -> str:
         f"accuracy {accuracy} points, AUC {auc}\n"
         f"only the first right {only_first}, only the second right {only_second}, "
         f"McNemar's exact p {p} (takes images for independent)"
+        + "".join(
+            f"\nWARNING: {run.name}: {text}"
+            for run in (one, other)
+            for text in run.metrics["warnings"]
+        )
     )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from chestlab.evaluation.looks import Look
+from chestlab.evaluation.metrics import effective_patients
 from chestlab.evaluation.tasks import GOAL
 from chestlab.files.progress import duration
 from chestlab.reporting.look_tables import look_count, recipe_text
@@ -24,12 +25,14 @@ def best_on_test(tested: Sequence[StoredRun], key: str, patients: np.ndarray | N
     """The run with the highest test figure, and the runs that it is not clearly better than.
 
     Args:
-        tested: runs, one at least, that were evaluated on the same test images.
+        tested: runs, one at least, that were evaluated on the same test images. Where the figure
+            of some is undefined, they are left out.
         key: ``accuracy`` or ``auc``.
         patients: (N,) of the test images, or None where they are unknown.
     """
-    best = max(tested, key=lambda run: run.metrics["test"][key])
-    others = [run for run in tested if run is not best]
+    known = [run for run in tested if run.metrics["test"][key] is not None] or tested[:1]
+    best = max(known, key=lambda run: run.metrics["test"][key] or 0)
+    others = [run for run in known if run is not best]
     return best, [run for run in others if not clearly_above(difference(best, run, patients), key)]
 
 
@@ -53,7 +56,7 @@ def run_table(
     rows = []
     for number, run in enumerate(group, 1):
         val = run.metrics["val"]
-        name = f"[{escaped(run.short_name)}]({link(results_dir, run.folder)}/)"
+        name = f"[{escaped(run.shown_name)}]({link(results_dir, run.folder)}/)"
         accuracy = wording.percent(val["accuracy"])
         winner_of = {
             key
@@ -127,6 +130,37 @@ def _time(wording: Wording, seconds: float | None, device: str | None) -> str:
     return f"{text} ({device})" if device else text
 
 
+def patient_lines(wording: Wording, results_dir: Path, run: StoredRun) -> list[str]:
+    """A sentence for val and for test on how many patients their images are of, where known."""
+    lines = []
+    for split in run.shown_splits:
+        patients = read_patients(results_dir, run, split)
+        if patients is None:
+            continue
+        counts = np.unique(patients, return_counts=True)[1]
+        numbers = {
+            "n": len(patients),
+            "patients": len(counts),
+            "effective": effective_patients(patients),
+            "most": counts.max(),
+        }
+        values = {key: wording.number(value, ",.0f") for key, value in numbers.items()}
+        lines.append(wording.say("patients_of", split=wording.say(split), **values))
+    return lines
+
+
+def warning_lines(wording: Wording, group: Sequence[StoredRun]) -> list[str]:
+    """A list item for every warning of a run, with the run's number.
+
+    The sentences are the program's own, in English, as in `metrics.json`.
+    """
+    return [
+        f"{wording.say('run_number', number=number, run=escaped(run.short_name))}: {escaped(text)}."
+        for number, run in enumerate(group, 1)
+        for text in run.metrics["warnings"]
+    ]
+
+
 def member_lines(wording: Wording, group: Sequence[StoredRun]) -> list[str]:
     """For every ensemble, a sentence with the figures of its members alone on test."""
     lines = []
@@ -136,7 +170,7 @@ def member_lines(wording: Wording, group: Sequence[StoredRun]) -> list[str]:
             continue
         accuracy, auc = figures["accuracy"], figures["auc"]
         values = {
-            "run": f"{number} ({escaped(run.short_name)})",
+            "run": f"{number} ({escaped(run.shown_name)})",
             "accuracy": f"{wording.percent(accuracy['mean'])} ± {wording.percent(accuracy['sd'])}",
             "auc": f"{wording.number(auc['mean'])} ± {wording.number(auc['sd'])}",
         }
@@ -159,7 +193,7 @@ def cost_table(wording: Wording, group: Sequence[StoredRun]) -> str:
         rows.append(
             [
                 str(number),
-                escaped(run.short_name),
+                escaped(run.shown_name),
                 wording.number(metrics.get("parameters"), ","),
                 _in_millions(wording, costs.get("multiply_accumulates")),
                 wording.percent(metrics["val"]["accuracy"]),
@@ -196,9 +230,9 @@ def cross_validation_table(wording: Wording, results_dir: Path, group: Sequence[
     if not runs:
         return ""
     baselines = [run for run in runs if run.kind == "baseline"]
-    reference = max(baselines, key=lambda run: run.metrics["oof"]["auc"], default=None)
+    reference = max(baselines, key=lambda run: run.ordering_auc("oof"), default=None)
     rows = []
-    for run in sorted(runs, key=lambda run: -run.metrics["oof"]["auc"]):
+    for run in sorted(runs, key=lambda run: -run.ordering_auc("oof")):
         figures = run.metrics["oof"]
         divided = sorted(set(run.predictions["oof"].origin.tolist()))
         with_report = [
@@ -210,7 +244,7 @@ def cross_validation_table(wording: Wording, results_dir: Path, group: Sequence[
         ]
         rows.append(
             [
-                f"{group.index(run) + 1} {escaped(run.short_name)}",
+                f"{group.index(run) + 1} {escaped(run.shown_name)}",
                 " + ".join(wording.say(split) for split in divided),
                 wording.number(figures["n"], ","),
                 f"{wording.number(figures['auc'])} {wording.interval(figures.get('auc_ci95'))}",

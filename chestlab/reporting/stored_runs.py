@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import difflib
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from chestlab.data.splits import SPLITS, TwoClassData, nih_patients
+from chestlab.evaluation.alarms import alarms, is_constant, logits_of
 from chestlab.files.atomic import write_csv
 from chestlab.files.errors import InputError
 from chestlab.files.run_files import UNFINISHED, RunFiles
@@ -87,6 +89,16 @@ class StoredRun:
     def short_name(self) -> str:
         """The name without what all runs on this source share."""
         return self.name.replace(f"_{self.stem}", "") or self.name
+
+    @property
+    def shown_name(self) -> str:
+        """`short_name` for pages, with a mark where there are warnings."""
+        return f"{self.short_name} (!)" if self.metrics["warnings"] else self.short_name
+
+    def ordering_auc(self, split: str) -> float:
+        """The AUC of a split, to sort by; below all others where it is undefined."""
+        auc = self.metrics[split]["auc"]
+        return -math.inf if auc is None else auc
 
     @cached_property
     def recipe_key(self) -> str:
@@ -192,7 +204,7 @@ def _read_two_class_run(path: Path) -> StoredRun | None:
         if (figures := metrics.get(split)) is None:
             continue
         low, high = figures["accuracy_ci95"]
-        for value in (figures["accuracy"], figures["auc"], figures["n"], low, high):
+        for value in (figures["accuracy"], figures["auc"] or 0, figures["n"], low, high):
             float(value)
         predictions[split] = _read_predictions(path.parent / f"{split}_probabilities.csv", split)
         if len(predictions[split].index) != figures["n"]:
@@ -207,7 +219,55 @@ def _read_two_class_run(path: Path) -> StoredRun | None:
         # an image whose probability equals the threshold to the last bit may fall on either side
         if abs(run.correct(split).mean() - metrics[split]["accuracy"]) * metrics[split]["n"] > 1.5:
             raise ValueError(f"{split}_probabilities.csv and metrics.json disagree")
+    _complete(run, metrics)
     return run
+
+
+def _complete(run: StoredRun, metrics: dict[str, Any]) -> None:
+    """Bring an older version's ``metrics`` to today's: no AUC of float noise, and ``warnings``.
+
+    Their training figure is at the run's threshold, where `alarms` takes one at 0.5.
+    """
+    for split, predictions in run.predictions.items():
+        if is_constant(logits_of(predictions.probabilities)):
+            metrics[split] |= {"auc": None, "auc_ci95": None, "auc_ci95_error": None}
+    if "warnings" in metrics:
+        return
+    metrics["warnings"] = []
+    if run.kind == "baseline":  # which may predict one class by design
+        return
+    history, train = _read_history(run.folder), metrics.get("train") or {}
+    judged = {split: of.probabilities for split, of in run.predictions.items()}
+    scale = metrics.get("temperature", 1.0)
+    metrics["warnings"] += alarms(
+        {split: scale * logits_of(values) for split, values in judged.items()},
+        {split: values >= metrics["threshold"] for split, values in judged.items()},
+        history,
+        metrics.get("best_epoch", 0),
+        train.get("accuracy"),
+        train.get("n", 0),
+    )
+    members = [_read_two_class_run(path) for path in sorted(run.folder.glob("*/metrics.json"))]
+    metrics["warnings"] += [
+        member_warning(member.name, text)
+        for member in members
+        if member is not None
+        for text in member.metrics["warnings"]
+    ]
+
+
+def member_warning(name: str, text: str) -> str:
+    """What an ensemble says of a warning of its member."""
+    return f"member {name}: {text}"
+
+
+def _read_history(folder: Path) -> list[dict[str, float]]:
+    """The rows of ``history.csv``; none where there is no such file."""
+    path = folder / "history.csv"
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def _read_predictions(path: Path, split: str) -> Predictions:

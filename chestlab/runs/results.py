@@ -14,8 +14,9 @@ import torch
 
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.splits import NIH_CREDIT, SPLITS, Split
+from chestlab.evaluation.alarms import alarms
 from chestlab.evaluation.looks import Look, evaluate_test, image_set
-from chestlab.evaluation.metrics import fit_temperature, roc_auc, sigmoid
+from chestlab.evaluation.metrics import defined_auc, fit_temperature, sigmoid
 from chestlab.evaluation.predictions import write_probabilities
 from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores, task_of
 from chestlab.files.atomic import atomic_write
@@ -48,7 +49,7 @@ def write_results(experiment: Experiment, trainer: Trainer, checkpoints: Checkpo
     stages = _stage_results(experiment, trainer) if experiment.has_backbone else None
     trainer.model.load_state_dict(trainer.best_weights)
     logits = _predict(experiment, trainer, splits, experiment.recipe.tta)
-    scaling = {}
+    raw, scaling = logits, {}
     if experiment.recipe.temperature:
         temperature = fit_temperature(experiment.data.val.labels, logits["val"])
         scaling = {"temperature": temperature}
@@ -78,6 +79,7 @@ def write_results(experiment: Experiment, trainer: Trainer, checkpoints: Checkpo
         stages["threshold"] = _stage_result(figures, choosing)
     seconds = sum(row["seconds"] for row in trainer.history) + time.perf_counter() - start
     metrics = _metrics(experiment, trainer, figures, decision, seconds, stages)
+    metrics["warnings"] = _warnings(experiment, trainer, raw, probabilities, decision)
     atomic_write(experiment.files.metrics, json.dumps(metrics, indent=2) + "\n")
 
 
@@ -145,6 +147,38 @@ def _metrics(
     }
 
 
+def _warnings(
+    experiment: Experiment,
+    trainer: Trainer,
+    logits: Mapping[str, np.ndarray],
+    probabilities: Mapping[str, np.ndarray],
+    decision: Mapping[str, Any],
+) -> list[str]:
+    """What is wrong with the data, then what is suspect about the run; see `alarms`.
+
+    Args:
+        experiment, trainer: of the run.
+        logits: by split, train among them, before the temperature.
+        probabilities: by split.
+        decision: has the threshold where there is one.
+    """
+    labels = experiment.splits["train"].labels
+    evaluated = [name for name in logits if name != "train"]
+    return [
+        *experiment.data.warnings,
+        *alarms(
+            {name: logits[name] for name in evaluated},
+            {name: probabilities[name] >= decision["threshold"] for name in evaluated}
+            if "threshold" in decision
+            else None,
+            trainer.history,
+            trainer.best_epoch,
+            float(np.mean((logits["train"] >= 0) == (labels == 1))),
+            labels.size,
+        ),
+    ]
+
+
 def _recipe_changes(experiment: Experiment) -> dict[str, Any]:
     """What differs from the published recipe: by flag, by edit, and where phantoms stand in."""
     short, asked = experiment.recipe, experiment.options.recipe
@@ -202,7 +236,7 @@ def _stage_results(experiment: Experiment, trainer: Trainer) -> dict[str, Any]:
         figures = {
             split: {
                 "accuracy": float(np.mean((logits[split] >= 0) == (images.labels == 1))),
-                "auc": roc_auc(images.labels, logits[split]),
+                "auc": defined_auc(images.labels, logits[split]),
             }
             for split, images in splits.items()
         }

@@ -80,7 +80,7 @@ def test_majority_class_is_the_share_of_the_larger_class(results):
     for split in ("val", "test"):
         positive = counts[split]["pneumothorax"]
         assert metrics[split]["accuracy"] == positive / sum(counts[split].values())
-        assert metrics[split]["auc"] == 0.5
+        assert metrics[split]["auc"] is None  # one output for all images has no order
     _, values, _ = probabilities(results / "small_majority", "test")
     assert set(values) == {counts["train"]["pneumothorax"] / sum(counts["train"].values())}
 

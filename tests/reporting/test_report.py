@@ -159,6 +159,34 @@ def test_a_row_says_what_was_done_otherwise_than_its_recipe(tmp_path):
     assert "TinyNet · report, epochs 30, image_size 64 · seed 42" in page_of(tmp_path)
 
 
+@pytest.mark.parametrize(("language", "stored"), [("en", False), ("id", True)])
+def test_a_run_with_warnings_is_marked_wherever_it_is_named(tmp_path, language, stored, capsys):
+    make_run(tmp_path, "sound_small", skill=1.5)
+    make_run(tmp_path, "other_small", noise=1)
+    make_run(tmp_path, "flat_small", **({"warnings": ["the data leak"]} if stored else {}))
+    if not stored:  # of an older version: the outputs are all alike
+        for split in ("val", "test"):
+            path = tmp_path / "flat_small" / f"{split}_probabilities.csv"
+            index, labels, _ = split_images(split)
+            write_table(path, index, labels, 0.599 + 1e-9 * (index % 3))
+        path = tmp_path / "flat_small" / "metrics.json"
+        metrics = json.loads(path.read_text())
+        for split in ("val", "test"):
+            metrics[split]["accuracy"] = float(split_images(split)[1].mean())
+        path.write_text(json.dumps(metrics | {"threshold": 0.5}))
+    page = page_of(tmp_path, language)
+    named = [line for line in page.splitlines() if re.search(r"\bflat\b", line)]
+    item = [line for line in named if line.startswith("- ")]
+    assert len(named) > 4 and all("flat (!)" in line for line in named if line not in item)
+    assert "sound (!)" not in page and "other (!)" not in page
+    assert ("the data leak" if stored else "outputs are nearly constant") in item[0]
+    cells = row_of(page, "flat (!)")
+    assert (cells[4] == cells[6] == "-") == (not stored)
+    assert named[0].startswith("| 3 |") or stored  # below all that have an AUC
+    visualize.main(["pair", "sound_small", "flat_small", "--results-dir", str(tmp_path)])
+    assert "WARNING: flat_small: " in capsys.readouterr().out
+
+
 def test_pages_of_comparisons_are_linked(tmp_path):
     make_run(tmp_path, "one")
     (tmp_path / "family").mkdir()
@@ -311,7 +339,9 @@ def test_patients_come_from_a_list_of_names_that_fits(tmp_path):
     write_names(tmp_path)
     patients = stored_runs.read_patients(tmp_path, run, "test")
     assert patients.tolist() == [name[:8] for name in split_images("test")[2]]
-    assert "paired bootstrap that resamples patients" in page_of(tmp_path)
+    page = page_of(tmp_path)
+    assert "paired bootstrap that resamples patients" in page
+    assert "The 52 test images are of 26 patients, who tell as much as 26 with" in page
     path = tmp_path / "small_names.csv"
     listed = path.read_text()
     lines = listed.splitlines()
@@ -523,7 +553,7 @@ def test_training_leaves_its_calibration_and_the_page_shows_it(trained):
     assert (trained / "one" / "calibration.png").exists()
     page = page_of(trained)
     assert "(one/calibration.png)" in page and "(one/training_curves.png)" in page
-    assert page.index("## Phantom runs") < page.index("[one](one/)")
+    assert page.index("## Phantom runs") < page.index("](one/)")
 
 
 def test_mistakes_are_the_errors_farthest_from_the_threshold_first(trained, phantom_npz):
