@@ -122,7 +122,8 @@ def _count_look(
     above = [place / FILE_NAME for place in out.resolve().parents[1:4]]
     table = next((path for path in above if path.exists()), None)
     if table is None:
-        table = results_dir / ("phantom" if data.phantom else "") / FILE_NAME
+        apart = data.phantom and ".npz" not in data.source  # as `naming.output_folders`
+        table = results_dir / ("phantom" if apart else "") / FILE_NAME
         table.parent.mkdir(parents=True, exist_ok=True)
     record(table, look)
 

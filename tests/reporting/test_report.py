@@ -14,7 +14,7 @@ from PIL import Image
 
 import visualize
 from chestlab.data import phantom, sources, splits
-from chestlab.evaluation.looks import Look, record
+from chestlab.evaluation.looks import Look, read_looks, record
 from chestlab.evaluation.metrics import choose_threshold, evaluate_probabilities
 from chestlab.evaluation.tasks import SPLIT_TITLES
 from chestlab.files.errors import InputError
@@ -559,6 +559,8 @@ def test_training_leaves_its_calibration_and_the_page_shows_it(trained):
 def test_mistakes_are_the_errors_farthest_from_the_threshold_first(trained, phantom_npz):
     data = sources.load(str(phantom_npz))
     (path,) = mistakes.write_mistakes(data, stored_runs.read_runs(trained))
+    looks = read_looks(trained / "test_looks.csv")
+    assert [(look.run, look.kind) for look in looks] == [("one", "run"), ("one", "mistakes")]
     assert (path.parent / "mistakes.png").stat().st_size < 300_000
     text = path.read_text(encoding="utf-8")
     assert "Look at the test images only after the recipe is final." in text

@@ -13,6 +13,7 @@ import explain
 import networks
 from chestlab.data import sources
 from chestlab.data.phantom import PHANTOM_MARK, make_phantom
+from chestlab.evaluation.looks import read_looks
 from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
 from chestlab.files.errors import InputError
 from chestlab.reporting import gradcam_plots
@@ -320,8 +321,12 @@ def test_other_data_are_named_in_the_title(run_of_one_epoch, monkeypatch, tmp_pa
     checkpoint = str(folder / "trained_models" / "one_best.pth")
     out = tmp_path / "new" / "picture.png"
     arguments = ["--data", str(other), "--split", "test", "--out", str(out)]
-    assert explain.main(["--checkpoint", checkpoint, *arguments]) == 0
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert explain.main(["--checkpoint", checkpoint, *arguments]) == 0
     assert "not the data it was trained on" in titles[0] and "test n = 8" in titles[0]
+    (look,) = read_looks(tmp_path / "results/test_looks.csv")  # once: it shows the same
+    assert (look.run, look.kind) == ("one", "explain")
 
 
 @needs_captum

@@ -9,6 +9,7 @@ import pytest
 from small_runs import SMALL, read_metrics, stop_at_epoch
 
 from chestlab.data.phantom import make_phantom
+from chestlab.evaluation.looks import read_looks
 from chestlab.reporting import family_report
 from chestlab.runs.family import RECIPES
 
@@ -82,10 +83,12 @@ def test_a_comparison_of_phantoms_lies_with_the_phantoms(script, tmp_path, monke
     )
     flags = ("--data", "phantom", *SMALL, "--epochs", 1, "--seeds", 1, "--networks", "resnet34")
     script("-m studies.compare_family", *flags)
-    (folder,) = (tmp_path / "results/phantom").iterdir()
+    (folder,) = (path for path in (tmp_path / "results/phantom").iterdir() if path.is_dir())
     text = (folder / "README.md").read_text()
     assert "PHANTOM DATA, not ChestMNIST" in text
     assert (folder / "runs/resnet34_seed1/metrics.json").exists()
+    (look,) = read_looks(tmp_path / "results/phantom/test_looks.csv")
+    assert look.run == f"{folder.name}/runs/resnet34_seed1" and look.network == "ResNet34"
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["phantom"]
 
 
