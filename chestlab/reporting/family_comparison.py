@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,14 +122,29 @@ class Comparison:
         return getattr(self.data, split).patients
 
     def estimate(self, name: str, split: str, measure: str) -> Estimate:
-        """A network's figure with its interval over seeds and patients."""
+        """A network's figure with its interval over seeds and patients.
+
+        NaN where the AUC of one of its runs is undefined, and so the difference of `gain`.
+        """
+        if self._undefined(name, split, measure):
+            return self.unknown()
         noise = noise_of_values(self._values(split, measure))
         return estimate(*self.score(name, split, measure), noise)
 
     def gain(self, name: str, over: str, split: str, measure: str) -> Estimate:
         """The difference of two networks, ``name`` minus ``over``."""
+        if any(self._undefined(each, split, measure) for each in (name, over)):
+            return self.unknown()
         noise = noise_of_differences(self._values(split, measure))
         return gain(self.score(name, split, measure), self.score(over, split, measure), noise)
+
+    def unknown(self) -> Estimate:
+        """A figure that cannot be told."""
+        return Estimate(*[math.nan] * 7, seeds=len(self.seeds))
+
+    def _undefined(self, name: str, split: str, measure: str) -> bool:
+        figures = [run.get(split) or {} for run in self.runs[name]]
+        return any(of_run.get(measure, math.nan) is None for of_run in figures)
 
     def _values(self, split: str, measure: str) -> np.ndarray:
         """(networks, seeds), over which the noise of training is pooled."""

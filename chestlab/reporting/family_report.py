@@ -284,6 +284,8 @@ def _network_table(comparison: Comparison, rows: Rows) -> str:
 
 
 def _figure(measure: str, value: float) -> str:
+    if math.isnan(value):
+        return "n/a"
     return f"{100 * value:.1f} %" if measure == "accuracy" else f"{value:.3f}"
 
 

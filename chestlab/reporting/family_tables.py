@@ -91,16 +91,12 @@ def network_rows(comparison: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
-def _standard_deviation(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+def _standard_deviation(values: Sequence[float | None]) -> float:
+    return float(np.std(np.array(values, float), ddof=1)) if len(values) > 1 else math.nan
 
 
 def _with_ends(name: str, estimate: Estimate) -> dict[str, float]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-
-
-def _unknown(comparison: Comparison) -> Estimate:
-    return Estimate(*[math.nan] * 7, seeds=len(comparison.seeds))
 
 
 def verdict_rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -117,7 +113,7 @@ def verdict_rows(comparison: Comparison) -> list[dict[str, Any]]:
         note = _what_prevents_a_verdict(claim, lengths, len(comparison.seeds))
         for measure in comparison.measures:
             if claim.last_epoch and len(lengths) > 1:
-                gain = _unknown(comparison)
+                gain = comparison.unknown()
             else:
                 split = "last" if claim.last_epoch else "test"
                 gain = comparison.gain(claim.member, claim.over, split, measure)
@@ -200,7 +196,7 @@ def reduction_rows(comparison: Comparison) -> list[dict[str, Any]]:
         if "resnet34" in comparison.runs and reduction is not None:
             gain = comparison.gain(name, "resnet34", "test", "auc")
         else:
-            gain = _unknown(comparison)
+            gain = comparison.unknown()
         row |= _with_ends("gain_over_no_se", gain)
         rows.append(row | {"gain_over_no_se_detectable": gain.detectable})
     return rows
