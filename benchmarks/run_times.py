@@ -53,7 +53,7 @@ SCRIPTS = {  # and the networks that each of them trains, in turn
 NETWORKS = {name: script for script, names in SCRIPTS.items() for name in names}
 IMAGES = sum(OFFICIAL_COUNTS["train"])
 
-ESTIMATE = re.compile(r"about [\d:]+ \((?:at most )?\d+ epochs of (\d+) steps, (\S+) ms each\)")
+ESTIMATE = re.compile(r"about [\w ]+ \((?:at most )?\d+ epochs? of (\d+) steps, (\S+) ms each\)")
 EPOCH = re.compile(r"epoch (\d+)/(\d+) .* ([\d:]+) left")
 
 QUIET = 0.05  # share of the processor that other processes may have during a measurement

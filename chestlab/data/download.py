@@ -121,6 +121,12 @@ def fetch(
             raise InputError(f"'{destination}' is a folder; a download needs the path of a file")
         destination.parent.mkdir(parents=True, exist_ok=True)
         with _turn(destination):
+            if destination.exists() and not matches(destination):
+                size = destination.stat().st_size
+                _print(
+                    f"'{destination}' ({size:,} bytes) is not the file that it should be (its "
+                    f"{algorithm} differs): downloading it anew"
+                )
             if truncated and destination.exists() and not matches(destination):
                 destination.unlink()
             store = pooch.create(

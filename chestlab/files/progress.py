@@ -127,8 +127,8 @@ class Progress:
         left = (self.epochs - self.epoch) * self.steps * seconds
         epochs, ms = self.epochs - self.epoch, 1000 * seconds
         text = (
-            f"about {duration(left)} ({self.at_most}{epochs} epoch{'s' * (epochs > 1)} of "
-            f"{self.steps} steps, {ms:.{0 if ms >= 100 else 1}f} ms each)"
+            f"training takes about {rough(left)} ({self.at_most}{epochs} epoch"
+            f"{'s' * (epochs > 1)} of {self.steps} steps, {ms:.{0 if ms >= 100 else 1}f} ms each)"
         )
         if self.bar is not None:
             self.bar.write(text)
@@ -167,6 +167,14 @@ class Progress:
         """Leave the last state of the bar on the screen."""
         if self.bar is not None:
             self.bar.close()
+
+
+def rough(seconds: float) -> str:
+    """Seconds as a person says it: 45 s, 14 min, 2 h 10 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def duration(seconds: float) -> str:

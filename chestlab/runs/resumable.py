@@ -119,13 +119,8 @@ class Resumable:
             return True, self.load(final.last)
         if self.options.resume:
             print(f"nothing to resume for '{self.name}'{self._others()}: starting from epoch 1")
-        elif unfinished and not self.options.overwrite:
-            raise InputError(
-                f"there is an unfinished run '{self.name}': --resume goes on with it, "
-                "--overwrite starts anew"
-            )
-        if finished and not self.options.overwrite:
-            self._check_replaceable()
+        if not self.options.overwrite:
+            self._check_startable(finished, unfinished)
         self.files.clear()
         return True, None
 
@@ -138,9 +133,33 @@ class Resumable:
             return (self.final.folder / "test_probabilities.csv").exists()
         return stored.get("test") is not None
 
-    def _check_replaceable(self) -> None:
+    def _check_startable(self, finished: bool, unfinished: bool) -> None:
+        """Refuse to start anew over an unfinished run, or a finished one of something else."""
+        other = ""
+        if unfinished:
+            try:
+                self.load(self.files.last)
+            except InputError as error:  # of another recipe, say, or damaged
+                other = str(error)
+            else:
+                raise InputError(
+                    f"there is an unfinished run '{self.name}': --resume goes on with it, "
+                    "--overwrite starts anew"
+                )
+        if finished:
+            self._check_replaceable(unfinished)
+        if other:
+            raise InputError(other)
+        if finished:
+            print(
+                f"'{self.name}' is finished, with the same recipe and data: training it again; "
+                "its results stay until the new ones are complete"
+            )
+
+    def _check_replaceable(self, unfinished: bool) -> None:
         """Refuse to replace the finished run of the name where it is of something else."""
         ways_out = "--name NEW keeps both, --overwrite replaces it"
+        ways_out += " and the unfinished run beside it" if unfinished else ""
         stored = read_metrics(self.final.metrics)
         before = str(stored.get("name", self.name))
         if before != self.name and before.lower() == self.name.lower():
@@ -168,10 +187,6 @@ class Resumable:
                 f"the finished run in '{self.final.folder}' has {what} {before!r}, and this one "
                 f"has {now!r}: {ways_out}"
             )
-        print(
-            f"'{self.name}' is finished, with the same recipe and data: training it again; its "
-            "results stay until the new ones are complete"
-        )
 
     def _others(self) -> str:
         """Unfinished runs of other names, for a mistyped --name."""
@@ -189,7 +204,10 @@ class Resumable:
 
     def load(self, path: Path) -> dict[str, Any]:
         """A checkpoint of this very run: same model, recipe, data and weights to start from."""
-        state = load_checkpoint(path, sealed=True)
+        try:
+            state = load_checkpoint(path, sealed=True)
+        except InputError as error:
+            raise InputError(f"{error}; --overwrite starts anew") from None
         self._check_same(state, path)
         return state
 
@@ -198,8 +216,8 @@ class Resumable:
         if different:
             what, before, now = different
             raise InputError(
-                f"--resume: '{path}' has {what} {before!r}, asked for is {now!r}: use the same, "
-                "--overwrite, or another --name"
+                f"'{path}' has {what} {before!r}, asked for is {now!r}: --resume needs the same, "
+                "--name NEW keeps both, --overwrite starts anew"
             )
 
     def _difference(self, stored: Mapping[str, Any], path: Any) -> tuple[str, Any, Any] | None:

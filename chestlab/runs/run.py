@@ -119,6 +119,7 @@ def train(experiment: Experiment, signals: StopSignals) -> None:
             if trainer.frozen:
                 checkpoints.save_weights(experiment.files.stage1, trainer)
         if experiment.processes.first and trainer is not None:
+            print("evaluating, and drawing the pictures", flush=True)
             write_results(experiment, trainer, checkpoints)
             experiment.finish()
             print_summary(experiment.final)

@@ -222,6 +222,8 @@ class Recipe:
     def __new__(cls, *_: Any, **values: Any) -> Recipe:
         """Refuse a misspelt hyperparameter, before the constructor meets it."""
         known = [option.name for option in dataclasses.fields(cls)]
+        if values and not _ and "name" not in values:
+            raise InputError("a recipe needs a name, as in Recipe(name='mine', ...)")
         for name in values:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

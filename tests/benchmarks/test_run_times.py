@@ -48,8 +48,8 @@ def test_the_line_that_a_run_prints_is_understood(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("line", "ms"),
     [
-        ("about 2:06 (at most 40 epochs of 73 steps, 43.1 ms each)", 43.1),
-        ("about 1:02:00 (120 epochs of 73 steps, 1.07e+03 ms each)", 1070),
+        ("about 2 min (at most 40 epochs of 73 steps, 43.1 ms each)", 43.1),
+        ("about 1 h 2 min (120 epochs of 73 steps, 1070 ms each)", 1070),
         ("epoch 1/40  loss 0.5  val loss 0.4  best epoch 1  at most 1:02:00 left", 1306.6),
         ("epoch 1/1  loss 0.5  0:00 left", None),
         ("data: phantom.npz (train 2306, val 305, test 682 images)", None),
@@ -61,7 +61,7 @@ def test_milliseconds_of_a_step(line, ms):
 
 def test_another_number_of_steps_is_an_error():
     with pytest.raises(ValueError, match="74 steps per epoch instead of 73"):
-        step_ms("about 2:06 (40 epochs of 74 steps, 43.1 ms each)", 73)
+        step_ms("about 2 min (40 epochs of 74 steps, 43.1 ms each)", 73)
 
 
 def test_totals():
@@ -110,7 +110,7 @@ def test_a_step_has_three_times_the_arithmetic_of_the_forward_pass_and_a_frozen_
 
 def test_a_script_is_stopped_when_it_has_said_how_long_it_takes(monkeypatch, tmp_path):
     script = tmp_path / "train.py"
-    script.write_text("import time\nprint('about 1:00 (4 epochs of 73 steps, 7 ms each)')\n")
+    script.write_text("import time\nprint('about 60 s (4 epochs of 73 steps, 7 ms each)')\n")
     monkeypatch.setattr(run_times, "PROJECT", tmp_path)
     assert run_times.run_until_estimate("efficientchestnet", tmp_path / "x.npz", 1) == [7]
     script.write_text("print('something else')\n")

@@ -815,6 +815,25 @@ def test_a_finished_run_of_something_else_is_not_replaced_unless_asked_for(
     assert contents(*folders) == before
 
 
+def test_no_hint_leads_from_a_run_beside_an_unfinished_one_to_the_loss_of_either(
+    start, tmp_path, whole
+):
+    """A finished run, another recipe's attempt interrupted beside it, and then a third recipe."""
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    interrupted = with_fault(send(signal.SIGINT), at=BATCHES + 1)
+    assert start("--lr", 0.02, "--overwrite", build=interrupted).status == 130
+    folders = tmp_path / "results", tmp_path / "trained_models"
+    before = contents(*folders)
+    same = start("--lr", 0.02)
+    assert same.status == 2 and "--resume goes on" in same.err
+    third = start("--lr", 0.03)
+    assert third.status == 2 and "--name NEW keeps both" in third.err
+    assert "the unfinished run beside it" in third.err and "--resume goes on" not in third.err
+    resumed = start("--lr", 0.03, "--resume")
+    assert resumed.status == 2 and "--name NEW keeps both" in resumed.err
+    assert contents(*folders) == before
+
+
 def test_resume_with_nothing_to_resume_says_so_and_starts(start, tmp_path, whole, no_pictures):
     ended = start("--resume")
     assert ended.status == 0, ended.err

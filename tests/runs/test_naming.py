@@ -125,3 +125,8 @@ def test_other_errors_keep_their_traceback(tmp_path):
     done = run_script(tmp_path / "mine.py", cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "ValueError: mine" in done.stderr
+
+
+def test_a_recipe_without_a_name_says_so():
+    with pytest.raises(InputError, match="needs a name"):
+        Recipe(epochs=3)
