@@ -345,7 +345,8 @@ def test_the_script_runs_in_two_stages_to_the_end(tmp_path, phantom_npz):
     flags = ("--weights", "none", "--stage1-epochs", 1, "--epochs", 1, "--image-size", 32)
     done = run_tiny(phantom_npz, tmp_path, *flags)
     assert done.returncode == 0, done.stderr
-    metrics = json.loads((tmp_path / "results/densenet121_small/metrics.json").read_text())
+    (folder,) = (tmp_path / "results").glob("densenet121_small_*")
+    metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["parameters"] == 7_603_969
     assert metrics["model_arguments"] == {"arch": "densenet121"}
     assert metrics["starting_weights"]["note"] == RANDOM_MARK
@@ -356,7 +357,8 @@ def test_another_network_gives_the_run_its_name(tmp_path, phantom_npz):
     flags = ("--arch", "mobilenet_v2", "--weights", "none", "--epochs", 1, "--image-size", 32)
     done = run_tiny(phantom_npz, tmp_path, *flags)
     assert done.returncode == 0, done.stderr
-    metrics = json.loads((tmp_path / "results/mobilenet_v2_small/metrics.json").read_text())
+    name = "mobilenet_v2_small_epochs1_image-size32_weightsnone"
+    metrics = json.loads((tmp_path / "results" / name / "metrics.json").read_text())
     assert metrics["parameters"] == parameter_count(TorchvisionChest(arch="mobilenet_v2"))
     assert metrics["amp"] == "fp32" and not metrics["recipe"]["cpu_bf16"]  # depthwise: slower
 
@@ -365,10 +367,10 @@ def test_a_recipe_that_is_not_the_default_names_the_run_too(tmp_path, phantom_np
     flags = ("--recipe", "scratch", "--weights", "none", "--epochs", 1, "--image-size", 32)
     done = run_tiny(phantom_npz, tmp_path, "--arch", "mobilenet_v2", *flags)
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "results/mobilenet_v2_scratch_small"
+    folder = tmp_path / "results/mobilenet_v2_scratch_small_epochs1_image-size32_weightsnone"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["recipe_name"] == "scratch" and metrics["recipe"]["monitor"] == "last"
-    assert list(network("mobilenet_v2").recipes) == ["scratch", "report"]
+    assert list(network("mobilenet_v2").recipes) == ["report", "scratch"]
 
 
 @pytest.mark.parametrize(
