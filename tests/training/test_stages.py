@@ -252,7 +252,9 @@ def test_without_weights_there_is_no_frozen_stage_unless_asked_for(tmp_path, pha
         STAGES, "--data", phantom_npz, "--weights", "none", "--epochs", 1, cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
-    metrics = json.loads((tmp_path / "results/stages_small_epochs1_weightsnone/metrics.json").read_text())
+    metrics = json.loads(
+        (tmp_path / "results/stages_small_epochs1_weightsnone/metrics.json").read_text()
+    )
     assert metrics["epochs_run"] == 1
     assert list(metrics["ladder"]) == ["stage2", "tta", "threshold"]
 
