@@ -66,6 +66,7 @@ def no_pictures(monkeypatch):
 def script(tmp_path, monkeypatch):
     """Runs a script (or ``-m`` a module) of the project in this process: torch is imported once."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # of a notebook's own test
 
     def run(name, *flags):
         monkeypatch.setattr(sys, "argv", [name, *map(str, flags)])

@@ -399,7 +399,7 @@ def test_the_readmes_name_what_a_run_writes():
 
 def test_the_loaders_that_a_reader_takes_give_batches(phantom_npz):
     (block,) = blocks(READMES[0], "python")
-    shortened = block.replace("batch_size=32", f"batch_size=32, path={str(phantom_npz)!r}")
+    shortened = block.replace("batch_size=32", f"batch_size=32, data={str(phantom_npz)!r}")
     assert shortened != block
     names: dict = {}
     exec(shortened, names)

@@ -173,8 +173,8 @@ def test_simclr_learns_to_tell_images_apart_without_a_label():
 @pytest.mark.parametrize("objective", ["findings", "simclr"])
 def test_a_script_starts_from_the_checkpoint_and_says_so(start, tmp_path, phantom_npz, objective):
     own = "--objective", objective, "--data", phantom_npz
-    assert start(*own, *SMALL, "--epochs", 1) == (0, "")
     name = f"pretrained_efficientchestnet_{objective}_small"
+    assert start(*own, *SMALL, "--epochs", 1, "--name", name) == (0, "")
     path = tmp_path / f"trained_models/{name}_final.pth"
     state = load_checkpoint(path, sealed=True)
     head = [n for n in state["weights"] if n.startswith("head.6.")]
