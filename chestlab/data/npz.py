@@ -136,7 +136,9 @@ def _identify_patients(
                     "be in several folds"
                 ]
     identified = {
-        name: dataclasses.replace(split, patients=nih_patients(split.names))
+        name: split
+        if split.names is None
+        else dataclasses.replace(split, patients=nih_patients(split.names))
         for name, split in splits.items()
     }
     return identified, []

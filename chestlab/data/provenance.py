@@ -35,8 +35,10 @@ def record(splits: Iterable[tuple[str, Split]], phantom: bool = False) -> dict[s
         for origin in np.unique(origins):
             rows.setdefault(str(origin), []).extend(split.index[origins == origin].tolist())
         names = None if names is None or split.names is None else names + split.names.tolist()
-        known = patients is not None and split.patients is not None
-        patients = patients.union(split.patients.tolist()) if known else None
+        if patients is None or split.patients is None:
+            patients = None
+        else:
+            patients = patients.union(split.patients.tolist())
     return {
         "rows": rows,
         "names": names,
@@ -61,11 +63,14 @@ def union(first: Mapping[str, Any] | None, second: Mapping[str, Any]) -> dict[st
     names = None
     if first["names"] is not None and second["names"] is not None:
         names = sorted({*first["names"], *second["names"]})
-    patients = [_patients(seen) for seen in (first, second)]
+    of_first, of_second = _patients(first), _patients(second)
+    patients = None
+    if of_first is not None and of_second is not None:
+        patients = sorted({*of_first, *of_second})
     return {
         "rows": rows,
         "names": names,
-        "patients": None if None in patients else sorted({*patients[0], *patients[1]}),
+        "patients": patients,
         "phantom": second["phantom"],
     }
 
@@ -88,15 +93,15 @@ def overlap(seen: Mapping[str, Any], split: str, images: Split, by_patient: bool
         by_patient: an image also counts as seen if another image of its patient was, provided
             that the patients of both are known.
     """
-    named = seen["names"] is not None and images.names is not None
     patients = _patients(seen) if by_patient and images.patients is not None else None
-    if named or patients is not None:
-        overlapping = np.zeros(len(images), bool)
-        if named:
-            names = image_keys(np.array(seen["names"], dtype=str))
-            overlapping |= np.isin(image_keys(images.names), names)
-        if patients is not None:
-            overlapping |= np.isin(images.patients, np.array(patients, dtype=str))
+    overlapping = None
+    if seen["names"] is not None and images.names is not None:
+        names = image_keys(np.array(seen["names"], dtype=str))
+        overlapping = np.isin(image_keys(images.names), names)
+    if patients is not None and images.patients is not None:
+        of_patients = np.isin(images.patients, np.array(patients, dtype=str))
+        overlapping = of_patients if overlapping is None else overlapping | of_patients
+    if overlapping is not None:
         return int(overlapping.sum())
     now = record([(split, images)])["rows"]
     return sum(int(np.isin(rows, seen["rows"].get(name, [])).sum()) for name, rows in now.items())

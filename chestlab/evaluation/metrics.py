@@ -27,7 +27,7 @@ THRESHOLDS = np.arange(30, 71) / 100  # 0.30..0.70 in steps of 0.01
 
 CALIBRATION_BINS = 10
 
-_UNDEFINED_AUC = dict.fromkeys(("auc", "auc_ci95", "auc_ci95_error"))
+_UNDEFINED_AUC: dict[str, Any] = {"auc": None, "auc_ci95": None, "auc_ci95_error": None}
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

@@ -179,7 +179,7 @@ class OutOfFold:
             "patient": patients,
             **{f"{FOLD} {number}": self.folds[number - 1] + 1 for number in repeats},
             **{
-                f"{name} {number}": [str(logit) for logit in np.float32(logits[number - 1])]
+                f"{name} {number}": [str(logit) for logit in logits[number - 1].astype(np.float32)]
                 for name, logits in self.logits.items()
                 for number in repeats
             },
