@@ -29,7 +29,7 @@ from chestlab.data.splits import (
 from chestlab.files.errors import InputError
 
 # Two-class phantoms that stand in for the official images: few, so that a try is soon done.
-STAND_IN = {"train": 320, "val": 80, "test": 80}
+STAND_IN = {"train": 256, "val": 80, "test": 80}
 
 
 @overload

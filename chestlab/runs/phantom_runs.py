@@ -12,9 +12,9 @@ from chestlab.files.errors import InputError
 from chestlab.training.recipe import Recipe
 from chestlab.training.weights import PretrainedWeights
 
-# Pixels that pass through the network in a stage, those of 40 epochs of 320 images of 28 px. Such
+# Pixels that pass through the network in a stage, those of 40 epochs of 256 images of 28 px. Such
 # a run takes about 90 s on two slow CPU cores, everything included.
-PIXELS = 40 * 320 * 28**2
+PIXELS = 40 * 256 * 28**2
 
 LEAST_EPOCHS = 2
 
