@@ -17,7 +17,7 @@ from chestlab.files.run_files import RunFiles
 from chestlab.reporting.family_report import Member
 from chestlab.runs.family import RECIPES, WIDTH, recipes_for, train
 from chestlab.runs.flags import parse
-from chestlab.runs.naming import check_name, run_name
+from chestlab.runs.naming import check_name, name_of
 from chestlab.training.device import pick_device
 from networks import NETWORKS
 
@@ -69,9 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         device = pick_device(options.device)
         findings = options.task == "findings"
         data = sources.load(options.data, options.root, options.source_size, findings)
-        name = comparison.name or run_name(
-            options.recipe.name, options.data, data.size, options.name_changes
-        )
+        name = comparison.name or name_of(options, data)
         check_name(name)
         flags = [*flags, "--resume"]
         runs: dict[str, list[RunFiles]] = {member: [] for member in comparison.networks}

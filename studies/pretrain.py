@@ -29,7 +29,7 @@ from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.notebook import command_line
 from chestlab.files.progress import StopSignals, duration
 from chestlab.files.run_files import RunFiles
-from chestlab.runs.naming import check_name, output_folders, run_name
+from chestlab.runs.naming import check_name, name_of, output_folders
 from chestlab.runs.resumable import Resumable
 from chestlab.runs.run import watched
 from chestlab.training.device import check_precision, pick_device, precision
@@ -123,10 +123,7 @@ class Pretraining(Resumable):
         return held_out
 
     def _choose_name(self) -> None:
-        options = self.options
-        self.name = options.name or run_name(
-            self.recipe.name, options.data, self.data.size, options.name_changes
-        )
+        self.name = name_of(self.options, self.data)
         check_name(self.name)
         results_dir, models_dir = output_folders(self.options, self.data)
         self.final = RunFiles(results_dir / "pretraining", models_dir, self.name)

@@ -127,8 +127,8 @@ def fetch(
                     f"'{destination}' ({size:,} bytes) is not the file that it should be (its "
                     f"{algorithm} differs): downloading it anew"
                 )
-            if truncated and destination.exists() and not matches(destination):
-                destination.unlink()
+                if truncated:
+                    destination.unlink()
             store = pooch.create(
                 destination.parent,
                 base_url="",

@@ -25,7 +25,7 @@ from chestlab.files.atomic import check_writable, make_folder
 from chestlab.files.run_files import RunFiles, read_metrics, run_lock
 from chestlab.reporting.ensemble_report import SHARED, Member, write_average
 from chestlab.runs.experiment import Experiment
-from chestlab.runs.naming import check_name, output_folders, run_name
+from chestlab.runs.naming import check_name, name_of, output_folders
 
 SEEDS = (42, 123, 456, 789, 1011)  # of the course reports, then one after the other
 
@@ -53,9 +53,7 @@ class Ensemble:
         self.data = sources.load(
             options.data, options.root, options.source_size, related=options.recipe.related
         )
-        name = options.name or run_name(
-            options.recipe.name, options.data, self.data.size, options.name_changes
-        )
+        name = name_of(options, self.data)
         name += "_members" if options.members else f"_folds{options.folds}"
         name += "_trainval" if options.folds_over == "train+val" else ""
         check_name(name)

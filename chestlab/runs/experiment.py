@@ -18,7 +18,7 @@ from chestlab.files.atomic import check_writable
 from chestlab.files.errors import InputError
 from chestlab.files.notebook import module_name
 from chestlab.files.run_files import RunFiles
-from chestlab.runs.naming import check_name, output_folders, run_name
+from chestlab.runs.naming import check_name, name_of, output_folders
 from chestlab.runs.phantom_runs import shortened, weights_or_none
 from chestlab.runs.resumable import Resumable
 from chestlab.training.device import check_precision, pick_device, precision
@@ -116,10 +116,7 @@ class Experiment(Resumable):
         check_writable(self.options.models_dir, "--models-dir")
 
     def _choose_name(self, subfolder: str) -> None:
-        options = self.options
-        self.name = options.name or run_name(
-            self.recipe.name, options.data, self.data.size, options.name_changes
-        )
+        self.name = name_of(self.options, self.data)
         check_name(self.name)
         results_dir, models_dir = output_folders(self.options, self.data)
         self.looks_dir = results_dir

@@ -18,12 +18,17 @@ from chestlab.files.run_files import UNFINISHED
 CHANGES_IN_NAME = 3  # more than these are a short hash
 
 
+def is_stand_in(options: argparse.Namespace, data: Data) -> bool:
+    """Whether the images are phantoms that no file of the user's holds."""
+    return data.phantom and not options.data.endswith(".npz")
+
+
 def output_folders(options: argparse.Namespace, data: Data) -> tuple[Path, Path]:
     """Folders of results and checkpoints; phantoms apart, so that they never sit among X-rays.
 
     A phantom that the user made and named as FILE.npz has its stem in the run's name instead.
     """
-    apart = "phantom" if data.phantom and not options.data.endswith(".npz") else ""
+    apart = "phantom" if is_stand_in(options, data) else ""
     return options.results_dir / apart, options.models_dir / apart
 
 
@@ -44,6 +49,18 @@ def check_name(name: str) -> None:
         raise InputError(f"--name '{name}': the ending '{UNFINISHED}' is taken")
     if name.lower() == "phantom":  # some file systems do not tell capitals apart
         raise InputError(f"--name '{name}': runs on phantoms have their folders below this one")
+
+
+def name_of(options: argparse.Namespace, data: Data) -> str:
+    """The name that ``--name`` gives, else the default one.
+
+    Args:
+        options: with the ``recipe`` and ``name_changes``.
+        data: what the run is trained on.
+    """
+    return options.name or run_name(
+        options.recipe.name, options.data, data.size, options.name_changes
+    )
 
 
 def run_name(name: str, data: str, size: int, changes: Mapping[str, Any] | None = None) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from chestlab.data.splits import Data
 from chestlab.files.errors import InputError
+from chestlab.runs.naming import is_stand_in
 from chestlab.training.recipe import Recipe
 from chestlab.training.weights import PretrainedWeights
 
@@ -19,17 +20,12 @@ PIXELS = 40 * 256 * 28**2
 LEAST_EPOCHS = 2
 
 
-def is_stand_in(data: Data, options: argparse.Namespace) -> bool:
-    """Whether the images are phantoms that no file of the user's holds."""
-    return data.phantom and not options.data.endswith(".npz")
-
-
 def shortened(recipe: Recipe, options: argparse.Namespace, data: Data) -> Recipe:
     """A recipe with fewer epochs where phantoms stand in for X-rays, unless a flag says how many.
 
     Says so on stderr.
     """
-    if not is_stand_in(data, options):
+    if not is_stand_in(options, data):
         return recipe
     size = recipe.image_size or data.size
     most = max(LEAST_EPOCHS, PIXELS // (len(data.train) * size * size))
@@ -60,7 +56,7 @@ def weights_or_none(
     try:
         return read()
     except InputError as error:
-        if options.weights != "imagenet" or not is_stand_in(data, options):
+        if options.weights != "imagenet" or not is_stand_in(options, data):
             raise
         print(f"WARNING: {error}\nWARNING: starting from random numbers instead", file=sys.stderr)
         return PretrainedWeights("none")

@@ -732,6 +732,30 @@ def test_overwrite_starts_an_unfinished_run_anew(
     assert_same_run(tmp_path, successor, pictures=False)
 
 
+def network_and_data(difference, folder, phantom):
+    """What makes the network, and the data, of a run that differs as the message will say."""
+    build, data = TinyNet, phantom
+    if difference.startswith("model"):
+
+        class Other(TinyNet):
+            pass
+
+        build = Other
+    if difference.startswith("data"):
+        data = folder / "elsewhere" / phantom.name
+        data.parent.mkdir()
+        counts = {"train": 64, "val": 26 if "val" in difference else 24, "test": 24}
+        np.savez(data, **make_phantom(size=28, seed=4, **counts))
+    if difference == "other layers":  # an edit in the network's file
+
+        def build():
+            network = TinyNet()
+            network.layers[7].p = 0.3
+            return network
+
+    return build, data
+
+
 @posix
 @pytest.mark.parametrize(
     ("difference", "flags"),
@@ -751,18 +775,7 @@ def test_resume_refuses_another_recipe_model_or_data_and_names_the_difference(
         shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
     else:
         start(build=with_fault(send(signal.SIGINT), at=BATCHES + 1))
-    build, data = TinyNet, phantom_npz
-    if difference.startswith("model"):
-
-        class Other(TinyNet):
-            pass
-
-        build = Other
-    if difference.startswith("data"):
-        data = tmp_path / "elsewhere" / phantom_npz.name
-        data.parent.mkdir()
-        counts = {"train": 64, "val": 26 if "val" in difference else 24, "test": 24}
-        np.savez(data, **make_phantom(size=28, seed=4, **counts))
+    build, data = network_and_data(difference, tmp_path, phantom_npz)
     folders = tmp_path / "results", tmp_path / "trained_models"
     before = contents(*folders)
     ended = start("--resume", *flags, build=build, data=data)
@@ -787,24 +800,7 @@ def test_a_finished_run_of_something_else_is_not_replaced_unless_asked_for(
     difference, flags, start, tmp_path, whole, phantom_npz, monkeypatch
 ):
     shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
-    build, data = TinyNet, phantom_npz
-    if difference.startswith("model"):
-
-        class Other(TinyNet):
-            pass
-
-        build = Other
-    if difference.startswith("data"):
-        data = tmp_path / "elsewhere" / phantom_npz.name
-        data.parent.mkdir()
-        np.savez(data, **make_phantom(size=28, train=64, val=24, test=24, seed=4))
-    if difference == "other layers":  # an edit in the network's file
-
-        def build():
-            network = TinyNet()
-            network.layers[7].p = 0.3
-            return network
-
+    build, data = network_and_data(difference, tmp_path, phantom_npz)
     folders = tmp_path / "results", tmp_path / "trained_models"
     before = contents(*folders)
     ended = start(*flags, build=build, data=data)
