@@ -25,7 +25,7 @@ import numpy as np
 from chestlab.data.phantom import OFFICIAL_COUNTS
 from chestlab.data.splits import OFFICIAL_IMAGES, Data, Split
 from chestlab.files.atomic import TEMPORARY_SUFFIX, atomic_write
-from chestlab.files.run_files import NO_LOCKS
+from chestlab.files.run_files import held_lock
 
 FILE_NAME = "test_looks.csv"
 
@@ -122,22 +122,15 @@ def _same(look: Look, other: Look) -> bool:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=LOCK_SECONDS)
-    except Timeout:
-        raise TimeoutError(None, "another process does not let go of it", str(path)) from None
-    except NotImplementedError:
-        pass
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held_lock(path, LOCK_SECONDS))
+        except Timeout:
+            reason = "another process does not let go of it"
+            raise TimeoutError(None, reason, str(path)) from None
         yield
-    finally:
-        lock.release()
 
 
 def read_looks(path: Path) -> list[Look]:

@@ -94,9 +94,8 @@ class Progress:
         self.bar = None
         self.start, self.started_at = time.perf_counter(), done
         self.timed_steps, self.timed_from, self.estimated = -WARM_UP_STEPS, self.start, False
-        terminal = (
-            sys.stdout.isatty() and "idlelib" not in sys.modules
-        )  # IDLE cannot rewrite a line
+        # IDLE says that it is a terminal, and cannot rewrite a line
+        terminal = sys.stdout.isatty() and "idlelib" not in sys.modules
         if terminal or in_notebook():
             self.bar = tqdm(
                 total=epochs * steps,

@@ -39,30 +39,57 @@ ARTEFACTS = (
 
 
 @contextlib.contextmanager
+def held_lock(path: Path, seconds: float = 0) -> Iterator[bool]:
+    """Hold a lock file; the operating system frees it when the process dies.
+
+    Args:
+        path: of the lock file.
+        seconds: to wait for another process.
+
+    Yields:
+        whether the disk knows locks; where it does not, nothing is held.
+
+    Raises:
+        filelock.Timeout: another live process still holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock, known = FileLock(path), True
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        raise
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+            raise
+        known = False
+    try:
+        yield known
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
 def run_lock(path: Path, name: str) -> Iterator[None]:
-    """Hold the run's lock file; the operating system frees it when the process dies.
+    """Hold the run's lock file.
 
     Raises:
         InputError: another live process holds it.
     """
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"a run called '{name}' is in progress in another process: "
-            "wait for it, stop it, or choose another --name"
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
-            raise
-        print(f"NOTE: '{path.parent}' knows no locks: start '{name}' only once", file=sys.stderr)
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            known = stack.enter_context(held_lock(path))
+        except Timeout:
+            raise InputError(
+                f"a run called '{name}' is in progress in another process: "
+                "wait for it, stop it, or choose another --name"
+            ) from None
+        if not known:
+            where = f"NOTE: '{path.parent}' knows no locks: start '{name}' only once"
+            print(where, file=sys.stderr)
         yield
-    finally:
-        lock.release()
 
 
 @dataclass(frozen=True)
