@@ -3,7 +3,7 @@
     python -m studies.nih_subset                 # which archives are needed, and their sizes
     python -m studies.nih_subset --images DIR    # build the file from what lies in DIR
 
-`nih_subset.csv` beside this file lists the images in order, with their splits and labels, and a
+`nih_subset.csv.gz` beside this file lists the images in order, with their splits and labels, and a
 checksum of each at 64 px. DIR may hold the images in any folders, NIH's archives as they were
 downloaded (they are read without unpacking them), or some of both. The built file is compared with
 the one behind `results/`: exit status 0 if all arrays are identical, 1 if the file was written but
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gzip
 import hashlib
 import io
 import zlib
@@ -39,7 +40,7 @@ from studies.nih_archives import (
     read_images,
 )
 
-LIST = Path(__file__).with_name("nih_subset.csv")
+LIST = Path(__file__).with_name("nih_subset.csv.gz")
 
 SIDE = 64  # px to which every image is reduced first; 28 px are made from these
 
@@ -84,7 +85,7 @@ class Subset:
 
 def read_subset() -> Subset:
     """Read the list of the images, `LIST`."""
-    with LIST.open(encoding="utf-8", newline="") as file:
+    with gzip.open(LIST, "rt", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     findings = [row["labels"].split("|") for row in rows]
     return Subset(

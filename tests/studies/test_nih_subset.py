@@ -1,6 +1,7 @@
 """The real data is rebuilt from NIH's images: pixels, order, labels, what is missing or damaged."""
 
 import csv
+import gzip
 import io
 import os
 import re
@@ -54,8 +55,8 @@ def pictures():
 @pytest.fixture
 def folder(pictures, tmp_path, monkeypatch):
     """A folder with the images in folders of their own; the list names them and no others."""
-    listed = tmp_path / "list.csv"
-    with listed.open("w", newline="") as file:
+    listed = tmp_path / "list.csv.gz"
+    with gzip.open(listed, "wt", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["split", "name", "labels", "mean", "crc32"])
         for name, (split, labels, _) in IMAGES.items():
