@@ -4,8 +4,12 @@ Paste it into a notebook's cell, or run `python train_minimal.py [FILE.npz [EPOC
 train_minimal_best.pth, the weights of the best epoch, and train_minimal_curves.png.
 """
 
+import os
 import sys
 from pathlib import Path
+
+if "ipykernel" not in sys.modules:
+    os.environ["MPLBACKEND"] = "agg"  # outside a notebook no window is opened
 
 import matplotlib.pyplot as plt
 import numpy as np

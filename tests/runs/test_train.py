@@ -235,6 +235,27 @@ def test_training_from_a_file_imports_neither_medmnist_nor_the_downloader(tmp_pa
     assert "late []" in result.stdout
 
 
+@pytest.mark.parametrize("backend", ["nonsense", "module://gui_that_is_not_there"])
+def test_no_backend_of_matplotlib_is_needed_to_draw(tmp_path, phantom_npz, backend):
+    flags = "--data", phantom_npz, "--epochs", 1, "--name", "one"
+    result = run_script(TINY, *flags, cwd=tmp_path, MPLBACKEND=backend)
+    assert result.returncode == 0, result.stderr
+    drawn = {path.stem for path in (tmp_path / "results/one").glob("*.png")}
+    assert drawn == set(PICTURES)
+    ignored = "NOTE: MPLBACKEND 'nonsense' is no backend of matplotlib: ignored"
+    assert (ignored in result.stderr) == (backend == "nonsense")
+
+
+@pytest.mark.parametrize("backend", ["TkAgg", "module://somewhere"])
+def test_a_backend_that_matplotlib_knows_stays_for_other_figures(tmp_path, backend):
+    (tmp_path / "check.py").write_text(
+        "import os, chestlab.reporting.style, matplotlib\n"
+        "print(os.environ['MPLBACKEND'], dict.__getitem__(matplotlib.rcParams, 'backend'))\n"
+    )
+    result = run_script(tmp_path / "check.py", cwd=tmp_path, MPLBACKEND=backend)
+    assert result.stdout.split() == [backend, backend], result.stderr
+
+
 def test_real_x_rays_train_and_intervals_resample_patients(tmp_path, real_npz):
     result = run_script(TINY, "--data", real_npz, "--epochs", 2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
