@@ -149,7 +149,7 @@ def read_runs(results_dir: Path) -> list[StoredRun]:
         if path.parent.name.endswith(UNFINISHED):
             continue
         try:
-            run = _read_two_class_run(path)
+            run = read_two_class_run(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             print(f"NOTE: '{path.parent}' is left out, it is damaged: {error!r}", file=sys.stderr)
             continue
@@ -190,7 +190,7 @@ def shortened(text: str, length: int = 100) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
-def _read_two_class_run(path: Path) -> StoredRun | None:
+def read_two_class_run(path: Path) -> StoredRun | None:
     """The run of a ``metrics.json``, checked; None if its task is the 14 findings.
 
     Raises:
@@ -236,7 +236,7 @@ def _complete(run: StoredRun, metrics: dict[str, Any]) -> None:
     metrics["warnings"] = []
     if run.kind == "baseline":  # which may predict one class by design
         return
-    history, train = _read_history(run.folder), metrics.get("train") or {}
+    history, train = read_history(run.folder), metrics.get("train") or {}
     judged = {split: of.probabilities for split, of in run.predictions.items()}
     scale = metrics.get("temperature", 1.0)
     metrics["warnings"] += alarms(
@@ -247,7 +247,7 @@ def _complete(run: StoredRun, metrics: dict[str, Any]) -> None:
         train.get("accuracy"),
         train.get("n", 0),
     )
-    members = [_read_two_class_run(path) for path in sorted(run.folder.glob("*/metrics.json"))]
+    members = [read_two_class_run(path) for path in sorted(run.folder.glob("*/metrics.json"))]
     metrics["warnings"] += [
         member_warning(member.name, text)
         for member in members
@@ -261,7 +261,7 @@ def member_warning(name: str, text: str) -> str:
     return f"member {name}: {text}"
 
 
-def _read_history(folder: Path) -> list[dict[str, float]]:
+def read_history(folder: Path) -> list[dict[str, float]]:
     """The rows of ``history.csv``; none where there is no such file."""
     path = folder / "history.csv"
     if not path.exists():
