@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from chestlab.data import sources
-from chestlab.data.folds import CrossValidationSplits
+from chestlab.data.folds import FOLDS_SEED, CrossValidationSplits
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.evaluation.baselines import Baseline
 from chestlab.evaluation.bootstrap import BOOTSTRAP_RESAMPLES
@@ -63,7 +63,11 @@ class _Redraw(argparse.Action):
 
 
 def comparison_parser(
-    study: str, description: str, write_page: Callable[[Path], None] | None = None
+    study: str,
+    description: str,
+    write_page: Callable[[Path], None] | None = None,
+    *,
+    frozen: bool = False,
 ) -> OneLineParser:
     """The flags that every study by cross-validation has.
 
@@ -71,6 +75,7 @@ def comparison_parser(
         study: name of its module, for the line on how it is used.
         description: one line.
         write_page: what ``--redraw FOLDER`` calls; without it there is no such flag.
+        frozen: leave out the flags of the recipe and of the weights to start from.
     """
     parser = OneLineParser(
         prog=f"python -m studies.{study}",
@@ -95,12 +100,14 @@ def comparison_parser(
         metavar="R",
         help="divisions into folds, each with another seed (default: %(default)s)",
     )
-    add(
-        "--weights",
-        default="imagenet",
-        metavar="{imagenet,none,FILE}",
-        help="what networks start from; imagenet: those that have a backbone (default: imagenet)",
-    )
+    if not frozen:
+        add(
+            "--weights",
+            default="imagenet",
+            metavar="{imagenet,none,FILE}",
+            help="what networks start from; imagenet: those that have a backbone "
+            "(default: imagenet)",
+        )
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     add_folder(parser, "--results-dir", "results")
     add_folder(parser, "--models-dir", "trained_models")
@@ -114,6 +121,8 @@ def comparison_parser(
             metavar="FOLDER",
             help="train nothing; write table, picture and page of these results again",
         )
+    if frozen:
+        return parser
     group = parser.add_argument_group("recipe", "Hyperparameters that differ from the recipe's.")
     for field in dataclasses.fields(Recipe):
         if field.metadata:
@@ -128,6 +137,7 @@ class Study:
         options: of `comparison_parser`.
         signals: checked after every optimiser step.
         stem: what the name of the results' folder begins with.
+        first_seed: of the folds: `folds.FOLDS_SEED` or `folds.FRESH_FOLDS_SEED`.
 
     Attributes:
         data: without its test images.
@@ -140,7 +150,13 @@ class Study:
         InputError: device, folders, data or name cannot be used.
     """
 
-    def __init__(self, options: argparse.Namespace, signals: StopSignals, stem: str) -> None:
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        signals: StopSignals,
+        stem: str,
+        first_seed: int = FOLDS_SEED,
+    ) -> None:
         self.options, self.signals = options, signals
         self.device = pick_device(options.device)
         check_writable(options.results_dir, "--results-dir")
@@ -154,7 +170,7 @@ class Study:
         name = options.name or run_name(stem, options.data, data.size, {**self.changes, **shape})
         check_name(name)
         self.folder = results_dir / name
-        self.splits = CrossValidationSplits(self.data, options.folds, options.repeats)
+        self.splits = CrossValidationSplits(self.data, options.folds, options.repeats, first_seed)
 
     def open_store(self) -> None:
         """Make the folders of the results and of the finished folds."""
@@ -297,29 +313,36 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def write_readme(
-    folder: Path, template: str, about: Mapping[str, Any], oof: OutOfFold, **values: Any
+    folder: Path,
+    template: str,
+    about: Mapping[str, Any],
+    oof: OutOfFold,
+    page: str = "README.md",
+    **values: Any,
 ) -> None:
-    """Write ``README.md`` from ``templates/<template>.md.j2``.
+    """Write a page from ``templates/<template>.md.j2``.
 
     Args:
         folder: of the results.
         template: name of the study's template.
         about: of `Study.about`, for the paragraph on data and folds.
         oof: of the same images.
+        page: its name in the folder.
         values: what else the template shows.
     """
     from chestlab.reporting.page import render
 
+    first_seed = about.get("first_seed", FOLDS_SEED)
     text = render(
         f"{template}.md.j2",
         TEMPLATES,
         about=about,
         images=len(oof.labels),
         unit="image" if oof.patients is None else "patient",
-        seeds=", ".join(map(str, map(CrossValidationSplits.seed, range(about["repeats"])))),
+        seeds=", ".join(str(first_seed + repeat) for repeat in range(about["repeats"])),
         resamples=f"{BOOTSTRAP_RESAMPLES:,}",
         warnings=oof.alarms(),
         units=len(oof.labels) if oof.patients is None else len(np.unique(oof.patients)),
         **values,
     )
-    atomic_write(folder / "README.md", text)
+    atomic_write(folder / page, text)

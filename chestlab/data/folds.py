@@ -14,7 +14,9 @@ import numpy as np
 from chestlab.data.splits import Split, TwoClassData
 from chestlab.files.errors import InputError
 
-FOLDS_SEED = 42  # of the assignment, the same for every network, so that they can be compared
+# Seeds of the assignment to folds, the same for every network, so that they can be compared.
+FOLDS_SEED = 42  # of the choice folds' first repeat: recipes are chosen on them
+FRESH_FOLDS_SEED = 7001  # of the fresh folds' first repeat: on them nothing is chosen, ever
 
 
 def make_folds(data: TwoClassData, k: int, over: str, seed: int = FOLDS_SEED) -> list[TwoClassData]:
@@ -137,6 +139,7 @@ class CrossValidationSplits:
         data: its train and val images are divided; test is not read.
         folds: number of folds, at least 2.
         repeats: number of repeats, each with another assignment of images to folds.
+        first_seed: of the assignment in the first repeat; it grows by 1 with each repeat.
 
     Attributes:
         pool: the N images of train and val.
@@ -146,8 +149,11 @@ class CrossValidationSplits:
         InputError: a class has too few patients (or images) for so many folds.
     """
 
-    def __init__(self, data: TwoClassData, folds: int, repeats: int) -> None:
+    def __init__(
+        self, data: TwoClassData, folds: int, repeats: int, first_seed: int = FOLDS_SEED
+    ) -> None:
         self.data, self.folds, self.repeats = data, folds, repeats
+        self.first_seed = first_seed
         self.pool = train_and_val(data)
         warn_without_patients(self.pool)
         self.assignment = np.zeros((repeats, len(self.pool)), np.int64)
@@ -155,10 +161,9 @@ class CrossValidationSplits:
             for number, (_, outside) in enumerate(fold_rows(self.pool, folds, self.seed(repeat))):
                 self.assignment[repeat, outside] = number
 
-    @staticmethod
-    def seed(repeat: int) -> int:
-        """Seed of a repeat's folds; the folds of repeat 0 are those of `make_folds`."""
-        return FOLDS_SEED + repeat
+    def seed(self, repeat: int) -> int:
+        """Seed of a repeat's folds; by default the folds of repeat 0 are those of `make_folds`."""
+        return self.first_seed + repeat
 
     def fold(self, repeat: int, fold: int, *, choosing: bool, share: float = 1.0) -> Fold:
         """The images of one fold and of its training.

@@ -18,6 +18,7 @@ from chestlab.evaluation.bootstrap import (
     weighted_auc,
     weighted_mean,
 )
+from chestlab.evaluation.metrics import choose_threshold, sigmoid
 from chestlab.evaluation.verdicts import (
     Estimate,
     Scores,
@@ -30,6 +31,8 @@ from chestlab.files.atomic import write_csv
 from chestlab.files.errors import InputError
 
 MEASURES = ("auc", "accuracy")
+
+NESTED_ACCURACY = "nested_accuracy"
 
 IMAGE_COLUMNS = ("split", "index", "label")  # of a table, with its patient
 
@@ -44,7 +47,8 @@ class OutOfFold:
     """Out-of-fold logits of several configurations on the same folds.
 
     AUC is the mean over the folds of the AUC within a fold: each is of one network, whose logits
-    need not be on the scale of another's. Accuracy is at a probability of 0.5. The noise of
+    need not be on the scale of another's. Accuracy is at a probability of 0.5, nested accuracy at
+    the threshold that is best on the other folds of the repeat. The noise of
     training is pooled over the configurations, see `verdicts`: over all networks, and where one is
     compared with a classical classifier, over the differences of all networks to that one.
 
@@ -107,7 +111,11 @@ class OutOfFold:
         """
         if (name, measure) not in self._scores:
             pairs = zip(self.logits[name], self.folds, strict=True)
-            of_repeat = self._auc if measure == "auc" else self._accuracy
+            of_repeat = {
+                "auc": self._auc,
+                "accuracy": self._accuracy,
+                NESTED_ACCURACY: self._nested_accuracy,
+            }[measure]
             scores = np.stack([of_repeat(*pair) for pair in pairs], 1)
             units = np.arange(len(self.labels)) if self.patients is None else self.patients
             self._scores[name, measure] = scores[0], scores[1:], len(np.unique(units))
@@ -124,6 +132,16 @@ class OutOfFold:
 
     def _accuracy(self, logits: np.ndarray, folds: np.ndarray) -> np.ndarray:
         correct = (logits >= 0) == (self.labels == 1)
+        return weighted_mean(correct, self._weights)
+
+    def _nested_accuracy(self, logits: np.ndarray, folds: np.ndarray) -> np.ndarray:
+        """Accuracy at thresholds chosen on other folds; resamples keep those of all images."""
+        probabilities = sigmoid(logits)
+        correct = np.zeros(len(logits), bool)
+        for number in np.unique(folds):
+            inside = folds == number
+            threshold = choose_threshold(self.labels[~inside], probabilities[~inside])
+            correct[inside] = (probabilities[inside] >= threshold) == (self.labels[inside] == 1)
         return weighted_mean(correct, self._weights)
 
     def estimate(self, name: str, measure: str) -> Estimate:

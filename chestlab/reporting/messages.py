@@ -342,4 +342,15 @@ MESSAGES: dict[str, tuple[str, str]] = {
         "Kesalahan yang paling jauh dari ambang dan citra yang paling dekat dengannya, dengan "
         "indeks dan gambar (citra uji: baru dilihat setelah resepnya final)",
     ),
+    "judged_network": ("single networks", "jaringan tunggal"),
+    "judged_estimated": (
+        "single networks, statistics estimated",
+        "jaringan tunggal, statistik ditaksir ulang",
+    ),
+    "judged_average": ("average of 2 networks", "rata-rata 2 jaringan"),
+    "judged_yardstick": ("classical classifier", "pengklasifikasi klasik"),
+    "verdict_supported": ("supported", "didukung"),
+    "verdict_outside": ("outside the claim", "di luar klaim"),
+    "verdict_undecided": ("undecided", "belum dapat diputuskan"),
+    "verdict_refuted": ("refuted", "dibantah"),
 }

@@ -23,6 +23,7 @@ from chestlab.reporting.style import (
     save_figure,
     tidy,
     titled_figure,
+    write_notes,
 )
 
 BASELINE_LOOKS = (  # grey, so that networks stand out
@@ -72,6 +73,39 @@ def draw_gains(
         style |= {"markerfacecolor": color if filled else "white", "linestyle": ""}
         panels[1].add_line(Line2D([], [], label=verdict, **style))
     legend(figure, panels[1], caption)
+    save_figure(figure, path)
+
+
+def draw_estimates(
+    rows: Sequence[Mapping[str, Any]], path: Path, *, title: str, caption: str
+) -> None:
+    """Draw the AUC (left) and accuracy (right) of configurations with their 95 % intervals.
+
+    Args:
+        rows: from the top, mappings with ``configuration``, ``kind``, and for ``auc`` and
+            ``accuracy`` the value and its ``_low`` and ``_high``.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+        caption: says what the points and bars are.
+    """
+    figure = titled_figure(title, body_height=1.9 + 0.3 * len(rows))
+    panels = figure.subplots(1, 2, sharey=True)
+    looks = {"network": (BLUE, "o", True), "estimated": (BLUE, "o", False)}
+    looks |= {"average": (VERMILLION, "D", True), "yardstick": (GREY, "s", True)}
+    for axes, measure, label in zip(panels, ("auc", "accuracy"), ("AUC", "accuracy"), strict=True):
+        for place, row in enumerate(rows):
+            color, marker, filled = looks[row["kind"]]
+            value, low, high = (row[f"{measure}{end}"] for end in ("", "_low", "_high"))
+            style = {"color": color, "marker": marker, "markersize": 7.5, "elinewidth": 2}
+            style |= {"markerfacecolor": color if filled else "white", "markeredgecolor": INK}
+            ends = [[value - low], [high - value]]
+            axes.errorbar([value], [place], xerr=ends, capsize=3.5, linestyle="", **style)
+        tidy(axes, label, "")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    names = [row["configuration"] for row in rows]
+    panels[0].set_yticks(range(len(rows)), names, fontsize=SMALL + 0.5)
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    write_notes(figure, [caption])
     save_figure(figure, path)
 
 

@@ -34,6 +34,7 @@ from chestlab.evaluation.metrics import roc_auc
 from chestlab.files.atomic import atomic_write, make_folder
 from chestlab.files.errors import TrainingError
 from chestlab.files.progress import Interrupted, StopSignals
+from chestlab.training.batch_norm import batch_norms, estimate_statistics
 from chestlab.training.device import resolve_amp
 from chestlab.training.inference import predict
 from chestlab.training.recipe import Recipe, as_dict
@@ -42,6 +43,8 @@ from chestlab.training.trainer import Trainer
 from chestlab.training.weights import PretrainedWeights, load_pretrained
 
 LARGEST_LOGIT = 30.0
+
+ESTIMATED = ", statistics estimated"  # after a kind of test-time augmentation, in stored folds
 
 VIEWS = Recipe.__dataclass_fields__["tta"].metadata["choices"]
 
@@ -190,8 +193,9 @@ def train_fold(
 
     Returns:
         ``logits`` of the held-out images by kind of test-time augmentation (it does not change the
-        training); ``seconds`` of training and of choosing; ``epochs`` run, ``best_epoch``, and the
-        number of ``images`` trained on.
+        training), and for a recipe with running batch-norm statistics also those of the same
+        weights with statistics estimated anew; ``seconds`` of training and of choosing; ``epochs``
+        run, ``best_epoch``, and the number of ``images`` trained on.
 
     Raises:
         TrainingError: a loss or a logit is not finite.
@@ -211,6 +215,12 @@ def train_fold(
     trainer.model.load_state_dict(trainer.best_weights)
     held_out = fold.held_out.to(device)[0]
     logits = {tta: predict(trainer.model, held_out, recipe, tta=tta) for tta in VIEWS}
+    if recipe.batch_norm == "running":
+        layers = batch_norms(trainer.model, trainer.frozen_modules).values()
+        estimate_statistics(trainer.model, layers, train[0], recipe)
+        for tta in VIEWS:
+            estimated = predict(trainer.model, held_out, recipe, tta=tta)
+            logits[f"{tta}{ESTIMATED}"] = estimated
     if not all(np.isfinite(values).all() for values in logits.values()):
         raise TrainingError("a logit of a held-out image is not finite")
     return {
@@ -242,7 +252,8 @@ def each_fold(
 
     Yields:
         number of the repeat from 0, the fold, and what `train_fold` returns, with the ``logits``
-        of the recipe's test-time augmentation alone.
+        of the recipe's test-time augmentation alone, and as ``estimated`` those of the same weights
+        with batch-norm statistics estimated anew, where there are any.
 
     Raises:
         InputError: the weights to start from are of a network that has seen held-out patients, or
@@ -274,7 +285,9 @@ def each_fold(
                 result = _train_fold_between_signals(seeded, splits, fold, device, signals, where)
                 store.put(key, result)
                 print(f"{seeded.name}: {where}: {_in_words(result, fold, recipe)}", flush=True)
-            yield repeat, fold, {**result, "logits": result["logits"][recipe.tta]}
+            estimated = result["logits"].get(recipe.tta + ESTIMATED)
+            logits = {"logits": result["logits"][recipe.tta], "estimated": estimated}
+            yield repeat, fold, {**result, **logits}
 
 
 def _train_fold_between_signals(
@@ -312,12 +325,15 @@ class Outcome:
         seconds: mean over the folds, of training one network and choosing its epoch.
         images: mean number trained on.
         best_epoch: mean over the folds; None for a classifier without epochs.
+        estimated: (repeats, N) of the same weights with batch-norm statistics estimated anew; None
+            where the recipe does so itself, or where a stored fold lacks them.
     """
 
     logits: np.ndarray
     seconds: float
     images: float
     best_epoch: float | None = None
+    estimated: np.ndarray | None = None
 
 
 def cross_validate(
@@ -330,11 +346,15 @@ def cross_validate(
 ) -> Outcome:
     """Out-of-fold logits of every image in every repeat; arguments and errors as `each_fold`."""
     logits = np.full((splits.repeats, len(splits.pool)), np.nan)
+    estimated = np.full_like(logits, np.nan)
     results = []
     for repeat, fold, result in each_fold(configuration, splits, store, device, signals, share):
         logits[repeat, fold.rows] = result["logits"]
+        if result["estimated"] is not None:
+            estimated[repeat, fold.rows] = result["estimated"]
         results.append(result)
-    return Outcome(logits, *(_mean(results, key) for key in ("seconds", "images", "best_epoch")))
+    means = (_mean(results, key) for key in ("seconds", "images", "best_epoch"))
+    return Outcome(logits, *means, estimated=estimated if np.isfinite(estimated).all() else None)
 
 
 def _mean(results: Sequence[Mapping[str, Any]], key: str) -> float:

@@ -1,0 +1,342 @@
+"""What the frozen recipes reach on folds that nobody has chosen on: the figures to quote.
+
+    python -m studies.fresh_folds --data FILE.npz
+
+Every configuration of `FROZEN`, two baselines and the average of experiments 1 and 2 are
+cross-validated over train and val in three repeats of five folds, whose seeds are used for nothing
+else. Nothing is chosen on a fold that is held out, and test is not read. Each configuration that is
+evaluated on these folds is a line of `test_looks.csv`, of kind "fresh folds".
+
+results/fresh_folds_<data>/ gets logits, table, picture and a page in two languages. Finished folds
+are stored, and the same command continues where it was stopped; a configuration that is already in
+the results with the same recipe is not trained again. ``--only NAME`` trains some of them, so that
+several processes can share the work. ``--redraw FOLDER`` writes the page again from the logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import train_improved
+from chestlab.data.folds import FRESH_FOLDS_SEED
+from chestlab.evaluation import baselines
+from chestlab.evaluation.looks import (
+    FILE_NAME,
+    NETWORKS_BETWEEN,
+    Look,
+    image_set,
+    predictions_key,
+    read_looks,
+    record,
+)
+from chestlab.evaluation.out_of_fold import MEASURES, NESTED_ACCURACY, OutOfFold
+from chestlab.evaluation.verdicts import verdicts
+from chestlab.files.atomic import atomic_write
+from chestlab.files.errors import InputError, one_line_errors
+from chestlab.files.progress import StopSignals
+from chestlab.reporting.overview import PAGES
+from chestlab.reporting.page import NOTHING, Wording
+from chestlab.training.recipe import as_dict, in_words, recipe_hash
+from studies.study import (
+    BASELINE_KIND,
+    Study,
+    comparison_parser,
+    interval_columns,
+    p_cell,
+    read_results,
+    write_readme,
+    write_table,
+)
+
+REPEATS = 3
+
+LOOK_KIND = "fresh folds"
+
+NETWORK_KIND, ESTIMATED_KIND, AVERAGE_KIND = "network", "estimated", "average"
+
+ESTIMATED = "_estimated"  # after the name of a network whose batch-norm statistics are estimated
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A recipe that is not changed any more.
+
+    Attributes:
+        name: of the row.
+        network: key of `networks.NETWORKS`; from random numbers.
+        recipe: name of a recipe of its script.
+        changes: hyperparameters that differ from it.
+    """
+
+    name: str
+    network: str
+    recipe: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+_AS_LONG = train_improved.BEST.epochs  # epochs, so that `report` sees as many images as `best`
+
+FROZEN = (
+    Frozen("efficientchestnet", "efficientchestnet", "best"),
+    Frozen("efficientchestnet_report", "efficientchestnet", "report"),
+    Frozen("residualchestnet", "residualchestnet", "best"),
+    Frozen("residualchestnet_report", "residualchestnet", "report"),
+    Frozen(
+        f"residualchestnet_report_epochs{_AS_LONG}",
+        "residualchestnet",
+        "report",
+        {"epochs": _AS_LONG, "patience": _AS_LONG},
+    ),
+    Frozen("mobilenetv3_estimated", "mobilenetv3", "report", {"batch_norm": "estimated"}),
+    Frozen("densenet121_scratch", "densenet121", "scratch"),
+)
+
+AVERAGE, AVERAGED = "average_1_and_2", ("efficientchestnet", "residualchestnet")
+
+BASELINES = ("hog_rbf_svm", "logistic_pixels")
+
+COMPARISONS = (  # fixed before anything was trained: the first is claimed to have the higher AUC
+    *((name, BASELINES[0]) for name in (*(frozen.name for frozen in FROZEN), AVERAGE)),
+    ("efficientchestnet", "efficientchestnet_report"),
+    ("residualchestnet", "residualchestnet_report"),
+    ("residualchestnet", f"residualchestnet_report_epochs{_AS_LONG}"),
+    ("residualchestnet", "efficientchestnet"),
+    (AVERAGE, "residualchestnet"),
+)
+
+
+class FreshFolds(Study):
+    """Trains the frozen configurations on the fresh folds, then writes the pages.
+
+    Args:
+        options: of `main`.
+        signals: checked after every optimiser step.
+
+    Raises:
+        InputError: the flags cannot be used. Nothing has been written.
+    """
+
+    def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
+        super().__init__(options, signals, "fresh_folds", FRESH_FOLDS_SEED)
+        self.configurations: dict[str, dict[str, Any]] = {}
+        self.oof = OutOfFold.of(self.splits, {})
+
+    def run(self) -> None:
+        """Train what is neither stored nor in the results, then write the pages."""
+        self.open_store()
+        self._keep_results()
+        for baseline in baselines.BASELINES:
+            if baseline.key in BASELINES:
+                outcome = self.cross_validate_baseline(baseline)
+                about = {"kind": BASELINE_KIND, "model": baseline.model}
+                self._add(baseline.key, outcome.logits, about | {"seconds": outcome.seconds})
+        for frozen in FROZEN:
+            if frozen.name in self.options.only:
+                self._measure(frozen)
+        self._write()
+        write_page(self.folder)
+        self.print_end("fresh folds")
+
+    def _measure(self, frozen: Frozen) -> None:
+        """Cross-validate a configuration, unless the results have it already."""
+        network, configuration = self.configuration(frozen.network, frozen.recipe)
+        recipe = dataclasses.replace(configuration.recipe, **frozen.changes)
+        model = configuration.build.__name__
+        about = {
+            "kind": NETWORK_KIND,
+            "model": frozen.network if model == "torchvision_chest" else model,
+            "script": network.script,
+            "recipe_name": frozen.recipe,
+            "recipe_changes": dict(frozen.changes),
+            "recipe": recipe_hash(as_dict(recipe)),
+        }
+        before = self.configurations.get(frozen.name, {})
+        if all(before.get(key) == value for key, value in about.items()):
+            return
+        outcome = self.cross_validate(
+            dataclasses.replace(configuration, name=frozen.name, recipe=recipe)
+        )
+        about |= {"device": self.device.type, "torch": torch.__version__}
+        about |= {key: getattr(outcome, key) for key in ("seconds", "images", "best_epoch")}
+        self._keep_results()  # of other processes
+        self._count(frozen.name, about, outcome.logits)
+        self._add(frozen.name, outcome.logits, about)
+        if outcome.estimated is not None:
+            self._add(frozen.name + ESTIMATED, outcome.estimated, about | {"kind": ESTIMATED_KIND})
+        self._write()
+
+    def _add(self, name: str, logits: np.ndarray, about: Mapping[str, Any]) -> None:
+        self.oof.add(name, logits, about["kind"] == BASELINE_KIND)
+        self.configurations[name] = dict(about)
+
+    def _count(self, name: str, about: Mapping[str, Any], logits: np.ndarray) -> None:
+        """Write down that a configuration is evaluated on the fresh folds."""
+        look = Look(
+            run=f"{self.folder.name}/{name}",
+            kind=LOOK_KIND,
+            network=about["model"],
+            recipe_name=in_words(about["recipe_name"], about["recipe_changes"]).replace("`", ""),
+            recipe=about["recipe"],
+            data=self.data.sha256,
+            images=f"train+val {image_set(self.data, self.splits.pool)}",
+            evaluation=predictions_key(logits),
+        )
+        record(self.folder.parent / FILE_NAME, look)
+
+    def _keep_results(self) -> None:
+        """Take over what the folder of results holds for the same images and folds."""
+        if not (self.folder / "fresh_folds.json").exists():
+            return
+        summary, oof = read_results(self.folder, "fresh_folds", "configurations")
+        same = np.array_equal(oof.folds, self.oof.folds)
+        if not same or summary["data"]["sha256"] != self.data.sha256:
+            raise InputError(f"'{self.folder}' is of other images or folds: move it away")
+        for name, about in summary["configurations"].items():
+            self._add(name, oof.logits[name], about)
+
+    def _write(self) -> None:
+        if all(name in self.oof.logits for name in AVERAGED):
+            logits = np.mean([self.oof.logits[name] for name in AVERAGED], axis=0)
+            models = [self.configurations[name]["model"] for name in AVERAGED]
+            about = {"kind": AVERAGE_KIND, "model": NETWORKS_BETWEEN.join(models)}
+            self._add(AVERAGE, logits, about)
+        summary = {**self.about(), "first_seed": self.splits.first_seed}
+        summary["configurations"] = {
+            name: self.configurations[name] for name in order(self.configurations)
+        }
+        self.oof.write(self.folder / "oof.csv")
+        text = json.dumps(summary, indent=2) + "\n"
+        atomic_write(self.folder / "fresh_folds.json", text)
+
+
+def order(names: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """The names of rows as the table has them."""
+    networks = [name + end for name in (f.name for f in FROZEN) for end in ("", ESTIMATED)]
+    return [name for name in (*networks, AVERAGE, *BASELINES) if name in names]
+
+
+def table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
+    """A row per configuration with its figures."""
+    rows = []
+    for name in order(summary["configurations"]):
+        about = summary["configurations"][name]
+        row = {"configuration": name, "kind": about["kind"], "model": about["model"]}
+        row["recipe"] = in_words(about.get("recipe_name", ""), about.get("recipe_changes", {}))
+        for measure in (*MEASURES, NESTED_ACCURACY):
+            row |= interval_columns(measure, oof.estimate(name, measure))
+        row["images_seen"] = about.get("images", 0) * (about.get("best_epoch") or 0) or ""
+        rows.append(row)
+    return rows
+
+
+def comparison_table(oof: OutOfFold) -> list[dict[str, Any]]:
+    """A row per comparison of `COMPARISONS` whose two sides were measured."""
+    pairs = [pair for pair in COMPARISONS if set(pair) <= set(oof.logits)]
+    gains = [{measure: oof.gain(*pair, measure) for measure in MEASURES} for pair in pairs]
+    of_auc = [gain["auc"] for gain in gains]
+    rows = []
+    for pair, gain, verdict in zip(
+        pairs, gains, verdicts(of_auc, [(0, np.inf)] * len(pairs)), strict=True
+    ):
+        row = dict(zip(("configuration", "over"), pair, strict=True))
+        for measure in MEASURES:
+            row |= interval_columns(f"{measure}_gain", gain[measure])
+        row |= {"detectable": gain["auc"].detectable, "p": verdict.p, "p_holm": verdict.p_holm}
+        rows.append(row | {"verdict": verdict.raw, "verdict_holm": verdict.holm})
+    return rows
+
+
+def write_page(folder: Path) -> None:
+    """Write ``table.csv``, ``comparisons.csv``, ``fresh_folds.png`` and the page in two languages.
+
+    Raises:
+        InputError: ``oof.csv`` or ``fresh_folds.json`` is missing or damaged.
+    """
+    from chestlab.reporting.study_plots import draw_estimates
+
+    summary, oof = read_results(folder, "fresh_folds", "configurations")
+    rows, compared = table(summary, oof), comparison_table(oof)
+    write_table(folder / "table.csv", rows)
+    write_table(folder / "comparisons.csv", compared)
+    draw_estimates(
+        rows,
+        folder / "fresh_folds.png",
+        title=f"Frozen recipes on fresh folds\n{summary['data']['source']} · train + val "
+        f"n = {len(oof.labels)}, {summary['repeats']} x {summary['folds']} folds",
+        caption="Each point is the mean of single networks, except the average. Bars: 95 % "
+        "intervals over patients and repeats. Accuracy at a probability of 0.5.",
+    )
+    missing = [frozen.name for frozen in FROZEN if frozen.name not in oof.logits]
+    uses = _uses(folder)
+    for language, page in PAGES.items():
+        wording = Wording(language)
+        write_readme(
+            folder,
+            f"fresh_folds.{language}",
+            summary,
+            oof,
+            page,
+            rows=[_cells(wording, row, uses) for row in rows],
+            compared=[_comparison_cells(wording, row) for row in compared],
+            comparisons=len(compared),
+            missing=missing,
+        )
+
+
+def _uses(folder: Path) -> Counter[str]:
+    """How often each configuration was evaluated on the fresh folds, by the table of looks."""
+    looks = read_looks(folder.parent / FILE_NAME)
+    of_study = [look.run.split("/") for look in looks if look.kind == LOOK_KIND]
+    return Counter(name for study, name in of_study if study == folder.name)
+
+
+def _cells(wording: Wording, row: Mapping[str, Any], uses: Counter[str]) -> list[str]:
+    figures = [_figure(wording, row, measure) for measure in (*MEASURES, NESTED_ACCURACY)]
+    seen = wording.number(row["images_seen"], ",.0f") if row["images_seen"] else NOTHING
+    used = wording.number(uses[row["configuration"]], "d") if row["kind"] == NETWORK_KIND else ""
+    of_what = wording.say(f"judged_{row['kind']}")
+    return [f"`{row['configuration']}`", row["recipe"], of_what, *figures, seen, used or NOTHING]
+
+
+def _comparison_cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:
+    gains = [_figure(wording, row, f"{measure}_gain", "+.3f") for measure in MEASURES]
+    decimals = [wording.number(row["detectable"]), *map(p_cell, (row["p"], row["p_holm"]))]
+    verdict = wording.say(f"verdict_{row['verdict_holm']}")
+    return [f"`{row['configuration']}`", f"`{row['over']}`", *gains, *decimals, f"**{verdict}**"]
+
+
+def _figure(wording: Wording, row: Mapping[str, Any], name: str, form: str = ".3f") -> str:
+    ends = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{wording.number(row[name], form)} {wording.interval(ends, form)}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; exit statuses of `chestlab.runs.run`."""
+    names = tuple(frozen.name for frozen in FROZEN)
+    with one_line_errors(resume=""), StopSignals() as signals:
+        title = __doc__.splitlines()[0]
+        parser = comparison_parser("fresh_folds", title, write_page, frozen=True)
+        parser.add_argument(
+            "--only",
+            nargs="+",
+            choices=names,
+            default=names,
+            metavar="NAME",
+            help=f"train these alone, out of {', '.join(names)} (default: all)",
+        )
+        parser.set_defaults(weights="none", repeats=REPEATS)
+        FreshFolds(parser.parse_args(argv), signals).run()
+
+
+if __name__ == "__main__":
+    main()

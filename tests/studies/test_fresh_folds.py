@@ -1,0 +1,150 @@
+"""Frozen recipes on folds of their own: seeds, averages, nested thresholds, counted uses."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from comparisons import tiny_networks, trained  # noqa: F401 (fixtures)
+
+from chestlab.data.folds import FOLDS_SEED, FRESH_FOLDS_SEED
+from chestlab.evaluation import out_of_fold
+from chestlab.evaluation.looks import FILE_NAME, read_looks
+from chestlab.evaluation.metrics import choose_threshold, sigmoid
+from chestlab.evaluation.out_of_fold import NESTED_ACCURACY, OutOfFold
+from chestlab.files.errors import InputError
+from chestlab.runs import crossval
+from studies import fresh_folds, study
+
+NAMES = ["first", "second", "first_twisted"]
+pytestmark = pytest.mark.usefixtures("tiny_networks")
+
+
+@pytest.fixture
+def command(tiny_networks, phantom_npz, tmp_path, monkeypatch):  # noqa: F811
+    """Run the study of three configurations in a folder of its own; where its results are."""
+    monkeypatch.chdir(tmp_path)
+    frozen = (
+        fresh_folds.Frozen("first", "resnet34", "report"),
+        fresh_folds.Frozen("second", "plain34", "report", {"normalize": "per-image"}),
+        fresh_folds.Frozen("first_twisted", "resnet34", "report", {"rotate": 5.0}),
+    )
+    monkeypatch.setattr(fresh_folds, "FROZEN", frozen)
+    monkeypatch.setattr(fresh_folds, "AVERAGED", ("first", "second"))
+    pairs = (("second", "first"), ("second", "hog_rbf_svm"), (fresh_folds.AVERAGE, "second"))
+    monkeypatch.setattr(fresh_folds, "COMPARISONS", pairs)
+    monkeypatch.setattr(out_of_fold, "BOOTSTRAP_RESAMPLES", 200)
+
+    def run(*flags):
+        flags = ["--folds", "3", "--device", "cpu", "--name", "a", *flags]
+        fresh_folds.main(["--data", str(phantom_npz), *flags])
+        return tmp_path / "results" / "a"
+
+    return run
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return {row["configuration"]: row for row in csv.DictReader(file)}
+
+
+def test_its_folds_are_not_those_that_recipes_are_chosen_on(command, trained):  # noqa: F811
+    folder = command("--only", "first")
+    summary = json.loads((folder / "fresh_folds.json").read_text())
+    most = study.REPEATS.metadata["high"]
+    assert summary["first_seed"] == FRESH_FOLDS_SEED
+    assert not FOLDS_SEED <= FRESH_FOLDS_SEED < FOLDS_SEED + most
+    assert summary["repeats"] == 3
+
+
+@pytest.mark.usefixtures("trained")
+def test_average_and_nested_accuracy_recompute_from_the_logits(command):
+    folder = command()
+    oof, rows = OutOfFold.read(folder / "oof.csv"), rows_of(folder / "table.csv")
+    logits = (oof.logits["first"] + oof.logits["second"]) / 2
+    assert oof.logits[fresh_folds.AVERAGE] == pytest.approx(logits, abs=1e-5)
+    right = []
+    for values, folds in zip(sigmoid(oof.logits["first_twisted"]), oof.folds, strict=True):
+        for fold in np.unique(folds):
+            inside = folds == fold
+            threshold = choose_threshold(oof.labels[~inside], values[~inside])
+            right += ((values[inside] >= threshold) == oof.labels[inside]).tolist()
+    assert float(rows["first_twisted"][NESTED_ACCURACY]) == pytest.approx(np.mean(right))
+    better = rows_of(folder / "comparisons.csv")["second"]
+    assert float(better["auc_gain"]) > 0
+
+
+@pytest.mark.usefixtures("trained")
+def test_each_configuration_is_counted_once_and_test_is_not_read(command):
+    folder = command("--only", "first")
+    folder = command()
+    command()
+    looks = read_looks(folder.parent / FILE_NAME)
+    assert [look.run for look in looks] == [f"a/{name}" for name in NAMES]
+    assert {look.kind for look in looks} == {fresh_folds.LOOK_KIND}
+    assert all(look.images.startswith("train+val ") for look in looks)
+
+
+def test_what_the_results_hold_is_not_trained_again_but_a_changed_recipe_is(
+    command,
+    trained,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    folder = command("--only", "first", "second")
+    assert "`first_twisted`" in (folder / "README.md").read_text().split("Data:")[0]
+    number = len(trained)
+    for store in (tmp_path / "trained_models" / crossval.STORE).iterdir():
+        store.unlink()
+    command("--only", "first", "second")
+    assert len(trained) == number
+    changed = dataclasses.replace(fresh_folds.FROZEN[0], changes={"rotate": 9.0})
+    monkeypatch.setattr(fresh_folds, "FROZEN", (changed, *fresh_folds.FROZEN[1:]))
+    command("--only", "first", "second")
+    assert len(trained) == number + 9
+    assert len(read_looks(folder.parent / FILE_NAME)) == 3
+
+
+@pytest.mark.usefixtures("trained")
+def test_results_of_other_folds_are_not_mixed_in(command, capsys):
+    command("--only", "first")
+    with pytest.raises(SystemExit) as stop:
+        command("--repeats", "2")
+    assert stop.value.code == 2
+    assert "move it away" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("trained")
+def test_both_languages_have_every_row_and_redrawing_changes_nothing(command):
+    folder = command()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in ("README.md", "README.id.md"):
+        for configuration in (*NAMES, fresh_folds.AVERAGE, *fresh_folds.BASELINES):
+            assert f"| `{configuration}` |" in before[name].decode()
+    with pytest.raises(SystemExit):
+        fresh_folds.main(["--redraw", str(folder)])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", [frozen.name for frozen in fresh_folds.FROZEN])
+def test_every_frozen_configuration_exists_and_is_unlike_the_others(name, monkeypatch):
+    from networks import network
+
+    frozen = next(frozen for frozen in fresh_folds.FROZEN if frozen.name == name)
+    recipe = network(frozen.network).recipes[frozen.recipe]
+    for key, value in frozen.changes.items():
+        assert getattr(recipe, key) != value
+
+
+def test_comparisons_name_what_is_measured():
+    known = {frozen.name for frozen in fresh_folds.FROZEN}
+    known |= {fresh_folds.AVERAGE, *fresh_folds.BASELINES}
+    assert {name for pair in fresh_folds.COMPARISONS for name in pair} <= known
+
+
+def test_damaged_results_are_named(command, trained, tmp_path):  # noqa: F811
+    folder = command("--only", "first")
+    (folder / "oof.csv").write_text("damaged")
+    with pytest.raises(InputError, match=r"oof\.csv"):
+        fresh_folds.write_page(folder)
