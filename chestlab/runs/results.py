@@ -23,6 +23,7 @@ from chestlab.files.atomic import atomic_write
 from chestlab.files.progress import duration
 from chestlab.files.run_files import RunFiles, read_metrics
 from chestlab.runs.checkpoints import Checkpoints
+from chestlab.runs.estimated_statistics import both_statistics, lag_alarm
 from chestlab.runs.experiment import Experiment
 from chestlab.training import costs
 from chestlab.training.device import precision
@@ -80,6 +81,9 @@ def write_results(experiment: Experiment, trainer: Trainer, checkpoints: Checkpo
     seconds = sum(row["seconds"] for row in trainer.history) + time.perf_counter() - start
     metrics = _metrics(experiment, trainer, figures, decision, seconds, stages)
     metrics["warnings"] = _warnings(experiment, trainer, raw, probabilities, decision)
+    if "threshold" in decision:
+        metrics["statistics"] = both_statistics(experiment, trainer)
+        metrics["warnings"] += lag_alarm(metrics["statistics"])
     atomic_write(experiment.files.metrics, json.dumps(metrics, indent=2) + "\n")
 
 
