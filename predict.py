@@ -3,19 +3,17 @@
     python predict.py IMAGE_OR_FOLDER                     # with the newest finished run
     python predict.py IMAGE_OR_FOLDER --checkpoint RUN    # a run's name, or a file FILE.pth
 
-Reads PNG and JPEG files, 8 or 16 bit, grey or colour; in folders, all such files. Prints for each
-the predicted class and P(pneumothorax), its probability: pneumothorax is predicted from the run's
-threshold on, which may be another than 0.5, cardiomegaly below it. Threshold, preprocessing and
-test-time augmentation come from the checkpoint.
+Prints for each image the class and P(pneumothorax): pneumothorax from the run's threshold on.
+Reads PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000 and PGM files, and DICOM where pydicom is
+installed; of several pages the first. A folder's images are known by suffix or content.
 
-An image is prepared like those of the training: it is turned upright as its EXIF data say;
-transparent parts become black, colour becomes grey, 16 bit become 8 bit by division by 257 (65535
-is white); of an image that is not square, at most 2:1, the middle is taken (as MedMNIST does for
-PneumoniaMNIST); it is reduced to the size of the training's source images with Pillow's bicubic
-filter, then scaled and normalised as in training. A smaller image is refused.
+An image is prepared as in training: turned upright, colour becomes grey, what is transparent
+black; the middle square is reduced (or enlarged, with a warning) to the size of the training's
+images. Values of more than 8 bits are scaled by a window, printed where it is not the whole
+range: the file's own, or chosen from the values. A warning says why a prediction may be wrong.
 
-Exit status: 0 all good, 1 a file could not be used (it has a line on stderr, the others go on),
-2 nothing to predict, or a wrong flag or checkpoint. This is no medical device.
+Exit status: 0 all good; 1 an image could not be used (a line on stderr says why, the others go
+on); 2 nothing to predict, or a wrong flag or checkpoint. This is no medical device.
 """
 
 from __future__ import annotations
@@ -23,20 +21,13 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from chestlab.data.image_files import (
-    Xray,
-    _exists,
-    _printable,
-    complain,
-    expanded,
-    find_files,
-    read_xray,
-)
+from chestlab.data.grey_values import parse_window
+from chestlab.data.image_files import Xray, complain, expanded, find_files, printable, read_xray
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.splits import CLASS_NAMES
 from chestlab.evaluation.predictions import with_threshold
@@ -50,57 +41,9 @@ from networks import network_class
 
 DISCLAIMER = "No medical device: these numbers say nothing about a patient."
 
+COLUMNS = ("file", "class", "probability", "threshold", "window", "warnings")
+
 BATCH = 128  # files
-
-
-class Overlays:
-    """Writes a Grad-CAM picture per image into a folder, under names that do not collide.
-
-    Args:
-        folder: made when the first picture is written.
-        trained: the network that is explained.
-    """
-
-    def __init__(self, folder: Path, trained: TrainedModel) -> None:
-        self.folder, self.trained = folder, trained
-        self.taken: set[str] = set()
-
-    def write(self, xrays: Sequence[Xray], probabilities: np.ndarray) -> None:
-        """Draw the pictures of a batch.
-
-        Raises:
-            InputError: Captum is not installed, or the network has no feature map.
-        """
-        from chestlab.reporting import gradcam_plots
-        from chestlab.training.gradcam import enlarged, grad_cam
-
-        trained = self.trained
-        predicted = (probabilities >= trained.threshold).astype(int)
-        maps = grad_cam(trained, np.stack([xray.seen for xray in xrays]), predicted)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for xray, map_, p, k in zip(xrays, maps, probabilities, predicted, strict=True):
-            shown, relation, threshold = with_threshold(p, trained.threshold)
-            title = (
-                f"{_printable(Path(xray.path.name))}\npredicted: {CLASS_NAMES[k]}; "
-                f"P({CLASS_NAMES[1]}) {shown} {relation} threshold {threshold}\n"
-                f"{trained.name} · {trained.architecture}\ntrained on {trained.source}"
-            )
-            nothing = "" if map_.any() else f"Nothing in the map speaks for {CLASS_NAMES[k]}."
-            gradcam_plots.draw_overlay(
-                xray.shown,
-                xray.seen,
-                enlarged(map_[None], len(xray.shown))[0],
-                self.folder / self._name(xray.path),
-                title="\n".join(line for line in (title, trained.note) if line),
-                notes=[nothing, DISCLAIMER],
-            )
-
-    def _name(self, path: Path) -> str:
-        stem, number = f"{path.stem[:100]}_gradcam", 1
-        while (name := f"{stem}{f'_{number}' if number > 1 else ''}.png").lower() in self.taken:
-            number += 1
-        self.taken.add(name.lower())
-        return name
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
@@ -116,6 +59,86 @@ def _check_outputs(options: argparse.Namespace) -> None:
         check_writable(options.overlay, "--overlay")
 
 
+class Table:
+    """Prints a row per image as it is predicted, and keeps the rows for ``--csv``."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self.rows: list[tuple[str, str, float | str, float, str, str]] = []
+        self.predicted = self.failed = 0
+
+    def add(self, xray: Xray, p: float) -> None:
+        """Print class, probability, file and a chosen window; on stderr, warnings."""
+        name, file = CLASS_NAMES[int(p >= self.threshold)], printable(xray.path)
+        window, reason = str(xray.window), xray.window.reason
+        shown = with_threshold(p, self.threshold, 4)[0]
+        chosen = f"  (window {window}: {reason})" if reason else ""
+        print(f"{name:<12}  {shown:<{3 + len(CLASS_NAMES[1])}}  {file}{chosen}", flush=True)
+        for warning in xray.warnings:
+            complain(xray.path, f"WARNING: {warning}")
+        self.rows.append((file, name, p, self.threshold, window, "; ".join(xray.warnings)))
+        self.predicted += 1
+
+    def add_failed(self, path: Path, reason: str) -> None:
+        """Tell on stderr why there is no probability."""
+        complain(path, reason)
+        self.rows.append((printable(path), "", "", self.threshold, "", reason))
+        self.failed += 1
+
+
+def count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _find(options: argparse.Namespace, table: Table) -> list[Path]:
+    """The files to read; what is not read is told.
+
+    Raises:
+        InputError: there is none, and nothing that was named has been told to be missing.
+    """
+    outputs = [path for path in (options.csv, options.overlay) if path is not None]
+    found = find_files(options.images, options.recursive, outputs)
+    for path, reason in found.failed.items():
+        table.add_failed(path, reason)
+    for path, reason in found.others.items():
+        complain(path, reason)
+    if found.not_entered:
+        folders = count(len(found.not_entered), "folder")
+        why = "links are not followed" if options.recursive else "--recursive enters them"
+        first = printable(found.not_entered[0])
+        print(f"not entered: {folders}, as '{first}'; {why}", file=sys.stderr)
+    if not found.files and not found.failed:
+        raise InputError("there is no image to predict")
+    if found.others:
+        files = count(len(found.others), "file")
+        print(f"not read: {files} in folders that are no images", file=sys.stderr)
+    return list(found.files)
+
+
+def _batches(
+    files: Sequence[Path], options: argparse.Namespace, size: int, table: Table
+) -> Iterator[list[Xray]]:
+    """Images that could be read, up to 128 at a time; the others are added to the table."""
+    for start in range(0, len(files), BATCH):
+        xrays = []
+        for path in files[start : start + BATCH]:
+            try:
+                xrays.append(read_xray(path, size, options.window))
+            except InputError as error:
+                table.add_failed(path, str(error))
+        if xrays:
+            yield xrays
+
+
+def _print_header(trained: TrainedModel) -> None:
+    print(
+        f"{DISCLAIMER}\n{trained.name}, {trained.architecture} trained on {trained.source}"
+        f"{', ' + trained.note if trained.note else ''}: {CLASS_NAMES[1]} from threshold "
+        f"{trained.threshold:.2f} on, test-time augmentation {trained.tta}, on "
+        f"{trained.device.type}\n{'class':<12}  P({CLASS_NAMES[1]})  file"
+    )
+
+
 def predict_files(options: argparse.Namespace) -> int:
     """Predict, print and write what the command line asks for; the exit status.
 
@@ -125,53 +148,48 @@ def predict_files(options: argparse.Namespace) -> int:
     """
     _check_outputs(options)
     trained = load_model(pick_checkpoint(options), network_class, pick_device(options.device))
-    unusable: set[Path] = set()
-
-    def report(path: Path, reason: str) -> None:
-        if path not in unusable:
-            unusable.add(path)
-            complain(path, reason)
-
-    for path in options.images:
-        if not _exists(path):
-            report(path, "there is no such file")
-    wanted = [path for path in options.images if path not in unusable]
-    files = list(find_files(wanted, options.overlay, report))
-    if not files and unusable:
-        return 2
+    table = Table(trained.threshold)
+    files = _find(options, table)
     if not files:
-        raise InputError("there is no PNG or JPEG to predict")
-    print(
-        f"{DISCLAIMER}\n{trained.name}, {trained.architecture} trained on {trained.source}"
-        f"{', ' + trained.note if trained.note else ''}: {CLASS_NAMES[1]} from threshold "
-        f"{trained.threshold:.2f} on, test-time augmentation {trained.tta}, on "
-        f"{trained.device.type}\n{'class':<12}  P({CLASS_NAMES[1]})  file"
-    )
-    overlays = Overlays(options.overlay, trained) if options.overlay is not None else None
-    rows: list[tuple[str, str, float, float]] = []
-    for start in range(0, len(files), BATCH):
-        xrays = []
-        for path in files[start : start + BATCH]:
-            try:
-                xrays.append(read_xray(path, trained.size))
-            except InputError as error:
-                report(path, str(error))
-        if not xrays:
-            continue
+        return 2
+    _print_header(trained)
+    overlays = None
+    if options.overlay is not None:
+        from chestlab.reporting.overlays import Overlays
+
+        overlays = Overlays(options.overlay, trained, DISCLAIMER)
+    for xrays in _batches(files, options, trained.size, table):
         probabilities = trained.probabilities(np.stack([xray.seen for xray in xrays]))
         for xray, p in zip(xrays, probabilities.tolist(), strict=True):
-            name = CLASS_NAMES[int(p >= trained.threshold)]
-            rows.append((_printable(xray.path), name, p, trained.threshold))
-            shown = with_threshold(p, trained.threshold, 4)[0]
-            print(f"{name:<12}  {shown:<{3 + len(CLASS_NAMES[1])}}  {rows[-1][0]}", flush=True)
+            table.add(xray, p)
         if overlays is not None:
             overlays.write(xrays, probabilities)
     if options.csv is not None:
         options.csv.parent.mkdir(parents=True, exist_ok=True)
-        write_csv(options.csv, ("file", "class", "probability", "threshold"), rows)
+        write_csv(options.csv, COLUMNS, table.rows)
+    if table.failed:
+        predicted, failed = count(table.predicted, "image"), table.failed
+        print(f"predicted: {predicted}; not predicted: {failed}", file=sys.stderr)
     if trained.phantom:
         print(PHANTOM_MARK)
-    return int(bool(unusable))
+    return int(table.failed > 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("images", type=expanded, nargs="+", metavar="IMAGE", help="files, folders, or *.png")
+    add_checkpoint_flags(parser)
+    add("--recursive", action="store_true", help="enter the folders in a folder, too")
+    add("--window", metavar="LOW,HIGH", help="file values that are black and white, as 0,4095")
+    add("--csv", type=Path, metavar="FILE", help=f"write the table: {', '.join(COLUMNS)}")
+    add("--overlay", type=Path, metavar="DIR", help="write a Grad-CAM picture of each image")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -181,30 +199,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream, io.TextIOWrapper
         ):  # a name outside a Windows code page must not end it
             stream.reconfigure(errors="backslashreplace")
-    parser = OneLineParser(
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("images", type=expanded, nargs="+", metavar="IMAGE", help="files, folders, or *.png")
-    add_checkpoint_flags(parser)
-    add(
-        "--csv",
-        type=Path,
-        metavar="FILE",
-        help="write the table: file, class, probability, threshold",
-    )
-    add(
-        "--overlay",
-        type=Path,
-        metavar="DIR",
-        help="write a Grad-CAM picture of each image",
-    )
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     try:
-        options = parser.parse_args(argv)
+        options = _parser().parse_args(argv)
         options.images = [path for paths in options.images for path in paths]
+        options.window = None if options.window is None else parse_window(options.window)
         return predict_files(options)
     except InputError as error:
         status, message = 2, f"error: {error}"

@@ -6,22 +6,30 @@ import contextlib
 import glob
 import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from chestlab.data.dicom import is_dicom, read_dicom
+from chestlab.data.grey_values import Picture, Window
+from chestlab.data.pillow_images import read_picture
 from chestlab.files.errors import InputError
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
-
-MOST_PIXELS = 50_000_000  # a chest X-ray has some 10 million; each takes up to 8 bytes
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".webp", ".gif"),
+    *(".jp2", ".j2k", ".jpx", ".jpf", ".pgm", ".ppm", ".pnm", ".pbm", ".avif"),
+    *DICOM_SUFFIXES,
+)
+SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF8", b"\0\0\0\x0cjP", b"BM")
 
 SHOWN_SIDE = 448  # px of an image in its Grad-CAM picture
 WIDEST = 2  # long side over short side
+SMALLEST = 16  # px; of fewer nothing can be told
+FLAT_LEVELS, FLAT_SHARE = 16, 0.8  # of 255; the most in 16,362 chest X-rays of NIH is 0.71
 
 
 @dataclass(frozen=True)
@@ -32,95 +40,81 @@ class Xray:
         path: of the file.
         seen: (S, S) uint8 of the network's source size.
         shown: (H, H) uint8, the same part of the picture in up to 448 px.
+        window: the values of the file that became black and white.
+        warnings: what may make a prediction wrong, a sentence each.
     """
 
     path: Path
     seen: np.ndarray
     shown: np.ndarray
+    window: Window
+    warnings: tuple[str, ...] = ()
 
 
-def read_xray(path: Path, size: int) -> Xray:
-    """Read a PNG or JPEG as the network's training images were made.
+def read_xray(path: Path, size: int, window: Window | None = None) -> Xray:
+    """Read an image file as the network's training images were made.
 
     ChestMNIST was reduced from NIH's 1,024 px in one step (MedMNIST's on_medmnist_plus.md, which
     names no filter); Pillow's bicubic filter is our choice.
 
     Args:
-        path: PNG or JPEG, whatever its suffix.
+        path: DICOM, or what `pillow_images.read_picture` reads, whatever its suffix.
         size: side in pixels to reduce it to.
+        window: the values that become black and white; None: as the file says, or chosen.
 
     Raises:
         InputError: the file cannot be read or used; the message is one line without the path.
     """
     if not os.path.isfile(path):  # noqa: PTH113 (as below); opening a pipe would wait for ever
         raise InputError("is no regular file" if _exists(path) else "there is no such file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata; sizes are checked here
-            with Image.open(path, formats=("PNG", "JPEG")) as image:
-                _check(image, size)
-                grey = _grey(ImageOps.exif_transpose(image))
-    except InputError:
-        raise
-    except UnidentifiedImageError:
-        raise InputError("is neither a PNG nor a JPEG, or its beginning is damaged") from None
-    except Image.DecompressionBombError:
-        raise InputError(f"has more than {MOST_PIXELS:,} pixels") from None
-    except Exception as error:  # damaged files raise nearly any type, from struct.error to OSError
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-        raise InputError(f"cannot be read: {reason or type(error).__name__}") from None
+    picture = _read(path, voi=window is None)
+    grey = Image.fromarray(picture.grey(window))
     side = min(grey.size)
     left, top = (grey.width - side) // 2, (grey.height - side) // 2
     square = grey.crop((left, top, left + side, top + side))
     shown = square
     if side > SHOWN_SIDE:
         shown = square.resize((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.BICUBIC)
-    if side > size:
+    if side != size:
         square = square.resize((size, size), Image.Resampling.BICUBIC)
-    return Xray(path, np.array(square), np.array(shown))
+    seen = np.array(square)
+    if seen.min() == seen.max():
+        raise InputError(f"has the same grey ({seen.min()} of 255) everywhere: nothing to predict")
+    notes = [*picture.warnings, *_doubts(grey.size, seen)]
+    if window is None and picture.window.guessed:
+        notes.append("has values of unknown range, whose window is guessed: --window sets it")
+    return Xray(path, seen, np.array(shown), window or picture.window, tuple(notes))
+
+
+def _read(path: Path, voi: bool) -> Picture:
+    try:
+        dicom = is_dicom(path)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}") from None
+    if dicom or path.suffix.lower() in DICOM_SUFFIXES:
+        return read_dicom(path, voi)
+    return read_picture(path)
+
+
+def _doubts(shape: tuple[int, int], seen: np.ndarray) -> Iterator[str]:
+    """Why a prediction from ``seen``, the middle of ``shape`` (width, height), may be wrong."""
+    (width, height), side = shape, min(shape)
+    if side < len(seen):
+        tiny = "tiny, " if side < SMALLEST else ""
+        yield (
+            f"is {tiny}{width} x {height} pixels, enlarged to the training's {len(seen)}: it lacks "
+            "what the network looks for"
+        )
+    if max(shape) > WIDEST * side:
+        yield f"is {width} x {height} pixels: only the middle {side} x {side} is looked at"
+    pixels = np.bincount(seen.ravel(), minlength=256).cumsum()
+    within = (pixels[FLAT_LEVELS:] - pixels[:-FLAT_LEVELS]).max() / pixels[-1]
+    if within >= FLAT_SHARE:
+        yield f"is nearly empty: {within:.0%} of its pixels have about the same grey"
 
 
 def _exists(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110 (Path.exists raises for a name that is too long)
-
-
-def _check(image: Image.Image, size: int) -> None:
-    """Refuse an image by its header, before its pixels are unpacked.
-
-    Raises:
-        InputError: it is too large, smaller than ``size``, longer than 2:1, or an animation.
-    """
-    width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise InputError(f"has {width} x {height} pixels; allowed are {MOST_PIXELS:,}")
-    if min(width, height) < size:
-        raise InputError(
-            f"is {width} x {height} pixels; the network was trained on {size}, and a smaller image "
-            "lacks what it looks for"
-        )
-    if max(width, height) > WIDEST * min(width, height):
-        raise InputError(f"is {width} x {height} pixels: longer than {WIDEST}:1")
-    if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
-        raise InputError("is an animation")
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    """Any mode that PNG and JPEG have to 8-bit grey."""
-    if image.mode.startswith("I"):  # 16-bit grey
-        values = np.asarray(image).astype(np.int64)
-        if values.max() < 4096:  # over 257 it would be black; over its maximum, a guess
-            raise InputError(
-                f"has 16 bits, and its brightest pixel is {values.max()} of 65535: these look like "
-                "12-bit values; scale them to 16 or 8 bit first"
-            )
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if "A" in image.mode or "transparency" in image.info:
-        coloured = image.convert("RGBA")
-        image = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image.alpha_composite(coloured)
-    if image.mode not in ("L", "1"):
-        image = image.convert("RGB")
-    return image.convert("L")
 
 
 def expanded(word: str) -> list[Path]:
@@ -133,47 +127,87 @@ def expanded(word: str) -> list[Path]:
     return sorted(map(Path, glob.glob(str(path)))) or [path]  # noqa: PTH207 (may be absolute)
 
 
+@dataclass
+class Found:
+    """What `find_files` found.
+
+    Attributes:
+        files: to be read, in order of their names, each once.
+        failed: what was named, or is a folder, and cannot be read, with the reason.
+        others: files in folders that are no images, with the reason.
+        not_entered: sub-folders that were left out.
+    """
+
+    files: dict[Path, None] = field(default_factory=dict)
+    failed: dict[Path, str] = field(default_factory=dict)
+    others: dict[Path, str] = field(default_factory=dict)
+    not_entered: list[Path] = field(default_factory=list)
+
+
 def find_files(
-    paths: Sequence[Path],
-    without: Path | None = None,
-    report: Callable[[Path, str], None] | None = None,
-) -> Iterator[Path]:
-    """Files as named, and the images in folders, in order of their names, each once.
+    paths: Sequence[Path], recursive: bool = False, without: Collection[Path] = ()
+) -> Found:
+    """Files as named, and the images in folders, by their suffix or their first bytes.
 
     Args:
         paths: files and folders.
-        without: a folder to leave out, where pictures of an earlier call may lie.
-        report: called with a folder that cannot be read and the reason, by default `complain`.
+        recursive: enter the folders in them, too; links to folders never.
+        without: files and folders to leave out, as what an earlier call has written.
     """
-    seen = set()
+    found = Found()
+    left_out = {path.resolve() for path in without}
     for path in paths:
-        files = _walk(path, without, report or complain) if path.is_dir() else [path]
-        for file in files:
-            if file not in seen:
-                seen.add(file)
-                yield file
+        if not _exists(path):
+            found.failed[path] = "there is no such file"
+        elif path.is_dir():
+            _walk(path, recursive, left_out, found)
+        else:
+            found.files[path] = None
+    return found
 
 
-def _walk(
-    folder: Path, without: Path | None, report: Callable[[Path, str], None]
-) -> Iterator[Path]:
+def _walk(folder: Path, recursive: bool, left_out: Collection[Path], found: Found) -> None:
     def unreadable(error: OSError) -> None:
-        report(Path(error.filename), error.strerror or str(error))
+        found.failed[Path(error.filename)] = error.strerror or str(error)
 
     for parent, folders, names in os.walk(folder, onerror=unreadable):
-        folders.sort()
-        if without is not None:
-            folders[:] = [n for n in folders if (Path(parent) / n).resolve() != without.resolve()]
+        inner = [Path(parent) / name for name in sorted(folders) if not name.startswith(".")]
+        inner = [path for path in inner if path.resolve() not in left_out]
+        entered = [path for path in inner if recursive and not path.is_symlink()]
+        found.not_entered += [path for path in inner if path not in entered]
+        folders[:] = [path.name for path in entered]
         for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield Path(parent) / name
+            path = Path(parent) / name
+            if name.startswith(".") or (left_out and path.resolve() in left_out):
+                continue
+            if _looks_like_image(path):
+                found.files[path] = None
+            else:
+                found.others[path] = "is no image: left out"
 
 
-def _printable(path: Path) -> str:
+def _looks_like_image(path: Path) -> bool:
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+    except OSError:
+        return True  # reading it tells why
+    return (
+        start.startswith(SIGNATURES)
+        or start[128:] == b"DICM"
+        or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+    )
+
+
+def printable(path: Path) -> str:
     """The path in one line that can be printed and written as UTF-8 anywhere."""
     text = str(path).encode(errors="backslashreplace").decode()
     return " ".join(text.splitlines())
 
 
 def complain(path: Path, reason: str) -> None:
-    print(f"{_printable(path)}: {reason}", file=sys.stderr, flush=True)
+    print(f"{printable(path)}: {reason}", file=sys.stderr, flush=True)

@@ -1,0 +1,177 @@
+"""DICOM files, by pydicom where it is installed, to grey values as a viewer shows them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chestlab.data.grey_values import (
+    COLOUR,
+    Picture,
+    Window,
+    choose_window,
+    is_colourful,
+    luminance,
+)
+from chestlab.data.pillow_images import check_size
+from chestlab.files.errors import InputError
+
+RADIOGRAPHS = {"", "CR", "DX", "DR", "RG", "RF", "XA", "OT", "SC"}  # (0008,0060) of X-ray pictures
+CHEST_WORDS = ("CHEST", "THORA", "TORA", "THX", "LUNG", "PULM", "PARU", "DADA")
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file has DICOM's prefix, which follows a preamble of 128 bytes."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def read_dicom(path: Path, voi: bool = True) -> Picture:
+    """Read the first frame: modality LUT or rescaling, VOI LUT or window, MONOCHROME1 inverted.
+
+    DICOM PS3.3 C.11.1 and C.11.2. Of several windows the first is taken. Where there is none, it
+    is chosen as for other files, by BitsStored where that is less than BitsAllocated.
+
+    Args:
+        path: of the file.
+        voi: False leaves the file's own VOI LUT and window out.
+
+    Raises:
+        InputError: pydicom is missing, the file holds no image, is damaged, or is compressed in a
+            way that pydicom cannot undo; the message is one line without the path.
+    """
+    if importlib.util.find_spec("pydicom") is None:
+        raise InputError("is a DICOM file, which pydicom reads: pip install pydicom")
+    from pydicom import dcmread
+
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            dataset = dcmread(path, force=True)
+            if any(name not in dataset for name in ("Rows", "Columns", "PixelData")):
+                raise InputError(
+                    "is a DICOM file without an image"
+                    if is_dicom(path)
+                    else "is no DICOM file, or its beginning is damaged"
+                )
+            picture = _picture(dataset, voi)
+    except InputError:
+        raise
+    except Exception as error:  # damaged files raise nearly any type
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"cannot be read: {reason or type(error).__name__}") from None
+    said = dict.fromkeys(" ".join(str(warning.message).split())[:200] for warning in caught)
+    notes = (*picture.warnings, *(f"may be damaged: {text}" for text in said))
+    return dataclasses.replace(picture, warnings=notes)
+
+
+def _picture(dataset: Any, voi: bool) -> Picture:
+    check_size(int(dataset.Columns), int(dataset.Rows))
+    stored = _first_frame(dataset)
+    notes = _notes(dataset)
+    if stored.ndim == 3:
+        notes += [COLOUR] if is_colourful(stored) else []
+        grey = luminance(*np.moveaxis(stored, -1, 0))
+        return Picture(grey, choose_window(grey), warnings=tuple(notes))
+    from pydicom.pixels.processing import apply_modality_lut
+
+    values = apply_modality_lut(stored, dataset)
+    window = None
+    if voi:
+        values, window = _values_of_interest(values, dataset)
+    if window is None:
+        window = _window_by_depth(stored, dataset)
+    inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+    return Picture(values, window, inverted, tuple(notes))
+
+
+def _values_of_interest(values: np.ndarray, dataset: Any) -> tuple[np.ndarray, Window | None]:
+    """Values and window of the VOI LUT or of the first window that the file has, if any."""
+    if dataset.get("VOILUTSequence"):
+        from pydicom.pixels.processing import apply_voi
+
+        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        if values.dtype.kind == "f":  # a lookup table is entered by whole numbers
+            values = np.rint(values).astype(np.int64)
+        return apply_voi(values, dataset), Window(0, 2**bits - 1, "the file's VOI LUT")
+    if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
+        return values, None
+    center, width = (
+        float(np.atleast_1d(dataset[name].value)[0]) for name in ("WindowCenter", "WindowWidth")
+    )
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    if not (np.isfinite(center) and width >= 1 + (function == "LINEAR")):
+        return values, None
+    if function == "SIGMOID":
+        sigmoid = 1 / (1 + np.exp(-4 * (values.astype(np.float64) - center) / width))
+        return sigmoid, Window(0, 1, f"the file's sigmoid of {center:g}, {width:g}")
+    if function == "LINEAR":  # PS3.3 C.11.2.1.2.1
+        center, width = center - 0.5, width - 1
+    return values, Window(center - width / 2, center + width / 2, "the file's window")
+
+
+def _window_by_depth(stored: np.ndarray, dataset: Any) -> Window:
+    """The window of stored values, in units of the modality."""
+    if dataset.get("ModalityLUTSequence"):
+        bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
+        return Window(0, 2**bits - 1, "the file's modality LUT")
+    allocated, bits = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    window = choose_window(stored, bits if bits < allocated else None)
+    slope = float(dataset.get("RescaleSlope") or 1)
+    intercept = float(dataset.get("RescaleIntercept") or 0)
+    low, high = sorted(slope * value + intercept for value in (window.low, window.high))
+    return dataclasses.replace(window, low=low, high=high)
+
+
+def _first_frame(dataset: Any) -> np.ndarray:
+    """Stored values (H, W), or colours (H, W, 3) of 8 bits.
+
+    Raises:
+        InputError: nothing installed can undo the compression.
+    """
+    from pydicom.pixels.processing import apply_color_lut
+    from pydicom.pixels.utils import pixel_array
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if "TransferSyntaxUID" not in dataset.file_meta:  # of a file without the part before the data
+        implicit = dataset.original_encoding[0]
+        dataset.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        )
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        pixels = pixel_array(dataset, index=0)
+    except RuntimeError as error:
+        if not syntax.is_compressed:
+            raise
+        raise InputError(
+            f"is compressed ({syntax.name}), and pydicom cannot unpack it: pip install pylibjpeg "
+            f"pylibjpeg-libjpeg pylibjpeg-openjpeg ({' '.join(str(error).split())[:100]})"
+        ) from None
+    if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, dataset)
+        pixels = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+    return pixels
+
+
+def _notes(dataset: Any) -> list[str]:
+    """What the header tells of a picture that the network was not trained on."""
+    notes = []
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames > 1:
+        notes.append(f"has {frames} frames: only the first is read")
+    modality = str(dataset.get("Modality") or "").upper()
+    if modality not in RADIOGRAPHS:
+        notes.append(f"is of modality {modality}, not a radiograph")
+    part = str(dataset.get("BodyPartExamined") or "").upper()
+    if part not in ("", "UNKNOWN") and not any(word in part for word in CHEST_WORDS):
+        notes.append(f"is of body part {part}, not the chest")
+    view = str(dataset.get("ViewPosition") or "").upper()
+    if view in ("LL", "RL") or "LAT" in view:
+        notes.append(f"is a lateral view ({view}); the training's are frontal (PA, AP)")
+    return notes

@@ -1,0 +1,193 @@
+"""Image files that Pillow reads, to grey values of the depth that they are stored in."""
+
+from __future__ import annotations
+
+import struct
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from chestlab.data.grey_values import (
+    COLOUR,
+    EIGHT_BITS,
+    Picture,
+    choose_window,
+    is_colourful,
+    luminance,
+)
+from chestlab.files.errors import InputError
+
+# Of those that Pillow knows, none that starts another program (EPS) or is no picture (HDF5, MPEG).
+FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "DIB", "WEBP", "GIF", "JPEG2000", "PPM", "AVIF")
+
+MOST_PIXELS = 50_000_000  # a chest X-ray has some 10 million; each takes up to 8 bytes
+
+BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION, WHITE_IS_ZERO = 258, 262, 284, 0  # TIFF
+
+_FOREIGN = "B" if sys.byteorder == "little" else "L"
+BYTE_ORDERS = {  # of what Pillow calls the layout of 16-bit colours: the opposite
+    f"{channels};16{order}": f"{channels};16{opposite}"
+    for channels in ("RGB", "RGBX", "RGBA")
+    for order, opposite in (("L", "B"), ("B", "L"), ("N", _FOREIGN))
+}
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a file by its content, whatever its suffix; of several pages or frames the first.
+
+    Raises:
+        InputError: it cannot be read or used; the message is one line without the path.
+    """
+    Image.init()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata; sizes are checked here
+            formats = [name for name in FORMATS if name in Image.OPEN]
+            with Image.open(path, formats=formats) as image:
+                check_size(*image.size)
+                return _picture(image, path)
+    except InputError:
+        raise
+    except UnidentifiedImageError:
+        raise InputError(
+            "is no image that can be read (PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PGM or "
+            "DICOM), or its beginning is damaged"
+        ) from None
+    except Image.DecompressionBombError:
+        raise InputError(f"has more than {MOST_PIXELS:,} pixels") from None
+    except Exception as error:  # damaged files raise nearly any type, from struct.error to OSError
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+        raise InputError(f"cannot be read: {reason or type(error).__name__}") from None
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse an image by its header, before its pixels are unpacked.
+
+    Raises:
+        InputError: it is too large.
+    """
+    if width * height > MOST_PIXELS:
+        raise InputError(f"has {width} x {height} pixels; allowed are {MOST_PIXELS:,}")
+
+
+def _picture(image: Image.Image, path: Path) -> Picture:
+    notes = []
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a telephone's second picture is a preview
+        notes.append(f"has {frames} pages or frames: only the first is read")
+    bits, inverted = _stated(image, path)
+    deep = _sixteen_bit_channels(image, path)
+    if deep is None and (image.mode.startswith("I") or image.mode == "F"):
+        deep = np.asarray(ImageOps.exif_transpose(image))
+    if deep is None:
+        return _eight_bit(ImageOps.exif_transpose(image), notes)
+    if deep.ndim == 3 and deep.shape[-1] == 1:
+        deep = deep[..., 0]
+    elif deep.ndim == 3:
+        notes += [COLOUR] if is_colourful(deep) else []
+        deep = luminance(*np.moveaxis(deep, -1, 0))
+    return Picture(deep, choose_window(deep, bits), inverted, tuple(notes))
+
+
+def _eight_bit(image: Image.Image, notes: list[str]) -> Picture:
+    """Any mode of 8 bits a channel to grey; what is transparent becomes black."""
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        coloured = image.convert("RGBA")
+        _check_opacity(np.asarray(coloured)[..., 3])
+        image = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image.alpha_composite(coloured)
+    if image.mode not in ("L", "1"):
+        image = image.convert("RGB")
+        if is_colourful(np.asarray(image)):
+            notes.append(COLOUR)
+    return Picture(np.asarray(image.convert("L")), EIGHT_BITS, warnings=tuple(notes))
+
+
+def _check_opacity(alpha: np.ndarray) -> None:
+    if not alpha.any():
+        raise InputError("is fully transparent: there is nothing to predict")
+
+
+def _stated(image: Image.Image, path: Path) -> tuple[int | None, bool]:
+    """Bits per value, where the file states fewer than 16, and whether it says that 0 is white."""
+    if image.format == "PNG":
+        bits = _significant_bits(path)
+        return bits if bits is not None and 8 < bits < 16 else None, False
+    tags = getattr(image, "tag_v2", {})
+    depths = tags.get(BITS_PER_SAMPLE, (8,))
+    bits = depths[0] if isinstance(depths, tuple) else depths
+    deep = image.mode.startswith("I") or image.mode == "F"  # Pillow inverts those of 8 bits itself
+    inverted = deep and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+    return bits if 8 < bits < 16 else None, inverted
+
+
+def _significant_bits(path: Path) -> int | None:
+    """What a PNG's sBIT chunk says of its first channel (PNG specification, 11.3.2.7)."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"sBIT" and 1 <= length <= 4:
+                return file.read(length)[0]
+            if kind in (b"IDAT", b"IEND"):
+                break
+            file.seek(length + 4, 1)
+    return None
+
+
+def _sixteen_bit_channels(image: Image.Image, path: Path) -> np.ndarray | None:
+    """Channels (H, W, C) uint16 of an image with 16 bits in each of several; None of any other.
+
+    Pillow keeps the high byte of each value, which of 12 bits leaves 4. Under the name of the
+    other byte order it keeps the low byte.
+
+    Raises:
+        InputError: Pillow cannot unpack both.
+    """
+    tags = getattr(image, "tag_v2", {})
+    layout = _layout(image)
+    separate = tags.get(PLANAR_CONFIGURATION) == 2
+    if separate and max(np.atleast_1d(tags.get(BITS_PER_SAMPLE, 8))) > 8 and image.mode != "CMYK":
+        layout = ""
+    elif not layout.startswith(("RGB", "LA")) or ";16" not in layout:
+        return None
+    if layout == "LA;16B":  # its four bytes a pixel are those of an 8-bit RGBA
+        halves = _unpacked(path, "RGBA")
+        return _over_black(halves[..., 0::2], halves[..., 1::2])
+    if layout not in BYTE_ORDERS:
+        raise InputError(
+            "has 16 bits in each colour, in an order that is not read: save it as a 16-bit grey PNG"
+        )
+    return _over_black(_unpacked(path, layout), _unpacked(path, BYTE_ORDERS[layout]))
+
+
+def _layout(image: Image.Image) -> str:
+    """Pillow's name for how the pixels lie in the file, as ``RGB;16B``."""
+    tiles = getattr(image, "tile", None)
+    layout = tiles[0][3] if tiles else ""
+    layout = layout[0] if isinstance(layout, tuple) and layout else layout
+    return layout if isinstance(layout, str) else ""
+
+
+def _unpacked(path: Path, layout: str) -> np.ndarray:
+    """The channels (H, W, C) uint8 of a file, taken to have this layout."""
+    tiles = []
+    with Image.open(path, formats=("PNG", "TIFF")) as image:
+        for tile in image.tile:
+            arguments = (layout, *tile.args[1:]) if isinstance(tile.args, tuple) else layout
+            tiles.append(tile._replace(args=arguments))
+        image.tile = tiles
+        return np.asarray(ImageOps.exif_transpose(image))
+
+
+def _over_black(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Values of two bytes; of those with an opacity in a last channel, over a black ground."""
+    values = high.astype(np.uint16) << 8 | low
+    if values.shape[-1] in (1, 3):
+        return values
+    _check_opacity(values[..., -1])
+    opacity = values[..., -1:] / np.float32(65535)
+    return np.rint(values[..., :-1] * opacity).astype(np.uint16)
