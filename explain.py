@@ -31,6 +31,7 @@ from chestlab.runs.finished_runs import (
     add_checkpoint_flags,
     load_training_data,
     pick_checkpoint,
+    stored_classes,
 )
 from chestlab.training.device import pick_device
 from chestlab.training.gradcam import describe_shares, enlarged, grad_cam, require_captum
@@ -52,7 +53,10 @@ def load_data(
     if data is None:
         about = {"source": trained.source, "sha256": trained.sha256, "size": trained.size}
         return load_training_data(about, trained.data_location, root, checkpoint)
-    loaded = sources.load(data, root, None if data.endswith(".npz") else trained.size)
+    if sources.is_file_name(data):
+        loaded = sources.load(data, root, classes=stored_classes(trained.data_location))
+    else:
+        loaded = sources.load(data, root, trained.size)
     if loaded.size != trained.size:
         raise InputError(
             f"--data: '{loaded.source}' has {loaded.size}-px images, and the network was trained "
@@ -122,7 +126,7 @@ def _count_look(
     above = [place / FILE_NAME for place in out.resolve().parents[1:4]]
     table = next((path for path in above if path.exists()), None)
     if table is None:
-        apart = data.phantom and ".npz" not in data.source  # as `naming.output_folders`
+        apart = data.phantom and ".npz" not in data.source.lower()  # as `naming.output_folders`
         table = results_dir / ("phantom" if apart else "") / FILE_NAME
         table.parent.mkdir(parents=True, exist_ok=True)
     record(table, look)

@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise InputError("--weights: a file is of one network, a comparison of several")
         device = pick_device(options.device)
         findings = options.task == "findings"
-        data = sources.load(options.data, options.root, options.source_size, findings)
+        source = options.data, options.root, options.source_size
+        data = sources.load(*source, findings, classes=options.classes)
         name = comparison.name or name_of(options, data)
         check_name(name)
         flags = [*flags, "--resume"]

@@ -8,13 +8,14 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from chestlab.data.npz import _Array, _open_npz, filter_npz
+from chestlab.data.arrays import NpzArray, check_same_keys, open_npz
+from chestlab.data.npz import filter_npz
 from chestlab.data.splits import SPLITS, Data, FindingsData, Split, TwoClassData
 from chestlab.files.atomic import atomic_write
 
@@ -26,6 +27,7 @@ def with_cache(
     check: Callable[[Data], None],
     fetch: Callable[[Path], None] | None = None,
     related: bool = False,
+    classes: Sequence[str] | None = None,
 ) -> TwoClassData:
     """Read the two-class images from the cache, or from the source and then write the cache.
 
@@ -38,47 +40,55 @@ def with_cache(
         fetch: downloads the official file to ``path``, unless it is there with the right checksum.
             The cache stores that the checksum was verified.
         related: see `sources.load`. A cache without these images is written anew with them.
+        classes: see `npz.filter_npz`. A cache of other classes is written anew.
     """
     path = path.resolve()
     paths = _cache_paths(path)
-    identity = _identity(path, verified=fetch is not None)
+    identity = _identity(path, fetch is not None, classes)
     for cached in paths:
         if identity is not None and (data := _read_cache(cached, identity, related)) is not None:
             check(data)
-            print_warnings(data)
+            print_messages(data)
             return data
     if fetch is not None:
         fetch(path)
-        identity = _identity(path, verified=True)  # it may be another file now
-    data = filter_npz(path, related=related)
+        identity = _identity(path, True, classes)  # it may be another file now
+    data = filter_npz(path, related=related, classes=classes)
     check(data)
     if identity is not None:
         _write_cache(paths, identity, data)
-    print_warnings(data)
+    print_messages(data)
     return data
 
 
 def uncached(
-    path: Path, check: Callable[[Data], None], fetch: Callable[[Path], None] | None = None
+    path: Path,
+    check: Callable[[Data], None],
+    fetch: Callable[[Path], None] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> FindingsData:
     """Read all images from the source; a cache would be another copy of it. See `with_cache`."""
     path = path.resolve()
     if fetch is not None:
         fetch(path)
-    data = filter_npz(path, findings=True)
+    data = filter_npz(path, findings=True, classes=classes)
     check(data)
-    print_warnings(data)
+    print_messages(data)
     return data
 
 
-def print_warnings(data: Data) -> None:
-    """Print what is wrong with a source on stderr."""
+def print_messages(data: Data) -> None:
+    """Print on stderr what was converted of a source, and what is wrong with it."""
+    for text in data.notes:
+        print(f"NOTE: '{data.source}': {text}", file=sys.stderr, flush=True)
     for text in data.warnings:
         print(f"WARNING: '{data.source}': {text}", file=sys.stderr, flush=True)
 
 
-def _identity(path: Path, verified: bool) -> str | None:
+def _identity(path: Path, verified: bool, classes: Sequence[str] | None) -> str | None:
     """A text that differs between sources and is quick to make: time, sizes, the zip's checksums.
+
+    It also tells what labels 0 and 1 were taken for, where that is not in the file.
 
     None where ``path`` is no zip; `filter_npz` then raises the error.
     """
@@ -91,9 +101,8 @@ def _identity(path: Path, verified: bool) -> str | None:
     except Exception:
         return None
     directory = hashlib.sha256(json.dumps(members).encode()).hexdigest()
-    return json.dumps(
-        [_CACHE_VERSION, path.name, status.st_size, status.st_mtime_ns, directory, verified]
-    )
+    parts = [_CACHE_VERSION, path.name, status.st_size, status.st_mtime_ns, directory, verified]
+    return json.dumps(parts if classes is None else [*parts, list(classes)])
 
 
 def _cache_paths(path: Path) -> list[Path]:
@@ -113,8 +122,9 @@ def _cache_paths(path: Path) -> list[Path]:
 
 def _read_cache(path: Path, identity: str, related: bool) -> TwoClassData | None:
     try:
-        with _open_npz(path) as archive:
-            about = _Array(archive, "about")
+        with open_npz(path) as archive:
+            check_same_keys(archive)
+            about = NpzArray(archive, "about")
             about.check(about.dtype.kind == "U" and about.shape == (1,), "text (1,)")
             about = json.loads(about.read().item())
             if about.pop("identity") != identity:
@@ -128,6 +138,8 @@ def _read_cache(path: Path, identity: str, related: bool) -> TwoClassData | None
                 sha256=str(about["sha256"]),
                 phantom=bool(about["phantom"]),
                 warnings=tuple(str(text) for text in about["warnings"]),
+                notes=tuple(str(text) for text in about.get("notes", ())),
+                classes=tuple(about["classes"]) if about.get("classes") else None,
             )
     except Exception:  # a missing or damaged cache is written anew
         return None
@@ -135,20 +147,21 @@ def _read_cache(path: Path, identity: str, related: bool) -> TwoClassData | None
 
 def _read_cached_split(archive: zipfile.ZipFile, split: str) -> Split:
     images, labels, index = (
-        _Array(archive, f"{split}_{key}") for key in ("images", "labels", "index")
+        NpzArray(archive, f"{split}_{key}") for key in ("images", "labels", "index")
     )
     n = images.shape[0]
-    images.check_images(n)
+    side = images.shape[-1]
+    images.check(images.dtype == np.uint8 and images.shape == (n, side, side), "uint8 (N, S, S)")
     labels.check(labels.dtype == np.uint8 and labels.shape == (n,), f"uint8 ({n},)")
     index.check(index.dtype == np.int64 and index.shape == (n,), f"int64 ({n},)")
     names = None
     if f"{split}_names.npy" in archive.namelist():
-        names = _Array(archive, f"{split}_names")
+        names = NpzArray(archive, f"{split}_names")
         names.check_names(n)
         names = names.read()
     patients = None
     if f"{split}_patients.npy" in archive.namelist():
-        patients = _Array(archive, f"{split}_patients").read_patients(n)
+        patients = NpzArray(archive, f"{split}_patients").read_patients(n)
     return Split(images.read(), labels.read(), index.read(), names, patients=patients)
 
 
@@ -160,6 +173,10 @@ def _write_cache(paths: list[Path], identity: str, data: TwoClassData) -> None:
         "phantom": data.phantom,
         "warnings": data.warnings,
     }
+    if data.notes:
+        about["notes"] = data.notes
+    if data.classes:
+        about["classes"] = data.classes
     arrays: dict[str, Any] = {"about": np.array([json.dumps(about)])}
     for name in [*SPLITS, *(["related"] if data.related is not None else [])]:
         split = getattr(data, name)

@@ -3,7 +3,7 @@
 An image is kept when its 14-flag label vector sums to exactly one and the single flag is column 1
 (cardiomegaly, class 0) or column 7 (pneumothorax, class 1). The file is read in blocks, so even
 the 224-px file (3.9 GB of training images once unpacked) takes little memory. For the 14 findings
-every image is kept.
+every image is kept. What is stored in another form is converted, see `convert`.
 
 Patients, as text:
 
@@ -20,24 +20,30 @@ from NIH ChestX-ray14 (Wang et al., CVPR 2017).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
-import math
-import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
 
+from chestlab.data.arrays import (
+    NpzArray,
+    check_same_keys,
+    file_sha256,
+    held_arrays,
+    npz_errors,
+    open_npz,
+    quoted,
+    splits_in,
+)
+from chestlab.data.convert import ImageForm, Labels, describe, find_forms, read_labels
 from chestlab.data.leaks import split_warnings
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.splits import (
     CLASS_COLUMNS,
     CLASS_NAMES,
-    FINDINGS,
     SPLITS,
     FindingsData,
     Split,
@@ -48,57 +54,58 @@ from chestlab.data.splits import (
 )
 from chestlab.files.errors import InputError
 
-_SMALLEST, _LARGEST = 16, 1024  # image sides in pixels that are accepted
-
-_LONGEST_NAME = 255  # characters of a file name or a patient
-
-_BLOCK_BYTES = 8 << 20
-
-_LARGEST_FORTRAN = 32 << 20  # bytes read at once where rows are not contiguous: 2.4 million labels
-
-_DEFLATE_LIMIT = 1100  # deflate shrinks at most 1032:1; a larger claim is a damaged or hostile file
-
 
 @overload
-def filter_npz(path: Path, *, related: bool = ...) -> TwoClassData: ...
-@overload
-def filter_npz(path: Path, *, findings: Literal[True]) -> FindingsData: ...
 def filter_npz(
-    path: Path, *, findings: bool = False, related: bool = False
+    path: Path, *, related: bool = ..., classes: Sequence[str] | None = ...
+) -> TwoClassData: ...
+@overload
+def filter_npz(
+    path: Path, *, findings: Literal[True], classes: Sequence[str] | None = ...
+) -> FindingsData: ...
+def filter_npz(
+    path: Path,
+    *,
+    findings: bool = False,
+    related: bool = False,
+    classes: Sequence[str] | None = None,
 ) -> TwoClassData | FindingsData:
-    """Read an npz file in ChestMNIST's layout.
+    """Read an npz file in ChestMNIST's layout, or in one that `convert` makes it of.
 
-    Memory: the kept images plus one block of 8 MB, whatever the size of the file.
+    Memory: the kept images plus some blocks of 8 MB, whatever the size of the file.
 
     Args:
         path: the file.
         findings: keep all images with their 14 labels, not only the two-class ones.
         related: keep also the training images that `splits.related_mask` selects.
+        classes: the classes that labels 0 and 1 stand for, where a file has one label per image.
 
     Raises:
         InputError: no sound npz, an array is missing or of wrong type or shape, a label is not 0
             or 1, an image has an empty patient, or a split lacks a class (has no finding that some
             images have and some not).
     """
-    try:
-        with _open_npz(path) as archive:
-            splits = {name: _filter_split(archive, name, findings) for name in SPLITS}
-            if related:
-                splits["related"] = _filter_split(archive, "train", related=True)
-            splits, unknown = _identify_patients(archive, splits)
-            phantom = "phantom.npy" in archive.namelist()
-    except InputError as error:
-        raise InputError(f"'{path}': {error}") from None
-    except PermissionError:
-        raise InputError(f"'{path}': no permission to read it") from None
-    except Exception as error:  # damaged zips raise nearly any type, from KeyError to zlib.error
-        reason = f"{type(error).__name__} {' '.join(str(error).split())}".strip()[:200]
-        raise InputError(
-            f"'{path}' is not a sound npz file ({reason}); delete it and fetch or copy it again"
-        ) from None
-    sizes = {name: splits[name].images.shape[1] for name in SPLITS}
-    if len(set(sizes.values())) > 1:
-        raise InputError(f"'{path}': the splits differ in image size: {sizes}")
+    with npz_errors(path), open_npz(path) as archive:
+        _check_arrays(archive, path)
+        labels = {name: read_labels(archive, name, classes) for name in SPLITS}
+        named = all(part.named for part in labels.values())
+        if findings and not named:
+            raise InputError("there are no 14 label columns, which the findings need")
+        keep = {name: _kept(name, part.flags, findings) for name, part in labels.items()}
+        forms, doubts = find_forms(archive, {name: len(part) for name, part in keep.items()})
+        sizes = {name: form.side for name, form in forms.items()}
+        if len(set(sizes.values())) > 1:
+            raise InputError(f"the splits differ in image size: {sizes}")
+        if related:
+            keep["related"] = related_mask(labels["train"].flags)
+        splits = {}
+        for name, rows in keep.items():
+            source = "train" if name == "related" else name
+            flags = labels[source].flags[rows]
+            part = flags if findings else flags[:, CLASS_COLUMNS[1]]
+            splits[name] = _read_split(archive, source, forms[source], part, rows)
+        splits, unknown = _identify_patients(archive, splits)
+        phantom = "phantom.npy" in archive.namelist()
     name = path.name.encode(errors="replace").decode()  # a name that is not UTF-8 cannot be printed
     return (FindingsData if findings else TwoClassData)(
         train=splits["train"],
@@ -108,8 +115,52 @@ def filter_npz(
         source=f"{PHANTOM_MARK} ({name})" if phantom else name,
         sha256=file_sha256(path),
         phantom=phantom,
-        warnings=(*unknown, *split_warnings({name: splits[name] for name in SPLITS})),
+        classes=None if named or classes is None else tuple(classes),
+        notes=_notes(labels, forms, classes if named else None),
+        warnings=(*unknown, *doubts, *split_warnings({name: splits[name] for name in SPLITS})),
     )
+
+
+def _check_arrays(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse a file without a split, and one with names or patients of some splits alone.
+
+    Raises:
+        InputError: the message says how to get the split.
+    """
+    present = splits_in(archive)
+    for split in present or SPLITS:
+        for key in ("images", "labels"):
+            NpzArray(archive, f"{split}_{key}")
+    missing = [split for split in SPLITS if split not in present]
+    empty = [s for s in present if NpzArray(archive, f"{s}_labels").shape[:1] == (0,)]
+    if "train" in missing + empty:
+        raise InputError(f"there is no train split to train on; {held_arrays(archive)}")
+    if missing or empty:
+        lacking = [f"there is no {split} split" for split in missing]
+        lacking += [f"the {split} split is empty" for split in empty]
+        command = f"python datareader.py split {quoted(path)}"
+        for split in SPLITS:
+            command += f" --{split} 0.15" if split in missing + empty else ""
+        raise InputError(
+            f"{' and '.join(lacking)}: '{command}' makes one of training images, by patient where "
+            "the patients are known"
+        )
+    check_same_keys(archive)
+
+
+def _notes(
+    labels: Mapping[str, Labels], forms: Mapping[str, ImageForm], unused: Sequence[str] | None
+) -> tuple[str, ...]:
+    """What was converted, in one sentence, and that ``--classes`` was not needed."""
+    converted = {
+        "images": describe({split: form.about for split, form in forms.items()}),
+        "labels": describe({split: part.about for split, part in labels.items()}),
+    }
+    texts = [f"{key}: {text}" for key, text in converted.items() if text]
+    notes = [f"converted {'; '.join(texts)}"] if texts else []
+    if unused is not None:
+        notes.append("--classes is not needed: 14 label columns say what each image shows")
+    return tuple(notes)
 
 
 def _identify_patients(
@@ -126,7 +177,7 @@ def _identify_patients(
     if train.patients is not None or train.names is None:
         return splits, []
     for split in SPLITS:
-        for start, block in _Array(archive, f"{split}_names").blocks():
+        for start, block in NpzArray(archive, f"{split}_names").blocks():
             if nih_patients(block) is None:
                 row = next(i for i in range(len(block)) if nih_patients(block[i : i + 1]) is None)
                 return splits, [
@@ -144,159 +195,36 @@ def _identify_patients(
     return identified, []
 
 
-def _filter_split(
-    archive: zipfile.ZipFile, split: str, findings: bool = False, related: bool = False
-) -> Split:
-    wanted = related_mask if related else two_class_mask
-    images, labels = _Array(archive, f"{split}_images"), _Array(archive, f"{split}_labels")
-    n = labels.shape[0] if labels.shape else 0
-    labels.check(
-        labels.dtype == np.uint8 and labels.shape == (n, len(FINDINGS)),
-        f"uint8 (N, {len(FINDINGS)})",
-    )
-    images.check_images(n)
+def _kept(split: str, flags: np.ndarray, findings: bool) -> np.ndarray:
+    """(N,) booleans: the images of a split that are kept.
 
-    keep, flags = [np.zeros(0, bool)], [np.zeros((0, len(FINDINGS)), np.uint8)]
-    for _, block in labels.blocks():
-        if block.max() > 1:
-            raise InputError(f"{split}_labels holds {block.max()}; allowed are 0 and 1")
-        keep.append(np.ones(len(block), bool) if findings else wanted(block))
-        flags.append(block[keep[-1]])
-    keep, flags = np.concatenate(keep), np.concatenate(flags)
-    classes = flags if findings else flags[:, CLASS_COLUMNS[1]]
-    if findings and (classes.min(0, initial=1) == classes.max(0, initial=0)).all():
-        raise InputError(f"the {split} split has no finding that some images have and some do not")
-    for k, name in enumerate(CLASS_NAMES):
-        if not findings and not related and not (classes == k).any():
+    Raises:
+        InputError: a class has no image, or no finding is in some images and not in others.
+    """
+    if findings:
+        if (flags.min(0) == flags.max(0)).all():
+            raise InputError(
+                f"the {split} split has no finding that some images have and some do not"
+            )
+        return np.ones(len(flags), bool)
+    keep = two_class_mask(flags)
+    for column, name in zip(CLASS_COLUMNS, CLASS_NAMES, strict=True):
+        if not flags[keep, column].any():
             raise InputError(f"the {split} split has no image labelled {name} alone")
+    return keep
 
+
+def _read_split(
+    archive: zipfile.ZipFile, split: str, form: ImageForm, labels: np.ndarray, keep: np.ndarray
+) -> Split:
+    """The kept images of a split, with their labels (n,) or (n, 14)."""
     names = None
     if f"{split}_names.npy" in archive.namelist():
-        names = _Array(archive, f"{split}_names")
-        names.check_names(n)
+        names = NpzArray(archive, f"{split}_names")
+        names.check_names(len(keep))
         names = names.read(keep)
     patients = None
     if f"{split}_patients.npy" in archive.namelist():
-        patients = _Array(archive, f"{split}_patients").read_patients(n, keep)
-    index = np.flatnonzero(keep)
-    return Split(images.read(keep), classes, index, names, patients=patients)
-
-
-@contextlib.contextmanager
-def _open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open an npz file after checking its directory, where damage could hide optional arrays."""
-    # A member that is still open would keep the file open on its own, and with it an exception that
-    # a notebook remembers; Windows then lets nobody replace or delete the file.
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        for member in archive.infolist():
-            archive.open(member).close()  # raises if the directory's name is not the member's own
-        for key in ("names", "patients"):
-            present = [split for split in SPLITS if f"{split}_{key}.npy" in archive.namelist()]
-            if 0 < len(present) < len(SPLITS):
-                raise InputError(f"of {key} there are only those of {', '.join(present)}")
-        yield archive
-
-
-class _Array:
-    """One array of an npz file, read in blocks of rows.
-
-    No memory of the size in the array's header is allocated before that size was compared with
-    the zip's directory and with what deflate can compress.
-
-    Raises:
-        InputError: the sizes disagree, or the array holds Python objects.
-    """
-
-    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
-        member = f"{name}.npy"
-        if member not in archive.namelist():
-            raise InputError(f"there is no array '{name}'")
-        info = archive.getinfo(member)
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InputError(f"'{name}' is compressed as numpy does not: its size has no limit")
-        self.name, self._stream = name, archive.open(member)
-        if np.lib.format.read_magic(self._stream) != (1, 0):  # later ones claim headers of 4 GB
-            raise InputError(f"'{name}' is not in version 1.0 of the npy format")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of headers from Python 2: they are read all the same
-            header = np.lib.format.read_array_header_1_0(self._stream)
-        self.shape, fortran, self.dtype = header
-        if self.dtype.hasobject:
-            raise InputError(f"'{name}' holds Python objects; they are not read, for safety")
-        self._fortran = fortran and len(self.shape) > 1  # as a table from pandas often is
-        if self._fortran and info.file_size > _LARGEST_FORTRAN:
-            raise InputError(f"'{name}' is in Fortran order and too large to be turned to C order")
-        claimed = math.prod(self.shape) * self.dtype.itemsize  # of Python integers: no wrap-around
-        if min(self.shape, default=0) < 0 or self._stream.tell() + claimed != info.file_size:
-            raise InputError(
-                f"'{name}' claims the shape {self.shape}, which is not what the file holds"
-            )
-        if info.file_size > info.compress_size * _DEFLATE_LIMIT:
-            raise InputError(f"'{name}' claims more data than the file can hold")
-
-    def check(self, good: bool, wanted: str) -> None:
-        if not good:
-            raise InputError(f"{self.name} is {self.dtype} {self.shape}; wanted is {wanted}")
-
-    def check_images(self, n: int) -> None:
-        side = self.shape[-1] if self.shape else 0
-        good = self.dtype == np.uint8 and self.shape == (n, side, side)
-        self.check(good, f"uint8 ({n}, S, S), as there are {n} labels")
-        if not _SMALLEST <= side <= _LARGEST:
-            raise InputError(
-                f"{self.name} is {side} px wide; allowed are {_SMALLEST} to {_LARGEST}"
-            )
-
-    def check_names(self, n: int) -> None:
-        good = self.dtype.kind == "U" and 0 < self.dtype.itemsize <= 4 * _LONGEST_NAME
-        wanted = f"text of at most {_LONGEST_NAME} characters ({n},), as there are {n} labels"
-        self.check(good and self.shape == (n,), wanted)
-
-    def read_patients(self, n: int, keep: np.ndarray | None = None) -> np.ndarray:
-        """Patients as text, of the rows where ``keep`` (N,) is true, or of all N = ``n``.
-
-        Raises:
-            InputError: neither text nor integers, or an entry is empty.
-        """
-        text = self.dtype.kind == "U" and 0 < self.dtype.itemsize <= 4 * _LONGEST_NAME
-        wanted = f"integers or text of at most {_LONGEST_NAME} characters ({n},), as there are {n}"
-        good = (text or self.dtype.kind in "iu") and self.shape == (n,)
-        self.check(good, f"{wanted} labels")
-        patients = self.read(keep).astype(str)
-        empty = sum(not patient.strip() for patient in patients.tolist())
-        if empty:
-            raise InputError(f"{self.name} has no patient for {empty} of {len(patients)} images")
-        return patients
-
-    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """First row number and rows of each block; the caller may stop early."""
-        n, row_bytes = self.shape[0], math.prod(self.shape[1:]) * self.dtype.itemsize
-        per_block = max(1, n if self._fortran else _BLOCK_BYTES // row_bytes)
-        for start in range(0, n, per_block):
-            wanted = min(per_block, n - start) * row_bytes
-            content = self._stream.read(wanted)
-            if len(content) != wanted:
-                raise EOFError("the file ends early")
-            block = np.frombuffer(content, self.dtype)
-            shape = (len(block) * self.dtype.itemsize // row_bytes, *self.shape[1:])
-            yield start, block.reshape(shape, order="F" if self._fortran else "C")
-        self._stream.read(1)  # reaching the end makes zipfile compare the checksum
-
-    def read(self, keep: np.ndarray | None = None) -> np.ndarray:
-        """The rows where ``keep`` (N,) is true, or all."""
-        count = self.shape[0] if keep is None else int(keep.sum())
-        rows = np.empty((count, *self.shape[1:]), self.dtype)
-        filled = 0
-        for start, block in self.blocks():
-            chosen = block if keep is None else block[keep[start : start + len(block)]]
-            rows[filled : filled + len(chosen)] = chosen
-            filled += len(chosen)
-        return rows
-
-
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        patients = NpzArray(archive, f"{split}_patients").read_patients(len(keep), keep)
+    images = NpzArray(archive, f"{split}_images").read(keep, form.convert)
+    return Split(images, labels, np.flatnonzero(keep), names, patients=patients)

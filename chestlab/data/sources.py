@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, overload
 
@@ -16,6 +17,7 @@ from chestlab.data.cache import uncached, with_cache
 from chestlab.data.phantom import OFFICIAL_COUNTS, PHANTOM_MARK
 from chestlab.data.splits import (
     CLASS_COLUMNS,
+    CLASS_NAMES,
     OFFICIAL_IMAGES,
     SOURCE_SIZES,
     SPLITS,
@@ -39,6 +41,7 @@ def load(
     source_size: int | None = ...,
     findings: Literal[False] = ...,
     related: bool = ...,
+    classes: Sequence[str] | None = ...,
 ) -> TwoClassData: ...
 @overload
 def load(
@@ -48,6 +51,7 @@ def load(
     *,
     findings: Literal[True],
     related: bool = ...,
+    classes: Sequence[str] | None = ...,
 ) -> FindingsData: ...
 @overload
 def load(
@@ -56,6 +60,7 @@ def load(
     source_size: int | None = ...,
     findings: bool = ...,
     related: bool = ...,
+    classes: Sequence[str] | None = ...,
 ) -> TwoClassData | FindingsData: ...
 def load(
     data: str = "auto",
@@ -63,6 +68,7 @@ def load(
     source_size: int | None = None,
     findings: bool = False,
     related: bool = False,
+    classes: Sequence[str] | None = None,
 ) -> TwoClassData | FindingsData:
     """Read the source that ``--data`` names: its two-class images, or all of them.
 
@@ -76,6 +82,8 @@ def load(
             the official 224-px file take 5.6 GB.
         related: load also the training images that show one of the two classes beside other
             findings; they take more than twice the memory of the two-class ones.
+        classes: names of `CLASS_NAMES` that labels 0 and 1 stand for, in a file that has one label
+            per image, or one column per class in this order.
 
     Returns:
         `FindingsData` with ``findings``, else `TwoClassData`.
@@ -84,6 +92,8 @@ def load(
         InputError: the source is missing, damaged, of another layout, or cannot be downloaded.
     """
     size = source_size or SOURCE_SIZES[0]
+    if classes is not None:
+        _check_classes(data, classes)
     if data == "phantom":
         return _phantom(size, findings, related)
     if data in ("auto", "chestmnist"):
@@ -100,7 +110,7 @@ def load(
             )
             return _phantom(size, findings, related)
     path = Path(data)
-    if path.suffix != ".npz":
+    if not is_file_name(data):
         raise InputError(
             f"--data '{data}': allowed are auto, chestmnist, phantom or a file FILE.npz"
         )
@@ -115,7 +125,24 @@ def load(
                 f"--source-size {source_size}: '{path.name}' holds {loaded.size}-px images"
             )
 
-    return uncached(path, check) if findings else with_cache(path, check, related=related)
+    if findings:
+        return uncached(path, check, classes=classes)
+    return with_cache(path, check, related=related, classes=classes)
+
+
+def is_file_name(data: str) -> bool:
+    """Whether a value of ``--data`` names a file, ``FILE.npz`` or on some systems ``FILE.NPZ``."""
+    return data.lower().endswith(".npz")
+
+
+def _check_classes(data: str, classes: Sequence[str]) -> None:
+    if sorted(classes) != sorted(CLASS_NAMES):
+        raise InputError(
+            f"--classes {','.join(classes)}: allowed are {','.join(CLASS_NAMES)} and "
+            f"{','.join(CLASS_NAMES[::-1])}; the first is label 0, the second label 1"
+        )
+    if not is_file_name(data):
+        raise InputError(f"--classes is for --data FILE.npz; '{data}' has 14 label columns")
 
 
 class NotAvailable(Exception):

@@ -110,6 +110,9 @@ class Data:
             where they were not requested.
         warnings: what is wrong with the source, a sentence each: patients that cannot be read from
             its names, and what `leaks.split_warnings` finds.
+        notes: what was converted when the source was read, a sentence each.
+        classes: names of the classes that labels 0 and 1 of the source stand for, where the flag
+            ``--classes`` told them.
     """
 
     train: Split
@@ -122,6 +125,8 @@ class Data:
     held_out: Split | None = None
     related: Split | None = None
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None
 
     @property
     def size(self) -> int:

@@ -289,7 +289,8 @@ def _read_predictions(path: Path, split: str) -> Predictions:
 
 def source_stem(source: str) -> str:
     """A source's name as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", source.removesuffix(".npz")).strip("-")
+    stem = re.sub(r"\.npz$", "", source, flags=re.IGNORECASE)
+    return re.sub(r"[^A-Za-z0-9._]+", "-", stem).strip("-")
 
 
 def read_patients(results_dir: Path, run: StoredRun, split: str) -> np.ndarray | None:

@@ -53,7 +53,7 @@ class Checkpoints:
         best = {"epoch": trainer.best_epoch, "weights": trainer.best_weights}
         more = {"seen": self.experiment.seen, "script": self.experiment.script, **decision}
         options = self.experiment.options
-        place = {"data_location": data_location(options.data, options.root)}
+        place = {"data_location": data_location(options.data, options.root, options.classes)}
         save_checkpoint(path, {**self.experiment.identity, **best, **more, **place})
 
     def restore(self, trainer: Trainer, state: Mapping[str, Any]) -> None:

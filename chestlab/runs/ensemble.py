@@ -51,7 +51,11 @@ class Ensemble:
         check_writable(options.results_dir, "--results-dir")
         check_writable(options.models_dir, "--models-dir")
         self.data = sources.load(
-            options.data, options.root, options.source_size, related=options.recipe.related
+            options.data,
+            options.root,
+            options.source_size,
+            related=options.recipe.related,
+            classes=options.classes,
         )
         name = name_of(options, self.data)
         name += "_members" if options.members else f"_folds{options.folds}"

@@ -74,7 +74,12 @@ class Experiment(Resumable):
         self._check_flags()
         findings = options.task == "findings"
         self.data = data or sources.load(
-            options.data, options.root, options.source_size, findings, self.recipe.related
+            options.data,
+            options.root,
+            options.source_size,
+            findings,
+            self.recipe.related,
+            options.classes,
         )
         self.recipe = shortened(options.recipe, options, self.data)
         self._choose_name(subfolder)
@@ -153,6 +158,7 @@ class Experiment(Resumable):
             "sha256": self.data.sha256,
             "counts": self.data.counts(),
             **({"fold": self.data.fold} if self.data.fold else {}),
+            **({"classes": list(self.data.classes)} if self.data.classes else {}),
         }
         return identity
 

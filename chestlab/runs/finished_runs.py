@@ -174,19 +174,26 @@ def _nothing_finished(models_dir: Path, results_dir: Path) -> str:
     )
 
 
-def data_location(data: str, root: Path | None) -> str:
+def data_location(data: str, root: Path | None, classes: Sequence[str] | None = None) -> str:
     """Where a run's images are, to be kept in its checkpoint: JSON of ``data``, ``file``, ``root``.
 
     ``data`` is the flag's value, ``file`` the whole path of a file and ``root`` that of the
-    official files' folder, or None. The text always has `LOCATION_LENGTH` characters (more only
-    for very long paths): `metrics.json` states the checkpoint's size, which must be the same in
-    every folder.
+    official files' folder, or None. ``classes`` is added where ``--classes`` named them. The text
+    always has `LOCATION_LENGTH` characters (more only for very long paths): `metrics.json` states
+    the checkpoint's size, which must be the same in every folder.
     """
     file = None
-    if data.endswith(".npz"):
+    if sources.is_file_name(data):
         file = os.path.abspath(os.path.expanduser(data))  # noqa: PTH100, PTH111 (links stay)
     place = {"data": data, "file": file, "root": None if root is None else str(root.absolute())}
+    if classes is not None:
+        place["classes"] = list(classes)
     return json.dumps(place).ljust(LOCATION_LENGTH)
+
+
+def stored_classes(location: str) -> list[str] | None:
+    """The classes in a `data_location` that ``--classes`` gave, or None."""
+    return json.loads(location).get("classes") if location.strip() else None
 
 
 def load_training_data(
@@ -209,7 +216,7 @@ def load_training_data(
     name = source.removeprefix(f"{PHANTOM_MARK} (").removesuffix(")")
     if PHANTOM_MARK not in source:
         name = source
-    if not name.endswith(".npz"):
+    if not sources.is_file_name(name):
         if PHANTOM_MARK in source:
             data = sources.load("phantom", None, size)
         else:
@@ -222,7 +229,7 @@ def load_training_data(
     errors = []
     for path in _possible_files(name, place, near):
         try:
-            data = sources.load(str(path))
+            data = sources.load(str(path), classes=place.get("classes"))
             _check_same(data, about, str(path))
             return data
         except InputError as error:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chestlab.data.splits import FINDINGS, SOURCE_SIZES
+from chestlab.data.splits import CLASS_NAMES, FINDINGS, SOURCE_SIZES
 from chestlab.files.errors import OneLineParser
 from chestlab.files.notebook import command_line, leave
 from chestlab.runs.naming import check_name, weights_in_name
@@ -150,6 +150,7 @@ def make_parser(
         help="values to start from (default: %(default)s)",
     )
     add_data(parser)
+    add_classes(parser)
     if findings:
         add(
             "--task",
@@ -374,6 +375,17 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_classes(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that says which classes labels 0 and 1 of a file are."""
+    parser.add_argument(
+        "--classes",
+        type=_classes,
+        metavar="NAME,NAME",
+        help="of labels 0 and 1 in a FILE.npz with one label per image: "
+        f"{','.join(CLASS_NAMES)} or {','.join(CLASS_NAMES[::-1])}",
+    )
+
+
 def add_folder(parser: argparse.ArgumentParser, flag: str, default: str) -> None:
     """Add a flag that names a folder."""
     parser.add_argument(
@@ -408,6 +420,17 @@ def _count(text: str) -> int:
             f"'{text}' is not an integer from 2 up to {LARGEST_ENSEMBLE}"
         )
     return int(text)
+
+
+def _classes(text: str) -> tuple[str, ...]:
+    """A converter for argparse: the two classes in the order of their labels."""
+    names = tuple(word.strip().lower() for word in text.split(","))
+    if sorted(names) != sorted(CLASS_NAMES):
+        raise argparse.ArgumentTypeError(
+            f"'{text}': allowed are {','.join(CLASS_NAMES)} (0 is {CLASS_NAMES[0]}) and "
+            f"{','.join(CLASS_NAMES[::-1])} (0 is {CLASS_NAMES[1]})"
+        )
+    return names
 
 
 def _folder(text: str) -> Path:

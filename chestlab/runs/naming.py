@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from chestlab.data.sources import is_file_name
 from chestlab.data.splits import Data
 from chestlab.files.errors import InputError
 from chestlab.files.run_files import UNFINISHED
@@ -20,7 +21,7 @@ CHANGES_IN_NAME = 3  # more than these are a short hash
 
 def is_stand_in(options: argparse.Namespace, data: Data) -> bool:
     """Whether the images are phantoms that no file of the user's holds."""
-    return data.phantom and not options.data.endswith(".npz")
+    return data.phantom and not is_file_name(options.data)
 
 
 def output_folders(options: argparse.Namespace, data: Data) -> tuple[Path, Path]:
@@ -75,7 +76,7 @@ def run_name(name: str, data: str, size: int, changes: Mapping[str, Any] | None 
         changes: what differs by flag, as in ``_epochs3_lr0.01``; more than `CHANGES_IN_NAME`
             become a hash of six digits.
     """
-    if data.endswith(".npz"):
+    if is_file_name(data):
         name += f"_{_plain(Path(data).stem)}"
     if size > 28:
         name += f"_{size}"

@@ -93,21 +93,28 @@ BAD_FILES_AS_COMMAND = {
         lambda path: np.savez(path, x=np.zeros(3), y=np.ones(3)),
         "there is no array 'train_images'",
     ),
-    "float images": (
-        changed(val_images=lambda a: a["val_images"] / np.float32(255)),
-        r"val_images is float32 \(6, 28, 28\); wanted is uint8 \(6, S, S\)",
+    "centred images": (
+        changed(val_images=lambda a: a["val_images"] / np.float32(127.5) - 1),
+        r"val_images is float32 \(6, 28, 28\) and holds -\S+ in image 0; allowed are values in "
+        r"0..1 or in 0..255; a line of numpy that mends it if -1 is black and 1 white: np.savez\(",
     ),
     "colour images": (
-        changed(train_images=lambda a: a["train_images"][..., None].repeat(3, -1)),
-        r"train_images is uint8 \(6, 28, 28, 3\); wanted is uint8 \(6, S, S\)",
+        changed(train_images=lambda a: a["train_images"][..., None] // np.array([1, 2, 1], "u1")),
+        r"train_images is uint8 \(6, 28, 28, 3\) and holds the colour \d+ \d+ \d+ in image 0",
     ),
     "13 labels": (
         changed(val_labels=lambda a: a["val_labels"][:, :13]),
-        r"val_labels is uint8 \(6, 13\); wanted is uint8 \(N, 14\)",
+        r"val_labels is uint8 \(6, 13\); wanted is 0 and 1 in \(N, 14\), a column per finding; "
+        r"a line of numpy .* if the last, from hernia on, are those that lack: np.savez",
     ),
     "label 2": (
         changed(train_labels=lambda a: a["train_labels"] * 2),
-        "train_labels holds 2; allowed are 0 and 1",
+        r"train_labels is uint8 \(6, 14\) and holds 2 in row 0, column 1 \(cardiomegaly\); "
+        "allowed are 0 and 1; a line of numpy that mends it .* np.savez",
+    ),
+    "no val split": (
+        changed(val_images=lambda a: None, val_labels=lambda a: None),
+        "there is no val split: 'python datareader.py split .*bad.npz --val 0.15' makes one",
     ),
     "no cardiomegaly": (
         changed(train_labels=lambda a: one_class(a, "train", 7)),
@@ -148,16 +155,32 @@ BAD_FILES = {
             train_images=lambda a: a["train_images"][:0],
             train_labels=lambda a: a["train_labels"][:0],
         ),
-        "the train split has no image labelled cardiomegaly alone",
+        "there is no train split to train on",
     ),
-    "flat labels": (changed(test_labels=lambda a: a["test_labels"][:, 7]), r"wanted.*\(N, 14\)"),
+    "no train split": (
+        changed(train_images=lambda a: None, train_labels=lambda a: None),
+        "there is no train split to train on; the file holds 'val_images', ",
+    ),
+    "empty val, no test": (
+        changed(
+            val_images=lambda a: a["val_images"][:0],
+            val_labels=lambda a: a["val_labels"][:0],
+            test_images=lambda a: None,
+            test_labels=lambda a: None,
+        ),
+        "no test split and the val split is empty: '.* split .*bad.npz --val 0.15 --test 0.15'",
+    ),
+    "flat labels": (
+        changed(test_labels=lambda a: a["test_labels"][:, 7]),
+        r"test_labels is uint8 \(6,\), one label per image: --classes cardiomegaly,pneumothorax "
+        "reads it where 0 is cardiomegaly, and --classes pneumothorax,cardiomegaly where it is ",
+    ),
     "a label": (changed(test_labels=lambda a: np.uint8(1)), r"test_labels is uint8 \(\)"),
     "an image": (changed(val_images=lambda a: np.uint8(1)), r"val_images is uint8 \(\)"),
     "signed labels": (
         changed(test_labels=lambda a: -a["test_labels"].astype(np.int8)),
-        r"int8 \(6, 14\); wanted is uint8",
+        r"test_labels is int8 \(6, 14\) and holds -1 in row 0, column 1 \(cardiomegaly\); allowed",
     ),
-    "boolean labels": (changed(val_labels=lambda a: a["val_labels"] == 1), "bool"),
     "numbers for names": (
         changed(**{**NAMES, "train_names": lambda a: np.arange(6)}),
         r"train_names is int64 \(6,\); wanted is text",
