@@ -22,6 +22,7 @@ import argparse
 import io
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +38,15 @@ from chestlab.files.errors import InputError, OneLineParser
 from chestlab.runs.finished_runs import add_checkpoint_flags, pick_checkpoint
 from chestlab.training.device import pick_device
 from chestlab.training.inference import TrainedModel, load_model
+from chestlab.training.likeness import doubts
 from networks import network_class
 
 DISCLAIMER = "No medical device: these numbers say nothing about a patient."
+
+NOT_JUDGED = (
+    "NOTE: images that are unlike those of the training get no warning: the checkpoint lacks what "
+    "is needed (an older version, or fewer than 32 training images); a new training stores it"
+)
 
 COLUMNS = ("file", "class", "probability", "threshold", "window", "warnings")
 
@@ -123,9 +130,13 @@ def _batches(
         xrays = []
         for path in files[start : start + BATCH]:
             try:
-                xrays.append(read_xray(path, size, options.window))
+                xray = read_xray(path, size, options.window)
             except InputError as error:
                 table.add_failed(path, str(error))
+                continue
+            if options.invert == "yes":
+                xray = replace(xray, seen=255 - xray.seen, shown=255 - xray.shown)
+            xrays.append(xray)
         if xrays:
             yield xrays
 
@@ -153,13 +164,21 @@ def predict_files(options: argparse.Namespace) -> int:
     if not files:
         return 2
     _print_header(trained)
+    if trained.likeness is None:
+        print(NOT_JUDGED, file=sys.stderr, flush=True)
     overlays = None
     if options.overlay is not None:
         from chestlab.reporting.overlays import Overlays
 
         overlays = Overlays(options.overlay, trained, DISCLAIMER)
     for xrays in _batches(files, options, trained.size, table):
-        probabilities = trained.probabilities(np.stack([xray.seen for xray in xrays]))
+        images = np.stack([xray.seen for xray in xrays])
+        found = doubts(images, trained.likeness, options.invert)
+        xrays = [
+            replace(xray, warnings=(*xray.warnings, *more))
+            for xray, more in zip(xrays, found, strict=True)
+        ]
+        probabilities = trained.probabilities(images)
         for xray, p in zip(xrays, probabilities.tolist(), strict=True):
             table.add(xray, p)
         if overlays is not None:
@@ -186,6 +205,13 @@ def _parser() -> argparse.ArgumentParser:
     add_checkpoint_flags(parser)
     add("--recursive", action="store_true", help="enter the folders in a folder, too")
     add("--window", metavar="LOW,HIGH", help="file values that are black and white, as 0,4095")
+    add(
+        "--invert",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="yes: the images are negatives (a DICOM file's own word is obeyed first); auto: warn "
+        "of images that look so; no: do not (default: auto)",
+    )
     add("--csv", type=Path, metavar="FILE", help=f"write the table: {', '.join(COLUMNS)}")
     add("--overlay", type=Path, metavar="DIR", help="write a Grad-CAM picture of each image")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from chestlab.files.checkpoint import save_checkpoint
 from chestlab.files.errors import InputError
 from chestlab.runs.experiment import Experiment
 from chestlab.runs.finished_runs import data_location
+from chestlab.training.likeness import Likeness
 from chestlab.training.trainer import HISTORY_COLUMNS, Trainer
 
 
@@ -52,9 +54,16 @@ class Checkpoints:
             return
         best = {"epoch": trainer.best_epoch, "weights": trainer.best_weights}
         more = {"seen": self.experiment.seen, "script": self.experiment.script, **decision}
+        if "threshold" in decision and self.likeness is not None:
+            more["likeness"] = self.likeness.state()
         options = self.experiment.options
         place = {"data_location": data_location(options.data, options.root, options.classes)}
         save_checkpoint(path, {**self.experiment.identity, **best, **more, **place})
+
+    @cached_property
+    def likeness(self) -> Likeness | None:
+        """Statistics of the training images, for `predict.py`."""
+        return Likeness.fit(self.experiment.train.images, self.experiment.data.val.images)
 
     def restore(self, trainer: Trainer, state: Mapping[str, Any]) -> None:
         """Let a new trainer go on from a state that `save` has kept.

@@ -29,6 +29,7 @@ from chestlab.training.device import (
     memory_format,
 )
 from chestlab.training.layers import on_device
+from chestlab.training.likeness import Likeness
 from chestlab.training.recipe import Recipe
 
 NetworkClass = Callable[[str, str], Callable[..., nn.Module]]
@@ -102,6 +103,8 @@ class TrainedModel:
         temperature: what the logits are divided by, 1 where none was fitted.
         data_location: where the images were, see `finished_runs.data_location`; empty in a
             checkpoint of an older version.
+        likeness: tells images that are unlike those of the training; None where the checkpoint is
+            of an older version, or the training had too few images.
     """
 
     name: str
@@ -118,6 +121,7 @@ class TrainedModel:
     device: torch.device
     temperature: float = 1.0
     data_location: str = ""
+    likeness: Likeness | None = None
 
     @property
     def phantom(self) -> bool:
@@ -186,9 +190,24 @@ def load_model(
             f"checkpoint '{path}' does not say how large the images of its training were: "
             "it is of an older version; train again"
         )
+    likeness = _likeness(state, path)
     model = on_device(_build(state, path, network_class), device).eval()
     name = re.sub(r"_(best|final)$", "", path.stem)
-    return TrainedModel(name=name, model=model, size=size, device=device, **fields)
+    return TrainedModel(
+        name=name, model=model, size=size, device=device, likeness=likeness, **fields
+    )
+
+
+def _likeness(state: Mapping[str, Any], path: Path) -> Likeness | None:
+    if "likeness" not in state:
+        return None
+    try:
+        return Likeness.from_state(state["likeness"])
+    except ValueError as error:
+        raise InputError(
+            f"checkpoint '{path}': the statistics of its training images are damaged ({error}): "
+            "train again"
+        ) from None
 
 
 def _build(state: Mapping[str, Any], path: Path, network_class: NetworkClass) -> nn.Module:
