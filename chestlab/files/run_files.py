@@ -19,6 +19,8 @@ NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # some
 
 UNFINISHED = ".unfinished"  # ending of a run that will replace a finished one of the same name
 
+STUDIES = "studies"  # folder below that of the results: what was trained to compare, and baselines
+
 ARTEFACTS = (
     "history.csv",
     "val_probabilities.csv",
@@ -34,6 +36,10 @@ ARTEFACTS = (
     "finding_aucs.png",
     "mistakes.md",
     "mistakes.png",
+    "README.md",
+    "README.id.md",
+    "report/training_batch.png",
+    "report/environment.json",
     "metrics.json",
 )
 
@@ -149,8 +155,9 @@ class RunFiles:
         """Remove the run's files, and its folder unless somebody else's files are in it."""
         for path in self.paths:
             path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
+        for folder in (*_subfolders(self.folder), self.folder):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def replace(self, old: RunFiles) -> None:
         """Put this finished run in ``old``'s place; repeatable if it is cut off halfway.
@@ -162,8 +169,20 @@ class RunFiles:
         old.folder.mkdir(parents=True, exist_ok=True)
         for source, destination in zip(self.paths, old.paths, strict=True):
             if source.exists():
+                destination.parent.mkdir(exist_ok=True)
                 replace_file(source, destination)
         self.clear()
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """The folders in that of a run which hold some of its files."""
+    parents = [(folder / name).parent for name in ARTEFACTS]
+    return [parent for parent in dict.fromkeys(parents) if parent != folder]
+
+
+def results_dir_of(folder: Path) -> Path:
+    """The folder of results that a run's folder, or a study's, lies in."""
+    return folder.parent.parent if folder.parent.name == STUDIES else folder.parent
 
 
 def read_metrics(path: Path) -> dict[str, Any]:

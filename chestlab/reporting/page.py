@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chestlab.reporting.messages import LANGUAGES, MESSAGES
+
+if TYPE_CHECKING:
+    import jinja2
 
 NOTHING = "-"  # in a cell without a number
 
@@ -80,6 +84,12 @@ def render(template: str, folder: Path = TEMPLATES, **values: Any) -> str:
     Raises:
         jinja2.UndefinedError: the template names a value that is not given.
     """
+    return _environment(folder).get_template(template).render(values).rstrip("\n") + "\n"
+
+
+@functools.cache
+def _environment(folder: Path) -> jinja2.Environment:
+    """Jinja2 on the templates of a folder, which are compiled once."""
     import jinja2  # here, because only a program that writes a page needs it
 
     environment = jinja2.Environment(
@@ -91,7 +101,7 @@ def render(template: str, folder: Path = TEMPLATES, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.globals["table"] = markdown_table
-    return environment.get_template(template).render(values).rstrip("\n") + "\n"
+    return environment
 
 
 def link(page_dir: Path, path: Path) -> str:

@@ -15,7 +15,7 @@ from chestlab.data.splits import CLASS_NAMES, FINDINGS, SOURCE_SIZES
 from chestlab.files.errors import OneLineParser
 from chestlab.files.notebook import command_line, leave
 from chestlab.runs.naming import check_name, weights_in_name
-from chestlab.runs.published import changes_from_published
+from chestlab.runs.published import changes_from_published, published_values
 from chestlab.training.recipe import Recipe, allowed_values, is_allowed
 
 LARGEST_ENSEMBLE = 100
@@ -126,6 +126,7 @@ def parse(
     named, given = recipes[options.recipe], given_hyperparameters(options)
     options.recipe = dataclasses.replace(named, **given | _derived(options, recipes, given))
     options.recipe_changes = changes_from_published(named, options.recipe)
+    options.published = published_values(named)
     options.name_changes = changes_in_name(options, named, given, model_options or {})
     if options.weights != ("imagenet" if has_imagenet else "none"):
         options.name_changes["weights"] = weights_in_name(options.weights)

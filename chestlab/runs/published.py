@@ -35,15 +35,20 @@ def write_published(recipes: Iterable[Recipe], by_device: Iterable[str] = ()) ->
     atomic_write(FILE, json.dumps(published, indent=1) + "\n")
 
 
+def published_values(named: Recipe) -> dict[str, Any]:
+    """The values of a script's recipe as published; one that never was is taken as it is."""
+    published = json.loads(FILE.read_text(encoding="utf-8")).get(named.name)
+    return as_dict(named) if published is None else as_dict(Recipe(name="")) | published
+
+
 def changes_from_published(named: Recipe, recipe: Recipe) -> dict[str, Any]:
     """Hyperparameters, the seed aside, that differ from what was published.
 
     Args:
-        named: the script's recipe; one that was never published is taken as it is.
+        named: the script's recipe.
         recipe: what is trained with.
     """
-    published = json.loads(FILE.read_text(encoding="utf-8")).get(named.name)
-    before = as_dict(named) if published is None else as_dict(Recipe(name="")) | published
+    before = published_values(named)
     return {
         key: value
         for key, value in as_dict(recipe).items()

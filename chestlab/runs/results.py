@@ -25,6 +25,7 @@ from chestlab.files.run_files import RunFiles, read_metrics
 from chestlab.runs.checkpoints import Checkpoints
 from chestlab.runs.estimated_statistics import both_statistics, lag_alarm
 from chestlab.runs.experiment import Experiment
+from chestlab.runs.report_files import draw_batch, is_member, store_environment
 from chestlab.training import costs
 from chestlab.training.device import precision
 from chestlab.training.inference import predict
@@ -85,6 +86,8 @@ def write_results(experiment: Experiment, trainer: Trainer, checkpoints: Checkpo
         metrics["statistics"] = both_statistics(experiment, trainer)
         metrics["warnings"] += lag_alarm(metrics["statistics"])
     atomic_write(experiment.files.metrics, json.dumps(metrics, indent=2) + "\n")
+    if not is_member(experiment):
+        store_environment(experiment.files.folder, experiment.device)
 
 
 def _look(experiment: Experiment, trainer: Trainer) -> Look:
@@ -121,6 +124,7 @@ def _metrics(
     of_network = ("model_arguments", "starting_weights")
     number = experiment.processes.size
     return {
+    changes, measured = _recipe_changes(experiment), _costs(experiment, trainer)
         "name": experiment.name,
         "model": identity["model"],
         "parameters": parameter_count(trainer.model),
@@ -129,7 +133,8 @@ def _metrics(
         "data": {**identity["data"], "phantom": experiment.data.phantom},
         "recipe": identity["recipe"],
         "recipe_name": experiment.options.recipe_name,
-        "recipe_changes": _recipe_changes(experiment),
+        "recipe_changes": changes,
+        "recipe_published": {key: experiment.options.published[key] for key in changes},
         "seed": recipe.seed,
         "device": experiment.device.type,
         "amp": precision(trainer),
@@ -146,7 +151,8 @@ def _metrics(
         * len(trainer.history)
         / trainer.training_seconds,
         **{split: figures.get(split) for split in {**dict.fromkeys(SPLITS), **figures}},
-        "costs": _costs(experiment, trainer),
+        "architecture": measured.pop("blocks"),
+        "costs": measured,
         **({"ladder": stages} if stages is not None else {}),
     }
 
@@ -286,6 +292,9 @@ def draw_pictures(
         titles["val"] = SPLIT_TITLES["fold"]
     draw_curves(experiment, trainer)
     run_figures.draw_results(
+    if not is_member(experiment):
+        title = experiment.title("train")
+        draw_batch(experiment.files.folder, experiment.data, experiment.recipe, title)
         experiment.files.folder,
         splits,
         probabilities,

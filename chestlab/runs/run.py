@@ -18,6 +18,7 @@ from chestlab.runs.ensemble import Ensemble
 from chestlab.runs.experiment import Experiment
 from chestlab.runs.flags import parse
 from chestlab.runs.learning_rate import find_learning_rate
+from chestlab.runs.report_files import write_report
 from chestlab.runs.results import draw_curves, print_summary, write_results
 from chestlab.training.distributed import Processes
 from chestlab.training.recipe import Recipe
@@ -96,6 +97,7 @@ def train(experiment: Experiment, signals: StopSignals) -> None:
     """Train, evaluate and draw what is not done yet, holding the lock of the run's name."""
     with experiment.claim() as (unfinished, state):
         if not unfinished:
+            write_report(experiment, missing=True)
             return
         checkpoints = Checkpoints(experiment)
         images, val_images = experiment.tensors()
@@ -122,6 +124,7 @@ def train(experiment: Experiment, signals: StopSignals) -> None:
             print("evaluating, and drawing the pictures", flush=True)
             write_results(experiment, trainer, checkpoints)
             experiment.finish()
+            write_report(experiment)
             print_summary(experiment.final)
 
 

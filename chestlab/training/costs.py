@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from chestlab.training.architecture import describe_blocks
 from chestlab.training.augment import to_input
 from chestlab.training.device import autocast, memory_errors, memory_format
 from chestlab.training.recipe import Recipe
@@ -34,18 +35,19 @@ def measure(
         amp: mixed-precision type of the training, or None.
 
     Returns:
-        ``input_size`` in pixels; ``multiply_accumulates`` of one image through
-        convolutions, linear layers and attention; ``inference_batch1`` and ``inference_batch64``,
-        milliseconds per image with quartiles, from uint8 image to logit in float32, without
-        test-time augmentation; ``peak_memory_bytes`` of a training step (see `training_memory`).
-        What does not fit into the device's memory is None.
+        ``input_size`` in pixels; ``multiply_accumulates`` of one image through convolutions,
+        linear layers and attention; ``blocks``, of `architecture.describe_blocks`;
+        ``inference_batch1`` and ``inference_batch64``, milliseconds per image with quartiles, from
+        uint8 image to logit in float32, without test-time augmentation; ``peak_memory_bytes`` of a
+        training step (see `training_memory`). What does not fit into the device's memory is None.
     """
     model.eval()
     with torch.enable_grad():  # without it PyTorch fuses attention, which the counter cannot see
-        arithmetic = multiply_accumulates(model, to_input(images[:1], recipe))
+        blocks, arithmetic = describe_blocks(model, to_input(images[:1], recipe))
     return {
         "input_size": recipe.image_size or images.shape[-1],
         "multiply_accumulates": arithmetic,
+        "blocks": blocks,
         **{
             f"inference_batch{n}": _where_it_fits(_inference, model, images, recipe, n)
             for n in BATCHES
@@ -61,15 +63,6 @@ def _where_it_fits(measurement: Callable[..., Any], *arguments: Any) -> Any:
             return measurement(*arguments)
     except torch.OutOfMemoryError:
         return None
-
-
-def multiply_accumulates(model: nn.Module, x: torch.Tensor) -> int:
-    """Multiply-accumulates of ``model`` on ``x`` (N, 1, H, W), half of PyTorch's flop count."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        model(x)
-    return counter.get_total_flops() // 2
 
 
 def _inference(model: nn.Module, images: torch.Tensor, recipe: Recipe, n: int) -> dict[str, float]:

@@ -51,6 +51,9 @@ RESULTS = {
     "confusion_matrix.png",
     "roc_curve.png",
     "calibration.png",
+    "README.md",
+    "README.id.md",
+    "report",
 }
 LOOKS = {"test_looks.csv", ".test_looks.lock"}  # the lock file stays here, too
 MODELS = {"one_best.pth", "one_last.pth", "one.lock"}  # the lock file stays, unlocked
@@ -172,7 +175,8 @@ def assert_same_run(folder, whole, pictures=True):
         without_times(json.loads((path / "metrics.json").read_text())) for path in (ours, theirs)
     ]
     assert metrics[0] == metrics[1]
-    for name in RESULTS - {"metrics.json", "history.csv"}:
+    same = {name for name in RESULTS if name.endswith((".csv", ".png"))}  # pages tell times
+    for name in same - {"history.csv"} | {"report/training_batch.png"}:
         if pictures or not name.endswith(".png"):
             assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
 
@@ -182,6 +186,7 @@ def assert_contracts_files(folder, looks=1):
     assert {path.name for path in (folder / "results").iterdir()} == {"one", *LOOKS}
     assert len(read_looks(folder / "results" / "test_looks.csv")) == looks
     assert {path.name for path in (folder / "results" / "one").iterdir()} == RESULTS
+    assert "environment.json" in {p.name for p in (folder / "results/one/report").iterdir()}
     assert {path.name for path in (folder / "trained_models").iterdir()} == MODELS
 
 

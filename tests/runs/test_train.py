@@ -39,7 +39,12 @@ def test_the_run_leaves_exactly_the_promised_files(finished):
         "metrics.json",
         *(f"{name}.png" for name in PICTURES),
         *(f"{name}.csv" for name in CSV_FILES),
+        "README.md",
+        "README.id.md",
+        "report",
     }
+    extras = {path.name for path in (folder / "results/one/report").iterdir()}
+    assert extras == {"environment.json", "training_batch.png"}
     checkpoints = {path.name for path in (folder / "trained_models").iterdir()}
     assert checkpoints - {"one.lock"} == {"one_best.pth", "one_last.pth"}
 

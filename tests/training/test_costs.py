@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from chestlab.training import costs
+from chestlab.training.architecture import describe_blocks
 from chestlab.training.recipe import Recipe
 from model import EfficientChestNet
 from model_improved import ResidualChestNet
@@ -41,7 +42,7 @@ class Small(nn.Module):
 
 def test_multiply_accumulates_are_those_written_down_by_hand() -> None:
     by_hand = 28 * 28 * 6 * 9 + 14 * 14 * 6 * 2 * 9 + 6 * 14 * 14
-    assert costs.multiply_accumulates(Small(), torch.zeros(1, 1, 28, 28)) == by_hand
+    assert describe_blocks(Small(), torch.zeros(1, 1, 28, 28))[1] == by_hand
 
 
 @pytest.mark.parametrize("build", [EfficientChestNet, ResidualChestNet, MobileNetV3Chest])
@@ -59,7 +60,7 @@ def test_counter_agrees_with_a_hook_over_the_layers(build: type[nn.Module]) -> N
 
     for layer in model.modules():
         layer.register_forward_hook(count)
-    assert costs.multiply_accumulates(model, torch.zeros(1, 1, 32, 32)) == counted
+    assert describe_blocks(model, torch.zeros(1, 1, 32, 32))[1] == counted
 
 
 def test_arithmetic_is_counted_at_the_size_of_the_input() -> None:

@@ -1,0 +1,385 @@
+"""The sentences of a lab report on its figures, each with the rule that chooses it.
+
+As in `lab_rules`: the first rule of a topic that holds gives its sentence.
+"""
+
+from __future__ import annotations
+
+from chestlab.reporting.lab_rules import Rule, Topic, always
+
+FAR_APART_POINTS = 5.0  # between validation and test accuracy
+
+UNEVEN = 0.10  # difference of sensitivity and specificity from which one class is called favoured
+
+CALIBRATED_POINTS = 5.0  # between mean certainty and accuracy, up to which they are said to agree
+
+RESULT = {
+    "result": Topic(
+        ("n", "accuracy", "accuracy_low"),
+        (
+            Rule(
+                lambda f: "auc_low" not in f,
+                "On {n:,} {final} images the accuracy is **{accuracy:.1%}** (95 % interval "
+                "{accuracy_low:.1%} to {accuracy_high:.1%}). The AUC is undefined, because all "
+                "outputs are the same.",
+                "Pada {n:,} citra {final}, akurasinya **{accuracy:.1%}** (selang 95 %: "
+                "{accuracy_low:.1%} s.d. {accuracy_high:.1%}). AUC-nya tidak terdefinisi karena "
+                "semua keluaran sama.",
+            ),
+            Rule(
+                lambda f: "patients" in f,
+                "On {n:,} {final} images of {patients:,} patients the accuracy is "
+                "**{accuracy:.1%}** (95 % interval {accuracy_low:.1%} to {accuracy_high:.1%}) and "
+                "the AUC **{auc:.3f}** ({auc_low:.3f} to {auc_high:.3f}).",
+                "Pada {n:,} citra {final} dari {patients:,} pasien, akurasinya "
+                "**{accuracy:.1%}** (selang 95 %: {accuracy_low:.1%} s.d. {accuracy_high:.1%}) "
+                "dan AUC-nya **{auc:.3f}** ({auc_low:.3f} s.d. {auc_high:.3f}).",
+            ),
+            Rule(
+                always,
+                "On {n:,} {final} images the accuracy is **{accuracy:.1%}** (95 % interval "
+                "{accuracy_low:.1%} to {accuracy_high:.1%}) and the AUC **{auc:.3f}** "
+                "({auc_low:.3f} to {auc_high:.3f}).",
+                "Pada {n:,} citra {final}, akurasinya **{accuracy:.1%}** (selang 95 %: "
+                "{accuracy_low:.1%} s.d. {accuracy_high:.1%}) dan AUC-nya **{auc:.3f}** "
+                "({auc_low:.3f} s.d. {auc_high:.3f}).",
+            ),
+        ),
+    ),
+    "result_findings": Topic(
+        ("n", "findings_n", "auc", "auc_low"),
+        (
+            Rule(
+                always,
+                "On {n:,} {final} images the mean AUC of {findings_n} findings is "
+                "**{auc:.3f}** (95 % interval {auc_low:.3f} to {auc_high:.3f}).",
+                "Pada {n:,} citra {final}, rerata AUC dari {findings_n} temuan adalah "
+                "**{auc:.3f}** (selang 95 %: {auc_low:.3f} s.d. {auc_high:.3f}).",
+            ),
+        ),
+    ),
+    "untested": Topic(
+        ("tested",),
+        (
+            Rule(
+                lambda f: not f["tested"],
+                "The test images were not evaluated.",
+                "Citra uji tidak dievaluasi.",
+            ),
+        ),
+    ),
+    "goal_on_val": Topic(
+        ("goal", "val_accuracy"),
+        (
+            Rule(
+                lambda f: f["val_accuracy"] >= f["goal"],
+                "The {goal:.0%} accuracy on the validation images that the course reports aim at "
+                "was reached ({val_accuracy:.1%}).",
+                "Target laporan praktikum, yaitu akurasi {goal:.0%} pada citra validasi, tercapai "
+                "({val_accuracy:.1%}).",
+            ),
+            Rule(
+                always,
+                "The {goal:.0%} accuracy on the validation images that the course reports aim at "
+                "was not reached ({val_accuracy:.1%}).",
+                "Target laporan praktikum, yaitu akurasi {goal:.0%} pada citra validasi, tidak "
+                "tercapai ({val_accuracy:.1%}).",
+            ),
+        ),
+    ),
+}
+
+EVALUATION = {
+    "above_constant": Topic(
+        ("accuracy", "accuracy_low", "accuracy_high", "constant_accuracy", "majority"),
+        (
+            Rule(
+                lambda f: f["accuracy_low"] > f["constant_accuracy"],
+                "The whole interval of the accuracy on the {final} images, {accuracy_low:.1%} to "
+                "{accuracy_high:.1%}, lies above the {constant_accuracy:.1%} of always answering "
+                "{majority}.",
+                "Seluruh selang akurasi pada citra {final}, {accuracy_low:.1%} s.d. "
+                "{accuracy_high:.1%}, berada di atas {constant_accuracy:.1%}, yaitu akurasi bila "
+                "selalu menjawab {majority}.",
+            ),
+            Rule(
+                lambda f: f["accuracy_high"] < f["constant_accuracy"],
+                "The whole interval of the accuracy on the {final} images, {accuracy_low:.1%} to "
+                "{accuracy_high:.1%}, lies below the {constant_accuracy:.1%} of always answering "
+                "{majority}.",
+                "Seluruh selang akurasi pada citra {final}, {accuracy_low:.1%} s.d. "
+                "{accuracy_high:.1%}, berada di bawah {constant_accuracy:.1%}, yaitu akurasi bila "
+                "selalu menjawab {majority}.",
+            ),
+            Rule(
+                always,
+                "The interval of the accuracy on the {final} images, {accuracy_low:.1%} to "
+                "{accuracy_high:.1%}, contains the {constant_accuracy:.1%} of always answering "
+                "{majority}: by its accuracy it is not shown to be better than that.",
+                "Selang akurasi pada citra {final}, {accuracy_low:.1%} s.d. {accuracy_high:.1%}, "
+                "mencakup {constant_accuracy:.1%}, yaitu akurasi bila selalu menjawab {majority}: "
+                "dari akurasinya belum terbukti lebih baik daripada itu.",
+            ),
+        ),
+    ),
+    "goal_in_interval": Topic(
+        ("goal", "accuracy_low", "accuracy_high", "tested"),
+        (
+            Rule(lambda f: not f["tested"], "", ""),
+            Rule(
+                lambda f: f["accuracy_low"] >= f["goal"],
+                "The whole interval is at or above {goal:.0%}.",
+                "Seluruh selang itu sama dengan atau di atas {goal:.0%}.",
+            ),
+            Rule(
+                lambda f: f["accuracy_high"] < f["goal"],
+                "{goal:.0%} lies above the whole interval.",
+                "Nilai {goal:.0%} berada di atas seluruh selang itu.",
+            ),
+            Rule(
+                always,
+                "{goal:.0%} lies within the interval, so these images neither show nor exclude it.",
+                "Nilai {goal:.0%} termasuk dalam selang itu, sehingga citra uji ini tidak "
+                "membuktikannya, tetapi juga tidak menyangkalnya.",
+            ),
+        ),
+    ),
+    "selection": Topic(
+        ("val_minus_final_points", "val_accuracy", "accuracy"),
+        (
+            Rule(
+                lambda f: f["val_minus_final_points"] > FAR_APART_POINTS,
+                "The validation accuracy is {val_minus_final_points:.1f} points above the test "
+                "accuracy. Choices were made on the validation images, so that the test figure is "
+                "the one to believe.",
+                "Akurasi validasi {val_minus_final_points:.1f} poin di atas akurasi uji. Karena "
+                "citra validasi ikut dipakai untuk memilih, angka uji yang sebaiknya dipegang.",
+            ),
+            Rule(
+                lambda f: f["val_minus_final_points"] < -FAR_APART_POINTS,
+                "The validation accuracy is {val_below_points:.1f} points below the test accuracy, "
+                "although choices were made on the validation images.",
+                "Akurasi validasi {val_below_points:.1f} poin di bawah akurasi uji, padahal citra "
+                "validasi ikut dipakai untuk memilih.",
+            ),
+            Rule(
+                always,
+                "Validation and test accuracy ({val_accuracy:.1%} and {accuracy:.1%}) are not more "
+                "than {far_apart:.0f} points apart.",
+                "Akurasi validasi dan akurasi uji ({val_accuracy:.1%} dan {accuracy:.1%}) "
+                "berselisih tidak lebih dari {far_apart:.0f} poin.",
+            ),
+        ),
+    ),
+}
+
+CONFUSION = {
+    "classes": Topic(
+        ("sensitivity", "specificity", "true_positives", "true_negatives"),
+        (
+            Rule(
+                lambda f: abs(f["sensitivity"] - f["specificity"]) <= UNEVEN,
+                "On the {final} images both classes are recognised about equally well: "
+                "{true_positives:,} of {positives:,} images of pneumothorax (sensitivity "
+                "{sensitivity:.1%}) and {true_negatives:,} of {negatives:,} of cardiomegaly "
+                "(specificity {specificity:.1%}).",
+                "Pada citra {final} kedua kelas dikenali hampir sama baiknya: {true_positives:,} "
+                "dari {positives:,} citra pneumotoraks (sensitivitas {sensitivity:.1%}) dan "
+                "{true_negatives:,} dari {negatives:,} citra kardiomegali (spesifisitas "
+                "{specificity:.1%}).",
+            ),
+            Rule(
+                lambda f: f["sensitivity"] > f["specificity"],
+                "On the {final} images pneumothorax is recognised more often than cardiomegaly: "
+                "{true_positives:,} of {positives:,} images (sensitivity {sensitivity:.1%}) "
+                "against {true_negatives:,} of {negatives:,} (specificity {specificity:.1%}).",
+                "Pada citra {final} pneumotoraks lebih sering dikenali daripada kardiomegali: "
+                "{true_positives:,} dari {positives:,} citra (sensitivitas {sensitivity:.1%}) "
+                "berbanding {true_negatives:,} dari {negatives:,} (spesifisitas "
+                "{specificity:.1%}).",
+            ),
+            Rule(
+                always,
+                "On the {final} images cardiomegaly is recognised more often than pneumothorax: "
+                "{true_negatives:,} of {negatives:,} images (specificity {specificity:.1%}) "
+                "against {true_positives:,} of {positives:,} (sensitivity {sensitivity:.1%}).",
+                "Pada citra {final} kardiomegali lebih sering dikenali daripada pneumotoraks: "
+                "{true_negatives:,} dari {negatives:,} citra (spesifisitas {specificity:.1%}) "
+                "berbanding {true_positives:,} dari {positives:,} (sensitivitas "
+                "{sensitivity:.1%}).",
+            ),
+        ),
+    ),
+}
+
+ROC = {
+    "auc": Topic(
+        ("accuracy",),
+        (
+            Rule(
+                lambda f: "auc_low" not in f,
+                "The outputs differ by less than float noise, so that their order means nothing "
+                "and the AUC is undefined.",
+                "Selisih antarkeluaran lebih kecil daripada galat pembulatan, sehingga urutannya "
+                "tidak bermakna dan AUC-nya tidak terdefinisi.",
+            ),
+            Rule(
+                lambda f: f["auc_low"] > 0.5,
+                "On the {final} images the AUC is {auc:.3f} ({auc_low:.3f} to {auc_high:.3f}): of "
+                "two images, one of each class, the one with pneumothorax gets the higher "
+                "probability in {auc:.1%} of all pairs. Chance would be 0.5, which lies below the "
+                "interval.",
+                "Pada citra {final} AUC-nya {auc:.3f} ({auc_low:.3f} s.d. {auc_high:.3f}): dari "
+                "semua pasangan citra berbeda kelas, citra pneumotoraks mendapat probabilitas "
+                "lebih tinggi pada {auc:.1%} pasangan. Tebakan acak bernilai 0,5, yang berada di "
+                "bawah selang itu.",
+            ),
+            Rule(
+                lambda f: f["auc_high"] < 0.5,
+                "On the {final} images the AUC is {auc:.3f} ({auc_low:.3f} to {auc_high:.3f}), and "
+                "the whole interval lies below chance, 0.5: the order of the probabilities is "
+                "reversed more often than not.",
+                "Pada citra {final} AUC-nya {auc:.3f} ({auc_low:.3f} s.d. {auc_high:.3f}), dan "
+                "seluruh selangnya di bawah tebakan acak, 0,5: urutan probabilitasnya lebih sering "
+                "terbalik.",
+            ),
+            Rule(
+                always,
+                "On the {final} images the AUC is {auc:.3f} ({auc_low:.3f} to {auc_high:.3f}). The "
+                "interval contains 0.5, so that it is not shown to be better than chance.",
+                "Pada citra {final} AUC-nya {auc:.3f} ({auc_low:.3f} s.d. {auc_high:.3f}). Selang "
+                "itu mencakup 0,5, sehingga belum terbukti lebih baik daripada tebakan acak.",
+            ),
+        ),
+    ),
+}
+
+CALIBRATION = {
+    "temperature": Topic(
+        ("temperature",),
+        (
+            Rule(
+                always,
+                "The logits were divided by {temperature:.2f}, the temperature with the smallest "
+                "loss on the validation images.",
+                "Logit dibagi dengan temperature {temperature:.2f}, nilai dengan loss terkecil "
+                "pada citra validasi.",
+            ),
+        ),
+    ),
+    "certainty": Topic(
+        ("confidence", "accuracy_at_half", "overconfidence_points", "calibration_error"),
+        (
+            Rule(
+                lambda f: f["overconfidence_points"] > CALIBRATED_POINTS,
+                "On the {final} images the more probable class has a probability of "
+                "{confidence:.1%} on average and is the true one in {accuracy_at_half:.1%}: the "
+                "probabilities are too certain by {overconfidence_points:.1f} points. The "
+                "expected calibration error is {calibration_error:.3f}.",
+                "Pada citra {final}, kelas dengan probabilitas lebih besar rata-rata memiliki "
+                "probabilitas {confidence:.1%}, tetapi hanya benar pada {accuracy_at_half:.1%} "
+                "citra: jaringan terlalu yakin sebesar {overconfidence_points:.1f} poin. Expected "
+                "calibration error-nya {calibration_error:.3f}.",
+            ),
+            Rule(
+                lambda f: f["overconfidence_points"] < -CALIBRATED_POINTS,
+                "On the {final} images the more probable class has a probability of "
+                "{confidence:.1%} on average and is the true one in {accuracy_at_half:.1%}: the "
+                "probabilities are too cautious by {underconfidence_points:.1f} points. The "
+                "expected calibration error is {calibration_error:.3f}.",
+                "Pada citra {final}, kelas dengan probabilitas lebih besar rata-rata memiliki "
+                "probabilitas {confidence:.1%}, padahal benar pada {accuracy_at_half:.1%} citra: "
+                "jaringan terlalu ragu sebesar {underconfidence_points:.1f} poin. Expected "
+                "calibration error-nya {calibration_error:.3f}.",
+            ),
+            Rule(
+                always,
+                "On the {final} images the more probable class has a probability of "
+                "{confidence:.1%} on average and is the true one in {accuracy_at_half:.1%}, so "
+                "that the two agree to within {calibrated:.0f} points. The expected calibration "
+                "error is {calibration_error:.3f}.",
+                "Pada citra {final}, kelas dengan probabilitas lebih besar rata-rata memiliki "
+                "probabilitas {confidence:.1%} dan benar pada {accuracy_at_half:.1%} citra; "
+                "selisih keduanya tidak lebih dari {calibrated:.0f} poin. Expected calibration "
+                "error-nya {calibration_error:.3f}.",
+            ),
+        ),
+    ),
+}
+
+EXAMPLES = {
+    "errors": Topic(
+        ("val_wrong", "val_images", "val_certain_wrong", "certain"),
+        (
+            Rule(
+                lambda f: f["val_wrong"] == 0,
+                "All {val_images:,} validation images are predicted right.",
+                "Semua {val_images:,} citra validasi diprediksi dengan benar.",
+            ),
+            Rule(
+                lambda f: f["val_certain_wrong"] > 0,
+                "{val_wrong:,} of the {val_images:,} validation images are predicted wrong, "
+                "{val_certain_wrong:,} of them although the predicted class has a probability of "
+                "{certain:.0%} or more.",
+                "{val_wrong:,} dari {val_images:,} citra validasi diprediksi salah; "
+                "{val_certain_wrong:,} di antaranya salah meskipun kelas prediksinya memiliki "
+                "probabilitas {certain:.0%} atau lebih.",
+            ),
+            Rule(
+                always,
+                "{val_wrong:,} of the {val_images:,} validation images are predicted wrong, none "
+                "of them with a probability of {certain:.0%} or more for the predicted class.",
+                "{val_wrong:,} dari {val_images:,} citra validasi diprediksi salah, dan tidak ada "
+                "yang kelas prediksinya memiliki probabilitas {certain:.0%} atau lebih.",
+            ),
+        ),
+    ),
+}
+
+AVERAGE = {
+    "members_alone": Topic(
+        ("members", "member_auc_mean", "member_auc_sd", "member_split"),
+        (
+            Rule(
+                always,
+                "Alone, the {members} members have a mean AUC of {member_auc_mean:.3f} (standard "
+                "deviation {member_auc_sd:.3f}) on the {member_split} images.",
+                "Bila dievaluasi sendiri-sendiri, {members} anggotanya memiliki rerata AUC "
+                "{member_auc_mean:.3f} (simpangan baku {member_auc_sd:.3f}) pada citra "
+                "{member_split}.",
+            ),
+        ),
+    ),
+    "gain": Topic(
+        ("gain_auc", "gain_auc_low", "gain_auc_high", "best_member"),
+        (
+            Rule(
+                lambda f: f["gain_auc_low"] > 0,
+                "On the {gain_split} images the AUC of the average is {gain_auc:+.3f} above that "
+                "of the best member, {best_member} ({gain_auc_low:+.3f} to {gain_auc_high:+.3f}): "
+                "on these images averaging helped.",
+                "Pada citra {gain_split}, AUC rerata {gain_auc:+.3f} terhadap AUC anggota terbaik, "
+                "{best_member} ({gain_auc_low:+.3f} s.d. {gain_auc_high:+.3f}): pada citra ini "
+                "pererataan membantu.",
+            ),
+            Rule(
+                lambda f: f["gain_auc_high"] < 0,
+                "On the {gain_split} images the AUC of the average differs by {gain_auc:+.3f} from "
+                "that of the best member, {best_member} ({gain_auc_low:+.3f} to "
+                "{gain_auc_high:+.3f}): on these images averaging did harm.",
+                "Pada citra {gain_split}, AUC rerata berselisih {gain_auc:+.3f} dari AUC anggota "
+                "terbaik, {best_member} ({gain_auc_low:+.3f} s.d. {gain_auc_high:+.3f}): pada "
+                "citra ini pererataan merugikan.",
+            ),
+            Rule(
+                always,
+                "On the {gain_split} images the AUC of the average differs by {gain_auc:+.3f} from "
+                "that of the best member, {best_member} ({gain_auc_low:+.3f} to "
+                "{gain_auc_high:+.3f}); the interval contains zero, so that no gain is shown.",
+                "Pada citra {gain_split}, AUC rerata berselisih {gain_auc:+.3f} dari AUC anggota "
+                "terbaik, {best_member} ({gain_auc_low:+.3f} s.d. {gain_auc_high:+.3f}); selangnya "
+                "mencakup nol, sehingga belum terbukti ada kenaikan.",
+            ),
+        ),
+    ),
+}
