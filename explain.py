@@ -23,10 +23,18 @@ import numpy as np
 from chestlab.data import sources
 from chestlab.data.provenance import overlap
 from chestlab.data.splits import NIH_CREDIT, Split, TwoClassData
-from chestlab.evaluation.looks import FILE_NAME, Look, image_set, predictions_key, record
+from chestlab.evaluation.looks import (
+    FILE_NAME,
+    Look,
+    image_set,
+    looks_dir,
+    predictions_key,
+    record,
+)
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable
 from chestlab.files.errors import InputError, OneLineParser
+from chestlab.files.run_files import STUDIES
 from chestlab.runs.finished_runs import (
     add_checkpoint_flags,
     load_training_data,
@@ -75,7 +83,11 @@ def results_file(trained: TrainedModel, checkpoint: Path, results_dir: Path) -> 
         InputError: there is no such folder.
     """
     checkpoint = checkpoint.resolve()
-    above = checkpoint.parent.parts[-2:]  # a phantom's, an ensemble's, or both
+    parts = checkpoint.parent.parts
+    above = parts[-2:]  # a phantom's, an ensemble's, or both
+    if STUDIES in parts[-3:]:  # of one of these, and perhaps a phantom's
+        first = len(parts) - 1 - parts[::-1].index(STUDIES)
+        above = parts[first - (parts[first - 1] == "phantom") :]
     places = [results_dir]
     if results_dir == RESULTS and results_dir.resolve().parent not in checkpoint.parents:
         places = [*(folder / RESULTS for folder in checkpoint.parents[1:4]), results_dir]
@@ -123,13 +135,13 @@ def _count_look(
         images=image_set(data, data.test),
         evaluation=predictions_key(probabilities),
     )
-    above = [place / FILE_NAME for place in out.resolve().parents[1:4]]
-    table = next((path for path in above if path.exists()), None)
-    if table is None:
-        apart = data.phantom and ".npz" not in data.source.lower()  # as `naming.output_folders`
-        table = results_dir / ("phantom" if apart else "") / FILE_NAME
-        table.parent.mkdir(parents=True, exist_ok=True)
-    record(table, look)
+    for place in out.resolve().parents[1:6]:
+        if (place / FILE_NAME).exists() or (looks_dir(place, data.phantom) / FILE_NAME).exists():
+            results_dir = place
+            break
+    folder = looks_dir(results_dir, data.phantom)
+    folder.mkdir(parents=True, exist_ok=True)
+    record(folder / FILE_NAME, look)
 
 
 def explain(options: argparse.Namespace) -> None:

@@ -4,9 +4,9 @@
 
 A base recipe is compared with itself plus each switch alone (minus it, where the base has it), with
 all winners together and with whole other recipes of the script (--recipes), on the same folds and
-seeds; and with HOG + RBF SVM on the same folds. results/ablation_<net>_<data>/ gets the logits, the
-table, a picture and a page. Finished folds are stored, and the same command continues where it was
-stopped. ``--redraw FOLDER`` writes table, picture and page again from the logits.
+seeds; and with HOG + RBF SVM on the same folds. results/studies/ablation_<net>_<data>/ gets the
+logits, the table, a picture and a page. Finished folds are stored, and the same command continues
+where it was stopped. ``--redraw FOLDER`` writes table, picture and page again from the logits.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m studies.baselines --data FILE.npz
 
 Every baseline follows the protocol of the networks and leaves the same files, in a folder of its
-own under `results/`: fitted on the training images, its one hyperparameter chosen there by
+own under `results/studies/`: fitted on the training images, its one hyperparameter chosen there by
 cross-validation grouped by patient, its threshold on the validation images, test evaluated once.
 Each is also cross-validated over train and val, in the folds that `--folds 5 --folds-over
 train+val` gives a network, with the hyperparameter chosen anew within each.
@@ -37,14 +37,14 @@ from chestlab.evaluation.baselines import (
     inner_folds,
     predict,
 )
-from chestlab.evaluation.looks import Look, evaluate_test, image_set
+from chestlab.evaluation.looks import Look, evaluate_test, image_set, looks_dir
 from chestlab.evaluation.metrics import choose_threshold, evaluate_probabilities
 from chestlab.evaluation.predictions import write_probabilities
 from chestlab.evaluation.tasks import SPLIT_TITLES
 from chestlab.files.atomic import atomic_write, check_writable, make_folder
 from chestlab.files.errors import InputError, OneLineParser
 from chestlab.files.notebook import leave
-from chestlab.files.run_files import RunFiles
+from chestlab.files.run_files import STUDIES, RunFiles, results_dir_of
 from chestlab.runs.flags import add_data, add_folder
 from chestlab.runs.naming import check_name, output_folders, run_name
 from chestlab.training.costs import BATCHES, milliseconds_per_image
@@ -72,7 +72,7 @@ def measure(
         baseline: what to fit.
         data: to fit it on.
         name: of the run.
-        folder: of the results, which exists; the look at test is counted in the one above.
+        folder: of the results, which exists.
         with_test: evaluate the test images, too.
     """
     start = time.perf_counter()
@@ -89,7 +89,8 @@ def measure(
         known = split.labels, probabilities[part], threshold, split.patients
         evaluate = partial(evaluate_probabilities, *known)
         if part == "test":
-            figures[part] = evaluate_test(folder.parent, _look(baseline, data, name), evaluate)
+            table = looks_dir(results_dir_of(folder), data.phantom)
+            figures[part] = evaluate_test(table, _look(baseline, data, name), evaluate)
         else:
             figures[part] = evaluate()
     seconds = time.perf_counter() - start
@@ -205,7 +206,7 @@ def run(options: argparse.Namespace) -> None:
     for baseline in BASELINES:
         name = baseline.key if prefix else run_name(baseline.key, options.data, data.size)
         check_name(prefix + name)
-        files = RunFiles(results_dir, models_dir, prefix + name)
+        files = RunFiles(results_dir / STUDIES, models_dir, prefix + name)
         check_writable(files.folder, "--results-dir")
         new = files.replacement  # takes the old one's place when it is complete
         new.remove_temporaries()

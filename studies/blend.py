@@ -24,7 +24,7 @@ from chestlab.evaluation.metrics import sigmoid
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable, make_folder
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
-from chestlab.files.run_files import read_metrics
+from chestlab.files.run_files import STUDIES, read_metrics
 from chestlab.reporting.ensemble_report import SHARED, Member, write_average
 from chestlab.reporting.stored_runs import Predictions, StoredRun, read_runs
 from chestlab.runs.flags import add_data, add_folder
@@ -46,10 +46,11 @@ def blend(options: argparse.Namespace) -> Path:
     check_name(name)
     results_dir, _ = output_folders(options, data)
     runs = find_runs(results_dir, options.runs)
-    folder = results_dir / name
+    folder = results_dir / STUDIES / name
     replaced = folder / "metrics.json"
-    if replaced.exists() and not read_metrics(replaced).get("blend"):
-        raise InputError(f"--name {name}: that is no average of runs; choose another name")
+    for taken in (replaced, results_dir / name / "metrics.json"):
+        if taken.exists() and not read_metrics(taken).get("blend"):
+            raise InputError(f"--name {name}: that is no average of runs; choose another name")
 
     splits = shared_images(runs, data)
     members = [as_member(run) for run in runs]

@@ -1,7 +1,7 @@
 """Train the 34-layer family on the same recipe and seeds and write the effect of each change to
-results/resnet34_family/. `python -m studies.compare_family` takes the flags of resnet_se.py, and
---seeds 42 123 456 and --networks plain34 resnet34 ... for fewer of either. The same command
-continues where it was interrupted and skips finished runs.
+results/studies/resnet34_family/. `python -m studies.compare_family` takes the flags of
+resnet_se.py, and --seeds 42 123 456 and --networks plain34 resnet34 ... for fewer of either. The
+same command continues where it was interrupted and skips finished runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from chestlab.data import sources
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
 from chestlab.files.notebook import command_line
 from chestlab.files.progress import StopSignals
-from chestlab.files.run_files import RunFiles
+from chestlab.files.run_files import STUDIES, RunFiles
 from chestlab.reporting.family_report import Member
 from chestlab.runs.family import RECIPES, WIDTH, recipes_for, train
 from chestlab.runs.flags import parse
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs: dict[str, list[RunFiles]] = {member: [] for member in comparison.networks}
         for seed in comparison.seeds:
             for member in comparison.networks:
-                runs[member].append(_train(member, seed, flags, f"{name}/runs"))
+                runs[member].append(_train(member, seed, flags, f"{STUDIES}/{name}/runs"))
         from chestlab.reporting.family_report import write_report
 
         folder = next(iter(runs.values()))[0].results_dir.parent

@@ -7,10 +7,11 @@ cross-validated over train and val in three repeats of five folds, whose seeds a
 else. Nothing is chosen on a fold that is held out, and test is not read. Each configuration that is
 evaluated on these folds is a line of `test_looks.csv`, of kind "fresh folds".
 
-results/fresh_folds_<data>/ gets logits, table, picture and a page in two languages. Finished folds
-are stored, and the same command continues where it was stopped; a configuration that is already in
-the results with the same recipe is not trained again. ``--only NAME`` trains some of them, so that
-several processes can share the work. ``--redraw FOLDER`` writes the page again from the logits.
+results/studies/fresh_folds_<data>/ gets logits, table, picture and a page in two languages.
+Finished folds are stored, and the same command continues where it was stopped; a configuration that
+is already in the results with the same recipe is not trained again. ``--only NAME`` trains some of
+them, so that several processes can share the work. ``--redraw FOLDER`` writes the page again from
+the logits.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from chestlab.evaluation.looks import (
     NETWORKS_BETWEEN,
     Look,
     image_set,
+    looks_dir,
     predictions_key,
     read_looks,
     record,
@@ -44,6 +46,7 @@ from chestlab.evaluation.verdicts import verdicts
 from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
+from chestlab.files.run_files import results_dir_of
 from chestlab.reporting.overview import PAGES
 from chestlab.reporting.page import NOTHING, Wording
 from chestlab.training.recipe import as_dict, in_words, recipe_hash
@@ -191,7 +194,9 @@ class FreshFolds(Study):
             images=f"train+val {image_set(self.data, self.splits.pool)}",
             evaluation=predictions_key(logits),
         )
-        record(self.folder.parent / FILE_NAME, look)
+        folder = looks_dir(results_dir_of(self.folder), self.data.phantom)
+        folder.mkdir(exist_ok=True)
+        record(folder / FILE_NAME, look)
 
     def _keep_results(self) -> None:
         """Take over what the folder of results holds for the same images and folds."""
@@ -295,7 +300,8 @@ def write_page(folder: Path) -> None:
 
 def _uses(folder: Path) -> Counter[str]:
     """How often each configuration was evaluated on the fresh folds, by the table of looks."""
-    looks = read_looks(folder.parent / FILE_NAME)
+    results_dir = results_dir_of(folder)
+    looks = read_looks(results_dir / FILE_NAME) + read_looks(results_dir / "phantom" / FILE_NAME)
     of_study = [look.run.split("/") for look in looks if look.kind == LOOK_KIND]
     return Counter(name for study, name in of_study if study == folder.name)
 

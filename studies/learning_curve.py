@@ -6,8 +6,8 @@ Every network, and every baseline beside it, is trained on 25, 50, 75 and 100 % 
 the folds that are not held out (a smaller share lies within a larger one) and evaluated on the
 whole held-out fold. With three repeats or more, a power law through the four points is
 extrapolated to the official number of training images, and marked as an extrapolation. Writes
-results/learning_curve_<data>/. Finished folds are stored, and the same command continues where it
-was stopped. ``--redraw FOLDER`` writes table, picture and page again from the logits.
+results/studies/learning_curve_<data>/. Finished folds are stored, and the same command continues
+where it was stopped. ``--redraw FOLDER`` writes table, picture and page again from the logits.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.atomic import atomic_write, check_writable, make_folder, write_csv
 from chestlab.files.errors import InputError, OneLineParser
 from chestlab.files.progress import StopSignals
+from chestlab.files.run_files import STUDIES
 from chestlab.runs import crossval
 from chestlab.runs.crossval import STORE, Configuration, Outcome, Store
 from chestlab.runs.flags import (
@@ -169,7 +170,7 @@ class Study:
         shape = {key: value for key, (value, usual) in of_folds.items() if value != usual.default}
         name = options.name or run_name(stem, options.data, data.size, {**self.changes, **shape})
         check_name(name)
-        self.folder = results_dir / name
+        self.folder = results_dir / STUDIES / name
         self.splits = CrossValidationSplits(self.data, options.folds, options.repeats, first_seed)
 
     def open_store(self) -> None:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypeVar
 
 import numpy as np
@@ -25,7 +25,7 @@ import numpy as np
 from chestlab.data.phantom import OFFICIAL_COUNTS
 from chestlab.data.splits import OFFICIAL_IMAGES, Data, Split
 from chestlab.files.atomic import TEMPORARY_SUFFIX, atomic_write
-from chestlab.files.run_files import held_lock
+from chestlab.files.run_files import STUDIES, held_lock
 
 FILE_NAME = "test_looks.csv"
 
@@ -41,7 +41,7 @@ class Look:
     """A line of the table.
 
     Attributes:
-        run: its folder below that of the table, with ``/`` between the parts.
+        run: its folder below that of the results, with ``/`` between the parts; see `run_label`.
         kind: ``run``, ``average`` (of members), ``blend`` (of runs), ``baseline``, ``explain``,
             ``mistakes``, ``stage`` (of a run in two stages, before they were judged on val alone).
         network: class of the network or networks, separated by `NETWORKS_BETWEEN`.
@@ -79,7 +79,7 @@ def evaluate_test(folder: Path, look: Look, evaluate: Callable[[], Figures]) -> 
     """The one way to figures of test: the look is written down before anything is computed.
 
     Args:
-        folder: of the results, which exists; that of the phantoms for phantoms.
+        folder: of the table, see `looks_dir`.
         look: without its time.
         evaluate: compares labels and predictions.
 
@@ -89,8 +89,24 @@ def evaluate_test(folder: Path, look: Look, evaluate: Callable[[], Figures]) -> 
     Raises:
         OSError: the table cannot be written; nothing has been evaluated.
     """
+    folder.mkdir(exist_ok=True)  # the phantoms' may not exist yet
     record(folder / FILE_NAME, look)
     return evaluate()
+
+
+def looks_dir(results_dir: Path, phantom: bool) -> Path:
+    """The folder of the table. Phantoms have one of their own, wherever their runs lie.
+
+    Args:
+        results_dir: of the results, of X-rays or of phantoms.
+        phantom: the images are generated.
+    """
+    return results_dir / "phantom" if phantom and results_dir.name != "phantom" else results_dir
+
+
+def run_label(path: PurePath) -> str:
+    """`Look.run` of a folder below that of the results, the same before it became a study's."""
+    return path.relative_to(STUDIES).as_posix() if path.parts[0] == STUDIES else path.as_posix()
 
 
 def record(path: Path, look: Look) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from chestlab.data import splits
 from chestlab.files.atomic import write_csv
 from chestlab.files.errors import InputError
+
+MEMBERS = "member_probabilities.csv"  # of an ensemble or a comparison, see `write_members`
 
 
 def write_probabilities(path: Path, split: splits.Split, probabilities: np.ndarray) -> None:
@@ -47,6 +50,48 @@ def read_probabilities(path: Path, split: splits.Split) -> np.ndarray:
             "it is trained anew"
         )
     return values
+
+
+def write_members(
+    path: Path, parts: Iterable[tuple[str, splits.Split, Mapping[str, np.ndarray]]]
+) -> None:
+    """Write what several networks predict into one table, a column for each.
+
+    Args:
+        path: of the CSV.
+        parts: name of a split, images of it (of several splits where ``origin`` says so), and the
+            probabilities (N,) of the networks that have predicted them. The cells of the others
+            stay empty.
+    """
+    parts = list(parts)
+    names = list(dict.fromkeys(name for _, _, predicted in parts for name in predicted))
+    rows = []
+    for split, images, predicted in parts:
+        origin = [split] * len(images.index) if images.origin is None else images.origin.tolist()
+        empty = [""] * len(images.index)
+        columns = [predicted[name].tolist() if name in predicted else empty for name in names]
+        rows += zip(origin, images.index.tolist(), images.labels.tolist(), *columns, strict=True)
+    write_csv(path, ["split", "index", "label", *names], rows)
+
+
+def read_members(
+    path: Path,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Read what `write_members` has written.
+
+    Returns:
+        (N,) split, row there and label of each image, and (N,) probabilities of each network, NaN
+        where it has not predicted the image.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    columns = dict(zip(head, zip(*rows, strict=True), strict=True))
+    origin = np.array(columns.pop("split"))
+    index, labels = (np.array(columns.pop(name), np.int64) for name in ("index", "label"))
+    predicted = {
+        name: np.array([float(cell or "nan") for cell in cells]) for name, cells in columns.items()
+    }
+    return origin, index, labels, predicted
 
 
 def with_threshold(probability: float, threshold: float, least: int = 2) -> tuple[str, str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,12 +20,14 @@ from chestlab.evaluation.looks import (
     Look,
     evaluate_test,
     image_set,
+    looks_dir,
     predictions_key,
 )
 from chestlab.evaluation.metrics import choose_threshold, evaluate_probabilities, paired_difference
-from chestlab.evaluation.predictions import write_probabilities
+from chestlab.evaluation.predictions import MEMBERS, write_members, write_probabilities
 from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores
 from chestlab.files.atomic import atomic_write
+from chestlab.files.run_files import results_dir_of
 from chestlab.reporting.look_tables import recipe_text
 from chestlab.reporting.stored_runs import member_warning
 from chestlab.training.recipe import in_words, recipe_hash
@@ -92,6 +94,8 @@ def write_average(
     metrics["warnings"] = _warnings(data, members, averages, metrics["threshold"])
     for name, (split, probabilities) in averages.items():
         write_probabilities(folder / f"{name}_probabilities.csv", split, probabilities)
+    if not about.get("blend"):  # whose members are runs with tables of their own
+        write_members(folder / MEMBERS, _predicted(members, averages, averaged))
     _draw(folder, averages, metrics)
     atomic_write(folder / "README.md", _page(metrics))
     atomic_write(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
@@ -100,6 +104,21 @@ def write_average(
     print(f"results: {folder}", flush=True)
     if data.phantom:
         print(phantom.PHANTOM_MARK, flush=True)
+
+
+def _predicted(
+    members: Sequence[Member], averages: Averages, averaged: Sequence[str]
+) -> Iterator[tuple[str, Split, dict[str, np.ndarray]]]:
+    """What each member has predicted, as `write_members` takes it."""
+    for name in averaged:
+        of_all = {member.metrics["name"]: member.probabilities[name] for member in members}
+        yield name, averages[name][0], of_all
+    start = 0
+    for member in members:  # in whose order the images out of fold are
+        if (held_out := member.probabilities.get("held_out")) is not None:
+            rows = np.arange(start, start + len(held_out))
+            yield "train", averages["oof"][0].take(rows), {member.metrics["name"]: held_out}
+            start += len(held_out)
 
 
 def _evaluate(
@@ -120,7 +139,8 @@ def _evaluate(
         evaluate = partial(evaluate_probabilities, *known)
         if name == "test":
             look = _look(folder, data, members, probabilities, about)
-            figures[name] = evaluate_test(folder.parent, look, evaluate)
+            table = looks_dir(results_dir_of(folder), data.phantom)
+            figures[name] = evaluate_test(table, look, evaluate)
         else:
             figures[name] = evaluate()
     best_by = "val" if "val" in averaged else "held_out"

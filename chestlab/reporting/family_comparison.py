@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from chestlab.data.splits import FindingsData, TwoClassData
+from chestlab.data.splits import FindingsData, Split, TwoClassData
 from chestlab.evaluation.metrics import sigmoid
+from chestlab.evaluation.predictions import MEMBERS, write_members
 from chestlab.evaluation.verdicts import (
     Estimate,
     Scored,
@@ -26,6 +27,7 @@ from chestlab.evaluation.verdicts import (
     noise_of_values,
     score,
 )
+from chestlab.files.atomic import write_csv
 from chestlab.files.checkpoint import load_checkpoint
 from chestlab.files.errors import InputError
 from chestlab.files.run_files import RunFiles
@@ -34,6 +36,8 @@ from chestlab.training.device import resolve_amp
 from chestlab.training.inference import predict
 from chestlab.training.layers import on_device
 from chestlab.training.recipe import Recipe
+
+RUN_COLUMNS = ("seed", "threshold", "best_epoch", "epochs_run", "seconds")
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,45 @@ class Comparison:
             if not np.array_equal(runs[-1].labels, getattr(self.data, split).labels):
                 raise InputError(f"'{path}' is not of the images of '{self.data.source}'")
         return runs
+
+    def write_runs(self, folder: Path) -> None:
+        """Write what tables and curves are made of: a row per run, per epoch and per image.
+
+        The probabilities of the 14 findings are left in the folders of the runs.
+        """
+        runs = {f"{name}_seed{run['seed']}": run for name in self.runs for run in self.runs[name]}
+        figures = [f"{split}_{m}" for split in ("train", "val", "test") for m in self.measures]
+        table = [
+            [
+                name,
+                *(run.get(key) for key in RUN_COLUMNS),
+                *(
+                    (run[split] or {}).get(m)
+                    for split in ("train", "val", "test")
+                    for m in self.measures
+                ),
+            ]
+            for name, run in runs.items()
+        ]
+        write_csv(folder / "runs.csv", ("run", *RUN_COLUMNS, *figures), table)
+        columns = tuple(self.first["history"])
+        epochs = [
+            (name, *row)
+            for name, run in runs.items()
+            for row in zip(*(run["history"][column] for column in columns), strict=True)
+        ]
+        write_csv(folder / "histories.csv", ("run", *columns), epochs)
+        if not self.findings:
+            write_members(folder / MEMBERS, (self._predicted(split) for split in ("val", "test")))
+
+    def _predicted(self, split: str) -> tuple[str, Split, dict[str, np.ndarray]]:
+        """The images of a split and what every run has predicted."""
+        predicted = {
+            f"{name}_seed{run['seed']}": scored.probabilities
+            for name, runs in self.runs.items()
+            for run, scored in zip(runs, self._scored(name, split), strict=True)
+        }
+        return split, getattr(self.data, split), predicted
 
     def patients(self, split: str) -> np.ndarray | None:
         """(N,) patient of each image of a split, or None where they are unknown."""

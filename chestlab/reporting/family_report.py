@@ -60,6 +60,7 @@ def write_report(
         recipes: of the family by name, to say what the runs did otherwise.
     """
     comparison = Comparison(members, files, data, device)
+    comparison.write_runs(folder)
     networks = network_rows(comparison)
     verdicts = verdict_rows(comparison)
     reductions = reduction_rows(comparison)

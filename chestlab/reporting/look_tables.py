@@ -9,10 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chestlab.evaluation.looks import FILE_NAME, NETWORKS_BETWEEN, Look, names_key, read_looks
-from chestlab.files.run_files import UNFINISHED
+from chestlab.evaluation.looks import (
+    FILE_NAME,
+    NETWORKS_BETWEEN,
+    Look,
+    names_key,
+    read_looks,
+    run_label,
+)
+from chestlab.files.run_files import UNFINISHED, results_dir_of
 from chestlab.reporting.page import NOTHING, Wording, escaped, markdown_table
-from chestlab.reporting.stored_runs import StoredRun, source_stem
+from chestlab.reporting.stored_runs import StoredRun, names_path
 from chestlab.training.recipe import in_words, recipe_hash
 
 RECONSTRUCTED = "reconstructed"
@@ -23,24 +30,37 @@ KINDS = ("run", "member", "stage", "average", "blend", "baseline", "explain", "m
 def all_looks(results_dir: Path) -> list[Look]:
     """Every look at test: those written down, and those that only stored figures tell of.
 
-    The latter are of runs from before `looks.FILE_NAME` existed, of which it has no line.
+    The latter are of runs from before `looks.FILE_NAME` existed, of which it has no line. A line
+    whose run is not there any more stands for a folder without a line of the same network, recipe
+    and data: the folder was moved or renamed since.
 
     Args:
         results_dir: of the X-rays' runs; the phantoms' folder below is read, too.
     """
-    looks = []
-    for folder in (results_dir, results_dir / "phantom"):
-        written = read_looks(folder / FILE_NAME)
-        known = {(look.run, look.kind) for look in written}
-        looks += written
-        looks += [look for look in reconstructed(folder) if (look.run, look.kind) not in known]
+    folders = (results_dir, results_dir / "phantom")
+    looks = [look for folder in folders for look in read_looks(folder / FILE_NAME)]
+    stored = [look for folder in folders for look in reconstructed(folder)]
+    written, there = ({(look.run, look.kind) for look in of} for of in (looks, stored))
+    moved = Counter(_subject(look) for look in looks if (look.run, look.kind) not in there)
+    for look in stored:
+        if (look.run, look.kind) in written:
+            continue
+        if moved[_subject(look)]:
+            moved[_subject(look)] -= 1
+        else:
+            looks.append(look)
     return looks
+
+
+def _subject(look: Look) -> tuple[str, ...]:
+    """What a look was at, whatever its run is called."""
+    return look.kind, look.network, look.recipe, look.data
 
 
 def reconstructed(folder: Path) -> Iterator[Look]:
     """The looks that the ``metrics.json`` with test figures below a folder tell of."""
     for path in sorted(folder.rglob("metrics.json")):
-        name = path.parent.relative_to(folder).as_posix()
+        name = run_label(path.parent.relative_to(folder))
         if name.startswith("phantom/") or UNFINISHED in name:
             continue
         try:
@@ -101,7 +121,7 @@ def _image_set(folder: Path, metrics: Mapping[str, Any]) -> str:
     """As `looks.image_set`, from the list of the source's file names where there is one."""
     about = metrics["data"]
     try:
-        path = folder / f"{source_stem(about['source'])}_names.csv"
+        path = names_path(folder, about["source"])
         with path.open(encoding="utf-8", newline="") as file:
             names = [row["name"] for row in csv.DictReader(file) if row["split"] == "test"]
     except (OSError, ValueError, KeyError):
@@ -115,7 +135,7 @@ def looks_at_images_of(group: Sequence[StoredRun], looks: Sequence[Look]) -> lis
     names = {run.name for run in group}
     sha256 = group[0].metrics["data"]["sha256"]
     images = {look.images for look in looks if look.data == sha256 and look.run in names}
-    images = images or {_image_set(group[0].folder.parent, group[0].metrics)}
+    images = images or {_image_set(results_dir_of(group[0].folder), group[0].metrics)}
     return [look for look in looks if look.images in images]
 
 

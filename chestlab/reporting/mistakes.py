@@ -14,6 +14,7 @@ from chestlab.evaluation.looks import (
     NETWORKS_BETWEEN,
     Look,
     image_set,
+    looks_dir,
     predictions_key,
     record,
 )
@@ -21,6 +22,7 @@ from chestlab.evaluation.predictions import with_threshold
 from chestlab.evaluation.tasks import SPLIT_TITLES
 from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError
+from chestlab.files.run_files import results_dir_of
 from chestlab.reporting import prediction_grids
 from chestlab.reporting.look_tables import networks_of, recipe_text
 from chestlab.reporting.page import escaped, markdown_table, render
@@ -54,7 +56,9 @@ def _write_page(run: StoredRun, data: TwoClassData) -> Path:
     groups: dict[str, list[tuple[np.ndarray, int, float, int]]] = {}
     sections = []
     if "test" in run.predictions:
-        record(run.folder.parent / FILE_NAME, _look(run, data))
+        folder = looks_dir(results_dir_of(run.folder), data.phantom)
+        folder.mkdir(exist_ok=True)
+        record(folder / FILE_NAME, _look(run, data))
     for split in run.shown_splits:
         predictions, images = run.predictions[split], getattr(data, split)
         same_rows = np.array_equal(predictions.index, images.index)

@@ -21,8 +21,10 @@ from chestlab.data.splits import SPLITS, TwoClassData, nih_patients
 from chestlab.evaluation.alarms import alarms, is_constant, logits_of
 from chestlab.files.atomic import write_csv
 from chestlab.files.errors import InputError
-from chestlab.files.run_files import UNFINISHED, RunFiles
+from chestlab.files.run_files import STUDIES, UNFINISHED, RunFiles
 from chestlab.training.recipe import Recipe
+
+DATA = "data"  # folder below that of the results: what was trained on
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +146,8 @@ def read_runs(results_dir: Path) -> list[StoredRun]:
         InputError: there is none.
     """
     runs = []
-    paths = [*results_dir.glob("*/metrics.json"), *results_dir.glob("phantom/*/metrics.json")]
+    places = ("", f"{STUDIES}/", "phantom/", f"phantom/{STUDIES}/")
+    paths = [path for place in places for path in results_dir.glob(f"{place}*/metrics.json")]
     for path in sorted(paths):
         if path.parent.name.endswith(UNFINISHED):
             continue
@@ -171,7 +174,7 @@ def find_run(runs: Sequence[StoredRun], name: str) -> StoredRun:
         InputError: there is none; names the closest.
     """
     end = f"/{Path(name).as_posix().lstrip('/')}"
-    for run in sorted(runs, key=lambda run: run.folder.parent.name == "phantom"):
+    for run in sorted(runs, key=lambda run: "phantom" in run.folder.parts[-3:-1]):
         if f"/{run.folder.resolve().as_posix()}".endswith(end):
             return run
     known = {word.lower(): run.name for run in runs for word in (run.short_name, run.name)}
@@ -294,14 +297,14 @@ def source_stem(source: str) -> str:
 
 
 def read_patients(results_dir: Path, run: StoredRun, split: str) -> np.ndarray | None:
-    """(N,) patient of each image of a run, from ``<source>_names.csv`` in ``results_dir``.
+    """(N,) patient of each image of a run, from the list of names that is at `names_path`.
 
     None where there is no such list, it does not fit the run's images, or patients are unknown. A
     list without the column ``patient``, of an older version, tells them by NIH's names alone.
     """
     predictions = run.predictions[split]
     try:
-        with (results_dir / f"{run.stem}_names.csv").open(encoding="utf-8", newline="") as file:
+        with names_path(results_dir, run.source).open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         if "patient" in rows[0]:
             listed = [row["patient"] for row in rows]
@@ -319,6 +322,16 @@ def read_patients(results_dir: Path, run: StoredRun, split: str) -> np.ndarray |
         return None
 
 
+def names_path(results_dir: Path, source: str) -> Path:
+    """Where the list of a source's file names and patients is, or would be written.
+
+    Earlier versions wrote it into ``results_dir`` itself; it counts where it is the only one.
+    """
+    name = f"{source_stem(source)}_names.csv"
+    path, earlier = results_dir / DATA / name, results_dir / name
+    return earlier if earlier.exists() and not path.exists() else path
+
+
 def write_names(data: TwoClassData, results_dir: Path) -> Path:
     """Write file name and patient of each two-class image: split, index, name, label, patient.
 
@@ -329,14 +342,14 @@ def write_names(data: TwoClassData, results_dir: Path) -> Path:
     """
     if data.train.names is None and data.train.patients is None:
         raise InputError(f"'{data.source}' holds no names of images")
-    path = results_dir / f"{source_stem(data.source)}_names.csv"
+    path = names_path(results_dir, data.source)
     rows = []
     for name in SPLITS:
         split = getattr(data, name)
         columns = [split.index, split.names, split.labels, split.patients]
         values = [[""] * len(split) if c is None else c.tolist() for c in columns]
         rows += [(name, *row) for row in zip(*values, strict=True)]
-    results_dir.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(path, ("split", "index", "name", "label", "patient"), rows)
     return path
 

@@ -49,7 +49,8 @@ class Experiment(Resumable):
         pretrained: weights to start from, or None.
         has_backbone: the network has one that can start from ImageNet's weights and be frozen.
         script: file, without ``.py``, that defines the network.
-        looks_dir: folder of the table that counts evaluations of test, see `looks`.
+        looks_dir: folder of the results, that of members and studies included, and, but for
+            phantoms, of the table that counts evaluations of test, see `looks`.
         seen: records (`provenance.record`) of the images that train the network, ``trained``, and
             of those that choose its epoch, ``chosen``.
 

@@ -20,13 +20,13 @@ from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.splits import TwoClassData
 from chestlab.files.checkpoint import load_checkpoint
 from chestlab.files.errors import InputError
-from chestlab.files.run_files import UNFINISHED
+from chestlab.files.run_files import STUDIES, UNFINISHED
 from chestlab.reporting.stored_runs import StoredRun, shortened
 from chestlab.runs.flags import add_folder
 
 LISTED = 5  # checkpoints that an error names
 
-DEEPEST = 3  # folders below that of the checkpoints: phantom, an ensemble or study, its runs
+DEEPEST = 4  # folders below that of the checkpoints: phantom, studies, one of them, its runs
 
 LOCATION_LENGTH = 2048  # characters; see `data_location`
 
@@ -133,7 +133,8 @@ def _checkpoint_of(given: str, models_dir: Path, results_dir: Path) -> Path | No
     with contextlib.suppress(ValueError, OSError):
         if name.is_dir():  # a folder of results, as a shell completes it
             name = name.resolve().relative_to(results_dir.resolve())
-    for folder in (models_dir, models_dir / "phantom"):
+    for place in ("", STUDIES, "phantom", f"phantom/{STUDIES}"):
+        folder = models_dir / place
         for ending in ("_best.pth", "_final.pth", ""):
             path = folder / f"{name}{ending}"
             if os.path.isfile(path) and path.suffix == ".pth":  # noqa: PTH113 (as above)

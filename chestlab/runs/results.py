@@ -15,7 +15,7 @@ import torch
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.splits import NIH_CREDIT, SPLITS, Split
 from chestlab.evaluation.alarms import alarms
-from chestlab.evaluation.looks import Look, evaluate_test, image_set
+from chestlab.evaluation.looks import Look, evaluate_test, image_set, looks_dir, run_label
 from chestlab.evaluation.metrics import defined_auc, fit_temperature, sigmoid
 from chestlab.evaluation.predictions import write_probabilities
 from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores, task_of
@@ -67,7 +67,8 @@ def write_results(experiment: Experiment, trainer: Trainer, checkpoints: Checkpo
             figures[name] = evaluate()
         elif not experiment.options.test_for_average:
             look = _look(experiment, trainer)
-            figures[name] = evaluate_test(experiment.looks_dir, look, evaluate)
+            folder = looks_dir(experiment.looks_dir, experiment.data.phantom)
+            figures[name] = evaluate_test(folder, look, evaluate)
     del splits["train"]
     for name, split in splits.items():
         path = experiment.files.folder / f"{name}_probabilities.csv"
@@ -98,7 +99,7 @@ def _look(experiment: Experiment, trainer: Trainer) -> Look:
     """
     history = json.dumps([row["seconds"] for row in trainer.history])
     return Look(
-        run=experiment.final.folder.relative_to(experiment.looks_dir).as_posix(),
+        run=run_label(experiment.final.folder.relative_to(experiment.looks_dir)),
         kind="run",
         network=experiment.identity["model"],
         recipe_name=in_words(experiment.options.recipe_name, _recipe_changes(experiment)).replace(

@@ -34,7 +34,7 @@ def results(tmp_path_factory, phantom_npz):
     ended = run_script("-m studies.baselines", "--data", phantom_npz, "--name", "small", cwd=folder)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.rstrip().endswith(phantom.PHANTOM_MARK)
-    return folder / "results"
+    return folder / "results" / "studies"
 
 
 def read(results, key):
@@ -51,7 +51,7 @@ def probabilities(folder, split):
 def test_every_baseline_leaves_a_run(results):
     names = {f"small_{baseline.key}" for baseline in baselines.BASELINES}
     assert {path.name for path in results.iterdir() if path.is_dir()} == names
-    looks = read_looks(results / "test_looks.csv")
+    looks = read_looks(results.parent / "phantom" / "test_looks.csv")
     assert [(look.run, look.kind) for look in looks] == [
         (f"small_{baseline.key}", "baseline") for baseline in baselines.BASELINES
     ]
@@ -116,8 +116,8 @@ def test_test_images_are_left_alone_when_asked(phantom_npz, tmp_path, monkeypatc
     command = ["--data", str(phantom_npz), "--results-dir", str(results), "--name", "small"]
     study.main(command)
     study.main([*command, "--no-test"])
-    assert len(read_looks(results / "test_looks.csv")) == 1
-    (folder,) = (path for path in results.iterdir() if path.is_dir())
+    assert len(read_looks(results / "phantom" / "test_looks.csv")) == 1
+    (folder,) = (results / "studies").iterdir()
     assert json.loads((folder / "metrics.json").read_text())["test"] is None
     assert not (folder / "test_probabilities.csv").exists()
 

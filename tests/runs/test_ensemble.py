@@ -23,6 +23,7 @@ from chestlab.data.folds import join, make_folds
 from chestlab.data.splits import Split, TwoClassData, nih_patients
 from chestlab.evaluation.looks import read_looks
 from chestlab.evaluation.metrics import choose_threshold, paired_difference
+from chestlab.evaluation.predictions import read_members
 from chestlab.files import progress
 from chestlab.files.checkpoint import load_checkpoint
 from chestlab.files.errors import InputError
@@ -226,6 +227,9 @@ def test_members_are_averaged_and_nothing_finished_is_trained_again(tmp_path, na
     mean = np.mean([values["probability"] for values in own.values()], axis=0)
     np.testing.assert_allclose(averaged["probability"], mean, rtol=1e-12)
     assert metrics["threshold"] == choose_threshold(averaged["label"], mean)
+    of_image, _, _, predicted = read_members(folder / "member_probabilities.csv")
+    for name, values in own.items():
+        np.testing.assert_array_equal(predicted[name][of_image == "val"], values["probability"])
     test = table(folder / "test_probabilities.csv")
     assert metrics["test"]["auc"] == pytest.approx(
         roc_auc_score(test["label"], test["probability"])
@@ -275,7 +279,7 @@ def test_members_of_another_recipe_are_trained_anew_if_asked_for(tmp_path, named
     one = json.loads((tmp_path / "results/same_members/seed42/metrics.json").read_text())
     assert one["recipe"]["lr"] == 1e-3
     assert one["recipe_changes"] == metrics["recipe_changes"] == {"lr": 1e-3}
-    assert ", `lr` 0.001" in (tmp_path / "results/same_members/README.md").read_text()
+    assert "`lr` 0.001 (published: " in (tmp_path / "results/same_members/README.md").read_text()
 
 
 def test_an_interrupted_ensemble_goes_on_to_the_same_bits(tmp_path, named_npz, monkeypatch, capsys):
@@ -319,6 +323,11 @@ def test_folds_are_judged_out_of_fold(tmp_path, named_npz, over):
     own = [table(folder / f"fold{k}" / f"{part}_probabilities.csv") for k in (1, 2)]
     parts = np.concatenate([values["probability"] for values in own])
     np.testing.assert_array_equal(oof["probability"], parts)
+    of_image, _, _, predicted = read_members(folder / "member_probabilities.csv")
+    left_out = np.isin(of_image, ["train"] if over == "train" else ["train", "val"])
+    folds = [values[left_out & ~np.isnan(values)] for values in predicted.values()]
+    outside = np.concatenate(folds)
+    np.testing.assert_array_equal(outside, parts)
     assert metrics["threshold"] == choose_threshold(oof["label"], oof["probability"])
     assert metrics["oof"]["auc"] == pytest.approx(roc_auc_score(oof["label"], oof["probability"]))
     assert metrics["val"]["n"] == len(data.val)
@@ -343,7 +352,8 @@ def test_members_are_evaluated_on_test_only_if_asked_for_and_every_evaluation_co
     folder = tmp_path / "results/tiny_named_folds2"
 
     def looks():
-        return [(look.run, look.kind) for look in read_looks(tmp_path / "results/test_looks.csv")]
+        written = read_looks(tmp_path / "results/phantom/test_looks.csv")
+        return [(look.run, look.kind) for look in written]
 
     def figures():
         members = [json.loads((folder / f"fold{k}/metrics.json").read_text()) for k in (1, 2)]
@@ -371,7 +381,7 @@ def test_no_test_leaves_the_test_images_alone(tmp_path, named_npz):
     folder = tmp_path / "results/tiny_named_folds2"
     assert json.loads((folder / "metrics.json").read_text())["test"] is None
     assert not list(folder.rglob("test_probabilities.csv"))
-    assert not (tmp_path / "results/test_looks.csv").exists()
+    assert not list(tmp_path.rglob("test_looks.csv"))
     assert call(*command) == 0  # finished but for the test images: nothing is trained again
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["test"]["n"] == 24
@@ -484,10 +494,10 @@ def blended(results, named_npz, *arguments) -> int:
 
 def test_finished_runs_are_averaged_image_by_image(fold_runs, named_npz):
     assert blended(fold_runs, named_npz, A, B, "--name", "both") == 0
-    metrics = json.loads((fold_runs / "both/metrics.json").read_text())
+    metrics = json.loads((fold_runs / "studies/both/metrics.json").read_text())
     data = sources.load(str(named_npz))
     for split in ("oof", "test", "val"):
-        found = table(fold_runs / "both" / f"{split}_probabilities.csv")
+        found = table(fold_runs / "studies/both" / f"{split}_probabilities.csv")
         place = {}
         for name in (A, B):
             part = table(fold_runs / name / f"{split}_probabilities.csv")
@@ -510,7 +520,7 @@ def test_finished_runs_are_averaged_image_by_image(fold_runs, named_npz):
     own = {name: json.loads((fold_runs / name / "metrics.json").read_text()) for name in (A, B)}
     best = max(own, key=lambda name: [own[name]["oof"][key] for key in ("accuracy", "auc")])
     assert metrics["best_member"]["name"] == best
-    test = table(fold_runs / "both/test_probabilities.csv")
+    test = table(fold_runs / "studies/both/test_probabilities.csv")
     theirs = table(fold_runs / best / "test_probabilities.csv")
     order = np.argsort(theirs["index"])
     assert metrics["best_member"]["gain_of_the_average"]["test"] == paired_difference(
@@ -520,15 +530,15 @@ def test_finished_runs_are_averaged_image_by_image(fold_runs, named_npz):
         (metrics["threshold"], own[best]["threshold"]),
         sources.load(str(named_npz)).test.patients[np.argsort(data.test.index)],
     )
-    page = (fold_runs / "both/README.md").read_text()
+    page = (fold_runs / "studies/both/README.md").read_text()
     assert A in page and B in page
 
 
 def test_a_blend_replaces_itself_and_nothing_else(fold_runs, named_npz, capsys):
     assert blended(fold_runs, named_npz, A, B, "--name", "again") == 0
-    before = (fold_runs / "again/oof_probabilities.csv").read_bytes()
+    before = (fold_runs / "studies/again/oof_probabilities.csv").read_bytes()
     assert blended(fold_runs, named_npz, B, A, "--name", "again") == 0
-    assert (fold_runs / "again/oof_probabilities.csv").read_bytes() == before
+    assert (fold_runs / "studies/again/oof_probabilities.csv").read_bytes() == before
     capsys.readouterr()
     whole = (fold_runs / "single/metrics.json").read_bytes()
     assert blended(fold_runs, named_npz, A, B, "--name", "single") == 2
@@ -552,7 +562,7 @@ def test_runs_that_cannot_be_averaged_are_refused(runs, said, fold_runs, named_n
     message = capsys.readouterr().err.strip()
     assert said in message
     assert len(message.splitlines()) == 1
-    assert not (fold_runs / "refused").exists()
+    assert not (fold_runs / "studies/refused").exists()
 
 
 def test_a_blend_of_other_images_or_of_blends_is_refused(

@@ -35,7 +35,7 @@ def command(phantom_npz, tmp_path, monkeypatch):
 
     def run(*flags):
         ablation.main([*SHORT, "--data", str(phantom_npz), *flags])
-        return tmp_path / "results" / "a"
+        return tmp_path / "results" / "studies" / "a"
 
     return run
 
@@ -175,15 +175,15 @@ def test_page_and_table_are_recomputed_from_logits_and_json(command, tmp_path):
 @pytest.mark.usefixtures("trained")
 def test_results_page_shows_the_table_in_both_languages(command, run_of_one_epoch):
     folder = command(*SWITCH)
-    shutil.copytree(run_of_one_epoch[0] / "results" / "one", folder.parent / "one")
+    shutil.copytree(run_of_one_epoch[0] / "results" / "one", folder.parent.parent / "one")
     for language, word in (("en", "supported"), ("id", "didukung")):
-        text = overview.write_report(folder.parent, language)[0].read_text()
+        text = overview.write_report(folder.parent.parent, language)[0].read_text()
         assert "`+ per-image`" in text and word in text
         assert "(a/README.md)" in text
     (folder / "table.csv").write_text("configuration\n")
-    assert "per-image" not in overview.write_report(folder.parent)[0].read_text()
+    assert "per-image" not in overview.write_report(folder.parent.parent)[0].read_text()
     command("--repeats", "1", *SWITCH)  # which decides nothing: its own page is enough
-    text = overview.write_report(folder.parent)[0].read_text()
+    text = overview.write_report(folder.parent.parent)[0].read_text()
     assert "(a/README.md)" in text and "per-image" not in text
 
 
@@ -216,7 +216,7 @@ def test_an_interrupted_ablation_goes_on_and_equals_the_uninterrupted_one(
     assert end.value.code == 130
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert line == ("interrupted in - flip, repeat 2 of 3, fold 2 of 3: the same command goes on")
-    assert not list((tmp_path / "results" / "a").iterdir())
+    assert not list((tmp_path / "results" / "studies" / "a").iterdir())
     again = command(*short)
     assert len(calls) == count + 1
     assert (again / "oof.csv").read_bytes() == logits
@@ -303,10 +303,12 @@ def test_learning_curve_and_its_extrapolation(phantom_npz, tmp_path, monkeypatch
     flags += ["--data", str(phantom_npz), "--device", "cpu"]
     learning_curve.main([*flags, "--repeats", "2"])
     for name in ("README.md", "table.csv"):
-        assert "extrapolated*" not in (tmp_path / "results" / "curve" / name).read_text()
-    assert "There is no extrapolation" in (tmp_path / "results/curve/README.md").read_text()
+        assert (
+            "extrapolated*" not in (tmp_path / "results" / "studies" / "curve" / name).read_text()
+        )
+    assert "There is no extrapolation" in (tmp_path / "results/studies/curve/README.md").read_text()
     learning_curve.main([*flags, "--repeats", "3"])
-    folder = tmp_path / "results" / "curve"
+    folder = tmp_path / "results" / "studies" / "curve"
     with (folder / "table.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["name"] == "resnet34"]
     images = [float(row["images"]) for row in rows]

@@ -10,6 +10,7 @@ from small_runs import SMALL, read_metrics, stop_at_epoch
 
 from chestlab.data.phantom import make_phantom
 from chestlab.evaluation.looks import read_looks
+from chestlab.evaluation.predictions import read_members
 from chestlab.reporting import family_report
 from chestlab.runs.family import RECIPES
 
@@ -33,7 +34,7 @@ def test_a_comparison_that_was_interrupted_goes_on_and_ends_as_one_that_was_not(
         with pytest.raises(SystemExit) as end:
             script("-m studies.compare_family", *everything)
         assert end.value.code == 130
-    assert not (tmp_path / "results/whole/README.md").exists()
+    assert not (tmp_path / "results/studies/whole/README.md").exists()
     with monkeypatch.context() as patch:
         epochs = stop_at_epoch(patch, None)
         script("-m studies.compare_family", *everything)
@@ -41,7 +42,7 @@ def test_a_comparison_that_was_interrupted_goes_on_and_ends_as_one_that_was_not(
         script("-m studies.compare_family", *everything)
         assert len(epochs) == 2 * len(members) - 2  # nothing is left to do
 
-    folder = tmp_path / "results/whole"
+    folder = tmp_path / "results/studies/whole"
     measure = "acc" if task == "two-class" else "auc"
     pictures = {f"{measure}_curve.png", "loss_curve.png"}
     pictures |= {"confusion_matrix.png"} if task == "two-class" else set()
@@ -69,6 +70,15 @@ def test_a_comparison_that_was_interrupted_goes_on_and_ends_as_one_that_was_not(
             where = f"{row['network']}, seed {run['seed']}"
             assert all(f"**Warning:** {where}: {each}" in text for each in run["warnings"])
         assert f"{int(row['parameters']):,}" in text
+    runs = read_table(folder / "runs.csv")
+    names = [f"{member}_seed{seed}" for member in members for seed in (1, 2)]
+    assert [row["run"] for row in runs] == names
+    assert len(read_table(folder / "histories.csv")) == len(names)  # of one epoch each
+    if task == "two-class":
+        origin, _, labels, predicted = read_members(folder / "member_probabilities.csv")
+        test, row = origin == "test", runs[3]
+        correct = (predicted[names[3]] >= float(row["threshold"])) == (labels == 1)
+        assert correct[test].mean() == pytest.approx(float(row["test_accuracy"]))
     verdict_rows = read_table(folder / "verdicts.csv")
     for row in verdict_rows:
         assert row["verdict"] in ("supported", "refuted", "undecided")
@@ -77,7 +87,8 @@ def test_a_comparison_that_was_interrupted_goes_on_and_ends_as_one_that_was_not(
             assert math.isfinite(float(row["value"]))
 
     script("-m studies.compare_family", *flags, "--networks", *members[:2], "--name", "part")
-    for row, other in zip(table, read_table(tmp_path / "results/part/table.csv"), strict=False):
+    part = read_table(tmp_path / "results/studies/part/table.csv")
+    for row, other in zip(table, part, strict=False):
         times = ("_ms", "seconds")
         for key in (key for key in row if not key.endswith(times)):
             assert row[key] == other[key], key
@@ -90,7 +101,7 @@ def test_a_comparison_of_phantoms_lies_with_the_phantoms(script, tmp_path, monke
     )
     flags = ("--data", "phantom", *SMALL, "--epochs", 1, "--seeds", 1, "--networks", "resnet34")
     script("-m studies.compare_family", *flags)
-    (folder,) = (path for path in (tmp_path / "results/phantom").iterdir() if path.is_dir())
+    (folder,) = (tmp_path / "results/phantom/studies").iterdir()
     text = (folder / "README.md").read_text()
     assert "PHANTOM DATA, not ChestMNIST" in text
     assert (folder / "runs/resnet34_seed1/metrics.json").exists()

@@ -39,7 +39,7 @@ def command(tiny_networks, phantom_npz, tmp_path, monkeypatch):  # noqa: F811
     def run(*flags):
         flags = ["--folds", "3", "--device", "cpu", "--name", "a", *flags]
         fresh_folds.main(["--data", str(phantom_npz), *flags])
-        return tmp_path / "results" / "a"
+        return tmp_path / "results" / "studies" / "a"
 
     return run
 
@@ -80,7 +80,7 @@ def test_each_configuration_is_counted_once_and_test_is_not_read(command):
     folder = command("--only", "first")
     folder = command()
     command()
-    looks = read_looks(folder.parent / FILE_NAME)
+    looks = read_looks(folder.parent.parent / "phantom" / FILE_NAME)
     assert [look.run for look in looks] == [f"a/{name}" for name in NAMES]
     assert {look.kind for look in looks} == {fresh_folds.LOOK_KIND}
     assert all(look.images.startswith("train+val ") for look in looks)
@@ -103,7 +103,7 @@ def test_what_the_results_hold_is_not_trained_again_but_a_changed_recipe_is(
     monkeypatch.setattr(fresh_folds, "FROZEN", (changed, *fresh_folds.FROZEN[1:]))
     command("--only", "first", "second")
     assert len(trained) == number + 9
-    assert len(read_looks(folder.parent / FILE_NAME)) == 3
+    assert len(read_looks(folder.parent.parent / "phantom" / FILE_NAME)) == 3
 
 
 @pytest.mark.usefixtures("trained")

@@ -35,7 +35,7 @@ def command(phantom_npz, tmp_path, monkeypatch):
     def run(trials, *more):
         given = [*SHORT, *SWITCH, "--data", str(phantom_npz), "--trials", str(trials), *more]
         tune.main(given)
-        return tmp_path / "results" / "s"
+        return tmp_path / "results" / "studies" / "s"
 
     return run
 
