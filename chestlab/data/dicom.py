@@ -22,6 +22,8 @@ from chestlab.data.pillow_images import check_size
 from chestlab.files.errors import InputError
 
 RADIOGRAPHS = {"", "CR", "DX", "DR", "RG", "RF", "XA", "OT", "SC"}  # (0008,0060) of X-ray pictures
+UNDEFINED = 0xFFFFFFFF  # length of compressed pixels
+PIXEL_DATA, TRAILER = 0x7FE00010, 0xFFFAFFFA  # tags; what may follow are signatures and padding
 CHEST_WORDS = ("CHEST", "THORA", "TORA", "THX", "LUNG", "PULM", "PARU", "DADA")
 
 
@@ -59,6 +61,7 @@ def read_dicom(path: Path, voi: bool = True) -> Picture:
                     if is_dicom(path)
                     else "is no DICOM file, or its beginning is damaged"
                 )
+            damage = _damage(dataset, path.stat().st_size)
             picture = _picture(dataset, voi)
     except InputError:
         raise
@@ -66,8 +69,21 @@ def read_dicom(path: Path, voi: bool = True) -> Picture:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cannot be read: {reason or type(error).__name__}") from None
     said = dict.fromkeys(" ".join(str(warning.message).split())[:200] for warning in caught)
-    notes = (*picture.warnings, *(f"may be damaged: {text}" for text in said))
+    notes = (*picture.warnings, *damage, *(f"may be damaged: {text}" for text in said))
     return dataclasses.replace(picture, warnings=notes)
+
+
+def _damage(dataset: Any, size: int) -> list[str]:
+    """What pydicom passes over in a file of ``size`` bytes; call before anything is decoded."""
+    tags = list(dataset.keys())  # in the order of the file
+    if tags != sorted(tags) or any(PIXEL_DATA < tag < TRAILER for tag in tags):
+        return ["may be damaged: it has data after its pixels, or elements out of order"]
+    pixels = dataset.get_item(PIXEL_DATA)
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if tags[-1] != PIXEL_DATA or pixels.length == UNDEFINED or (syntax and syntax.is_deflated):
+        return []
+    end = pixels.value_tell + pixels.length
+    return [] if end == size else [f"may be damaged: {size - end} bytes follow its pixels"]
 
 
 def _picture(dataset: Any, voi: bool) -> Picture:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import struct
+import re
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from chestlab.data.file_damage import check_deflated, damage, library_messages, png_chunks
 from chestlab.data.grey_values import (
     COLOUR,
     EIGHT_BITS,
@@ -25,7 +27,15 @@ FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "DIB", "WEBP", "GIF", "JPEG2000"
 
 MOST_PIXELS = 50_000_000  # a chest X-ray has some 10 million; each takes up to 8 bytes
 
-BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION, WHITE_IS_ZERO = 258, 262, 284, 0  # TIFF
+BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, PLANAR_CONFIGURATION = 258, 259, 262, 284  # TIFF tags
+WHITE_IS_ZERO = 0  # photometric
+DEFLATE = 8, 32946  # compression
+PARTS = (273, 279), (324, 325)  # offsets and lengths of strips, and of tiles
+
+NO_IMAGE = (
+    "is no image that can be read (PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PGM or DICOM), or "
+    "its beginning is damaged"
+)
 
 _FOREIGN = "B" if sys.byteorder == "little" else "L"
 BYTE_ORDERS = {  # of what Pillow calls the layout of 16-bit colours: the opposite
@@ -42,25 +52,29 @@ def read_picture(path: Path) -> Picture:
         InputError: it cannot be read or used; the message is one line without the path.
     """
     Image.init()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata; sizes are checked here
-            formats = [name for name in FORMATS if name in Image.OPEN]
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    failure = None
+    with library_messages() as messages, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
             with Image.open(path, formats=formats) as image:
                 check_size(*image.size)
-                return _picture(image, path)
-    except InputError:
-        raise
-    except UnidentifiedImageError:
-        raise InputError(
-            "is no image that can be read (PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PGM or "
-            "DICOM), or its beginning is damaged"
-        ) from None
-    except Image.DecompressionBombError:
-        raise InputError(f"has more than {MOST_PIXELS:,} pixels") from None
-    except Exception as error:  # damaged files raise nearly any type, from struct.error to OSError
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-        raise InputError(f"cannot be read: {reason or type(error).__name__}") from None
+                picture = _picture(image, path)
+        except InputError:
+            raise
+        except UnidentifiedImageError:
+            raise InputError(NO_IMAGE) from None
+        except Image.DecompressionBombError:
+            raise InputError(f"has more than {MOST_PIXELS:,} pixels") from None
+        except Exception as error:  # damaged files raise nearly any type, as struct.error
+            failure = error
+    if failure is not None:
+        text = getattr(failure, "strerror", None) or str(failure) or type(failure).__name__
+        reason = " ".join("; ".join([text, *messages]).split())[:200]
+        raise InputError(f"cannot be read: {reason}")
+    messages += [str(w.message) for w in caught if re.search("trunc|corrupt", str(w.message), re.I)]
+    told = (f"may be damaged: {' '.join(text.split())[:200]}" for text in messages)
+    return replace(picture, warnings=(*picture.warnings, *damage(path), *told))
 
 
 def check_size(width: int, height: int) -> None:
@@ -75,6 +89,10 @@ def check_size(width: int, height: int) -> None:
 
 def _picture(image: Image.Image, path: Path) -> Picture:
     notes = []
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(COMPRESSION) in DEFLATE:
+        for offsets, lengths in PARTS:
+            check_deflated(path, tags.get(offsets, ()), tags.get(lengths, ()))
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a telephone's second picture is a preview
         notes.append(f"has {frames} pages or frames: only the first is read")
@@ -126,15 +144,11 @@ def _stated(image: Image.Image, path: Path) -> tuple[int | None, bool]:
 
 def _significant_bits(path: Path) -> int | None:
     """What a PNG's sBIT chunk says of its first channel (PNG specification, 11.3.2.7)."""
-    with path.open("rb") as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", head)
-            if kind == b"sBIT" and 1 <= length <= 4:
-                return file.read(length)[0]
-            if kind in (b"IDAT", b"IEND"):
-                break
-            file.seek(length + 4, 1)
+    for kind, content, _ in png_chunks(path):
+        if kind == b"sBIT" and content:
+            return content[0]
+        if kind == b"IDAT":
+            break
     return None
 
 
