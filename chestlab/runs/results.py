@@ -86,9 +86,9 @@ def write_results(experiment: Experiment, trainer: Trainer, checkpoints: Checkpo
     if "threshold" in decision:
         metrics["statistics"] = both_statistics(experiment, trainer)
         metrics["warnings"] += lag_alarm(metrics["statistics"])
-    atomic_write(experiment.files.metrics, json.dumps(metrics, indent=2) + "\n")
     if not is_member(experiment):
         store_environment(experiment.files.folder, experiment.device)
+    atomic_write(experiment.files.metrics, json.dumps(metrics, indent=2) + "\n")
 
 
 def _look(experiment: Experiment, trainer: Trainer) -> Look:
@@ -124,8 +124,8 @@ def _metrics(
     identity, recipe = experiment.identity, experiment.recipe
     of_network = ("model_arguments", "starting_weights")
     number = experiment.processes.size
-    return {
     changes, measured = _recipe_changes(experiment), _costs(experiment, trainer)
+    return {
         "name": experiment.name,
         "model": identity["model"],
         "parameters": parameter_count(trainer.model),
@@ -292,10 +292,10 @@ def draw_pictures(
     if experiment.val_is_fold:
         titles["val"] = SPLIT_TITLES["fold"]
     draw_curves(experiment, trainer)
-    run_figures.draw_results(
     if not is_member(experiment):
         title = experiment.title("train")
         draw_batch(experiment.files.folder, experiment.data, experiment.recipe, title)
+    run_figures.draw_results(
         experiment.files.folder,
         splits,
         probabilities,
