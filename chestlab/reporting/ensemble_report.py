@@ -1,10 +1,10 @@
-"""The results folder of an average of networks: figures, tables, pictures and page."""
+"""The results folder of an average of networks: figures, tables, pictures and lab report."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,15 +28,18 @@ from chestlab.evaluation.predictions import MEMBERS, write_members, write_probab
 from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores
 from chestlab.files.atomic import atomic_write
 from chestlab.files.run_files import results_dir_of
+from chestlab.reporting.lab_report import report_on
 from chestlab.reporting.look_tables import recipe_text
 from chestlab.reporting.stored_runs import member_warning
-from chestlab.training.recipe import in_words, recipe_hash
+from chestlab.training.recipe import recipe_hash
 
 SHARED = (
     "model_arguments",
     "starting_weights",
     "recipe",
     "recipe_name",
+    "recipe_published",
+    "architecture",
     "device",
     "amp",
     "torch",
@@ -70,7 +73,7 @@ def write_average(
     averaged: Sequence[str],
     about: Mapping[str, Any],
 ) -> None:
-    """Evaluate an average, draw it, write its tables and its page, and `metrics.json` last.
+    """Evaluate an average, draw it, write its tables and `metrics.json`, then its lab report.
 
     Args:
         folder: of the results, which exists; its name is the average's.
@@ -97,10 +100,10 @@ def write_average(
     if not about.get("blend"):  # whose members are runs with tables of their own
         write_members(folder / MEMBERS, _predicted(members, averages, averaged))
     _draw(folder, averages, metrics)
-    atomic_write(folder / "README.md", _page(metrics))
     atomic_write(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     print(f"\n{folder.name}, the average of {about['kind']}, threshold {metrics['threshold']:.2f}")
     print_scores(metrics)
+    report_on(folder, results_dir_of(folder))
     print(f"results: {folder}", flush=True)
     if data.phantom:
         print(phantom.PHANTOM_MARK, flush=True)
@@ -293,84 +296,3 @@ def _costs(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         },
         "peak_memory_bytes": None if None in peaks else max(peaks),
     }
-
-
-def _page(metrics: Mapping[str, Any]) -> str:
-    """The ensemble's `README.md`."""
-    from chestlab.reporting.page import render
-
-    best = metrics["best_member"]
-    return render(
-        "ensemble.md.j2",
-        metrics=metrics,
-        made_with=", ".join(_made_with(metrics)),
-        averaged=metrics.get("averaged", "probabilities").capitalize(),
-        note=((metrics.get("starting_weights") or {}).get("note") or "").capitalize(),
-        average_rows=_average_rows(metrics),
-        member_heads=[
-            "member",
-            *(f"{COLUMNS[s]} {m}" for s in metrics["mean_and_sd"] for m in ("accuracy", "AUC")),
-            *("epoch kept", "threshold", "seconds"),
-        ],
-        member_rows=_member_rows(metrics),
-        best=best,
-        gains=[
-            (name, *(_with_interval(gain, measure, "+.3f") for measure in MEASURES))
-            for name, gain in best["gain_of_the_average"].items()
-        ],
-    )
-
-
-def _made_with(metrics: Mapping[str, Any]) -> Iterable[str]:
-    """Recipe, device and PyTorch, as far as all members share them."""
-    if "recipe_name" in metrics:
-        yield f"Recipe {in_words(metrics['recipe_name'], metrics['recipe_changes'])}"
-    if "device" in metrics:
-        yield " in ".join(metrics[key] for key in ("device", "amp") if key in metrics)
-    if "torch" in metrics:
-        yield f"PyTorch {metrics['torch']}"
-
-
-def _average_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
-    titles = {"val": "val", "oof": "out of fold", "test": "test, held out"}
-    return [
-        [
-            title,
-            str(metrics[name]["n"]),
-            *(_with_interval(metrics[name], measure) for measure in MEASURES),
-            f"{metrics[name]['sensitivity']:.3f}",
-            f"{metrics[name]['specificity']:.3f}",
-        ]
-        for name, title in titles.items()
-        if metrics.get(name) is not None
-    ]
-
-
-def _member_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
-    """A row per member, then mean and standard deviation."""
-    splits = metrics["mean_and_sd"]
-    rows = [
-        [
-            member["name"],
-            *(_number(member[s][m]) for s in splits for m in MEASURES),
-            f"{member['best_epoch']} of {member['epochs_run']}" if "best_epoch" in member else "",
-            f"{member['threshold']:.2f}",
-            f"{member['seconds']:.0f}",
-        ]
-        for member in metrics["members"]
-    ]
-    for key in ("mean", "sd"):
-        values = (of_split[m][key] for of_split in splits.values() for m in MEASURES)
-        rows.append([f"**{key}**", *(map(_number, values)), "", "", ""])
-    return rows
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
-
-
-def _with_interval(figures: Mapping[str, Any], measure: str, form: str = ".3f") -> str:
-    if figures[measure] is None:
-        return "undefined"
-    low, high = figures[f"{measure}_ci95"]
-    return f"{figures[measure]:{form}} ({low:{form}} to {high:{form}})"

@@ -25,7 +25,7 @@ from chestlab.reporting.lab_warnings import in_indonesian
 from chestlab.reporting.lab_wording import LabWording
 from chestlab.reporting.look_tables import all_looks, look_count, looks_at_images_of
 from chestlab.reporting.messages import LANGUAGES, MESSAGES
-from chestlab.reporting.page import escaped, render
+from chestlab.reporting.page import escaped, link, render
 from chestlab.reporting.stored_runs import StoredRun, read_history, read_two_class_run
 
 EXTRAS = "report"  # folder, in that of a run, of what the report alone needs
@@ -101,7 +101,7 @@ def write_lab_report(
     counted = look_count(run, looks_at_images_of([run], looks)) if looks else None
     facts = facts_of(run, history, patients[final_split(run.metrics)], counted)
     for language in LANGUAGES:
-        page = _Page(LabWording(language), run, patients, facts)
+        page = _Page(LabWording(language), run, results_dir, patients, facts)
         paths.append(run.folder / PAGES[language])
         atomic_write(paths[-1], page.text(history, environment, blocks))
     return paths
@@ -122,11 +122,12 @@ class _Page:
         self,
         wording: LabWording,
         run: StoredRun,
+        results_dir: Path,
         patients: Mapping[str, Patients | None],
         facts: Mapping[str, Any],
     ) -> None:
         self.wording, self.run, self.metrics = wording, run, run.metrics
-        self.patients = patients
+        self.results_dir, self.patients = results_dir, patients
         self.facts = {**facts, **_words(wording, run.metrics)}
         self.sections = self.figures = self.tables = 0
 
@@ -254,9 +255,9 @@ class _Page:
             for column, code in enumerate(LANGUAGES)
             if code != self.wording.language
         ]
-        overview = PAGES[self.wording.language]
-        if (self.run.folder.parent / overview).exists():
-            parts.append(f"[{say('all_results')}](../{overview})")
+        overview = self.results_dir / PAGES[self.wording.language]
+        if overview.exists():
+            parts.append(f"[{say('all_results')}]({link(self.run.folder, overview)})")
         return " · ".join(parts)
 
     def _warning(self, text: str) -> str:

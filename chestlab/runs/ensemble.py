@@ -26,6 +26,7 @@ from chestlab.files.run_files import RunFiles, read_metrics, run_lock
 from chestlab.reporting.ensemble_report import SHARED, Member, write_average
 from chestlab.runs.experiment import Experiment
 from chestlab.runs.naming import check_name, name_of, output_folders
+from chestlab.runs.report_files import draw_batch, store_environment
 
 SEEDS = (42, 123, 456, 789, 1011)  # of the course reports, then one after the other
 
@@ -100,9 +101,13 @@ class Ensemble:
         kind = f"{len(members)} seeds"
         if self.options.folds:
             kind = f"{len(members)} folds over {self.options.folds_over}"
-        first = members[0].metrics
+        first, folder = members[0].metrics, self.files.folder
+        images = f"{self.data.source} · train n = {len(self.data.train)}"
+        title = f"{folder.name}\n{first['model']}, average of {kind}\n{images}"
+        draw_batch(folder, self.data, self.options.recipe, title)
+        store_environment(folder, self.experiments[0].device)
         write_average(
-            self.files.folder,
+            folder,
             self.data,
             members,
             {name: (split, probabilities[name]) for name, split in splits.items()},
