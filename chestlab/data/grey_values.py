@@ -127,7 +127,7 @@ def choose_window(values: np.ndarray, bits: int | None = None) -> Window:
 
     Args:
         values: (H, W) integers or floats.
-        bits: the depth that the file states, if it is less than that of its numbers.
+        bits: the depth that the file states, if it does not merely say how its numbers are stored.
 
     Raises:
         InputError: there are NaN or infinite values.
@@ -137,7 +137,7 @@ def choose_window(values: np.ndarray, bits: int | None = None) -> Window:
     if not np.isfinite(values).all():
         raise InputError("has values that are not finite (NaN or infinite)")
     if bits is not None and values.min() >= 0 and 2 ** (bits - 2) <= values.max() < 2**bits:
-        return Window(0, 2**bits - 1, f"{bits} bits, as the file says")
+        return Window(0, 2**bits - 1, f"{bits} bits, as the file says" if bits < 16 else "")
     levels, counts = _levels(values)
     content = _without_outliers(levels, counts)
     darkest, brightest = float(content[0]), float(content[-1])
@@ -151,6 +151,17 @@ def choose_window(values: np.ndarray, bits: int | None = None) -> Window:
         if low < high:
             return Window(low, high, reason, guessed=True)
     return _integer_window(darkest, brightest, int(levels[-1]) > brightest)
+
+
+def window_of_counts(levels: np.ndarray, counts: np.ndarray) -> Window:
+    """The window of many images of one origin, told as `choose_window` tells that of one.
+
+    Args:
+        levels: (K,) integers, the values that occur in any image, in order.
+        counts: (K,) how many pixels have each.
+    """
+    content = _without_outliers(levels, counts)
+    return _integer_window(float(content[0]), float(content[-1]), levels[-1] > content[-1])
 
 
 def _levels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

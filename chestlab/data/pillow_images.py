@@ -130,7 +130,9 @@ def _check_opacity(alpha: np.ndarray) -> None:
 
 
 def _stated(image: Image.Image, path: Path) -> tuple[int | None, bool]:
-    """Bits per value, where the file states fewer than 16, and whether it says that 0 is white."""
+    """The depth, where it is stated for the values as they are, and whether 0 is white."""
+    if image.format == "PPM":
+        return 16, False  # Pillow has scaled the stated white to 65535
     if image.format == "PNG":
         bits = _significant_bits(path)
         return bits if bits is not None and 8 < bits < 16 else None, False
