@@ -37,7 +37,7 @@ def imagenet_url(arch: str = "densenet121") -> str:
     return get_model_weights(arch).DEFAULT.url
 
 
-def torchvision_backbone(arch: str) -> tuple[nn.Module, str, int]:
+def torchvision_backbone(arch: str) -> tuple[nn.Module, int]:
     """A torchvision classifier without its head and for one grey channel, randomly initialised.
 
     Dropout and stochastic depth before the head are torchvision's defaults.
@@ -46,14 +46,13 @@ def torchvision_backbone(arch: str) -> tuple[nn.Module, str, int]:
         arch: a name torchvision's `get_model` knows.
 
     Returns:
-        The network from (N, 1, H, W) to features (N, F), the name its head had, and F.
+        The network from (N, 1, H, W) to features (N, F), and F.
     """
     backbone = get_model(arch, weights=None)
     path, last = [(n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Linear)][-1]
-    head = path.split(".")[0]
-    setattr(backbone, head, nn.Identity())
+    setattr(backbone, path.split(".")[0], nn.Identity())
     grey_stem(backbone, from_fan_in=arch.startswith(("densenet", "swin", "vit")))
-    return backbone, head, last.in_features
+    return backbone, last.in_features
 
 
 class TorchvisionChest(nn.Module):
@@ -85,11 +84,11 @@ class TorchvisionChest(nn.Module):
         dropout: tuple[float, float] = (0.5, 0.25),
     ) -> None:
         super().__init__()
-        self.backbone, head, features = torchvision_backbone(arch)
+        self.backbone, features = torchvision_backbone(arch)
         # DenseNet halves five times, the last three without padding; the others pad everywhere.
         self.smallest_input = 29 if arch.startswith("densenet") else 1
         if start is not None:
-            load_backbone(self.backbone, start, leave=f"{head}.")
+            load_backbone(self.backbone, start)
         self.classifier = nn.Sequential(
             nn.Linear(features, 512),
             nn.ReLU(),

@@ -30,7 +30,7 @@ class MobileNetV3Chest(nn.Module):
         self.backbone = mobilenet_v3_large(weights=None).features
         grey_stem(self.backbone)
         if start is not None:
-            load_backbone(self.backbone, start, "features.")
+            load_backbone(self.backbone, start)
         self.classifier = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),

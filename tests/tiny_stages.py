@@ -21,7 +21,7 @@ class TinyStages(nn.Module):
             nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU()
         )
         if start is not None:
-            load_backbone(self.backbone, start, "features.")
+            load_backbone(self.backbone, start)
         self.classifier = nn.Sequential(
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(8, 1)
         )

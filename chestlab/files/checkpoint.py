@@ -13,6 +13,14 @@ from typing import Any
 
 from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError
+from chestlab.files.foreign_checkpoint import (
+    check_archive,
+    is_safetensors,
+    read_safetensors,
+    refusal,
+    stand_ins,
+    what_else,
+)
 
 LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # of PyTorch's files before the zip
 
@@ -61,46 +69,32 @@ def load_checkpoint(path: Path, sealed: bool = False) -> dict[str, Any]:
     """Read a checkpoint on the CPU without running any code that a pickle might carry.
 
     Args:
-        path: a checkpoint, or a state dict that somebody else has saved. PyTorch's format from
-            before the zip has no checksums: a changed number in such a file is not noticed.
+        path: a checkpoint, or a state dict that somebody else has saved with ``torch.save`` or
+            as safetensors. PyTorch's format from before the zip has no checksums: a changed number
+            in such a file is not noticed. Values of NumPy and the like beside the tensors are
+            left unread, see `foreign_checkpoint.RECORDS`.
         sealed: it must be as `save_checkpoint` has written it, value for value.
 
     Raises:
         InputError: the file is missing, damaged, or holds anything but tensors and plain values.
     """
-    import torch
-
-    legacy_file: io.BytesIO | None = None
+    start = b""
     try:
         with path.open("rb") as file:
-            legacy = not sealed and file.read(len(LEGACY_START)) == LEGACY_START
-        if legacy:
-            legacy_file = io.BytesIO(path.read_bytes())  # PyTorch would try a path as a tar first
-        else:
-            with zipfile.ZipFile(path) as archive:
-                if any(i.compress_type != zipfile.ZIP_STORED for i in archive.infolist()):
-                    raise InputError(f"checkpoint '{path}' is compressed; PyTorch's own are not")
-                damaged = archive.testzip()  # torch.load takes flipped bits for other numbers
-            if damaged:
-                raise InputError(f"checkpoint '{path}' is damaged: wrong checksum of {damaged!r}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            state = torch.load(legacy_file or path, map_location="cpu", weights_only=True)
-        if legacy_file is not None and legacy_file.read(
-            1
-        ):  # tensors that are not listed would hold what memory held
-            raise InputError(f"checkpoint '{path}' is damaged: it goes on behind its last tensor")
+            start = file.read(200)
+        if not sealed and is_safetensors(start):
+            return read_safetensors(path)
+        state = _read(path, sealed, legacy=not sealed and start.startswith(LEGACY_START))
     except InputError:
         raise
     except FileNotFoundError:
         raise InputError(f"checkpoint '{path}' does not exist") from None
-    except zipfile.BadZipFile as error:
-        raise InputError(f"checkpoint '{path}' is damaged or none at all: {error}") from None
-    except pickle.UnpicklingError:
+    except zipfile.BadZipFile:
         raise InputError(
-            f"checkpoint '{path}' holds more than tensors and plain values, which is not read, "
-            "for safety"
+            f"checkpoint '{path}' is damaged or none at all: {what_else(start)}"
         ) from None
+    except pickle.UnpicklingError:
+        raise InputError(refusal(path)) from None
     except Exception as error:  # what a damaged zip or pickle raises can be nearly any type
         reason = f"{type(error).__name__} {error}".split("\n", 1)[0]
         raise InputError(f"checkpoint '{path}' cannot be read: {reason[:200]}") from None
@@ -108,10 +102,36 @@ def load_checkpoint(path: Path, sealed: bool = False) -> dict[str, Any]:
         raise InputError(f"checkpoint '{path}' holds a {type(state).__name__}, not a dict")
     seal = state.pop("seal", None)
     if sealed:
-        try:
-            sound = seal == _seal(state)
-        except (RecursionError, RuntimeError, TypeError):  # nothing of ours is nested or made so
-            sound = False
-        if not sound:
-            raise InputError(f"checkpoint '{path}' is not as a run of this project has written it")
+        _check_seal(path, state, seal)
     return state
+
+
+def _read(path: Path, sealed: bool, legacy: bool) -> Any:
+    """What ``torch.save`` has put into a file, in the format of today or before the zip."""
+    import torch
+
+    file: Any = path
+    if legacy:
+        file = io.BytesIO(path.read_bytes())  # PyTorch would try a path as a tar first
+    else:
+        with zipfile.ZipFile(path) as archive:
+            check_archive(path, archive)
+    with warnings.catch_warnings(), torch.serialization.safe_globals([] if sealed else stand_ins()):
+        warnings.simplefilter("ignore")
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    if legacy and file.read(1):  # tensors that are not listed would hold what memory held
+        raise InputError(f"checkpoint '{path}' is damaged: it goes on behind its last tensor")
+    return state
+
+
+def _check_seal(path: Path, state: dict[str, Any], seal: Any) -> None:
+    """Refuse a checkpoint that is not as `save_checkpoint` has written it."""
+    try:
+        sound = seal == _seal(state)
+    except (RecursionError, RuntimeError, TypeError):  # nothing of ours is nested or made so
+        sound = False
+    if not sound:
+        hint = "; weights of others are for --weights of a training script" if seal is None else ""
+        raise InputError(
+            f"checkpoint '{path}' is not as a run of this project has written it{hint}"
+        )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ from torch import nn
 
 from chestlab.files.checkpoint import load_checkpoint
 from chestlab.files.errors import InputError
+from chestlab.training.foreign_weights import Matched, Misfit, match
 
 RANDOM_MARK = "random initialisation, not the report's experiment"
-
-# torchvision's DenseNet files are older than the rule that no module's name contains a dot.
-OLD_DENSENET_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
 @dataclass(frozen=True)
@@ -28,12 +25,14 @@ class PretrainedWeights:
     Attributes:
         source: ``imagenet``, ``none`` or the file's name.
         sha256: of the file, empty for ``none``.
-        state: state dict of a torchvision model or of one of this project's, or None.
+        state: what the file holds, a state dict or dicts around one; None for ``none``.
+        told: lines about them that have been printed, each once however many networks start here.
     """
 
     source: str
     sha256: str = ""
     state: dict[str, Any] | None = None
+    told: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @property
     def seen(self) -> dict[str, dict[str, Any]]:
@@ -41,7 +40,13 @@ class PretrainedWeights:
 
         As of `provenance.record`; empty where nothing is known.
         """
-        return (self.state or {}).get("seen", {})
+        seen = (self.state or {}).get("seen")
+        return seen if self.of_this_project and isinstance(seen, dict) else {}
+
+    @property
+    def of_this_project(self) -> bool:
+        """The file is a checkpoint that `chestlab.runs.checkpoints` or a study has written."""
+        return isinstance((self.state or {}).get("weights"), dict)
 
 
 def read_pretrained(choice: str, url: str | None) -> PretrainedWeights:
@@ -53,7 +58,8 @@ def read_pretrained(choice: str, url: str | None) -> PretrainedWeights:
             there is none for the network.
 
     Raises:
-        InputError: the file cannot be downloaded or read safely; says where to put it by hand.
+        InputError: the file cannot be downloaded or read safely; says where to put it by hand. Or
+            it is ``NAME_last.pth``, which does not say which images its network has seen.
     """
     if choice == "none":
         return PretrainedWeights("none")
@@ -73,7 +79,10 @@ def read_pretrained(choice: str, url: str | None) -> PretrainedWeights:
         raise InputError(f"--weights '{choice}': allowed are {allowed} or an existing file")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     source = choice if choice == "imagenet" else path.name
-    return PretrainedWeights(source, digest, load_checkpoint(path))
+    state = load_checkpoint(path)
+    if isinstance(state.get("trainer"), dict) and "recipe" in state:
+        raise InputError(f"--weights '{choice}': it is for --resume; wanted is NAME_best.pth")
+    return PretrainedWeights(source, digest, state)
 
 
 def grey_stem(network: nn.Module, from_fan_in: bool = False) -> None:
@@ -91,9 +100,7 @@ def grey_stem(network: nn.Module, from_fan_in: bool = False) -> None:
         stem.bias = nn.Parameter(stem.bias.detach() * factor)
 
 
-def load_backbone(
-    backbone: nn.Module, start: PretrainedWeights, prefix: str = "", leave: str = ""
-) -> None:
+def load_backbone(backbone: nn.Module, start: PretrainedWeights) -> None:
     """Load pretrained weights into ``backbone``; the head stays as it is.
 
     A first convolution over three colours is averaged to one channel. What the network then makes
@@ -101,66 +108,99 @@ def load_backbone(
 
     Args:
         backbone: the part to fill.
-        start: a torchvision state dict, or a checkpoint of this project whose network has the
-            same backbone, whatever it was trained for.
-        prefix: of the backbone's names in torchvision's state dict.
-        leave: how the names of the head begin there, empty where ``prefix`` tells them apart.
+        start: a state dict of a network with this backbone, see `foreign_weights.match`, or a
+            checkpoint of this project, whatever it was trained for.
 
     Raises:
-        InputError: names or shapes do not fit.
+        InputError: names or shapes do not fit, or the weights are not finite.
     """
-    state = start.state
-    if state is None:
+    if start.state is None:
         return
-    if isinstance(state.get("weights"), dict):
-        state, prefix, leave = state["weights"], "backbone.", ""
-    wanted = backbone.state_dict()
-    loaded = {}
-    for name, value in state.items():
-        if not isinstance(name, str) or not name.startswith(prefix):
-            continue
-        if leave and name.startswith(leave):
-            continue
-        name = OLD_DENSENET_NAME.sub(r"\1\2.", name[len(prefix) :])
-        loaded[name] = _in_grey(value, wanted.get(name))
-    _fill(backbone, loaded, start)
+    try:
+        matched = match(start.state, backbone.state_dict())
+    except InputError as error:
+        raise InputError(f"--weights: '{start.source}' {error}") from None
+    _fill(backbone, matched)
+    _tell(start, matched, "the classifier")
 
 
 def load_pretrained(build: Callable[[], nn.Module], start: PretrainedWeights) -> nn.Module:
     """A new network with pretrained weights in all layers but the last linear one.
 
     That one gives the logits and keeps its random weights, since it may have had another task.
+    A head of linear layers of other widths is left out as a whole.
 
     Args:
         build: makes the network.
         start: a checkpoint of the same network, or a state dict with its names, as torchvision's
-            of ResNet-34 is.
+            of ResNet-34 is; see `foreign_weights.match`.
 
     Raises:
-        InputError: it is of another network.
+        InputError: it is of another network, or the weights are not finite.
     """
     network = build()
-    state, kind = start.state or {}, type(network).__name__
-    if isinstance(state.get("weights"), dict):
-        if state.get("model", kind) != kind:
-            raise InputError(
-                f"--weights: '{start.source}' is of {str(state['model'])[:60]}, this is {kind}"
-            )
-        state = state["weights"]
-    wanted = network.state_dict()
-    last = f"{last_linear(network)}."
-    loaded = {name: value for name, value in wanted.items() if name.startswith(last)}
-    for name, value in state.items():
-        if not (isinstance(name, str) and name.startswith(last)):
-            loaded[name] = _in_grey(value, wanted.get(name))
-    _fill(network, loaded, start)
+    if start.state is None:
+        return network
+    state, kind = start.state, type(network).__name__
+    if start.of_this_project and state.get("model", kind) != kind:
+        raise InputError(
+            f"--weights: '{start.source}' is of {str(state['model'])[:60]}, this is {kind}"
+        )
+    matched, kept = _match_but_for_head(network, start)
+    _fill(network, matched)
+    _tell(start, matched, f"'{kept}'")
     return network
+
+
+def _match_but_for_head(network: nn.Module, start: PretrainedWeights) -> tuple[Matched, str]:
+    """Match all but the last linear layer, or all but the module of linear layers that holds it.
+
+    Returns:
+        What matched, and the name of the module left out.
+
+    Raises:
+        InputError: neither matches; says why the first does not.
+    """
+    last = last_linear(network)
+    kept, head = [last], last.split(".")[0]
+    if all(value.dim() < 3 for value in network.get_submodule(head).state_dict().values()):
+        kept.append(head)
+    errors = []
+    for name in kept:
+        rest = {n: v for n, v in network.state_dict().items() if not n.startswith(f"{name}.")}
+        try:
+            return match(start.state or {}, rest, f"{name}."), name
+        except Misfit as error:
+            errors.append(error)
+        except InputError as error:
+            errors.insert(0, error)
+    raise InputError(f"--weights: '{start.source}' {errors[0]}")
+
+
+def _fill(module: nn.Module, matched: Matched) -> None:
+    module.load_state_dict({**module.state_dict(), **matched.tensors})
+
+
+def _tell(start: PretrainedWeights, matched: Matched, kept: str) -> None:
+    """Print, once, what was taken from a file and what was left out."""
+    if start.source == "imagenet":
+        return
+    line = f"weights '{start.source}': {len(matched.tensors)} tensors"
+    line += f" under '{matched.prefix.removesuffix('.')}'" if matched.prefix else ""
+    line = "; ".join([line, *matched.notes])
+    if matched.left_out:
+        line += f"; left out: {', '.join(matched.left_out)}"
+    line += f"; {kept} starts from random numbers"
+    if line not in start.told:
+        start.told.add(line)
+        print(line, flush=True)
 
 
 def network_of(choice: str) -> str | None:
     """Class name in the checkpoint that ``--weights`` names, None where it has none."""
     try:
-        return load_checkpoint(Path(choice).expanduser()).get("model")
+        model = load_checkpoint(Path(choice).expanduser()).get("model")
+        return model if isinstance(model, str) else None
     except (InputError, RuntimeError):  # reported where the weights are read; no such home folder
         return None
 
@@ -168,19 +208,3 @@ def network_of(choice: str) -> str | None:
 def last_linear(network: nn.Module) -> str:
     """Name of the layer that gives the logits."""
     return [name for name, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
-
-
-def _in_grey(value: Any, wanted: torch.Tensor | None) -> Any:
-    """A first convolution over three colours averaged to the one channel that is wanted."""
-    grey = wanted is not None and wanted.dim() == 4 and wanted.shape[1] == 1
-    if grey and torch.is_tensor(value) and value.dim() == 4 and value.shape[1] == 3:
-        return value.mean(1, keepdim=True)
-    return value
-
-
-def _fill(module: nn.Module, loaded: dict[Any, Any], start: PretrainedWeights) -> None:
-    try:
-        module.load_state_dict(loaded)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"--weights: '{start.source}' does not fit: {reason}") from None
