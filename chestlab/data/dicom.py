@@ -27,12 +27,6 @@ PIXEL_DATA, TRAILER = 0x7FE00010, 0xFFFAFFFA  # tags; what may follow are signat
 CHEST_WORDS = ("CHEST", "THORA", "TORA", "THX", "LUNG", "PULM", "PARU", "DADA")
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether the file has DICOM's prefix, which follows a preamble of 128 bytes."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
 def read_dicom(path: Path, voi: bool = True) -> Picture:
     """Read the first frame: modality LUT or rescaling, VOI LUT or window, MONOCHROME1 inverted.
 
@@ -58,7 +52,7 @@ def read_dicom(path: Path, voi: bool = True) -> Picture:
             if any(name not in dataset for name in ("Rows", "Columns", "PixelData")):
                 raise InputError(
                     "is a DICOM file without an image"
-                    if is_dicom(path)
+                    if dataset.preamble
                     else "is no DICOM file, or its beginning is damaged"
                 )
             damage = _damage(dataset, path.stat().st_size)

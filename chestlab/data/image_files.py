@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from chestlab.data.dicom import is_dicom, read_dicom
+from chestlab.data.dicom import read_dicom
 from chestlab.data.grey_values import Picture, Window
 from chestlab.data.pillow_images import read_picture
 from chestlab.files.errors import InputError
@@ -88,12 +88,22 @@ def read_xray(path: Path, size: int, window: Window | None = None) -> Xray:
 
 def _read(path: Path, voi: bool) -> Picture:
     try:
-        dicom = is_dicom(path)
+        kind = _kind(path)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}") from None
-    if dicom or path.suffix.lower() in DICOM_SUFFIXES:
+    if kind == "DICOM" or (kind is None and path.suffix.lower() in DICOM_SUFFIXES):
         return read_dicom(path, voi)
     return read_picture(path)
+
+
+def _kind(path: Path) -> str | None:
+    """What the first bytes of a file tell it to be: DICOM, a picture, or neither."""
+    with path.open("rb") as file:
+        start = file.read(132)
+    if start[128:] == b"DICM":
+        return "DICOM"
+    webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    return "picture" if webp or start.startswith(SIGNATURES) else None
 
 
 def _doubts(shape: tuple[int, int], seen: np.ndarray) -> Iterator[str]:
@@ -192,15 +202,9 @@ def _looks_like_image(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        with path.open("rb") as file:
-            start = file.read(132)
+        return _kind(path) is not None
     except OSError:
         return True  # reading it tells why
-    return (
-        start.startswith(SIGNATURES)
-        or start[128:] == b"DICM"
-        or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
-    )
 
 
 def printable(path: Path) -> str:
