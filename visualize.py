@@ -2,13 +2,16 @@
 
     python visualize.py                      # every run -> results/README.md
     python visualize.py --lang id            # the same in Indonesian: README.id.md
+    python visualize.py report RUN           # the lab report of a run: README.md in its folder
+    python visualize.py report RUN --format html    # as one file, to hand in
     python visualize.py pair RUN RUN         # two runs compared on the test images
     python visualize.py mistakes             # what each run got wrong: mistakes.md in its folder
     python visualize.py mistakes --run RUN   # of one run
     python visualize.py names                # NIH file name of each image
     python visualize.py augmentation         # what experiment 2's random warps do
 
-RUN is the name of a run and of its folder in results. `mistakes` and `names` find the images of
+RUN is the name of a run and of its folder in results. The first two commands write the lab reports
+of all runs as well, in both languages. `mistakes` and `names` find the images of
 each run by its checkpoint, or in the file that --data names. Runs on phantoms have a page of their
 own, results/phantom/README.md.
 
@@ -20,14 +23,16 @@ bytes. Colours are from the Okabe-Ito palette; line style, shape or text says th
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chestlab.data import sources
-from chestlab.data.splits import NIH_CREDIT, SOURCE_SIZES, TwoClassData
+from chestlab.data.splits import NIH_CREDIT, SOURCE_SIZES, Data, TwoClassData
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable
 from chestlab.files.errors import InputError, OneLineParser
@@ -67,6 +72,23 @@ def _parser() -> OneLineParser:
 
     readme = command("readme", _readme, "all runs on one page (what happens without a command)")
     readme.add_argument("--lang", choices=("en", "id"), default="en", help="(default: en)")
+    report = command("report", _report, "the lab report of a run, in English and Indonesian")
+    report.add_argument("runs", nargs="*", metavar="RUN", help="its name (default: every run)")
+    report.add_argument(
+        "--format",
+        choices=("md", "html"),
+        default="md",
+        help="html: also as one file with its pictures, in report in the run's folder",
+    )
+    report.add_argument(
+        "--data",
+        metavar="{chestmnist,phantom,FILE.npz}",
+        help="draws the training batch of runs that were trained on it",
+    )
+    report.add_argument("--root", type=Path, metavar="DIR", help="of the official files")
+    report.add_argument(
+        "--source-size", type=int, choices=SOURCE_SIZES, help="of --data chestmnist, in pixels"
+    )
     pair = command("pair", _pair, "two runs compared on the test images")
     pair.add_argument("runs", nargs=2, metavar="RUN", help="its name")
     mistakes = command("mistakes", _mistakes, "the errors, and the images nearest to the threshold")
@@ -102,7 +124,76 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
 def _readme(options: argparse.Namespace) -> None:
     from chestlab.reporting import overview
 
-    print(*overview.write_report(options.results_dir, options.lang), sep="\n")
+    pages = overview.write_report(options.results_dir, options.lang)
+    reports = len(_write_reports(options.results_dir))
+    print(*pages, f"and the lab reports of {reports} runs, README.md in their folders", sep="\n")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from chestlab.reporting.lab_html import write_html
+
+    data = None
+    if options.data is not None:
+        data = sources.load(options.data, options.root, options.source_size)
+    for run, pages in _write_reports(options.results_dir, options.runs, data):
+        print(*pages, *(write_html(run.folder) if options.format == "html" else ()), sep="\n")
+
+
+def _write_reports(
+    results_dir: Path, names: Sequence[str] = (), data: Data | None = None
+) -> list[tuple[StoredRun, list[Path]]]:
+    """Write lab reports; with ``data`` also the training batches of the runs on these images.
+
+    Args:
+        results_dir: of the runs.
+        names: of the runs, none for all.
+        data: images to draw, or None.
+
+    Returns:
+        The runs, each with its pages.
+    """
+    from chestlab.files.run_files import results_dir_of
+    from chestlab.reporting.lab_report import write_lab_report
+    from chestlab.reporting.look_tables import all_looks
+    from chestlab.reporting.stored_runs import find_run, read_runs
+    from chestlab.runs.report_files import draw_stored_batch
+
+    runs = read_runs(results_dir)
+    shown = [find_run(runs, name) for name in names] or runs
+    looks = all_looks(results_dir)
+    written = []
+    for run in shown:
+        if data is not None and run.metrics["data"]["sha256"] == data.sha256:
+            draw_stored_batch(run, data)
+        pages = write_lab_report(run, results_dir_of(run.folder), looks, _blocks_of)
+        written.append((run, pages))
+    return written
+
+
+def _blocks_of(metrics: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The blocks of a stored run's network as the code of today builds it.
+
+    None where that is another network than the run's, or there is none.
+    """
+    costs, members = metrics.get("costs") or {}, len(metrics.get("members", [0]))
+    arguments = json.dumps(metrics.get("model_arguments") or {}, sort_keys=True)
+    blocks = _blocks(metrics["model"], arguments, costs.get("input_size") or 0)
+    known = blocks is not None and sum(block["parameters"] for block in blocks)
+    return blocks if known and members * known == metrics["parameters"] else None
+
+
+@functools.cache
+def _blocks(model: str, arguments: str, size: int) -> list[dict[str, Any]] | None:
+    import torch
+
+    from chestlab.training.architecture import describe_blocks
+    from networks import network_class
+
+    try:
+        network = network_class(model)(**json.loads(arguments)).eval()
+        return describe_blocks(network, torch.zeros(1, 1, size, size))[0]
+    except (InputError, TypeError, RuntimeError):  # no network, or not of these arguments
+        return None
 
 
 def _pair(options: argparse.Namespace) -> None:

@@ -172,7 +172,8 @@ class _Page:
             mistakes=(run.folder / "mistakes.md").exists(),
             members=lab_tables.member_table(self.wording, metrics),
             average=self._sentences(lab_verdicts.AVERAGE),
-            **self._of_members(),
+            members_text=self._of_members(),
+            below_members=self._below_members(),
             cost=lab_tables.cost_table(self.wording, metrics, history),
             environment=lab_tables.environment_table(self.wording, metrics, environment),
             command=command,
@@ -336,7 +337,7 @@ class _Page:
 
     def _recipe(self) -> str:
         """Which recipe it is, and what was changed from the published one."""
-        say, name = self.wording.say, self.metrics.get("recipe_name")
+        say, name = self.wording.say, self.metrics.get("recipe_name", "")
         parts = []
         if name in lab_experiments.RECIPES:
             recipe = self.wording.texts(lab_experiments.RECIPES[name], self.facts)
@@ -367,26 +368,26 @@ class _Page:
         threshold = self.wording.number(metrics["threshold"], ".2f")
         return say("unit_of_intervals", threshold=threshold, **values).strip()
 
-    def _of_members(self) -> dict[str, str]:
-        """What stands above and below the table of an average's members."""
+    def _of_members(self) -> str:
+        """What was averaged; empty for a single network."""
         metrics, say = self.metrics, self.wording.say
         if "members" not in metrics:
-            return {"members_text": "", "below_members": ""}
-        best = metrics["best_member"]
+            return ""
+        return say(
+            "members",
+            averaged=say(f"averaged_{metrics.get('averaged', 'probabilities')}"),
+            threshold=self.wording.number(metrics["threshold"], ".2f"),
+            chosen_on=say(f"chosen_on_{metrics['threshold_chosen_on']}"),
+        )
+
+    def _below_members(self) -> str:
+        """Which member is the best; empty for a single network."""
+        if "members" not in self.metrics:
+            return ""
+        best = self.metrics["best_member"]
         of_val = best["chosen_on"].endswith("val")
-        return {
-            "members_text": say(
-                "members",
-                averaged=say(f"averaged_{metrics.get('averaged', 'probabilities')}"),
-                threshold=self.wording.number(metrics["threshold"], ".2f"),
-                chosen_on=say(f"chosen_on_{metrics['threshold_chosen_on']}"),
-            ),
-            "below_members": say(
-                "below_members",
-                name=best["name"],
-                split=say("split_val" if of_val else "split_held_out"),
-            ),
-        }
+        split = self.wording.say("split_val" if of_val else "split_held_out")
+        return self.wording.say("below_members", name=best["name"], split=split)
 
     def _files(self) -> str:
         """Links to the files that the figures come from."""

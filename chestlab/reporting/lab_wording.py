@@ -37,7 +37,7 @@ class LabWording(Wording):
 
         A format that ends in ``%`` multiplies by 100 and adds the sign, as ``{accuracy:.1%}``.
         """
-        known = LIMITS_OF_RULES | facts
+        known = {**LIMITS_OF_RULES, **facts}
         return text.format_map({key: _Shown(self, value) for key, value in known.items()})
 
     def texts(self, texts: tuple[str, str], facts: Mapping[str, Any]) -> str:

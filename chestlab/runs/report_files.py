@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import torch
 
 from chestlab.data.splits import NIH_CREDIT, Data
 from chestlab.files.atomic import atomic_write
+from chestlab.reporting.lab_recipe import recipe_values
 from chestlab.reporting.lab_report import ENVIRONMENT, PAGES, note_failure, report_on
+from chestlab.reporting.stored_runs import StoredRun
 from chestlab.runs.environment import environment
 from chestlab.runs.experiment import Experiment
 from chestlab.training.recipe import Recipe
@@ -32,6 +35,17 @@ def draw_batch(folder: Path, data: Data, recipe: Recipe, title: str) -> None:
         draw_training_batch(
             data.train.images, data.train.labels, recipe, path, title=title, credit=credit
         )
+
+
+def draw_stored_batch(run: StoredRun, data: Data) -> None:
+    """As `draw_batch`, for a stored run that was trained on these data; none for a baseline."""
+    recipe = recipe_values(run.metrics)
+    if recipe is None:
+        return
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    kept = Recipe(**{key: value for key, value in recipe.items() if key in known})
+    title = f"{run.name} · {run.metrics['model']}\n{data.source} · train n = {len(data.train)}"
+    draw_batch(run.folder, data, kept, title)
 
 
 def store_environment(folder: Path, device: torch.device) -> None:
