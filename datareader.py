@@ -6,9 +6,11 @@
 
 An image is kept when exactly one of its 14 labels is set, and that one is cardiomegaly or
 pneumothorax. Run as a script, this file prints the number of images per split and class, and draws
-a page of random training images of both classes:
+a page of random training images of both classes, or it makes npz files:
 
     python datareader.py [--data FILE.npz] [--out DIR]
+    python datareader.py split FILE.npz --val 0.15    # val images out of train's, by patient
+    python datareader.py pack FOLDER CSV --size 28    # of pictures and their labels
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from chestlab.data.phantom import OFFICIAL_COUNTS
-from chestlab.data.sources import load
+from chestlab.data.sources import is_file_name, load
 from chestlab.data.splits import CLASS_NAMES, NIH_CREDIT, SPLITS, TwoClassData
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable, make_folder
@@ -185,21 +187,29 @@ def draw_samples(data: TwoClassData, path: Path, seed: int = 0) -> None:
 
 
 def main() -> None:
-    """Print the table of counts and draw the page of samples."""
-    from chestlab.runs.flags import add_data, add_folder
+    """Print the table of counts and draw the page of samples, or run a command."""
+    from chestlab.runs.data_commands import COMMANDS, run_command
+    from chestlab.runs.flags import add_classes, add_data, add_folder
     from chestlab.runs.naming import run_name
 
+    words = notebook.command_line()
+    if words and words[0] in COMMANDS:
+        run_command(words)
+        return
     parser = OneLineParser(
         description="Print the number of images per split and class, and draw a page of random "
-        "training images, samples.png, in the folder --out."
+        "training images, samples.png, in the folder --out.",
+        epilog="Commands that make npz files: 'datareader.py split --help' (val or test images out "
+        "of train's) and 'datareader.py pack --help' (of pictures and a table of labels).",
     )
     add_data(parser)
+    add_classes(parser)
     add_folder(parser, "--out", "results")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     check_writable(options.out, "--out")
-    data = load(options.data, options.root, options.source_size)
+    data = load(options.data, options.root, options.source_size, classes=options.classes)
     print(counts_table(data))
-    is_file = options.data.endswith(".npz")
+    is_file = is_file_name(options.data)
     folder = options.out / ("phantom" if data.phantom and not is_file else "")
     make_folder(folder)
     path = folder / f"{run_name('samples', options.data, data.size)}.png"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import math
 import warnings
 import zipfile
@@ -31,20 +32,21 @@ class ArrayError(InputError):
 
     Args:
         text: the array's name, shape and type, what is wrong, and what is allowed.
-        key: end of the names of the arrays that ``mend`` is for; empty for all.
+        where: Python expression of a name ``k`` and its array ``v`` that is true for the arrays
+            which ``mend`` is for; empty for all.
         mend: numpy expression that makes a good array of ``v``, or empty.
         meaning: what the expression takes for granted, e.g. ``if 2 means present``.
     """
 
-    def __init__(self, text: str, key: str = "", mend: str = "", meaning: str = "") -> None:
+    def __init__(self, text: str, where: str = "", mend: str = "", meaning: str = "") -> None:
         super().__init__(text)
-        self.key, self.mend, self.meaning = key, mend, meaning
+        self.where, self.mend, self.meaning = where, mend, meaning
 
     def line(self, path: Path) -> str:
         """A line of numpy that writes a mended copy beside ``path``; empty if there is none."""
         if not self.mend:
             return ""
-        value = f"{self.mend} if k.endswith({self.key!r}) else v" if self.key else self.mend
+        value = f"{self.mend} if {self.where} else v" if self.where else self.mend
         trusted = ", allow_pickle=True" if "tolist" in self.mend else ""
         new = str(path.with_name(f"{path.stem}_mended.npz"))
         meaning = f" {self.meaning}" if self.meaning else ""
@@ -73,9 +75,12 @@ def npz_errors(path: Path) -> Iterator[None]:
     except InputError as error:
         mending = error.line(path) if isinstance(error, ArrayError) else ""
         raise InputError(f"'{path}': {error}{mending}") from None
-    except PermissionError:
-        raise InputError(f"'{path}': no permission to read it") from None
     except Exception as error:  # damaged zips raise nearly any type, from KeyError to zlib.error
+        file = getattr(error, "filename", None)
+        if file is not None and Path(file) != path:  # one that is written meanwhile
+            raise
+        if isinstance(error, PermissionError):
+            raise InputError(f"'{path}': no permission to read it") from None
         reason = f"{type(error).__name__} {' '.join(str(error).split())}".strip()[:200]
         raise InputError(
             f"'{path}' is not a sound npz file ({reason}); delete it and fetch or copy it again"
@@ -114,7 +119,8 @@ class NpzArray:
         self.shape, fortran, self.dtype = header
         if self.dtype.hasobject:
             text = f"'{name}' holds Python objects; they are not read, for safety"
-            raise ArrayError(text, name, "np.array(v.tolist())", "if you trust the file")
+            mend, trust = "np.array(v.tolist())", "if you trust the file"
+            raise ArrayError(text, "v.dtype == object", mend, trust)
         self._fortran = fortran and len(self.shape) > 1  # as a table from pandas often is
         if self._fortran and info.file_size > LARGEST_FORTRAN:
             text = f"'{name}' is in Fortran order and too large to be turned to C order"
@@ -132,19 +138,35 @@ class NpzArray:
         """Its name, type and shape, e.g. ``val_images is float32 (6, 28, 28)``."""
         return f"{self.name} is {self.dtype} {self.shape}"
 
+    def alike(self, axes: slice = slice(1, None)) -> str:
+        """Expression for `ArrayError` of the splits' arrays of this kind, type and shape.
+
+        Args:
+            axes: those whose length is the same in all splits.
+        """
+        return (
+            f"k.endswith({self.name.split('_', 1)[-1]!r}) and v.dtype.kind == {self.dtype.kind!r} "
+            f"and v.shape[{axes.start or ''}:{axes.stop or ''}] == {self.shape[axes]}"
+        )
+
+    def header(self, shape: tuple[int, ...]) -> bytes:
+        """The header of an npy file of the same type with another shape, in C order."""
+        buffer = io.BytesIO()
+        about = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(buffer, {**about, "shape": shape})
+        return buffer.getvalue()
+
     def check(self, good: bool, wanted: str, mend: str = "") -> None:
         if not good:
-            raise ArrayError(f"{self.about}; wanted is {wanted}", self.name, mend)
+            raise ArrayError(f"{self.about}; wanted is {wanted}", self.alike(), mend)
 
     def check_names(self, n: int) -> None:
         text = f"text of at most {LONGEST_NAME} characters"
-        key = self.name.split("_", 1)[1]
-        if self.dtype.kind in "Siuf" and self.shape == (n,):
-            raise ArrayError(f"{self.about}; wanted is {text} ({n},)", key, "v.astype(str)")
         good = self.dtype.kind == "U" and 0 < self.dtype.itemsize <= 4 * LONGEST_NAME
         wanted = f"{text} ({n},), as there are {n} labels"
-        short = "" if self.shape != (n,) else f"v.astype('U{LONGEST_NAME}')"
-        self.check(good and self.shape == (n,), wanted, short)
+        mends = {"U": f"v.astype('U{LONGEST_NAME}')"} | dict.fromkeys("Siuf", "v.astype(str)")
+        mend = mends.get(self.dtype.kind, "") if self.shape == (n,) else ""
+        self.check(good and self.shape == (n,), wanted, mend)
 
     def read_patients(self, n: int, keep: np.ndarray | None = None) -> np.ndarray:
         """Patients as text, of the rows where ``keep`` (N,) is true, or of all N = ``n``.

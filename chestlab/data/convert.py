@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from chestlab.data.arrays import LARGEST, SMALLEST, ArrayError, NpzArray
+from chestlab.data.grey_values import Window, to_grey
 from chestlab.data.splits import CLASS_COLUMNS, CLASS_NAMES, FINDINGS, SPLITS
-from chestlab.data.value_ranges import Values, Window, find_windows
+from chestlab.data.value_ranges import Values, find_windows
 
 _EYE = "np.eye(14, dtype='u1')"
 
@@ -46,7 +47,7 @@ class ImageForm:
         """Images of the source to (n, S, S) uint8."""
         if self.channels is not None:
             block = block.take(0, self.channels)
-        return block if self.window is None else self.window.apply(block)
+        return block if self.window is None else to_grey(block, self.window)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def read_labels(
             f"{array.about}, {says}: --classes {','.join(CLASS_NAMES)} reads it where "
             f"{'0 is' if form == 'one' else 'the first is'} {CLASS_NAMES[0]}, and --classes "
             f"{','.join(CLASS_NAMES[::-1])} where it is {CLASS_NAMES[1]}",
-            "labels",
+            array.alike(),
             f"{_EYE}[np.where({second} == 1, 7, 1)]",
             "without the flag",
         )
@@ -118,7 +119,7 @@ def _label_form(array: NpzArray) -> str:
             positive = CLASS_NAMES[1] if array.dtype.kind == "U" else CLASS_NAMES[1].encode()
             mend = f"{_EYE}[np.where(v.ravel() == {positive!r}, 7, 1)]"
             meaning = f"if all others are {CLASS_NAMES[0]}"
-        raise ArrayError(f"{array.about}; wanted is {wanted}", "labels", mend, meaning)
+        raise ArrayError(f"{array.about}; wanted is {wanted}", array.alike(), mend, meaning)
     if wide == len(FINDINGS):
         return "columns"
     if len(shape) == 1 or wide == 1:
@@ -126,8 +127,10 @@ def _label_form(array: NpzArray) -> str:
     if wide == 2:
         return "two"
     mend = meaning = ""
+    where = array.alike()
     if len(shape) == 2 and shape[0] in (1, 2, len(FINDINGS)):
         mend, meaning = "v.T", "if the rows are the findings"
+        where = array.alike(slice(0, 1))
     elif len(shape) == 3 and 1 in shape[1:]:
         mend, meaning = "v.squeeze()", ""
     elif wide > len(FINDINGS):
@@ -136,7 +139,7 @@ def _label_form(array: NpzArray) -> str:
     elif wide > 2:
         mend = f"np.pad(v, ((0, 0), (0, {len(FINDINGS) - wide})))"
         meaning = f"if the last, from {FINDINGS[wide]} on, are those that lack"
-    raise ArrayError(f"{array.about}; wanted is {wanted}", "labels", mend, meaning)
+    raise ArrayError(f"{array.about}; wanted is {wanted}", where, mend, meaning)
 
 
 def _check_label_values(array: NpzArray, form: str, start: int, block: np.ndarray) -> None:
@@ -150,12 +153,12 @@ def _check_label_values(array: NpzArray, form: str, start: int, block: np.ndarra
         if form == "columns":
             where += f", column {column} ({FINDINGS[column]})"
         text = f"{array.about} and holds {value:g} in {where}; allowed are 0 and 1"
-        raise ArrayError(text, "labels", *_mending_of_labels(form, value))
+        raise ArrayError(text, array.alike(), *_mending_of_labels(form, value))
     if form == "two" and ((rows == 1).sum(1) != 1).any():
         row = int(((rows == 1).sum(1) != 1).argmax())
         both = " and ".join(f"{value:g}" for value in rows[row].tolist())
         text = f"{array.about} and holds {both} in row {start + row}; allowed is one 1 in each row"
-        raise ArrayError(text, "labels", "v[:, 1:]", "if the second column decides")
+        raise ArrayError(text, array.alike(), "v[:, 1:]", "if the second column decides")
 
 
 def _mending_of_labels(form: str, value: float) -> tuple[str, str]:
@@ -192,9 +195,9 @@ def find_forms(
         coloured = axis is not None and array.shape[axis] == 3
         if array.dtype == np.uint8 and not coloured:
             continue
-        gathered = Values(array.name, array.dtype, array.about)
+        gathered = Values(array.name, array.dtype, array.about, array.alike())
         for start, block in array.blocks():
-            if coloured:
+            if coloured and axis is not None:
                 _check_channels(array, start, block, axis)
             if array.dtype != np.uint8:
                 gathered.add(start, block if axis is None else block.take(0, axis))
@@ -206,7 +209,7 @@ def find_forms(
         array = NpzArray(archive, f"{split}_images")
         window, about = windows.get(array.name), []
         if window is not None:
-            about.append(f"{array.dtype} {window.about}")
+            about.append(f"{array.dtype} {window.reason}")
         if axis is not None:
             number = array.shape[axis]
             about.append(f"{number} {'equal channels' if number == 3 else 'channel'} to grey")
@@ -234,37 +237,39 @@ def _channel_axis(array: NpzArray, n: int) -> int | None:
         mend = f"v.repeat({larger}, 1).repeat({larger}, 2)"
         if side > LARGEST:
             mend = f"v[:, ::{smaller}, ::{smaller}]"
-        raise ArrayError(text, "images", mend if axis is None and side else "")
+        raise ArrayError(text, array.alike(), mend if axis is None and side else "")
     if array.dtype.kind not in "uif":
         mend = {"b": "v * np.uint8(255)", "c": "v.real"}.get(array.dtype.kind, "v.astype(float)")
         meaning = {"b": "if True is white", "c": "if the real part is meant"}
         text = f"{array.about}; wanted are grey values, uint8 {wanted}"
         meant = meaning.get(array.dtype.kind, "if the texts are numbers")
-        raise ArrayError(text, "images", mend, meant)
+        raise ArrayError(text, array.alike(), mend, meant)
     return axis
 
 
 def _mending_of_shape(array: NpzArray, n: int) -> tuple[str, str, str]:
-    """Key, numpy expression and its assumption for images of another shape."""
-    shape = array.shape
+    """Which arrays, a numpy expression and its assumption for images of another shape."""
+    shape, where = array.shape, array.alike()
     if len(shape) in (3, 4) and shape[-1] == n and shape[0] == shape[1] != n:
-        return "images", "np.moveaxis(v, -1, 0)", "if the last axis counts the images"
+        where = array.alike(slice(0, 2))
+        return where, "np.moveaxis(v, -1, 0)", "if the last axis counts the images"
     if len(shape) == 2 and shape[0] == n and round(shape[1] ** 0.5) ** 2 == shape[1]:
         side = round(shape[1] ** 0.5)
-        return "images", f"v.reshape(-1, {side}, {side})", ""
+        return where, f"v.reshape(-1, {side}, {side})", ""
     if len(shape) in (3, 4) and shape[0] != n and n:
-        key = f"{array.name.split('_')[0]}_{'images' if shape[0] > n else 'labels'}"
-        return key, f"v[:{min(n, shape[0])}]", "if the first ones belong together"
+        split, count = array.name.split("_")[0], min(n, shape[0])
+        longer = f"k.startswith('{split}_') and v.shape[:1] > ({count},)"
+        return longer, f"v[:{count}]", "if the first ones belong together"
     if len(shape) == 4 and shape[3] in (2, 4):
-        return "images", "v[..., 0]", "if the first channel is grey"
+        return where, "v[..., 0]", "if the first channel is grey"
     if len(shape) == 4 and shape[1] in (2, 4):
-        return "images", "v[:, 0]", "if the first channel is grey"
+        return where, "v[:, 0]", "if the first channel is grey"
     if len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3)):
         side = min(shape[1:3])
         rows, columns = ((size - side) // 2 for size in shape[1:3])
         cut = f"v[:, {rows}:{rows + side}, {columns}:{columns + side}]"
-        return "images", cut, "if the middle is enough"
-    return "images", "", ""
+        return where, cut, "if the middle is enough"
+    return where, "", ""
 
 
 def _check_channels(array: NpzArray, start: int, block: np.ndarray, axis: int) -> None:
@@ -279,7 +284,10 @@ def _check_channels(array: NpzArray, start: int, block: np.ndarray, axis: int) -
         text = f"{array.about} and holds the colour {pixel} in image {start + place[0]}"
         colours = "v" if axis == 3 else "np.moveaxis(v, 1, -1)"
         raise ArrayError(
-            f"{text}; allowed are grey images", "images", f"{colours} @ {_LUMA}", "by brightness"
+            f"{text}; allowed are grey images",
+            array.alike(),
+            f"{colours} @ {_LUMA}",
+            "by brightness",
         )
 
 

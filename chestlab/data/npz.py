@@ -117,7 +117,12 @@ def filter_npz(
         phantom=phantom,
         classes=None if named or classes is None else tuple(classes),
         notes=_notes(labels, forms, classes if named else None),
-        warnings=(*unknown, *doubts, *split_warnings({name: splits[name] for name in SPLITS})),
+        warnings=(
+            *unknown,
+            *doubts,
+            *_nearly_black(splits),
+            *split_warnings({name: splits[name] for name in SPLITS}),
+        ),
     )
 
 
@@ -146,6 +151,16 @@ def _check_arrays(archive: zipfile.ZipFile, path: Path) -> None:
             "the patients are known"
         )
     check_same_keys(archive)
+
+
+def _nearly_black(splits: Mapping[str, Split]) -> list[str]:
+    """A warning for each split that was made 8-bit from 0..1 without being scaled."""
+    return [
+        f"{name}_images holds nothing but 0 and 1 of 255: were its values in 0..1 before they "
+        "became uint8?"
+        for name, split in splits.items()
+        if name in SPLITS and split.images.max() == 1
+    ]
 
 
 def _notes(

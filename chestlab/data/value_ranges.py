@@ -5,55 +5,31 @@ brightness.
 
 - Floating-point values lie in 0..1 or in 0..255; half a grey value beyond is rounding. A largest
   value between 1 and 64 fits neither, and is refused.
-- Integers in 0..255 are grey values. Above, the largest value tells the depth in bits, whose
-  largest value is white. Two cases are told by percentiles instead, with a warning: a depth that
-  would leave 98 % of the pixels below half of white (burnt-in labels may be brighter than any pixel
-  of an X-ray), and values that begin far above 0 (stored with an offset).
+- Integers in 0..255 are grey values. Above, the depth is told by the values of all images together,
+  as of a single picture (`grey_values`). Where values lie beyond it (burnt-in labels), or it begins
+  above 0, there is a warning.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from chestlab.data.arrays import ArrayError
+from chestlab.data.grey_values import EIGHT_BITS, Window, window_of_counts
 
 _HALF_GREY = 0.5  # of 255: it is rounded away
 
 _DARK = 64  # of 255: where no pixel of a file is brighter, its values have another scale
-
-_LABELS = 0.02  # of the pixels may be burnt-in labels, or dead
 
 _LARGEST_INTEGER = 65535
 
 # Bounds of which the first row beyond is kept, and what is added for floating-point values.
 _BOUNDS = {"below": (0, _HALF_GREY / 255), "above 1": (1, _HALF_GREY / 255)}
 _BOUNDS |= {"above 255": (255, _HALF_GREY), "above 65535": (_LARGEST_INTEGER, 0)}
-
-
-@dataclass(frozen=True)
-class Window:
-    """The values that become black (0) and white (255) of 8-bit images.
-
-    Attributes:
-        low: black; values below become black, too.
-        high: white.
-        about: what the values are, for a message.
-    """
-
-    low: float
-    high: float
-    about: str
-
-    def apply(self, block: np.ndarray) -> np.ndarray:
-        """Values of any numeric type to uint8 of the same shape, rounded."""
-        if (self.low, self.high) == (0, 255) and block.dtype.kind != "f":
-            return block.astype(np.uint8)
-        grey = (block.astype(np.float64) - self.low) * (255 / (self.high - self.low))
-        return np.rint(grey).clip(0, 255).astype(np.uint8)
 
 
 @dataclass
@@ -64,6 +40,7 @@ class Values:
         name: of the array.
         dtype: of its values.
         about: its name, type and shape.
+        where: of `NpzArray.alike`.
 
     Attributes:
         low, high: the smallest and the largest value.
@@ -77,6 +54,7 @@ class Values:
     name: str
     dtype: np.dtype
     about: str
+    where: str
     low: float = math.inf
     high: float = -math.inf
     first: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -97,6 +75,8 @@ class Values:
                 self._keep_first("not finite", start, pixels, ~finite)
                 pixels = np.where(finite, pixels, 0)
         lowest, highest = pixels.min(1), pixels.max(1)
+        if self.is_float:  # of 16 bits they would not hold the bounds
+            lowest, highest = lowest.astype(np.float64), highest.astype(np.float64)
         self.low, self.high = (
             min(self.low, lowest.min().item()),
             max(self.high, highest.max().item()),
@@ -104,7 +84,8 @@ class Values:
         for what, (bound, rounding) in _BOUNDS.items():
             edge = rounding if self.is_float else 0
             if (lowest < -edge).any() if what == "below" else (highest > bound + edge).any():
-                beyond = pixels < -edge if what == "below" else pixels > bound + edge
+                values = pixels.astype(np.float64) if self.is_float else pixels
+                beyond = values < -edge if what == "below" else values > bound + edge
                 self._keep_first(what, start, pixels, beyond)
         dim = np.flatnonzero((highest > 0) & (highest <= 1))
         if len(dim):
@@ -133,7 +114,7 @@ class Values:
         if what in self.first:
             row, value = self.first[what]
             text = f"{self.about} and holds {value:g} in image {row}; {allowed}"
-            raise ArrayError(text, "images", mend, meaning)
+            raise ArrayError(text, self.where, mend, meaning)
 
 
 def find_windows(splits: Sequence[Values]) -> tuple[dict[str, Window], list[str]]:
@@ -186,10 +167,12 @@ def _white_of_floats(splits: Sequence[Values]) -> int:
         raise ArrayError(
             f"{unit[0].name} lies in 0..1 and {grey[0].name} in 0..{grey[0].high:g}: they have "
             "different scales",
-            "images",
+            grey[0].where,
             "v / (255 if v.max() > 1 else 1)",
         )
     if not grey:
+        if high > 0 and all(values.exact[255] for values in splits):
+            _refuse_two_values(splits[0])
         return 1
     if high < _DARK:
         clip = high < 1.5
@@ -197,6 +180,11 @@ def _white_of_floats(splits: Sequence[Values]) -> int:
         unclear = f"up to {high:g}, which is neither the white of 0..1 nor of 0..255"
         grey[0].refuse("above 1", unclear, mend, meaning)
     return 255
+
+
+def _refuse_two_values(values: Values) -> None:
+    text = f"{values.about} and holds only 0 and 1; an X-ray has more than two grey values"
+    raise ArrayError(text, values.where, "v.astype('u1') * 255", "if 1 is white")
 
 
 def _window_of_integers(splits: Sequence[Values]) -> tuple[Window, list[str]]:
@@ -208,46 +196,21 @@ def _window_of_integers(splits: Sequence[Values]) -> tuple[Window, list[str]]:
     for values in splits:
         values.refuse("below", allowed, scale, ends)
         values.refuse("above 65535", allowed, scale, ends)
-    if high <= 1:
-        text = f"{splits[0].about} and holds only 0 and 1: two grey values"
-        raise ArrayError(f"{text} are no X-ray", "images", "v * 255", "if 1 is white")
+    if high == 1:
+        _refuse_two_values(splits[0])
     if high <= 255:
         dark = [f"the brightest pixel of all images has {high} of 255"] if high < _DARK else []
-        return Window(0, 255, "values in 0..255"), dark
+        return replace(EIGHT_BITS, reason="values in 0..255"), dark
     counts = np.sum([values.counts for values in splits], axis=0)
-    black, bright = _quantiles(counts, (_LABELS, 1 - _LABELS))
-    white, beyond = _white_of_depth(high, bright)
-    if black <= white / 4:
-        low = 0
-    else:  # stored with an offset
-        low = low if black - low < (bright - black) / 4 else black
-        white, _ = _white_of_depth(high - low, bright - low)
-        white += low
+    levels = np.flatnonzero(counts)
+    window = window_of_counts(levels, counts[levels])
+    black, white = f"{window.low:g}", f"{window.high:g}"
     warnings = []
-    if low or beyond:
+    if window.low or high > window.high:
         warnings = [
-            f"the images' values lie in {min(v.low for v in splits)}..{high}, which is no usual "
-            f"range: by the middle 96 % of the pixels, {low} was taken for black and {white} for "
-            "white, and what is beyond was cut off"
+            f"the images' values lie in {low}..{high}: of these {black} was taken for black and "
+            f"{white} for white, and what is beyond was cut off"
         ]
-    depth = f"values in {low}..{white}" + ("" if low else f" ({(white + 1).bit_length() - 1} bits)")
-    return Window(low, white, f"{depth} to 8 bits"), warnings
-
-
-def _white_of_depth(high: int, bright: int) -> tuple[int, bool]:
-    """The largest value of the depth of images, and whether it is below ``high``.
-
-    Args:
-        high: the largest value.
-        bright: 98 % of the pixels are not brighter.
-    """
-    white = 2 ** max(8, high.bit_length()) - 1
-    if bright >= white / 2:
-        return white, False
-    return 2 ** max(8, bright.bit_length()) - 1, True
-
-
-def _quantiles(counts: np.ndarray, shares: Sequence[float]) -> list[int]:
-    """The smallest values that at least these shares of the pixels do not exceed."""
-    below = np.cumsum(counts)
-    return [int(np.searchsorted(below, share * below[-1])) for share in shares]
+    reason = f" ({window.reason})" if window.reason else ""
+    reason = f"values in {black}..{white}{reason} to 8 bits"
+    return replace(window, reason=reason), warnings
