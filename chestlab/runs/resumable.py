@@ -16,6 +16,7 @@ from chestlab.files.atomic import make_folder
 from chestlab.files.checkpoint import load_checkpoint
 from chestlab.files.errors import InputError, TrainingError
 from chestlab.files.run_files import UNFINISHED, RunFiles, read_metrics, run_lock
+from chestlab.runs.more_epochs import LENGTHS, is_longer, lengthen
 from chestlab.training.distributed import Processes
 from chestlab.training.layers import check_input
 from chestlab.training.recipe import Recipe, as_dict
@@ -105,11 +106,11 @@ class Resumable:
         self.files = fresh if finished else final
         unfinished = self.files.last.exists()
         if self.options.resume and unfinished:
-            state = self.load(self.files.last)
-            print(f"resuming '{self.name}' after epoch {len(state['trainer']['history'])}")
-            return True, state
+            return True, self._go_on()
         if self.options.resume and finished:
             stored = read_metrics(final.metrics)
+            if self._is_longer(stored, final):
+                return True, self._go_on_from(final)
             self._check_same(stored, final.metrics)
             if self.options.no_test or self._is_tested(stored) or not final.last.exists():
                 print(f"'{self.name}' is finished: nothing to do. See {final.folder}")
@@ -118,11 +119,68 @@ class Resumable:
             self.files = final
             return True, self.load(final.last)
         if self.options.resume:
+            shorter = self._shorter_run()
+            if shorter is not None:
+                return True, self._go_on_from(shorter)
             print(f"nothing to resume for '{self.name}'{self._others()}: starting from epoch 1")
         if not self.options.overwrite:
             self._check_startable(finished, unfinished)
         self.files.clear()
         return True, None
+
+    def _go_on(self) -> dict[str, Any]:
+        """The state of the unfinished run, which may now have more epochs to do."""
+        try:
+            stored = load_checkpoint(self.files.last, sealed=True)
+        except InputError:
+            stored = None
+        if stored is not None and self._is_longer(stored, self.files):
+            return self._go_on_from(self.files)
+        state = self.load(self.files.last)
+        print(f"resuming '{self.name}' after epoch {len(state['trainer']['history'])}")
+        return state
+
+    def _go_on_from(self, shorter: RunFiles) -> dict[str, Any]:
+        """The state of a run with fewer epochs, now that of this one."""
+        try:
+            state = lengthen(shorter, self.files, self.identity)
+        except InputError as error:
+            raise InputError(f"{error}; --overwrite starts anew") from None
+        done = len(state["trainer"]["history"])
+        name = shorter.name.removesuffix(UNFINISHED)
+        print(f"resuming '{name}' after epoch {done}, now with {self.recipe.epochs} epochs")
+        return state
+
+    def _is_longer(self, stored: Mapping[str, Any], files: RunFiles) -> bool:
+        """Whether this run is a stored one with more epochs, which can go on for those.
+
+        Raises:
+            InputError: what is stored is not of a run, or it has more epochs but cannot go on.
+        """
+        different = self._differences(stored, files.folder)
+        before = {name: different.pop(f"recipe {name}", (None, None))[0] for name in LENGTHS}
+        before = {name: value for name, value in before.items() if value is not None}
+        if different or not before:
+            return False
+        try:
+            return is_longer(self.recipe, before)
+        except InputError as error:
+            raise InputError(
+                f"'{files.name.removesuffix(UNFINISHED)}' cannot go on: {error}. --name NEW "
+                f"--weights {files.best} trains anew from its weights, --overwrite from the start"
+            ) from None
+
+    def _shorter_run(self) -> RunFiles | None:
+        """A finished run of another name that differs in having fewer epochs; the longest one."""
+        longest, most = None, 0
+        for path in sorted(self.final.results_dir.glob("*/metrics.json")):
+            files = dataclasses.replace(self.final, name=path.parent.name)
+            with contextlib.suppress(InputError, KeyError):
+                stored = read_metrics(path)
+                if files.last.exists() and self._is_longer(stored, files):
+                    epochs = stored["epochs_run"]
+                    longest, most = (files, epochs) if epochs > most else (longest, most)
+        return longest
 
     def _is_tested(self, stored: Mapping[str, Any]) -> bool:
         """Whether the finished run has what is asked for of the test images.
@@ -226,6 +284,14 @@ class Resumable:
         Raises:
             InputError: what is stored is not of a run.
         """
+        different = self._differences(stored, path)
+        last = ["data sha256", *(f"recipe {name}" for name in LENGTHS)]  # if nothing else differs
+        telling = [key for key in different if key not in last]
+        telling += [key for key in last if key in different]
+        return (telling[0], *different[telling[0]]) if telling else None
+
+    def _differences(self, stored: Mapping[str, Any], path: Any) -> dict[str, tuple[Any, Any]]:
+        """All that of this run's identity is stored otherwise: both values, by their name."""
         try:
             before = _flat({key: stored[key] for key in self.identity})
         except (KeyError, TypeError):
@@ -237,11 +303,11 @@ class Resumable:
         if "starting_weights" not in self.identity:  # which a run from random numbers leaves out
             others = _flat(stored.get("starting_weights", {}), "starting_weights")
             before, now = before | others, now | dict.fromkeys(others)
-        different = [
-            key for key in now if before.get(key) != now[key] and key != "recipe name"
-        ]  # under which a recipe goes says nothing of the training
-        telling = [key for key in different if key != "data sha256"] or different
-        return (telling[0], before.get(telling[0]), now[telling[0]]) if telling else None
+        return {
+            key: (before.get(key), now[key])
+            for key in now
+            if before.get(key) != now[key] and key != "recipe name"
+        }  # under which a recipe goes says nothing of the training
 
     def prepare_recipe(self, model: nn.Module) -> None:
         """Check the size of the input, and switch bf16 on a CPU off where it is slower.
