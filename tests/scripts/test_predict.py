@@ -16,7 +16,10 @@ from PIL import Image
 import predict
 from chestlab.data import image_files, splits
 from chestlab.data.sources import load
+from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
 from chestlab.files.errors import InputError
+from chestlab.reporting import gradcam_plots
+from chestlab.training.batch_norm import batch_norms, estimate_statistics
 from chestlab.training.inference import load_model
 from networks import network_class
 
@@ -303,6 +306,7 @@ def test_folders_are_searched_in_order_each_file_once_and_without_earlier_overla
         (["empty", "--device", "tpu"], "--device"),
         (["empty", "--checkpoint", "missing.pth"], "'missing.pth': there is no such file"),
         (["empty", "--checkpoint", "text.txt"], "damaged or none"),
+        (["empty", "--window", "9,5"], "--window '9,5': wanted are two numbers LOW,HIGH"),
     ],
     ids=str,
 )
@@ -359,6 +363,135 @@ def test_overlays_of_equal_names_do_not_replace_each_other(checkpoint, tmp_path)
     for path in over.iterdir():
         with Image.open(path) as picture:
             assert picture.width > 1000 and path.stat().st_size < 300_000
+
+
+def test_an_overlay_says_what_may_be_wrong(checkpoint, tmp_path, monkeypatch):
+    pytest.importorskip("captum")
+    drawn = []
+    monkeypatch.setattr(
+        gradcam_plots, "draw_overlay", lambda *arguments, notes, **_: drawn.append(notes)
+    )
+    PICTURE.resize((9, 9)).save(tmp_path / "image.png")
+    arguments = ["--checkpoint", str(checkpoint), "--overlay", str(tmp_path / "over")]
+    assert predict.main([str(tmp_path), *arguments, "--device", "cpu"]) == 0
+    assert drawn[0][0].startswith("WARNING: is tiny, 9 x 9 pixels")
+    assert drawn[0][-1] == predict.DISCLAIMER
+
+
+def dicom(path, values, photometric):
+    """A file of 12 bits."""
+    pydicom = pytest.importorskip("pydicom")
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset = pydicom.dataset.FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
+    dataset.Rows, dataset.Columns = values.shape
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
+    dataset.PhotometricInterpretation = photometric
+    dataset.PixelData = values.astype("<u2").tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def responsive(checkpoint, path, normalize, images):
+    """A copy with this normalisation whose outputs, unlike those of one epoch, differ by image."""
+    state = load_checkpoint(checkpoint, sealed=True)
+    state["recipe"].update(normalize=normalize, mean=0.5, std=0.25)
+    state["temperature"] = 0.1
+    save_checkpoint(path, state)
+    trained = load_model(path, network_class)
+    layers = list(batch_norms(trained.model).values())
+    estimate_statistics(trained.model, layers, trained.tensor(images), trained.recipe)
+    save_checkpoint(path, {**state, "weights": trained.model.state_dict()})
+
+
+@pytest.mark.parametrize("normalize", ["per-image", "fixed"])
+def test_an_x_ray_has_one_probability_in_whatever_file_it_comes(
+    normalize, checkpoint, phantom_npz, tmp_path, capsys
+):
+    data = load(str(phantom_npz))
+    responsive(checkpoint, tmp_path / "sharp_best.pth", normalize, data.train.images)
+    images = tmp_path / "images"
+    images.mkdir()
+    grey = np.clip(data.test.images[0], 4, 240)
+    wide = grey.astype(np.int64) * 4095 // 255
+    Image.fromarray(grey).save(images / "8 bits.png")
+    Image.fromarray(wide.astype(np.uint16)).save(images / "12 bits.png")
+    Image.fromarray((grey * 257.0).astype(np.uint16)).save(images / "16 bits.tif")
+    Image.fromarray((wide + 32768).astype(np.uint16)).save(images / "offset.tif")
+    Image.fromarray(grey).save(images / "lossless.webp", lossless=True)
+    (images / "no suffix").write_bytes(encoded(Image.fromarray(grey), "BMP"))
+    dicom(images / "12 bits.dcm", wide, "MONOCHROME2")
+    dicom(images / "12 bits inverted.dcm", 4095 - wide, "MONOCHROME1")
+    arguments = ["--checkpoint", str(tmp_path / "sharp_best.pth"), "--device", "cpu"]
+    table = tmp_path / "table.csv"
+    assert predict.main([str(images), *arguments, "--csv", str(table)]) == 0
+    rows = {Path(row["file"]).name: row for row in read_table(table)}
+    expected = float(rows["8 bits.png"]["probability"])
+    for name, row in rows.items():
+        assert float(row["probability"]) == pytest.approx(expected, abs=0.01), name
+    windows = {name: row["window"] for name, row in rows.items()}
+    assert windows["8 bits.png"] == "0,255" and windows["16 bits.tif"] == "0,65535"
+    assert windows["offset.tif"] == "32768,36863" and windows["12 bits inverted.dcm"] == "0,4095"
+    out = capsys.readouterr().out
+    assert "12 bits.png  (window 0,4095: 12-bit values)" in out
+    assert "16 bits.tif\n" in out and "8 bits.png\n" in out
+    dark = [str(images / "12 bits.png"), "--window", "0,65535", *arguments, "--csv", str(table)]
+    assert predict.main(dark) == 0
+    (row,) = read_table(table)
+    assert row["window"] == "0,65535"
+    if normalize == "fixed":  # an image's own mean and deviation hide a wrong window
+        assert abs(float(row["probability"]) - expected) > 0.05
+
+
+def test_what_may_be_wrong_is_told_and_marked_and_what_failed_has_a_row(
+    checkpoint, phantom_npz, tmp_path, capsys
+):
+    folder = tmp_path / "images"
+    (folder / "inner").mkdir(parents=True)
+    sound = Image.fromarray(load(str(phantom_npz)).train.images[0])
+    sound.save(folder / "sound.png")
+    PICTURE.resize((9, 9)).save(folder / "tiny.png")
+    PICTURE.resize((280, 70)).save(folder / "strip.png")
+    Image.fromarray(noise(64, 64, 3)).save(folder / "colour.png")
+    empty = np.full((64, 64), 200, np.uint8)
+    empty[:20, :20] = 90
+    Image.fromarray(empty).save(folder / "empty.png")
+    FRAMES[0].save(folder / "pages.tif", save_all=True, append_images=FRAMES[1:])
+    Image.new("L", (64, 64), 128).save(folder / "constant.png")
+    (folder / "notes.txt").write_text("no image")
+    sound.save(folder / "inner" / "another.png")
+    table = folder / "table.csv"
+    arguments = [str(folder), "--checkpoint", str(checkpoint), "--device", "cpu"]
+    for _ in range(2):  # the second time the table lies in the folder
+        assert predict.main([*arguments, "--csv", str(table)]) == 1
+        err = capsys.readouterr().err.splitlines()
+    rows = {Path(row["file"]).name: row for row in read_table(table)}
+    expected = {
+        "colour.png": "is a colour picture",
+        "empty.png": "is nearly empty: 9",
+        "pages.tif": "has 3 pages",
+        "strip.png": "is 280 x 70 pixels: only the middle 70 x 70",
+        "tiny.png": "is tiny, 9 x 9 pixels, enlarged",
+    }
+    assert rows.keys() == {*expected, "sound.png", "constant.png"}
+    for name, warning in expected.items():
+        assert rows[name]["warnings"].startswith(warning) and rows[name]["probability"], name
+        assert any(f"{name}: WARNING: {warning}" in line for line in err)
+    assert rows["sound.png"]["warnings"] == ""
+    failed = rows["constant.png"]
+    assert failed["warnings"].startswith("has the same grey")
+    assert failed["class"] == failed["probability"] == failed["window"] == ""
+    assert err[-1] == "predicted: 6 images; not predicted: 1"
+    inner = folder / "inner"
+    assert f"not entered: 1 folder, as '{inner}'; --recursive enters them" in err
+    assert f"{folder / 'notes.txt'}: is no image: left out" in err
+    assert not any("table.csv" in line for line in err)
+    (folder / "constant.png").unlink()
+    assert predict.main([*arguments, "--recursive"]) == 0  # notes.txt is no image that failed
+    said = capsys.readouterr()
+    assert "another.png" in said.out and "not entered" not in said.err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no such names")
