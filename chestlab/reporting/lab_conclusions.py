@@ -108,15 +108,15 @@ LIMITS = {
             Rule(lambda f: not f["tested"] or f["looks"] == 0, "", ""),
             Rule(
                 lambda f: f["looks"] == 1,
-                "This is the only recorded evaluation of this network on these test images.",
-                "Ini satu-satunya evaluasi jaringan ini pada citra uji tersebut yang tercatat.",
+                "This is the only recorded evaluation of this model on these test images.",
+                "Ini satu-satunya evaluasi model ini pada citra uji tersebut yang tercatat.",
             ),
             Rule(
                 always,
-                "{looks:,} evaluations of this network on these test images are recorded, all its "
+                "{looks:,} evaluations of this model on these test images are recorded, all its "
                 "recipes and seeds included. The highest of so many figures is partly luck, and a "
                 "recipe that was changed after such a look is favoured.",
-                "Tercatat {looks:,} evaluasi jaringan ini pada citra uji tersebut, termasuk semua "
+                "Tercatat {looks:,} evaluasi model ini pada citra uji tersebut, termasuk semua "
                 "resep dan seed-nya. Angka tertinggi dari sekian banyak evaluasi sebagian adalah "
                 "keberuntungan, dan resep yang diubah setelah evaluasi semacam itu diuntungkan.",
             ),

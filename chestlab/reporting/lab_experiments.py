@@ -23,6 +23,7 @@ class Experiment:
         question: of the experiment.
         reason: why the hypothesis is held.
         claim: of the course reports about two networks, where there is one.
+        pretrained: the reason where the network starts from ImageNet's weights.
     """
 
     number: int
@@ -30,6 +31,7 @@ class Experiment:
     question: Texts
     reason: Texts
     claim: Texts | None = None
+    pretrained: Texts | None = None
 
 
 COMMON: Texts = (
@@ -90,11 +92,9 @@ AVERAGES: dict[str, tuple[Texts, Texts]] = {  # question and reason, by what is 
             "berada di lipatan yang sama?",
         ),
         (
-            "Every image is predicted by the one network that was trained without its fold, so "
-            "that all of them count, and the average of the networks predicts the test images.",
-            "Setiap citra diprediksi oleh satu-satunya jaringan yang dilatih tanpa lipatannya, "
-            "sehingga semua citra ikut dihitung, dan citra uji diprediksi oleh rerata "
-            "jaringan-jaringan itu.",
+            "What a network learns from the other folds holds for the patients left out, too.",
+            "Apa yang dipelajari jaringan dari lipatan lain juga berlaku untuk pasien yang "
+            "disisihkan.",
         ),
     ),
     "runs": (
@@ -131,6 +131,20 @@ _FAMILY_QUESTION: Texts = (
     "it is trained from scratch?",
     "Seberapa baik {title}, salah satu jaringan 34 lapis, membedakan kardiomegali dari "
     "pneumotoraks bila dilatih dari nol?",
+)
+
+_RANDOM_START: Texts = (
+    "Even without pretrained weights, {train_n} images are enough to fit its {parameters} "
+    "parameters to the task.",
+    "Tanpa bobot pra-latih pun, {train_n} citra cukup untuk menyesuaikan {parameters} parameternya "
+    "dengan tugas ini.",
+)
+
+_PRETRAINED: Texts = (
+    "What it has learnt from ImageNet's photographs is of use on X-rays, too, so that {train_n} "
+    "images are enough to adapt its {parameters} parameters.",
+    "Apa yang dipelajarinya dari foto-foto ImageNet juga berguna untuk foto rontgen, sehingga "
+    "{train_n} citra cukup untuk menyesuaikan {parameters} parameternya.",
 )
 
 EXPERIMENTS: Mapping[str, Experiment] = {  # by class
@@ -177,12 +191,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {  # by class
             "Seberapa baik MobileNetV3-Large membedakan kardiomegali dari pneumotoraks bila "
             "dimulai dari {start}?",
         ),
-        (
-            "Its {parameters} weights are many for {train_n} images, so that what it starts from "
-            "should matter.",
-            "Bobotnya ({parameters}) terlalu banyak untuk {train_n} citra, sehingga titik awalnya "
-            "akan berpengaruh.",
-        ),
+        _RANDOM_START,
+        pretrained=_PRETRAINED,
     ),
     "DenseNet121Chest": Experiment(
         4,
@@ -193,13 +203,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {  # by class
             "Seberapa baik DenseNet-121 membedakan kardiomegali dari pneumotoraks bila dimulai "
             "dari {start}?",
         ),
-        (
-            "Dense connections reuse the features of all earlier layers; its {parameters} weights "
-            "are many for {train_n} images, so that what it starts from should matter.",
-            "Dense connection memakai ulang fitur dari semua lapisan sebelumnya; bobotnya "
-            "({parameters}) terlalu banyak untuk {train_n} citra, sehingga titik awalnya akan "
-            "berpengaruh.",
-        ),
+        _RANDOM_START,
+        pretrained=_PRETRAINED,
     ),
     "TorchvisionChest": Experiment(
         4,
@@ -210,12 +215,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {  # by class
             "Seberapa baik {arch}, sebagai pengganti DenseNet-121, membedakan kardiomegali dari "
             "pneumotoraks bila dimulai dari {start}?",
         ),
-        (
-            "Its {parameters} weights are many for {train_n} images, so that what it starts from "
-            "should matter.",
-            "Bobotnya ({parameters}) terlalu banyak untuk {train_n} citra, sehingga titik awalnya "
-            "akan berpengaruh.",
-        ),
+        _RANDOM_START,
+        pretrained=_PRETRAINED,
     ),
     "Plain34": Experiment(
         5,

@@ -13,6 +13,7 @@ import numpy as np
 from chestlab.data.splits import CLASS_NAMES, SPLITS
 from chestlab.evaluation.metrics import calibration, effective_patients
 from chestlab.evaluation.tasks import GOAL
+from chestlab.reporting.messages import MESSAGES
 from chestlab.reporting.stored_runs import StoredRun, read_patients
 
 WINDOW = 10  # last epochs over which the validation accuracy is followed
@@ -75,7 +76,8 @@ def facts_of(
     """
     metrics = run.metrics
     facts = {
-        "model": metrics["model"],
+        "model": _model(run),
+        "warned": bool(metrics["warnings"]),
         "name": run.name,
         "source": run.source,
         "size": metrics["data"].get("size"),
@@ -97,6 +99,12 @@ def facts_of(
         **_evaluation_facts(run),
     }
     return {key: value for key, value in facts.items() if _is_known(value)}
+
+
+def _model(run: StoredRun) -> str:
+    """The network's class, or a baseline's name in the language of the page."""
+    key = f"baseline_{(run.metrics.get('recipe') or {}).get('name')}"
+    return Term(key) if run.kind == "baseline" and key in MESSAGES else run.metrics["model"]
 
 
 def _is_known(value: Any) -> bool:
@@ -151,8 +159,24 @@ def _training_facts(metrics: Mapping[str, Any], history: History) -> dict[str, A
         "first_val_loss": first["val_loss"],
         "kept_val_loss": kept["val_loss"],
         "last_val_loss": last["val_loss"],
+        "highest_train_accuracy": max(row["train_accuracy"] for row in history),
+        **_statistics(metrics.get("statistics")),
         **_lowest_loss(history),
         **_accuracy_of_epochs(history, metrics),
+    }
+
+
+def _statistics(figures: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The validation AUC with running and with estimated batch-norm statistics, where stored."""
+    if not figures:
+        return {}
+    running, estimated = (figures["val"][kind]["auc"] for kind in ("running", "estimated"))
+    if running is None or estimated is None:
+        return {}
+    return {
+        "running_auc": running,
+        "estimated_auc": estimated,
+        "estimated_minus_running": estimated - running,
     }
 
 
@@ -225,9 +249,24 @@ def _evaluation_facts(run: StoredRun) -> dict[str, Any]:
     if final == "test":
         difference = 100 * (val["accuracy"] - figures["accuracy"])
         facts |= {"val_minus_final_points": difference, "val_below_points": -difference}
-    if train is not None and "accuracy" in train:
+        facts |= _out_of_fold_facts(metrics)
+    if train is not None and "accuracy" in train and run.kind == "network":
         facts |= _fit_facts(train, val, metrics)
     return facts | _gain_facts(metrics)
+
+
+def _out_of_fold_facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures out of fold, beside those of test."""
+    figures = metrics.get("oof")
+    if not figures or figures["auc"] is None:
+        return {}
+    return {
+        "oof_n": figures["n"],
+        "oof_accuracy": figures["accuracy"],
+        "oof_auc": figures["auc"],
+        "oof_auc_low": figures["auc_ci95"][0],
+        "oof_auc_high": figures["auc_ci95"][1],
+    }
 
 
 def _interval(measure: str, figures: Mapping[str, Any]) -> dict[str, float]:

@@ -22,10 +22,13 @@ th { background: #f3f3f3; }
 blockquote { margin: 1em 0; padding: 0.1em 1em; border-left: 5px solid #D55E00;
   background: #fdf3ec; }
 code { background: #f3f3f3; padding: 0 0.2em; overflow-wrap: anywhere; }
+td code { white-space: nowrap; }
 pre { background: #f3f3f3; padding: 0.6em; white-space: pre-wrap; }
 @media print { body { max-width: none; margin: 0; } img { max-height: 22cm; }
   tr, img { break-inside: avoid; } }
 """
+
+OTHER_PAGE = re.compile(r' · <a href="[^"]*README[^"]*">.*?</a>')
 
 LINK = re.compile(r'<a href="([^"]*)">(.*?)</a>', re.DOTALL)
 
@@ -64,6 +67,7 @@ def write_html(folder: Path) -> list[Path]:
 def _complete(body: str, title: str, language: str, folder: Path) -> str:
     """A whole HTML page around a body."""
     body = PICTURE.sub(lambda match: f'<img src="{_embedded(folder / match[1])}"', body)
+    body = OTHER_PAGE.sub("", body)
     body = LINK.sub(lambda match: match[0] if "://" in match[1] else match[2], body)
     return (
         f'<!DOCTYPE html>\n<html lang="{language}">\n<head>\n<meta charset="utf-8">\n'

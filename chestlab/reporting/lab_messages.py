@@ -73,14 +73,14 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
     "start_imagenet": ("ImageNet's weights", "bobot ImageNet"),
     "start_file": ("the weights in {source}", "bobot dalam {source}"),
     "blocks_of_one": (
-        "Each of them is built of these blocks:",
-        "Masing-masing tersusun dari blok berikut:",
+        "They are built of these blocks:",
+        "Jaringan-jaringan itu tersusun dari blok berikut:",
     ),
     "no_blocks": (
-        "Its layers are not listed: this run has not stored them, and the code of today builds "
-        "another network under this name.",
+        "Its layers are not listed: this run has not stored them, and the code of today does not "
+        "build the same network.",
         "Lapisannya tidak dicantumkan: percobaan ini tidak menyimpannya, dan kode yang sekarang "
-        "menghasilkan jaringan lain dengan nama ini.",
+        "tidak menghasilkan jaringan yang sama.",
     ),
     "recipe_title": ("Recipe", "Resep"),
     "recipe_of": ("Recipe {recipe}.", "Resep {recipe}."),

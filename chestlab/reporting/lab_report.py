@@ -282,6 +282,8 @@ class _Page:
         if experiment is lab_experiments.BASELINE:
             return self.wording.texts(experiment.reason, self.facts)
         texts = experiment.reason
+        if experiment.pretrained and _starts_from(metrics) == "imagenet":
+            texts = experiment.pretrained
         if "members" in metrics:
             texts = lab_experiments.AVERAGES[_kind_of_average(metrics)][1]
         common = lab_experiments.COMMON
@@ -404,15 +406,16 @@ def _kind_of_average(metrics: Mapping[str, Any]) -> str:
     return next((kind for kind in ("folds", "runs") if kind in words), "seeds")
 
 
+def _starts_from(metrics: Mapping[str, Any]) -> str:
+    """``none``, ``imagenet`` or the name of a file."""
+    return (metrics.get("starting_weights") or {}).get("source", "none")
+
+
 def _words(wording: LabWording, metrics: Mapping[str, Any]) -> dict[str, str]:
     """Facts in words: parameters, what the network starts from, torchvision's name of it."""
-    start = (metrics.get("starting_weights") or {}).get("source", "none")
-    if start == "none":
-        text = wording.say("start_random")
-    elif "imagenet" in start.lower() or start.startswith("http"):
-        text = wording.say("start_imagenet")
-    else:
-        text = wording.say("start_file", source=Path(start).name)
+    start = _starts_from(metrics)
+    known = {"none": "start_random", "imagenet": "start_imagenet"}
+    text = wording.say(known.get(start, "start_file"), source=start)
     return {
         "parameters": wording.number(metrics.get("parameters"), ","),
         "start": text,

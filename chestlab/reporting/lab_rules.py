@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chestlab.evaluation.alarms import TRAINING_GAP
+
 BALANCED = 0.55  # share of the larger class up to which classes count as balanced
 
 SHIFT = 0.05  # difference of a class's share between splits from which it is mentioned
@@ -20,6 +22,8 @@ LOSS_RISE = 0.10  # rise over the lowest validation loss that is more than its u
 UNSETTLED = 3  # images by which the accuracy of the last epochs moves before it counts as unsettled
 
 UNFITTED = 0.05  # accuracy on training images above the larger class's share that shows no learning
+
+STATISTICS_LAG = 0.05  # of validation AUC; sound networks: 0.02
 
 Facts = Mapping[str, Any]
 
@@ -180,7 +184,7 @@ TRAINING = {
         ),
     ),
     "val_loss": Topic(
-        ("epochs_run", "lowest_val_loss", "val_loss_rise", "train_loss_at_lowest"),
+        ("epochs_run", "lowest_val_loss", "val_loss_rise", "train_loss_at_lowest", "warned"),
         (
             Rule(lambda f: f["epochs_run"] == 1, "", ""),
             Rule(
@@ -189,6 +193,18 @@ TRAINING = {
                 "shows no overfitting.",
                 "Loss validasi paling rendah justru pada epoch terakhir ({last_val_loss:.3f}): "
                 "dari loss tidak tampak overfitting.",
+            ),
+            Rule(
+                lambda f: f["val_loss_rise"] > LOSS_RISE and f["warned"],
+                "The validation loss was lowest in epoch {lowest_val_loss_epoch} "
+                "({lowest_val_loss:.3f}) and {val_loss_rise:.0%} higher in the last one "
+                "({last_val_loss:.3f}); the training loss went from {train_loss_at_lowest:.3f} to "
+                "{last_train_loss:.3f} in that time. The warnings above may explain it.",
+                "Loss validasi paling rendah pada epoch ke-{lowest_val_loss_epoch} "
+                "({lowest_val_loss:.3f}), lalu {val_loss_rise:.0%} lebih tinggi pada epoch "
+                "terakhir ({last_val_loss:.3f}); selama itu loss pelatihan berubah dari "
+                "{train_loss_at_lowest:.3f} menjadi {last_train_loss:.3f}. Penyebabnya mungkin "
+                "dijelaskan oleh peringatan di atas.",
             ),
             Rule(
                 lambda f: (
@@ -234,6 +250,12 @@ TRAINING = {
         (
             Rule(lambda f: f["window"] < 3, "", ""),
             Rule(
+                lambda f: f["window_images"] == 0,
+                "Over the last {window} epochs the validation accuracy stayed at "
+                "{window_high:.1%}.",
+                "Selama {window} epoch terakhir akurasi validasi tetap {window_high:.1%}.",
+            ),
+            Rule(
                 lambda f: f["window_images"] >= UNSETTLED,
                 "Over the last {window} epochs the validation accuracy still moved between "
                 "{window_low:.1%} and {window_high:.1%}. One validation image is "
@@ -278,9 +300,49 @@ TRAINING = {
             ),
         ),
     ),
+    "statistics": Topic(
+        ("running_auc", "estimated_auc", "estimated_minus_running"),
+        (
+            Rule(
+                lambda f: f["estimated_minus_running"] > STATISTICS_LAG,
+                "With batch-norm statistics estimated on the training images, the same weights "
+                "have a validation AUC of {estimated_auc:.3f} instead of {running_auc:.3f} (single "
+                "pass): the running averages lag behind the weights.",
+                "Dengan statistik batch norm yang dihitung pada citra latih, bobot yang sama "
+                "memiliki AUC validasi {estimated_auc:.3f}, bukan {running_auc:.3f} (satu kali "
+                "prediksi): rerata berjalannya tertinggal dari bobotnya.",
+            ),
+            Rule(
+                always,
+                "With batch-norm statistics estimated on the training images, the same weights "
+                "have a validation AUC of {estimated_auc:.3f}, and with the running averages that "
+                "are used here {running_auc:.3f} (single pass).",
+                "Dengan statistik batch norm yang dihitung pada citra latih, bobot yang sama "
+                "memiliki AUC validasi {estimated_auc:.3f}, sedangkan dengan rerata berjalan yang "
+                "dipakai di sini {running_auc:.3f} (satu kali prediksi).",
+            ),
+        ),
+    ),
     "gap": Topic(
         ("gap_points", "gap_margin_points", "train_accuracy", "constant_train_accuracy"),
         (
+            Rule(
+                lambda f: (
+                    f["train_accuracy"] < f["constant_train_accuracy"] + UNFITTED
+                    and f.get("highest_train_accuracy", 0) > f["train_accuracy"] + TRAINING_GAP
+                ),
+                "The finished network is right on {train_accuracy:.1%} of the images it was "
+                "trained on, while always giving one answer would be right on "
+                "{constant_train_accuracy:.1%}. During training, however, up to "
+                "{highest_train_accuracy:.1%} were right: the network is another one in evaluation "
+                "than in training, and its figures say nothing until the cause is known.",
+                "Jaringan yang sudah dilatih benar pada {train_accuracy:.1%} citra latih, padahal "
+                "satu jawaban yang sama untuk semua citra sudah benar pada "
+                "{constant_train_accuracy:.1%}. Namun selama pelatihan akurasinya mencapai "
+                "{highest_train_accuracy:.1%}: jaringan ini berperilaku lain saat evaluasi "
+                "daripada saat pelatihan, dan angkanya tidak bermakna sampai penyebabnya "
+                "diketahui.",
+            ),
             Rule(
                 lambda f: f["train_accuracy"] < f["constant_train_accuracy"] + UNFITTED,
                 "The finished network is right on {train_accuracy:.1%} of the images it was "
@@ -322,7 +384,7 @@ TRAINING = {
                 "The finished network is right on {train_accuracy:.1%} of the images it was "
                 "trained on and on {val_accuracy:.1%} of the validation images. On this "
                 "many images a difference of up to {gap_margin_points:.1f} points (two standard "
-                "errors) can be chance, so this gap of {gap_points:.1f} points alone neither "
+                "errors) can be chance, so the difference of {gap_points:.1f} points alone neither "
                 "shows nor excludes overfitting.",
                 "Jaringan yang sudah dilatih benar pada {train_accuracy:.1%} citra latih dan "
                 "{val_accuracy:.1%} citra validasi. Dengan jumlah citra ini, selisih sampai "

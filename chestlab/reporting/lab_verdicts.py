@@ -58,6 +58,19 @@ RESULT = {
             ),
         ),
     ),
+    "out_of_fold": Topic(
+        ("oof_n", "oof_auc", "oof_auc_low", "oof_auc_high"),
+        (
+            Rule(
+                always,
+                "Out of fold, on {oof_n:,} images, the accuracy is {oof_accuracy:.1%} and the AUC "
+                "{oof_auc:.3f} ({oof_auc_low:.3f} to {oof_auc_high:.3f}).",
+                "Di luar lipatan (out-of-fold), pada {oof_n:,} citra, akurasinya "
+                "{oof_accuracy:.1%} dan AUC-nya {oof_auc:.3f} ({oof_auc_low:.3f} s.d. "
+                "{oof_auc_high:.3f}).",
+            ),
+        ),
+    ),
     "untested": Topic(
         ("tested",),
         (
@@ -133,13 +146,14 @@ EVALUATION = {
             ),
             Rule(
                 lambda f: f["accuracy_high"] < f["goal"],
-                "{goal:.0%} lies above the whole interval.",
-                "Nilai {goal:.0%} berada di atas seluruh selang itu.",
+                "The goal of {goal:.0%} lies above the whole interval.",
+                "Target {goal:.0%} berada di atas seluruh selang itu.",
             ),
             Rule(
                 always,
-                "{goal:.0%} lies within the interval, so these images neither show nor exclude it.",
-                "Nilai {goal:.0%} termasuk dalam selang itu, sehingga citra uji ini tidak "
+                "The goal of {goal:.0%} lies within the interval, so these images neither show nor "
+                "exclude it.",
+                "Target {goal:.0%} termasuk dalam selang itu, sehingga citra uji ini tidak "
                 "membuktikannya, tetapi juga tidak menyangkalnya.",
             ),
         ),
