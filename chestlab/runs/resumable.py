@@ -155,9 +155,12 @@ class Resumable:
         """Whether this run is a stored one with more epochs, which can go on for those.
 
         Raises:
-            InputError: what is stored is not of a run, or it has more epochs but cannot go on.
+            InputError: it is, but cannot go on.
         """
-        different = self._differences(stored, files.folder)
+        try:
+            different = self._differences(stored, files.folder)
+        except InputError:  # told where the run itself is checked
+            return False
         before = {name: different.pop(f"recipe {name}", (None, None))[0] for name in LENGTHS}
         before = {name: value for name, value in before.items() if value is not None}
         if different or not before:
