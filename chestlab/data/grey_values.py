@@ -8,7 +8,7 @@ signed values stored with an offset, of an image whose only white pixels are a l
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -123,7 +123,8 @@ def choose_window(values: np.ndarray, bits: int | None = None) -> Window:
     the roundest offset below the values, and white the largest value of as many bits as they need
     above it: real X-rays use more than half of their range (all but 2 of the 16,362 of 64 px).
     Few pixels far above the others (a label burnt in) or at one value far below them (padding)
-    do not count. Floats in 0..1, -1..1 or 0..255 keep these ranges.
+    do not count. Floats in 0..1, -1..1 or 0..255 keep these ranges; others are taken for integers,
+    or by percentiles where they span less than 255.
 
     Args:
         values: (H, W) integers or floats.
@@ -145,12 +146,14 @@ def choose_window(values: np.ndarray, bits: int | None = None) -> Window:
         for low, high in ((0, 1), (-1, 1), (0, 255)):
             if low <= darkest and brightest <= high:
                 return Window(low, high, f"floats in {low}..{high}")
-    if values.dtype.kind == "f" and (values % 1).any():
+    guessed = values.dtype.kind == "f" and bool((values % 1).any())
+    if guessed and brightest - darkest < 255:
         low, high = (float(v) for v in np.percentile(values, PERCENTILES))
         reason = "percentiles {} and {} of the values, whose range is unknown".format(*PERCENTILES)
         if low < high:
             return Window(low, high, reason, guessed=True)
-    return _integer_window(darkest, brightest, int(levels[-1]) > brightest)
+    window = _integer_window(darkest, brightest, int(levels[-1]) > brightest)
+    return replace(window, guessed=guessed)
 
 
 def window_of_counts(levels: np.ndarray, counts: np.ndarray) -> Window:

@@ -28,13 +28,13 @@ FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "DIB", "WEBP", "GIF", "JPEG2000"
 MOST_PIXELS = 50_000_000  # a chest X-ray has some 10 million; each takes up to 8 bytes
 
 BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, PLANAR_CONFIGURATION = 258, 259, 262, 284  # TIFF tags
-WHITE_IS_ZERO = 0  # photometric
+SAMPLE_FORMAT, SIGNED, WHITE_IS_ZERO = 339, 2, 0
 DEFLATE = 8, 32946  # compression
 PARTS = (273, 279), (324, 325)  # offsets and lengths of strips, and of tiles
 
 NO_IMAGE = (
-    "is no image that can be read (PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PGM or DICOM), or "
-    "its beginning is damaged"
+    "is no image that can be read (PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PGM or DICOM), its "
+    "beginning is damaged, or it is of a rare kind: save it as a grey PNG of 8 or 16 bits"
 )
 
 _FOREIGN = "B" if sys.byteorder == "little" else "L"
@@ -100,6 +100,8 @@ def _picture(image: Image.Image, path: Path) -> Picture:
     deep = _sixteen_bit_channels(image, path)
     if deep is None and (image.mode.startswith("I") or image.mode == "F"):
         deep = np.asarray(ImageOps.exif_transpose(image))
+    elif tags.get(SAMPLE_FORMAT) == (SIGNED,) and image.mode == "L":  # Pillow takes -1 for 255
+        deep = np.asarray(ImageOps.exif_transpose(image)).view(np.int8).astype(np.int16)
     if deep is None:
         return _eight_bit(ImageOps.exif_transpose(image), notes)
     if deep.ndim == 3 and deep.shape[-1] == 1:

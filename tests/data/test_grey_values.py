@@ -98,8 +98,10 @@ def test_floating_point_ranges(grey):
     for low, high in ((0, 1), (-1, 1), (0, 255)):
         assert bounds(low + values * (high - low)) == (low, high)
     assert bounds(deep(grey, 12).astype(np.float32)) == (0, 4095)
-    unknown = choose_window(values * 731.7 - 99.9)
-    assert unknown.guessed and unknown.low < 0 < 300 < unknown.high
+    rescaled = choose_window(values * 2000 - 1000.5)
+    assert (rescaled.low, rescaled.high, rescaled.guessed) == (-1024, 1023, True)
+    unknown = choose_window(values * 7 - 3)
+    assert unknown.guessed and -3 < unknown.low < -2 < 3 < unknown.high < 4
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -221,6 +223,18 @@ def test_signed_values_in_a_tiff(grey, order, tmp_path):
     xray = read_xray(tmp_path / "image.tif", 64)
     assert (xray.window.low, xray.window.high) == (-1024, 3071)
     assert np.abs(xray.seen.astype(int) - grey).max() <= 1
+
+
+def test_signed_values_of_8_bits_in_a_tiff(grey, tmp_path):
+    content = bytearray(tiff(np.zeros((64, 64, 1)), b"II", signed=True))
+    directory, data = len(content) - 4 - 2 - 12 * 10, (grey.astype(int) - 128).astype(np.int8)
+    entries = content[directory:].replace(
+        struct.pack("<HHIHH", 258, 3, 1, 16, 0), struct.pack("<HHIHH", 258, 3, 1, 8, 0)
+    )
+    content[14 : 14 + data.size], content[directory:] = data.tobytes(), entries
+    (tmp_path / "image.tif").write_bytes(content)
+    xray = read_xray(tmp_path / "image.tif", 64)
+    assert np.array_equal(xray.seen, grey) and str(xray.window) == "-128,127"
 
 
 def test_a_png_may_state_its_depth(grey, tmp_path):
