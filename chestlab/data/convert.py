@@ -12,7 +12,7 @@ or (N, 1), and from one column per class, (N, 2).
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from chestlab.data.arrays import LARGEST, SMALLEST, ArrayError, NpzArray
 from chestlab.data.grey_values import Window, to_grey
 from chestlab.data.splits import CLASS_COLUMNS, CLASS_NAMES, FINDINGS, SPLITS
 from chestlab.data.value_ranges import Values, find_windows
+from chestlab.files.errors import InputError
 
 _EYE = "np.eye(14, dtype='u1')"
 
@@ -52,27 +53,33 @@ class ImageForm:
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of all images of one split.
+    """The labels of one split.
 
     Attributes:
-        flags: (N, 14) uint8, `FINDINGS`.
+        keep: (N,) bool, the images that are wanted.
+        flags: (n, 14) uint8 of these, `FINDINGS`.
         named: the file has 14 columns; else the two classes were named from outside.
         about: what differs from (N, 14) uint8 in the file, or empty.
     """
 
+    keep: np.ndarray
     flags: np.ndarray
     named: bool
     about: str
 
 
 def read_labels(
-    archive: zipfile.ZipFile, split: str, classes: Sequence[str] | None = None
+    archive: zipfile.ZipFile,
+    split: str,
+    wanted: Callable[[np.ndarray], np.ndarray],
+    classes: Sequence[str] | None = None,
 ) -> Labels:
-    """The labels of all images of a split.
+    """Check the labels of all images of a split, and keep those of the images that are wanted.
 
     Args:
         archive: of `arrays.open_npz`.
         split: its name.
+        wanted: of flags (N, 14) the mask (N,) of those to keep.
         classes: the classes that labels 0 and 1 (or the columns, where there are two) stand for.
 
     Raises:
@@ -91,22 +98,23 @@ def read_labels(
             f"{_EYE}[np.where({second} == 1, 7, 1)]",
             "without the flag",
         )
-    parts = []
+    keep, flags = [], []
     for start, block in array.blocks():
         _check_label_values(array, form, start, block)
-        parts.append(block.astype(np.uint8))
-    labels = np.concatenate(parts)
+        rows = block.astype(np.uint8, copy=False)
+        if classes is not None and form != "columns":
+            second = rows[:, 1] if form == "two" else rows.reshape(len(rows))
+            columns = np.array([CLASS_COLUMNS[CLASS_NAMES.index(name)] for name in classes])
+            rows = np.eye(len(FINDINGS), dtype=np.uint8)[columns[second]]
+        keep.append(wanted(rows))
+        flags.append(rows[keep[-1]])
     about = [] if array.dtype == np.uint8 else [f"{array.dtype} to 0 and 1"]
-    if form == "columns":
-        return Labels(labels, True, "".join(about))
-    assert classes is not None
-    second = labels[:, 1] if form == "two" else labels.reshape(len(labels))
-    columns = np.array([CLASS_COLUMNS[CLASS_NAMES.index(name)] for name in classes])
-    numbers = "columns 0 and 1 are" if form == "two" else "0 and 1 are"
-    shape = ", ".join(["N", *map(str, array.shape[1:])]) + ("" if array.shape[1:] else ",")
-    about.append(f"({shape}) whose {numbers} {classes[0]} and {classes[1]}")
-    flags = np.eye(len(FINDINGS), dtype=np.uint8)[columns[second]]
-    return Labels(flags, False, ", ".join(about))
+    if classes is not None and form != "columns":
+        numbers = "columns 0 and 1 are" if form == "two" else "0 and 1 are"
+        shape = ", ".join(["N", *map(str, array.shape[1:])]) + ("" if array.shape[1:] else ",")
+        about.append(f"({shape}) whose {numbers} {classes[0]} and {classes[1]}")
+    named = form == "columns"
+    return Labels(np.concatenate(keep), np.concatenate(flags), named, ", ".join(about))
 
 
 def _label_form(array: NpzArray) -> str:
@@ -183,7 +191,8 @@ def find_forms(
         n: the number of labels of each split.
 
     Raises:
-        ArrayError: images of another shape or type, or of colour, or their scale is not clear.
+        InputError: images of another shape or type, of colour, of several sizes, or of a scale that
+            is not clear.
     """
     channels, values = {}, []
     for split in SPLITS:
@@ -215,6 +224,9 @@ def find_forms(
             about.append(f"{number} {'equal channels' if number == 3 else 'channel'} to grey")
         side = array.shape[2 if axis == 1 else 1]
         forms[split] = ImageForm(side, axis, window, ", ".join(about))
+    sizes = {split: form.side for split, form in forms.items()}
+    if len(set(sizes.values())) > 1:
+        raise InputError(f"the splits differ in image size: {sizes}")
     return forms, warnings
 
 

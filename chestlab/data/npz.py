@@ -87,23 +87,20 @@ def filter_npz(
     """
     with npz_errors(path), open_npz(path) as archive:
         _check_arrays(archive, path)
-        labels = {name: read_labels(archive, name, classes) for name in SPLITS}
+        wanted = _all if findings else two_class_mask
+        labels = {name: read_labels(archive, name, wanted, classes) for name in SPLITS}
         named = all(part.named for part in labels.values())
         if findings and not named:
             raise InputError("there are no 14 label columns, which the findings need")
-        keep = {name: _kept(name, part.flags, findings) for name, part in labels.items()}
-        forms, doubts = find_forms(archive, {name: len(part) for name, part in keep.items()})
-        sizes = {name: form.side for name, form in forms.items()}
-        if len(set(sizes.values())) > 1:
-            raise InputError(f"the splits differ in image size: {sizes}")
+        for name, part in labels.items():
+            _check_classes(name, part.flags, findings)
+        forms, doubts = find_forms(archive, {name: len(labels[name].keep) for name in SPLITS})
+        splits = {
+            name: _read_split(archive, name, forms[name], labels[name], findings) for name in SPLITS
+        }
         if related:
-            keep["related"] = related_mask(labels["train"].flags)
-        splits = {}
-        for name, rows in keep.items():
-            source = "train" if name == "related" else name
-            flags = labels[source].flags[rows]
-            part = flags if findings else flags[:, CLASS_COLUMNS[1]]
-            splits[name] = _read_split(archive, source, forms[source], part, rows)
+            beside = read_labels(archive, "train", related_mask, classes)
+            splits["related"] = _read_split(archive, "train", forms["train"], beside)
         splits, unknown = _identify_patients(archive, splits)
         phantom = "phantom.npy" in archive.namelist()
     name = path.name.encode(errors="replace").decode()  # a name that is not UTF-8 cannot be printed
@@ -210,29 +207,29 @@ def _identify_patients(
     return identified, []
 
 
-def _kept(split: str, flags: np.ndarray, findings: bool) -> np.ndarray:
-    """(N,) booleans: the images of a split that are kept.
+def _all(flags: np.ndarray) -> np.ndarray:
+    """(N, 14) flags to (N,) booleans that are true."""
+    return np.ones(len(flags), bool)
 
-    Raises:
-        InputError: a class has no image, or no finding is in some images and not in others.
-    """
+
+def _check_classes(split: str, flags: np.ndarray, findings: bool) -> None:
+    """Refuse a split without one of the classes, or in which no finding varies."""
     if findings:
         if (flags.min(0) == flags.max(0)).all():
             raise InputError(
                 f"the {split} split has no finding that some images have and some do not"
             )
-        return np.ones(len(flags), bool)
-    keep = two_class_mask(flags)
+        return
     for column, name in zip(CLASS_COLUMNS, CLASS_NAMES, strict=True):
-        if not flags[keep, column].any():
+        if not flags[:, column].any():
             raise InputError(f"the {split} split has no image labelled {name} alone")
-    return keep
 
 
 def _read_split(
-    archive: zipfile.ZipFile, split: str, form: ImageForm, labels: np.ndarray, keep: np.ndarray
+    archive: zipfile.ZipFile, split: str, form: ImageForm, labels: Labels, findings: bool = False
 ) -> Split:
-    """The kept images of a split, with their labels (n,) or (n, 14)."""
+    """The images of a split that are wanted, with their labels (n,), or (n, 14) of findings."""
+    keep = labels.keep
     names = None
     if f"{split}_names.npy" in archive.namelist():
         names = NpzArray(archive, f"{split}_names")
@@ -242,4 +239,5 @@ def _read_split(
     if f"{split}_patients.npy" in archive.namelist():
         patients = NpzArray(archive, f"{split}_patients").read_patients(len(keep), keep)
     images = NpzArray(archive, f"{split}_images").read(keep, form.convert)
-    return Split(images, labels, np.flatnonzero(keep), names, patients=patients)
+    classes = labels.flags if findings else labels.flags[:, CLASS_COLUMNS[1]]
+    return Split(images, classes, np.flatnonzero(keep), names, patients=patients)
