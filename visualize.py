@@ -23,6 +23,7 @@ bytes. Colours are from the Okabe-Ito palette; line style, shape or text says th
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -247,19 +248,22 @@ def _augmentation(options: argparse.Namespace) -> None:
     import torch
 
     from chestlab.reporting.prediction_grids import draw_augmentation
-    from chestlab.training.augment import augment
+    from chestlab.training.augment import to_input
     from train_improved import BEST as recipe
 
     data = sources.load(options.data)
     rows = np.random.default_rng(options.seed).choice(len(data.train), size=4, replace=False)
-    originals = data.train.images[rows]
+    images = torch.from_numpy(data.train.images[rows])[:, None]
     generator = torch.Generator().manual_seed(options.seed)
-    x = torch.from_numpy(originals)[:, None].float() / 255
-    warps = [augment(x, recipe, generator)[:, 0].numpy() for _ in range(6)]
+    shown = dataclasses.replace(recipe, normalize="fixed", mean=0.0, std=1.0)  # pixels in 0..1
+    originals = to_input(images, shown)[:, 0].numpy()
+    warps = [to_input(images, shown, generator)[:, 0].numpy() for _ in range(6)]
+    side = originals.shape[-1]
     title = (
-        f"Augmentation of {recipe.name}: rotation +-{recipe.rotate:g} degrees, shift "
-        f"+-{recipe.translate:.0%}, zoom +-{recipe.scale:.0%}, flip {recipe.flip:.0%}"
-        f"\n{data.source}"
+        f"Augmentation: turned by up to {recipe.rotate:g} degrees, shifted by up to "
+        f"{100 * recipe.translate:g} % of the side, zoomed by up to {100 * recipe.scale:g} %, "
+        f"mirrored in {100 * recipe.flip:g} % of cases\n"
+        f"{recipe.name} · {data.source} · {side} x {side} px, the input of the network"
     )
     credit = "" if data.phantom else NIH_CREDIT
     out = options.out or Path("results", "phantom" if data.phantom else "", "augmentation.png")

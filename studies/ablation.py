@@ -295,16 +295,25 @@ def _draw(
     for row in rows:
         name, kind = row["configuration"], row["kind"]
         gains = {measure: _gain(oof, name, kind, measure) for measure in MEASURES}
-        bars.append(("all winners" if kind == TOGETHER else name, row["verdict"], gains))
+        bars.append((effect_of(name, kind), row["verdict"], gains))
     draw_gains(
         bars,
         path,
-        title=f"{summary['net']}: effect of each switch on recipe {recipe}\n"
+        title=f"{summary['net']} · base: recipe {recipe}\n"
         f"{summary['data']['source']} · train + val n = {len(oof.labels)}, {summary['repeats']} x "
         f"{summary['folds']} folds",
-        caption="Right of 0 the switch helps, also where the base has it and it was taken away "
-        "(-). Bars: 95 % intervals over patients and repeats; the verdict is on the AUC.",
+        caption="With the switch less without it, whichever of the two the base is. Bars: 95 % "
+        "intervals over patients and repeats; the verdict is on the AUC.",
     )
+
+
+def effect_of(name: str, kind: str) -> str:
+    """What a gain is the effect of; a switch that was taken away is named as the base has it."""
+    if kind == TOGETHER:
+        return "all winners"
+    if kind not in SINGLE:
+        return name
+    return name[2:] + (" (on in the base)" if kind == REMOVED else "")
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -190,9 +190,8 @@ def write_page(folder: Path) -> None:
     draw_learning_curves(
         [row for row in rows if row["name"] != baselines.BASELINES[0].model],
         folder / "learning_curve.png",
-        title="Learning curves: mean over folds and repeats\n"
-        f"{summary['data']['source']} · train + val n = {len(oof.labels)}, {summary['repeats']} x "
-        f"{summary['folds']} folds",
+        title=f"{summary['data']['source']} · train + val n = {len(oof.labels)} · means over "
+        f"{summary['repeats']} x {summary['folds']} folds",
         caption=("" if summary["repeats"] < EXTRAPOLATED_REPEATS else EXTRAPOLATED)
         + "Bars: 95 % intervals.",
     )

@@ -312,7 +312,7 @@ def write_page(folder: Path) -> None:
     draw_trials(
         rows,
         folder / "trials.png",
-        title=f"Search for a recipe: {summary['net']}\n{summary['data']['source']} · train + val "
+        title=f"Search for a recipe of {summary['net']}\n{summary['data']['source']} · train + val "
         f"n = {len(oof.labels)}, {summary['repeats']} x {summary['folds']} folds",
     )
     done = sorted((r for r in rows if r["state"] == "complete"), key=lambda row: -row["auc"])

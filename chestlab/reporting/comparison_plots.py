@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
+from chestlab.evaluation.tasks import GOAL
+from chestlab.reporting.numbers import short_number
 from chestlab.reporting.style import (
     BLUE,
     GOAL_PERCENT,
@@ -22,8 +25,7 @@ from chestlab.reporting.style import (
     PALE,
     SMALL,
     VERMILLION,
-    save_figure,
-    short_number,
+    finish,
     tidy,
     titled_figure,
 )
@@ -34,122 +36,133 @@ KINDS = {  # colour and marker of a point
     "baseline": (GREY, "s"),
 }
 
-POINT = {"markersize": 13, "markeredgewidth": 1.6, "zorder": 3}
+GOAL_LINE: dict[str, Any] = {"color": INK, "linestyle": (0, (6, 3)), "linewidth": 1.3}
+
+BEST_BASELINE: dict[str, Any] = {"color": GREY, "linestyle": "-", "linewidth": 1}
+
+UNDEFINED: dict[str, Any] = {
+    "fontsize": SMALL,
+    "ha": "right",
+    "va": "center",
+    "color": GREY,
+    "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1},
+}
+
+CHANCE: dict[str, Any] = {"color": GREY, "linestyle": ":", "linewidth": 1.4}
 
 
 def draw_comparison(runs: Sequence[Mapping[str, Any]], path: Path | str, *, title: str) -> None:
-    """Draw the test accuracy of runs on the same images over their parameters and their time.
+    """Draw test accuracy and AUC of runs on the same images, with their size and training time.
+
+    A run has a row of its own, so that nothing lies over anything else and every point stands at
+    its value.
 
     Args:
-        runs: each with ``number`` (printed in its point), ``kind`` (a key of `KINDS`),
-            ``accuracy`` and ``interval`` (low, high) in 0..1, ``parameters`` and ``seconds``,
-            either of them None where there is none.
+        runs: from the top, each with ``number``, ``name``, ``kind`` (a key of `KINDS`),
+            ``accuracy`` and ``interval`` (low, high) in 0..1, ``auc`` and ``auc_interval``,
+            ``parameters`` and ``seconds``; any of the last four is None where there is none.
         path: PNG to write; its folder must exist.
-        title: wrapped to the width of the picture.
+        title: of which data; a heading with the highest accuracy is put before it.
 
     Raises:
         OSError: ``path`` cannot be written.
     """
-    figure = titled_figure(title, body_height=8.4)
-    panels = figure.subplots(2, 1)
-    lows, highs = zip(*(run["interval"] for run in runs), strict=True)
-    bottom = max(0, 5 * math.floor(20 * min(lows)) - 2)
-    top = max(GOAL_PERCENT + 4, min(101, 100 * max(highs) + 2))
-    columns = (("parameters", "parameters"), ("seconds", "training time (seconds)"))
-    for axes, (key, xlabel) in zip(panels, columns, strict=True):
-        axes.set_ylim(bottom, top)
-        axes.axhline(GOAL_PERCENT, color=GREY, linestyle="--", linewidth=1.4, zorder=1)
-        tidy(axes, xlabel, "test accuracy (%)")
-        shown = [run for run in runs if run[key]]
-        if shown:
-            _draw_points(axes, shown, np.log10([run[key] for run in shown]))
+    figure = titled_figure(f"{_highest(runs)}\n{title}", body_height=1.1 + 0.31 * len(runs))
+    panels = figure.subplots(1, 4, sharey=True, width_ratios=(1.6, 1.6, 0.9, 0.9))
+    columns = (
+        ("accuracy", "interval", 100, "accuracy (%)"),
+        ("auc", "auc_interval", 1, "AUC"),
+        ("parameters", "", 1, "parameters"),
+        ("seconds", "", 1, "training (s)"),
+    )
+    for axes, (key, interval, scale, label) in zip(panels, columns, strict=True):
+        tidy(axes, label, "")
+        if interval:
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+            _draw_scores(axes, runs, key, interval, scale)
         else:
-            axes.set(xticks=[])
+            _draw_costs(axes, runs, key)
+    panels[0].axvline(GOAL_PERCENT, zorder=1, **GOAL_LINE)
+    panels[1].axvline(0.5, zorder=1, **CHANCE)
+    names = [f"{run['name']}  {run['number']}" for run in runs]
+    panels[0].set_yticks(range(len(runs)), names, fontsize=SMALL)
+    panels[0].set_ylim(len(runs) - 0.4, -0.6)
     handles = [
-        Line2D(
-            [], [], linestyle="", marker=m, color="white", markeredgecolor=c, label=kind, **POINT
-        )
+        Line2D([], [], linestyle="", marker=m, color=c, markeredgecolor=INK, label=kind)
         for kind, (c, m) in KINDS.items()
         if any(run["kind"] == kind for run in runs)
     ]
-    goal = {"color": GREY, "linestyle": "--", "linewidth": 1.4}
-    label = f"{GOAL_PERCENT} %, the goal of the reports on validation images"
-    handles.append(Line2D([], [], label=label, **goal))
-    legend = {"loc": "outside lower center", "ncols": 4, "fontsize": SMALL + 0.5, "frameon": False}
-    figure.legend(handles=handles, **legend)
-    save_figure(figure, path)
+    handles.append(Line2D([], [], label=f"{GOAL_PERCENT} % goal", **GOAL_LINE))
+    handles.append(Line2D([], [], label="AUC of chance", **CHANCE))
+    if any(run["kind"] == "baseline" for run in runs):
+        handles.append(Line2D([], [], label="best baseline", **BEST_BASELINE))
+    finish(figure, path, handles)
 
 
-def _draw_points(axes: Axes, runs: Sequence[Mapping[str, Any]], exponents: np.ndarray) -> None:
-    """Draw the accuracy of each run with its interval and its number, on a logarithmic x axis.
+def _draw_scores(
+    axes: Axes, runs: Sequence[Mapping[str, Any]], key: str, interval: str, scale: float
+) -> None:
+    """A score of every run with its interval, and a line at that of the best baseline."""
+    for row, run in enumerate(runs):
+        if run[key] is None:
+            axes.annotate("undefined", (0.97, row), xycoords=("axes fraction", "data"), **UNDEFINED)
+            continue
+        color, _ = KINDS[run["kind"]]
+        if run[interval] is not None:
+            ends = [scale * end for end in run[interval]]
+            axes.plot(ends, [row, row], color=color, linewidth=2, zorder=2)
+        _draw_point(axes, scale * run[key], row, run["kind"])
+    of_baselines = [run[key] for run in runs if run["kind"] == "baseline" and run[key] is not None]
+    if of_baselines:
+        axes.axvline(scale * max(of_baselines), zorder=1, **BEST_BASELINE)
 
-    Args:
-        axes: with its y range set.
-        runs: as of `draw_comparison`.
-        exponents: (N,) decimal logarithm of each run's x.
-    """
-    margin = 0.1 + 0.05 * float(np.ptp(exponents))
-    low, high = exponents.min() - margin, exponents.max() + margin
-    axes.set_xlim(low, high)
-    ticks = _log_ticks(low, high)
-    axes.set_xticks(ticks, [short_number(10**tick) for tick in ticks])
-    bottom, top = axes.get_ylim()
-    places = np.stack(
-        [
-            (exponents - low) / (high - low),
-            [(100 * run["accuracy"] - bottom) / (top - bottom) for run in runs],
-        ],
-        axis=1,
+
+def _draw_costs(axes: Axes, runs: Sequence[Mapping[str, Any]], key: str) -> None:
+    """What every run costs, on a logarithmic axis with few ticks; 0 has no place on it."""
+    values = [run[key] for run in runs if run[key]]
+    axes.set_xscale("log")
+    if not values:
+        axes.set(xticks=[])
+        return
+    for row, run in enumerate(runs):
+        if run[key]:
+            _draw_point(axes, run[key], row, run["kind"])
+    low, high = math.log10(min(values)), math.log10(max(values))
+    margin = 0.15 + 0.08 * (high - low)
+    axes.set_xlim(10 ** (low - margin), 10 ** (high + margin))
+    ticks = _log_ticks(low - margin, high + margin)
+    axes.set_xticks(ticks, [short_number(tick) for tick in ticks])
+    axes.minorticks_off()
+
+
+def _draw_point(axes: Axes, x: float, row: int, kind: str) -> None:
+    color, marker = KINDS[kind]
+    axes.plot(x, row, marker, color=color, markeredgecolor=INK, markersize=7, zorder=3)
+
+
+def _highest(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The highest accuracy on test with its interval, and whether it reaches the goal."""
+    best = max(runs, key=lambda run: run["accuracy"])
+    low, high = (100 * end for end in best["interval"])
+    reached = "" if best["accuracy"] >= GOAL else f"no run reaches {GOAL_PERCENT} %; "
+    return (
+        f"Test accuracy: {reached}the highest is {100 * best['accuracy']:.1f} % "
+        f"({low:.1f} to {high:.1f}), {best['name']}"
     )
-    for run, place in zip(runs, _side_by_side(places), strict=True):
-        color, marker = KINDS[run["kind"]]
-        x, y = low + place * (high - low), 100 * run["accuracy"]
-        ends = [100 * end for end in run["interval"]]
-        axes.plot([x, x], ends, color=color, linewidth=1.3, zorder=2)
-        axes.plot(x, y, marker, color="white", markeredgecolor=color, **POINT)
-        text = {"ha": "center", "va": "center_baseline", "color": INK, "zorder": 4}
-        axes.text(x, y, str(run["number"]), fontsize=SMALL - 1, **text)
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Decimal logarithms of 1, 2 and 5 times the powers of ten between two logarithms."""
-    digits = (1,) if high - low > 2.5 else (1, 2, 5)
-    ticks = [
-        exponent + math.log10(digit)
-        for exponent in range(math.floor(low), math.ceil(high))
-        for digit in digits
-    ]
-    return [tick for tick in ticks if low <= tick <= high]
-
-
-def _side_by_side(
-    points: np.ndarray, width: float = 0.03, height: float = 0.065, bar: float = 0.008
-) -> list[float]:
-    """First coordinates that keep markers, and the bars through them, from covering each other.
-
-    No point is moved by more than three widths: then it rather covers another.
-
-    Args:
-        points: (N, 2) in 0..1.
-        width, height: of a marker.
-        bar: distance to be kept between the bars.
-    """
-    placed: list[tuple[float, float]] = []
-    result = [0.0] * len(points)
-    for number in np.lexsort(points.T[::-1]):
-        x, y = points[number]
-        shifts = (sign * step * bar / 2 for step in range(int(6 * width / bar)) for sign in (1, -1))
-        free = (
-            x + shift
-            for shift in shifts
-            if 0 <= x + shift <= 1
-            and all(
-                abs(x + shift - a) >= (width if abs(y - b) < height else bar) for a, b in placed
-            )
-        )
-        result[number] = float(next(free, x))
-        placed.append((result[number], y))
-    return result
+    """Up to four numbers, of 1, 2 and 5 times the powers of ten, between two logarithms."""
+    for digits in ((1, 2, 5), (1,)):
+        ticks = [
+            digit * 10.0**exponent
+            for exponent in range(math.floor(low), math.ceil(high))
+            for digit in digits
+            if low <= exponent + math.log10(digit) <= high
+        ]
+        if len(ticks) <= 4:
+            return ticks
+    return ticks[:: math.ceil(len(ticks) / 4)]
 
 
 def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) -> None:
@@ -159,7 +172,7 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
         metrics: an ensemble's: ``members``, ``best_member``, and ``val``, ``oof`` and ``test`` of
             the average, as far as there are any.
         path: PNG to write; its folder must exist.
-        title: wrapped to the width of the picture.
+        title: of what run on which data; a heading with the figures is put before it.
 
     Raises:
         OSError: ``path`` cannot be written.
@@ -172,7 +185,8 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
         for name, member in zip(short, members, strict=True)
     ]
     rows = [*names, "average of all"]
-    figure = titled_figure(title, body_height=1.7 + 0.42 * len(rows))
+    heading = _of_average(metrics)
+    figure = titled_figure(f"{heading}\n{title}", body_height=0.9 + 0.42 * len(rows))
     panels = figure.subplots(1, 2, sharey=True)
     looks = (  # split of a member, of the average, label, colour, marker, offset in rows
         ("val", "val", "val (as selected)", BLUE, "s", -0.16),
@@ -181,7 +195,7 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
     )
     last = len(rows) - 1
     for axes, measure, label in zip(
-        panels, ("accuracy", "auc"), ("accuracy, %", "AUC"), strict=True
+        panels, ("accuracy", "auc"), ("accuracy (%)", "AUC"), strict=True
     ):
         for of_member, of_average, name, color, marker, offset in looks:
             style = {"marker": marker, "linestyle": "", "markersize": 7, "color": color}
@@ -198,11 +212,22 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
         tidy(axes, label, "")
         axes.set_ylim(last + 0.5, -0.5)
     panels[0].set_yticks(range(len(rows)), rows, fontsize=NORMAL)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=NORMAL
+    handles = panels[0].get_legend_handles_labels()[0]
+    chosen_on = metrics["best_member"].get("chosen_on", "val")
+    note = f"Bars: 95 % intervals. Chosen: the best single member by {chosen_on}."
+    finish(figure, path, handles, [note])
+
+
+def _of_average(metrics: Mapping[str, Any]) -> str:
+    """The figures of an average on the images that tell most: test, else out of fold, else val."""
+    names = {"test": "test", "oof": "out of fold", "val": "val"}
+    split = next(split for split in names if metrics.get(split))
+    figures, members = metrics[split], len(metrics["members"])
+    auc = "undefined" if figures["auc"] is None else f"{figures['auc']:.3f}"
+    return (
+        f"Average of {members} networks and each alone: {names[split]} accuracy "
+        f"{100 * figures['accuracy']:.1f} %, AUC {auc}"
     )
-    save_figure(figure, path)
 
 
 def _draw_average(

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from chestlab.reporting.numbers import number, readable_number
 from chestlab.reporting.style import (
     BLUE,
     GOAL_PERCENT,
@@ -19,31 +20,32 @@ from chestlab.reporting.style import (
     INK,
     NORMAL,
     ORANGE,
-    SMALL,
     VERMILLION,
-    number,
-    save_figure,
+    finish,
     tidy,
     titled_figure,
 )
 
-TRAIN: dict[str, Any] = {"color": ORANGE, "marker": "o", "linewidth": 1.6}
-
-VAL: dict[str, Any] = {"color": BLUE, "marker": "s", "linewidth": 2.2}
-
-AUC: dict[str, Any] = {"color": INK, "marker": "d", "linewidth": 1.1, "linestyle": "-."}
+LOOKS: dict[str, dict[str, Any]] = {
+    "train": {"color": ORANGE, "marker": "o", "linestyle": (0, (4, 1.2))},
+    "val": {"color": BLUE, "marker": "s", "linestyle": "-"},
+}
 
 STAGE_CHANGE: dict[str, Any] = {"color": GREY, "linestyle": ":", "linewidth": 1.6}
 
+GOAL_LINE: dict[str, Any] = {"color": INK, "linestyle": (0, (6, 3)), "linewidth": 1.3}
+
 RING: dict[str, Any] = {  # around the epoch whose weights were kept
     "marker": "o",
-    "markersize": 14,
+    "markersize": 13,
     "markerfacecolor": "none",
     "markeredgewidth": 2,
     "color": VERMILLION,
     "linewidth": 1.2,
     "zorder": 4,
 }
+
+FEW_EPOCHS = 10  # fewer are drawn as they are: a mean would hide what there is
 
 
 def draw_training_curves(
@@ -56,7 +58,7 @@ def draw_training_curves(
     stage_changes: Sequence[int] = (),
     measure: str = "accuracy",
 ) -> None:
-    """Draw loss (left) and accuracy with the validation AUC (right) over the epochs.
+    """Draw loss, accuracy and AUC over the epochs: each epoch pale, their running mean strong.
 
     Losses far above the rest are shown as triangles at the upper edge and named in the legend.
 
@@ -65,52 +67,87 @@ def draw_training_curves(
             ``train_accuracy``, ``val_accuracy`` and ``val_auc`` (the last three in 0..1); missing,
             None and non-finite values are left out. May be empty.
         path: PNG to write; its folder must exist.
-        title: wrapped to the width of the picture.
+        title: of what run on which data; a heading with the figures is put before it.
         best_epoch: epoch whose weights were kept, if any.
         kept: why: ``best``, or ``last`` where nothing was chosen.
         stage_changes: first epoch of every later training stage.
-        measure: of the right panel: ``accuracy``, or another name for the AUC, which is then
-            alone: with 14 findings nearly every answer is a correct no.
+        measure: ``accuracy``, or another name for the AUC, which is then drawn without the
+            accuracy: with 14 findings nearly every answer is a correct no.
 
     Raises:
         OSError: ``path`` cannot be written.
     """
-    figure = titled_figure(title, body_height=4.4)
-    loss_axes, score_axes = figure.subplots(1, 2)
     epochs = [int(entry["epoch"]) for entry in history]
-    losses = {split: _values(history, f"{split}_loss") for split in ("train", "val")}
-    keys = ["train_accuracy", "val_accuracy", "val_auc"] if measure == "accuracy" else ["val_auc"]
-    scores = {key: 100 * _values(history, key) for key in keys}
-    handles = _plot_lines(loss_axes, score_axes, epochs, losses, scores)
-    spikes = _limit_loss(loss_axes, epochs, {ORANGE: losses["train"], BLUE: losses["val"]})
-    _limit_score(score_axes, scores)
+    row = epochs.index(best_epoch) if best_epoch in epochs else None
+    panels = {"loss": "loss", "accuracy": "accuracy at 0.5 (%)", "auc": "AUC"}
+    if measure != "accuracy":
+        panels = {"loss": "loss", "auc": measure}
+    values = {
+        f"{split}_{key}": (100 if key == "accuracy" else 1) * _values(history, f"{split}_{key}")
+        for key in panels
+        for split in LOOKS
+        if (split, key) != ("train", "auc")
+    }
+    heading = _heading(values, row, len(epochs), kept, measure)
+    figure = titled_figure(f"{heading}\n{title}", body_height=3.5)
     changes = [epoch for epoch in stage_changes if min(epochs, default=1) < epoch]
     changes = [epoch for epoch in changes if epoch <= max(epochs, default=1)]
-    score_label = "accuracy (%)" if measure == "accuracy" else f"{measure} x 100"
-    _finish_axes(loss_axes, epochs, changes, "loss")
-    _finish_axes(score_axes, epochs, changes, score_label)
-    if not epochs:
-        loss_axes.set_title("no finished epoch", fontsize=NORMAL, color=INK, pad=10)
-    if best_epoch in epochs:
-        best = epochs.index(best_epoch)
-        curves = {
-            loss_axes: losses["val"],
-            score_axes: scores.get("val_accuracy", scores["val_auc"]),
-        }
-        texts = [
-            f"val loss {number(losses['val'][best], '.3f')}",
-            _score_text(scores, best, measure),
-        ]
-        for (axes, values), text in zip(curves.items(), texts, strict=True):
-            _mark_kept_epoch(axes, best_epoch, values[best], f"{kept} epoch {best_epoch}: {text}")
-        handles.append(Line2D([], [], label=f"{kept} epoch", **RING))
-    missing = int(np.isnan(np.concatenate(list(losses.values()))).sum())
-    handles += _notes(changes, spikes, missing)
-    for line in (*loss_axes.lines, *score_axes.lines):
-        line.set_in_layout(False)  # a line without points would claim the figure's corner
-    legend = {"loc": "outside lower center", "ncols": 3, "fontsize": SMALL + 0.5, "frameon": False}
-    figure.legend(handles=handles, handlelength=2.8, **legend)
-    save_figure(figure, path)
+    window = smoothing_window(len(epochs))
+    spikes: list[float] = []
+    for axes, (key, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        curves = {split: values[f"{split}_{key}"] for split in LOOKS if f"{split}_{key}" in values}
+        if key == "loss":
+            spikes = _limit_loss(axes, epochs, curves)
+            curves = {
+                split: np.where(v > axes.get_ylim()[1], np.nan, v) for split, v in curves.items()
+            }
+        else:
+            _limit_score(axes, curves, 100 if key == "accuracy" else 1)
+        starts = [epochs.index(epoch) for epoch in changes]
+        for split, of_split in curves.items():
+            _draw_curve(axes, epochs, of_split, running_mean(of_split, window, starts), split)
+        if key == "accuracy":
+            axes.axhline(GOAL_PERCENT, zorder=1, **GOAL_LINE)
+        for epoch in changes:
+            axes.axvline(epoch - 0.5, zorder=1, **STAGE_CHANGE)
+        if row is not None:
+            _mark_kept_epoch(axes, epochs[row], values[f"val_{key}"][row], key)
+        axes.set_xlim(min(epochs, default=1) - 0.6, max(epochs, default=1) + 0.6)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+        tidy(axes, "epoch", label)
+        for line in axes.lines:
+            line.set_in_layout(False)  # a line without points would claim the figure's corner
+    smoothed = f"Pale: each epoch. Strong: mean of {window} epochs around it."
+    handles = _handles(values, row, kept, changes, spikes, len(epochs))
+    finish(figure, path, handles, [smoothed if window > 1 else ""])
+
+
+def smoothing_window(epochs: int) -> int:
+    """Epochs whose mean is drawn: an odd number, 1 (no smoothing) of fewer than `FEW_EPOCHS`."""
+    return 1 if epochs < FEW_EPOCHS else max(5, epochs // 12 // 2 * 2 + 1)
+
+
+def running_mean(values: np.ndarray, window: int, starts: Sequence[int] = ()) -> np.ndarray:
+    """Centred means of up to ``window`` values, never over the start of another stage.
+
+    Near an end the window shrinks on both sides, so that the first and last value stay.
+
+    Args:
+        values: (N,); those that are not finite are left out of the means.
+        window: odd.
+        starts: rows at which a stage starts, rising.
+
+    Returns:
+        (N,), NaN where the value is.
+    """
+    result = np.full(len(values), np.nan)
+    bounds = [0, *starts, len(values)]
+    for i in np.flatnonzero(np.isfinite(values)):
+        low = max(bound for bound in bounds if bound <= i)
+        high = min(bound for bound in bounds if bound > i)
+        half = min(window // 2, i - low, high - 1 - i)
+        result[i] = np.nanmean(values[i - half : i + half + 1])
+    return result
 
 
 def _values(history: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
@@ -120,74 +157,77 @@ def _values(history: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _plot_lines(
-    loss_axes: Axes,
-    score_axes: Axes,
-    epochs: Sequence[int],
-    losses: Mapping[str, np.ndarray],
-    scores: Mapping[str, np.ndarray],
-) -> list[Line2D]:
-    """Draw the curves of both panels and return their handles for the legend."""
-    # a single epoch has no line, and many markers would hide the line
-    size: dict[str, Any] = {"markersize": 5 if len(epochs) <= 25 else 0}
-    loss_axes.plot(epochs, losses["train"], **TRAIN, **size)
-    loss_axes.plot(epochs, losses["val"], **VAL, **size)
-    if "train_accuracy" not in scores:
-        score_axes.plot(epochs, scores["val_auc"], **VAL, **size)
-        looks = {"training": TRAIN, "validation": VAL}
-        return [Line2D([], [], label=label, **look, **size) for label, look in looks.items()]
-    return [
-        *score_axes.plot(epochs, scores["train_accuracy"], label="training", **TRAIN, **size),
-        *score_axes.plot(epochs, scores["val_accuracy"], label="validation", **VAL, **size),
-        *score_axes.plot(epochs, scores["val_auc"], label="validation AUC x 100", **AUC, **size),
-    ]
+def _heading(
+    values: Mapping[str, np.ndarray], row: int | None, epochs: int, kept: str, measure: str
+) -> str:
+    """What the curves say of the epoch that was kept."""
+    if not epochs:
+        return "Training curves: no finished epoch"
+    if row is None:
+        return f"Training curves of {epochs} epoch{'s' if epochs > 1 else ''}"
+    auc = number(values["val_auc"][row], ".3f")
+    if "val_accuracy" in values:
+        figures = f"accuracy {number(values['val_accuracy'][row], '.1f')} %, AUC {auc}"
+    else:
+        figures = f"{measure} {auc}"
+    return f"Validation {figures} at the {kept} epoch, {row + 1} of {epochs}"
 
 
-def _limit_score(axes: Axes, scores: Mapping[str, np.ndarray]) -> None:
-    """Set the y range, in percent, and draw the goal where the scores are accuracies."""
-    values = np.concatenate(list(scores.values()))
-    lowest = np.nanmin(values) if np.isfinite(values).any() else 50
-    axes.set_ylim(max(-1, 5 * math.floor(lowest / 5) - 2), 101)
-    if "val_accuracy" in scores:
-        axes.axhline(GOAL_PERCENT, color=GREY, linestyle="--", linewidth=1.4, zorder=1)
-        beside = {"xycoords": ("axes fraction", "data"), "va": "center", "color": INK}
-        axes.annotate(f"{GOAL_PERCENT} % goal", (1.02, GOAL_PERCENT), fontsize=SMALL, **beside)
+def _draw_curve(
+    axes: Axes, epochs: Sequence[int], raw: np.ndarray, smoothed: np.ndarray, split: str
+) -> None:
+    """One curve: every epoch pale, the running mean strong; few epochs with markers."""
+    look = LOOKS[split]
+    if len(epochs) < FEW_EPOCHS:
+        axes.plot(epochs, raw, markersize=5, linewidth=2, **look)
+        return
+    axes.plot(epochs, raw, color=look["color"], linewidth=1, alpha=0.45)
+    axes.plot(epochs, smoothed, color=look["color"], linestyle=look["linestyle"], linewidth=2.2)
 
 
-def _finish_axes(axes: Axes, epochs: Sequence[int], changes: Sequence[int], ylabel: str) -> None:
-    for epoch in changes:
-        axes.axvline(epoch - 0.5, zorder=1, **STAGE_CHANGE)
-    axes.set_xlim(min(epochs, default=1) - 0.6, max(epochs, default=1) + 0.6)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-    tidy(axes, "epoch", ylabel)
+def _limit_score(axes: Axes, curves: Mapping[str, np.ndarray], top: float) -> None:
+    """Set the y range of a score of at most ``top``, with the goal in it."""
+    known = np.concatenate(list(curves.values()))
+    known = known[np.isfinite(known)]
+    step = top / 20
+    lowest = step * math.floor(min(known.min(initial=0.5 * top), 0.85 * top) / step)
+    axes.set_ylim(max(-0.01 * top, lowest - 0.4 * step), 1.015 * top)
 
 
-def _score_text(scores: Mapping[str, np.ndarray], row: int, measure: str) -> str:
-    """The validation scores of one epoch in words."""
-    auc = number(scores["val_auc"][row] / 100, ".3f")
-    if "val_accuracy" not in scores:
-        return f"{measure} {auc}"
-    return f"val {number(scores['val_accuracy'][row], '.1f')} % at 0.5, AUC {auc}, single pass"
-
-
-def _mark_kept_epoch(axes: Axes, epoch: int, value: float, heading: str) -> None:
+def _mark_kept_epoch(axes: Axes, epoch: int, value: float, key: str) -> None:
+    """Mark the epoch by a line and, where it has a value, a ring; the value is the heading."""
     axes.axvline(epoch, color=VERMILLION, linewidth=1.2, zorder=1.5)
-    axes.plot(epoch, min(value, axes.get_ylim()[1]), clip_on=False, **RING)
-    axes.set_title(heading, fontsize=NORMAL, color=INK, pad=10)
+    axes.plot(epoch, np.clip(value, *axes.get_ylim()), clip_on=False, **RING)
+    shown = f"{number(value, '.1f')} %" if key == "accuracy" else number(value, ".3f")
+    axes.set_title(f"epoch {epoch}: val {shown}", fontsize=NORMAL, color=INK, pad=8)
 
 
-def _notes(changes: Sequence[int], spikes: Sequence[float], missing: int) -> list[Line2D]:
-    """Lines of the legend on stage changes, on losses above the axis and on missing ones."""
-    handles = []
+def _handles(
+    values: Mapping[str, np.ndarray],
+    row: int | None,
+    kept: str,
+    changes: Sequence[int],
+    spikes: Sequence[float],
+    epochs: int,
+) -> list[Line2D]:
+    """Entries of the legend; spikes and losses that are not finite are told there."""
+    size = {"linewidth": 2.2, "markersize": 5 if epochs < FEW_EPOCHS else 0}
+    names = {"train": "training", "val": "validation"}
+    handles = [Line2D([], [], label=names[split], **LOOKS[split], **size) for split in LOOKS]
+    if "val_accuracy" in values:
+        handles.append(Line2D([], [], label=f"{GOAL_PERCENT} % goal", **GOAL_LINE))
+    if row is not None:
+        handles.append(Line2D([], [], label=f"{kept} epoch, kept", **RING))
     if changes:
         label = "stage change (epoch " + ", ".join(map(str, changes[:3]))
         label += ", ...)" if len(changes) > 3 else ")"
         handles.append(Line2D([], [], label=label, **STAGE_CHANGE))
     if spikes:
-        label = f"loss above the axis (up to {max(spikes):.3g})"
+        label = f"loss above the axis (up to {readable_number(max(spikes))})"
         triangle = {"marker": "^", "markersize": 8, "color": "white", "markeredgecolor": INK}
         handles.append(Line2D([], [], linestyle="", label=label, **triangle))
-    if missing:
+    losses = np.concatenate([values["train_loss"], values["val_loss"]])
+    if missing := int(np.isnan(losses).sum()):
         handles.append(Line2D([], [], linestyle="", label=f"losses not finite: {missing}"))
     return handles
 
@@ -214,24 +254,26 @@ def draw_lr_finder(
     Raises:
         OSError: ``path`` cannot be written.
     """
-    figure = titled_figure(title, body_height=4.2)
+    rate = readable_number(suggestion, 2)
+    figure = titled_figure(f"Search for a learning rate: {rate} suggested\n{title}", 3.8)
     axes = figure.subplots()
-    axes.plot(rates, losses, ".", color=GREY, markersize=4, label="one step")
-    axes.plot(rates, smoothed, color=BLUE, linewidth=2.2, label="running mean")
-    axes.axvline(
-        suggestion,
-        color=VERMILLION,
-        linestyle="--",
-        linewidth=1.6,
-        label=f"steepest fall: {suggestion:.2g}",
-    )
+    handles = [
+        *axes.plot(rates, losses, ".", color=GREY, markersize=4, label="one step"),
+        *axes.plot(rates, smoothed, color=BLUE, linewidth=2.2, label="running mean"),
+        axes.axvline(
+            suggestion,
+            color=VERMILLION,
+            linestyle="--",
+            linewidth=1.6,
+            label=f"steepest fall: {rate}",
+        ),
+    ]
     axes.set_xscale("log")
     low, high = smoothed.min(), np.percentile(smoothed, 90)
     margin = max(0.5 * (high - low), 0.05)
     axes.set_ylim(max(0, low - margin), high + 2 * margin)
     tidy(axes, "learning rate", "training loss")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=SMALL + 0.5, frameon=False)
-    save_figure(figure, path)
+    finish(figure, path, handles)
 
 
 def _limit_loss(axes: Axes, epochs: Sequence[int], losses: Mapping[str, np.ndarray]) -> list[float]:
@@ -245,7 +287,8 @@ def _limit_loss(axes: Axes, epochs: Sequence[int], losses: Mapping[str, np.ndarr
     low, high = values.min(), values[values <= ceiling].max()
     margin = max(0.06 * (high - low), 0.03 * abs(high), 1e-6)
     axes.set_ylim(low - margin, high + margin)
-    for color, series in losses.items():
+    for split, series in losses.items():
+        color = LOOKS[split]["color"]
         above = [epoch for epoch, value in zip(epochs, series, strict=True) if value > ceiling]
         top = [high + margin] * len(above)
         axes.plot(above, top, "^", color=color, markeredgecolor=INK, markersize=8, clip_on=False)

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from chestlab.data.splits import CLASS_NAMES
-from chestlab.evaluation.metrics import calibration
+from chestlab.evaluation.metrics import CALIBRATION_BINS, calibration
+from chestlab.reporting.numbers import number, percent
 from chestlab.reporting.style import (
     BLUE,
     GREEN,
@@ -25,12 +28,18 @@ from chestlab.reporting.style import (
     SMALL,
     VERMILLION,
     WIDTH,
-    number,
-    percent,
-    save_figure,
+    finish,
     tidy,
     titled_figure,
 )
+
+RIGHT: dict[str, Any] = {"facecolor": GREEN, "edgecolor": GREEN}
+
+WRONG: dict[str, Any] = {"facecolor": "white", "edgecolor": VERMILLION, "hatch": "/////"}
+
+THRESHOLD_LINE: dict[str, Any] = {"color": INK, "linestyle": "--", "linewidth": 1.4}
+
+DIAGONAL: dict[str, Any] = {"color": GREY, "linestyle": ":", "linewidth": 1.6}
 
 
 def draw_evaluation(
@@ -46,7 +55,7 @@ def draw_evaluation(
         folder: gets ``confusion_matrix.png``, ``roc_curve.png`` and ``calibration.png``.
         splits: title of one or two splits to labels (N,), probabilities (N,) of class 1 and the
             figures of `metrics.evaluate`.
-        title: wrapped to the width of the pictures.
+        title: of what run on which data; each picture puts a heading with its figures before it.
         threshold: class 1 is predicted when its probability is at least this.
 
     Raises:
@@ -78,12 +87,16 @@ def draw_confusion_matrix(
     Args:
         confusions: name to [[TN, FP], [FN, TP]], rows are true classes; one or two of them.
         path: PNG to write; its folder must exist.
-        title: wrapped to the width of the picture.
+        title: of what run on which data; a heading with the figures is put before it.
 
     Raises:
         OSError: ``path`` cannot be written.
     """
-    figure = titled_figure(title, body_height=5.6, width=WIDTH if len(confusions) > 1 else 6)
+    name, confusion = list(confusions.items())[-1]
+    right, n = int(np.trace(confusion)), int(np.sum(confusion))
+    heading = f"Confusion matrix, {name}: {right} of {n:,} right, {percent(right, n)}"
+    width = WIDTH if len(confusions) > 1 else 6
+    figure = titled_figure(f"{heading}\n{title}", body_height=5.5, width=width)
     panels = figure.subplots(1, len(confusions), squeeze=False)[0]
     # pale throughout, so that dark text is readable in every cell and in a grey print
     blues = LinearSegmentedColormap.from_list("blues", ["white", "#7DB7DC"])
@@ -112,8 +125,11 @@ def draw_confusion_matrix(
             f"sensitivity {percent(tp, totals[1])}  ({tp}/{totals[1]} {CLASS_NAMES[1]})\n"
             f"specificity {percent(tn, totals[0])}  ({tn}/{totals[0]} {CLASS_NAMES[0]})"
         )
+        predicted = np.flatnonzero(counts.sum(axis=0))
+        if len(predicted) == 1:
+            summary += f"\nevery image is predicted as {CLASS_NAMES[predicted[0]]}"
         axes.set_xlabel(summary, fontsize=NORMAL, linespacing=1.35)
-    save_figure(figure, path)
+    finish(figure, path)
 
 
 def draw_roc_curve(
@@ -125,7 +141,7 @@ def draw_roc_curve(
         curves: name to ``labels`` (N,) of 0 and 1, ``probabilities`` (N,) of class 1, ``auc`` or
             None, and ``auc_ci95`` as (low, high) or None. A set with one class only gets no curve.
         path: PNG to write; its folder must exist.
-        title: wrapped to the width of the picture.
+        title: of what run on which data; a heading with the figures is put before it.
         threshold: class 1 is predicted when its probability is at least this.
 
     Raises:
@@ -133,7 +149,9 @@ def draw_roc_curve(
     """
     from sklearn.metrics import roc_curve  # takes half a second, which training is spared
 
-    figure = titled_figure(title, body_height=4.9)
+    name, curve = list(curves.items())[-1]
+    heading = f"ROC curve, {name}: AUC {_auc_text(curve, ' (95 % interval {:.3f} to {:.3f})')}"
+    figure = titled_figure(f"{heading}\n{title}", body_height=4.5)
     axes = figure.subplots()
     handles = []
     looks = ((BLUE, "-"), (ORANGE, (0, (4, 1.5))))
@@ -143,10 +161,7 @@ def draw_roc_curve(
         if len(np.unique(labels)) < 2:
             handles.append(Line2D([], [], label=f"{name}\nno curve: only one class", **style))
             continue
-        auc = "undefined" if curve["auc"] is None else number(curve["auc"], ".3f")
-        label = f"{name}\nAUC {auc}"
-        if curve.get("auc_ci95") is not None:
-            label += " (95 % CI {:.3f} to {:.3f})".format(*curve["auc_ci95"])
+        label = f"{name}\nAUC {_auc_text(curve, ' (95 % CI {:.3f} to {:.3f})')}"
         label += _draw_operating_points(axes, labels, probabilities, threshold, color)
         rates = roc_curve(labels, probabilities, drop_intermediate=False)[:2]
         handles += axes.plot(*rates, label=label, clip_on=False, **style)
@@ -163,7 +178,13 @@ def draw_roc_curve(
     beside = {"loc": "upper left", "bbox_to_anchor": (1.03, 1), "borderaxespad": 0}
     style = {"fontsize": SMALL + 0.5, "frameon": False, "labelspacing": 1.1, "handlelength": 3}
     axes.legend(handles=handles, **beside, **style)
-    save_figure(figure, path)
+    finish(figure, path)
+
+
+def _auc_text(curve: Mapping[str, Any], interval: str) -> str:
+    """The area under a curve, with the interval in the form given where there is one."""
+    auc = "undefined" if curve["auc"] is None else number(curve["auc"], ".3f")
+    return auc + ("" if curve.get("auc_ci95") is None else interval.format(*curve["auc_ci95"]))
 
 
 def _draw_operating_points(
@@ -187,92 +208,118 @@ def _draw_operating_points(
 def draw_calibration(
     curves: Mapping[str, Mapping[str, Any]], path: Path | str, *, title: str, threshold: float
 ) -> None:
-    """Draw one or two calibration curves, and the probabilities of right and wrong predictions.
+    """Draw one or two reliability diagrams with the number of images in every bin below them.
 
     Args:
         curves: name to ``labels`` (N,) of 0 and 1 and ``probabilities`` (N,) of class 1.
         path: PNG to write; its folder must exist.
-        title: wrapped to the width of the picture.
+        title: of what run on which data; a heading with the figures is put before it.
         threshold: class 1 is predicted when its probability is at least this.
 
     Raises:
         OSError: ``path`` cannot be written.
     """
-    figure = titled_figure(title, body_height=4.9)
-    grid = figure.add_gridspec(len(curves), 2, width_ratios=(1.15, 1))
-    axes = figure.add_subplot(grid[:, 0])
-    diagonal = {"color": GREY, "linestyle": ":", "linewidth": 1.6, "label": "perfect calibration"}
-    handles = axes.plot([0, 1], [0, 1], **diagonal)
-    looks = ((BLUE, "-", "s"), (ORANGE, (0, (4, 1.5)), "o"))
-    for row, ((name, curve), (color, line, marker)) in enumerate(
+    results = {
+        name: calibration(curve["labels"], curve["probabilities"]) for name, curve in curves.items()
+    }
+    name, result = list(results.items())[-1]
+    heading = f"Reliability diagram, {name}: expected calibration error {result['error']:.3f}"
+    figure = titled_figure(f"{heading}\n{title}", body_height=5.4)
+    grid = figure.subplots(
+        2, len(curves), sharex=True, sharey="row", squeeze=False, height_ratios=(1.8, 1)
+    )
+    looks = ((BLUE, "s"), (ORANGE, "o"))
+    for column, ((name, curve), (color, marker)) in enumerate(
         zip(curves.items(), looks, strict=False)
     ):
-        labels = np.asarray(curve["labels"])
-        probabilities = np.asarray(curve["probabilities"], dtype=float)
-        look = {"color": color, "linestyle": line, "marker": marker}
-        handles.append(_draw_reliability(axes, labels, probabilities, name, look))
-        histogram = figure.add_subplot(grid[row, 1])
-        histogram.set_title(name, fontsize=NORMAL, weight="bold", color=INK)
-        _draw_histogram(histogram, labels, probabilities, threshold)
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    tidy(axes, f"mean predicted probability of {CLASS_NAMES[1]}", f"share of {CLASS_NAMES[1]}")
-    axes.set_title("ten bins, larger points hold more images", fontsize=NORMAL, color=INK, pad=10)
-    for line in axes.lines:
-        line.set_in_layout(False)
-    legend = {"loc": "outside lower center", "ncols": 1, "fontsize": SMALL + 0.5, "frameon": False}
-    figure.legend(handles=handles, handlelength=3.5, **legend)
-    save_figure(figure, path)
+        axes, below = grid[:, column]
+        _draw_reliability(axes, results[name]["bins"], color, marker)
+        axes.set_title(
+            f"{name}\nexpected calibration error {results[name]['error']:.3f}",
+            fontsize=NORMAL,
+            color=INK,
+            pad=10,  # points lie on the upper edge
+        )
+        tidy(axes, "", "" if column else f"share of {CLASS_NAMES[1]}")
+        labels, probabilities = (np.asarray(curve[key]) for key in ("labels", "probabilities"))
+        _draw_histogram(below, labels, probabilities, threshold)
+        tidy(below, f"predicted probability of {CLASS_NAMES[1]}", "" if column else "images")
+    note = (
+        "Points: images of a tenth of the range, at their mean probability. Bars: Wilson's 95 % "
+        "intervals, which take the images for independent. Numbers: images in the tenth."
+    )
+    handles: list[Artist] = [
+        Line2D([], [], label="perfect calibration", **DIAGONAL),
+        Line2D([], [], label=f"threshold {threshold:.3g}", **THRESHOLD_LINE),
+        Patch(label="right", **RIGHT),
+        Patch(label="wrong", **WRONG),
+    ]
+    finish(figure, path, handles, [note], columns=4)
 
 
 def _draw_reliability(
-    axes: Axes, labels: np.ndarray, probabilities: np.ndarray, name: str, look: Mapping[str, Any]
-) -> Line2D:
-    """Draw a calibration curve and return its handle for the legend.
+    axes: Axes, bins: Sequence[Mapping[str, Any]], color: str, marker: str
+) -> None:
+    """Draw the share of class 1 in every bin with its interval.
 
     Args:
-        axes: of the curve.
-        labels: (N,) of 0 and 1.
-        probabilities: (N,) of class 1.
-        name: of the curve.
-        look: its ``color``, ``linestyle`` and ``marker``.
+        axes: of the diagram.
+        bins: of `metrics.calibration`.
+        color, marker: of the points.
     """
-    result = calibration(labels, probabilities)
-    points = [(bin["probability"], bin["share"]) for bin in result["bins"]]
-    line = {"color": look["color"], "linestyle": look["linestyle"], "linewidth": 1.6}
-    axes.plot(*zip(*points, strict=True), clip_on=False, **line)
-    sizes = [12 + 260 * bin["n"] / len(labels) for bin in result["bins"]]
-    edge = {"edgecolor": INK, "linewidth": 0.9, "clip_on": False, "zorder": 3}
-    marker = {"color": look["color"], "marker": look["marker"]}
-    axes.scatter(*zip(*points, strict=True), s=sizes, **marker, **edge)
-    label = f"{name}: expected calibration error {result['error']:.3f}"
-    return Line2D([], [], label=label, linewidth=1.6, markersize=8, markeredgecolor=INK, **look)
+    axes.plot([0, 1], [0, 1], zorder=1, **DIAGONAL)
+    x, y = ([of_bin[key] for of_bin in bins] for key in ("probability", "share"))
+    ends = np.array([share_interval(of_bin["share"], of_bin["n"]) for of_bin in bins]).T
+    bars = np.maximum(0, [y - ends[0], ends[1] - y])
+    style = {"color": color, "marker": marker, "markersize": 8, "markeredgecolor": INK}
+    drawn = axes.errorbar(x, y, yerr=bars, linestyle="", elinewidth=1.8, capsize=3.5, **style)
+    for artist in drawn.get_children():
+        artist.set_clip_on(False)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+
+
+def share_interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of ``n`` independent images (JASA 22:209, 1927)."""
+    z = 1.96
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return float(middle - half), float(middle + half)
 
 
 def _draw_histogram(
     axes: Axes, labels: np.ndarray, probabilities: np.ndarray, threshold: float
 ) -> None:
-    """Histogram of the probabilities, right and wrong predictions stacked, with the threshold."""
+    """Images by probability in the bins of the diagram, right and wrong stacked, with numbers."""
     correct = (probabilities >= threshold) == (labels == 1)
-    edges = np.arange(21) / 20
-    parts: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
-        f"right ({correct.sum()})": (probabilities[correct], {"color": GREEN}),
-        f"wrong ({(~correct).sum()})": (
-            probabilities[~correct],
-            {"color": "white", "edgecolor": VERMILLION, "hatch": "/////"},
-        ),
-    }
-    below = np.zeros(len(edges) - 1)
-    for label, (values, look) in parts.items():
-        counts = np.histogram(values, edges)[0]
-        centers = (edges[:-1] + edges[1:]) / 2
-        axes.bar(centers, counts, 0.04, bottom=below, label=label, linewidth=1, **look)
-        below += counts
-    mark = {"color": INK, "linestyle": "--", "linewidth": 1.4}
-    axes.axvline(threshold, ymax=0.7, label=f"threshold {threshold:.3g}", **mark)
-    axes.set(xlim=(0, 1), ylim=(0, 1.5 * max(below.max(), 1)))  # room for the legend above
+    edges = np.arange(CALIBRATION_BINS + 1) / CALIBRATION_BINS
+    centres, width = (edges[:-1] + edges[1:]) / 2, 0.8 / CALIBRATION_BINS
+    total = np.zeros(CALIBRATION_BINS, dtype=int)
+    for shown, look in ((correct, RIGHT), (~correct, WRONG)):
+        counts = np.histogram(probabilities[shown], edges)[0]
+        # a bar of no height would still draw its edge
+        axes.bar(
+            centres[counts > 0],
+            counts[counts > 0],
+            width,
+            bottom=total[counts > 0],
+            linewidth=1,
+            **look,
+        )
+        total += counts
+    for x, count in zip(centres, total, strict=True):
+        if count:
+            place = {
+                "xytext": (0, 1),
+                "textcoords": "offset points",
+                "ha": "center",
+                "va": "bottom",
+            }
+            axes.annotate(str(count), (x, count), fontsize=SMALL, color=INK, **place)
+    axes.axvline(threshold, zorder=1, **THRESHOLD_LINE)
+    axes.set_ylim(0, max(axes.get_ylim()[1], 1.25 * max(total.max(), 1)))  # room for the numbers
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
-    axes.legend(loc="upper left", fontsize=SMALL + 0.5, frameon=False, ncols=2)
-    tidy(axes, f"predicted probability of {CLASS_NAMES[1]}", "images")
+    right = int(correct.sum())
+    axes.set_title(f"{right} right, {len(correct) - right} wrong", fontsize=NORMAL, color=INK)
 
 
 def draw_finding_aucs(
@@ -283,15 +330,18 @@ def draw_finding_aucs(
     Args:
         splits: name to the figures of `metrics.evaluate_findings`; one or two of them.
         path: PNG to write; its folder must exist.
-        title: wrapped to the width of the picture.
+        title: of what run on which data; a heading with the figures is put before it.
 
     Raises:
         OSError: ``path`` cannot be written.
     """
     names = list(next(iter(splits.values()))["auc_per_finding"])
-    figure = titled_figure(title, body_height=6.4)
+    split, figures = list(splits.items())[-1]
+    mean = "undefined" if figures["auc"] is None else f"{figures['auc']:.3f}"
+    figure = titled_figure(f"AUC of each finding, {split}: mean {mean}\n{title}", 6)
     axes = figure.subplots()
     looks = ((BLUE, "s"), (ORANGE, "o"))
+    handles = []
     height = 0.3
     for place, ((split, figures), (color, marker)) in enumerate(
         zip(splits.items(), looks, strict=False)
@@ -308,7 +358,7 @@ def draw_finding_aucs(
             axes.plot(values[name], row + shift, **style)
         mean = "undefined" if figures["auc"] is None else f"{figures['auc']:.3f}"
         label = f"{split}: mean {mean}"
-        axes.plot([], [], label=label, linewidth=2.2, **style)
+        handles.append(Line2D([], [], label=label, linewidth=2.2, **style))
     axes.axvline(0.5, color=GREY, linestyle=":", linewidth=1.4, zorder=1)
     axes.axhline(len(names) - 0.5, color=INK, linewidth=0.8)
     counts = [figures["positives_per_finding"] for figures in splits.values()]
@@ -316,5 +366,4 @@ def draw_finding_aucs(
     axes.set_yticks(range(len(names) + 1), [*labels, "mean"])
     axes.set_ylim(len(names) + 0.6, -0.6)
     tidy(axes, "AUC with 95 % interval (dotted: chance)", "finding (images that have it)")
-    figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL + 0.5, frameon=False)
-    save_figure(figure, path)
+    finish(figure, path, handles, columns=2)

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from chestlab.reporting.numbers import readable_number
 from chestlab.reporting.style import (
     BLUE,
+    DPI,
     GOAL_PERCENT,
     GREEN,
     GREY,
     INK,
     NORMAL,
     ORANGE,
+    PURPLE,
     SMALL,
     VERMILLION,
-    save_figure,
+    finish,
+    set_padding,
     tidy,
     titled_figure,
-    wrapped,
 )
-
-PURPLE = "#CC79A7"  # of the Okabe-Ito palette, too
 
 LOOKS = (  # colour, line style, marker: each alone tells two networks apart
     (VERMILLION, "-", "o"),
@@ -40,13 +42,23 @@ LOOKS = (  # colour, line style, marker: each alone tells two networks apart
 
 RANGE = "Line: mean over seeds; area: from the lowest to the highest."
 
+NAMES = {"accuracy": "accuracy", "auc": "mean AUC"}
+
+OTHERS: dict[str, Any] = {"color": "#B0B0B0", "linewidth": 1}
+
 Runs = Mapping[
     str, Sequence[Mapping[str, Any]]
 ]  # name of the network to `stored_runs.read_run` of each
 
 
+SCREEN = 1280 / DPI, 720 / DPI  # inches: the side-by-side picture fits a small screen whole
+
+
 def draw_side_by_side(runs: Runs, path: Path) -> None:
     """Draw loss (above) and accuracy or AUC (below), a column per network on the same scales.
+
+    The grey lines in a panel are the validation curves of the other networks. The picture is 1280
+    px wide and at most 720 high.
 
     Args:
         runs: one or more per network; the lines are means over them, the areas reach from the
@@ -54,17 +66,68 @@ def draw_side_by_side(runs: Runs, path: Path) -> None:
         path: PNG to write; its folder must exist.
     """
     first = next(iter(runs.values()))
-    figure = titled_figure(_title(" and ".join(runs), first), body_height=6.4)
+    measure = measure_of(first[0])
+    label = {"accuracy": "accuracy (%)", "auc": "mean AUC"}[measure]
+    figure = titled_figure(_title(_range(runs, measure), first), 2, width=SCREEN[0])
     panels = figure.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False)
-    measure, label = measure_of(first[0])
+    set_padding(figure, w_pad=0.05, h_pad=0.05)
     for column, (name, of_name) in enumerate(runs.items()):
         for row, key in enumerate(("loss", measure)):
-            _draw_splits(panels[row, column], of_name, key)
+            axes = panels[row, column]
+            for other in runs.values():
+                mean = np.nanmean(_epochs(other, f"val_{key}"), axis=0)
+                axes.plot(np.arange(1, len(mean) + 1), mean, zorder=1.2, **OTHERS)
+            _draw_splits(axes, of_name, key, markers=False)
             ylabel = ("loss", label)[row] if column == 0 else ""
-            tidy(panels[row, column], "epoch" if row else "", ylabel)
-        panels[0, column].set_title(name, fontsize=NORMAL, color=INK, pad=8)
-    legend(figure, panels[1, 0], RANGE if len(first) > 1 else "")
-    save_figure(figure, path)
+            tidy(axes, "epoch" if row else "", ylabel)
+        narrow = len(runs) > 3
+        heading = re.sub(r"(?<=.)(-?) ?(?=ResNet)", r"\1\n", name, count=1) if narrow else name
+        figures = ("\n" if narrow else ", ").join(_figures(of_name, measure))
+        style = {"fontsize": SMALL, "color": INK, "linespacing": 1.2}
+        panels[0, column].set_title(f"{heading}\n{figures}", **style)
+    entries = {
+        label: handle
+        for axes in panels[:, 0]
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    handles = list(entries.values())
+    if len(runs) > 1:
+        handles.append(Line2D([], [], label="the others", **OTHERS))
+    finish(figure, path, handles, [RANGE if len(first) > 1 else ""], 5, SCREEN[1])
+
+
+def _figures(runs: Sequence[Mapping[str, Any]], measure: str) -> list[str]:
+    """Mean figures over the seeds, as selected on val and, where it was looked at, on test."""
+    values = {
+        split: [run[split][measure] for run in runs if run.get(split) is not None]
+        for split in ("val", "test")
+    }
+    return [
+        f"{split} {_shown(float(np.mean(of_split)), measure)}"
+        for split, of_split in values.items()
+        if of_split and None not in of_split
+    ]
+
+
+def _shown(value: float, measure: str) -> str:
+    return f"{100 * value:.1f} %" if measure == "accuracy" else f"{value:.3f}"
+
+
+def _range(runs: Runs, measure: str) -> str:
+    """The networks with the lowest and the highest figure on the validation images."""
+    means = {
+        name: float(np.mean([run["val"][measure] or np.nan for run in of_name]))
+        for name, of_name in runs.items()
+    }
+    shown = {
+        name: f"{_shown(mean, measure)} ({name})"
+        for name, mean in sorted(means.items(), key=lambda item: item[1])
+        if np.isfinite(mean)
+    }
+    if len(shown) < 3:
+        return f"Validation {NAMES[measure]}: {' and '.join(shown.values()) or 'undefined'}"
+    lowest, *_, highest = shown.values()
+    return f"{len(runs)} networks: validation {NAMES[measure]} {lowest} to {highest}"
 
 
 def draw_curve(name: str, runs: Sequence[Mapping[str, Any]], key: str, path: Path) -> None:
@@ -76,34 +139,14 @@ def draw_curve(name: str, runs: Sequence[Mapping[str, Any]], key: str, path: Pat
         key: ``loss``, ``accuracy`` or ``auc``; of the last there is no training curve.
         path: PNG to write; its folder must exist.
     """
-    figure = titled_figure(_title(name, runs), body_height=4.4)
+    measure = measure_of(runs[0])
+    what = "loss" if key == "loss" else NAMES[measure]
+    figures = ", ".join(_figures(runs, measure))
+    figure = titled_figure(_title(f"{name}: {what} over the epochs ({figures})", runs), 3.6)
     axes = figure.subplots()
     _draw_splits(axes, runs, key)
-    tidy(axes, "epoch", "loss" if key == "loss" else measure_of(runs[0])[1])
-    legend(figure, axes, RANGE if len(runs) > 1 else "")
-    save_figure(figure, path)
-
-
-def draw_overlay(runs: Runs, path: Path) -> None:
-    """Draw the validation curves of all networks, mean and range over seeds.
-
-    Args:
-        runs: at most as many networks as there are `LOOKS`.
-        path: PNG to write; its folder must exist.
-    """
-    first = next(iter(runs.values()))
-    measure, label = measure_of(first[0])
-    figure = titled_figure(_title("Validation", first), body_height=5.2)
-    panels = figure.subplots(1, 2)
-    for axes, key, ylabel in zip(
-        panels, ("loss", measure), ("validation loss", label), strict=True
-    ):
-        for (name, of_name), look in zip(runs.items(), LOOKS, strict=False):
-            _band(axes, _epochs(of_name, f"val_{key}"), look, name, alpha=0.08)
-        _goal(axes, key)
-        tidy(axes, "epoch", ylabel)
-    legend(figure, panels[1], RANGE if len(first) > 1 else "")
-    save_figure(figure, path)
+    tidy(axes, "epoch", {"loss": "loss", "accuracy": "accuracy at 0.5 (%)"}.get(key, "mean AUC"))
+    finish(figure, path, axes.get_legend_handles_labels()[0], [RANGE if len(runs) > 1 else ""])
 
 
 def draw_gradients(
@@ -118,10 +161,15 @@ def draw_gradients(
     Args:
         norms: moment to network to one mapping of layer to norm per seed.
         path: PNG to write; its folder must exist.
-        title: wrapped to the width of the picture.
+        title: of which networks and data; a heading with the figures is put before it.
         caption: says what was measured.
     """
-    figure = titled_figure(title, body_height=4.9)
+    moment, networks = list(norms.items())[-1]
+    ratios = ", ".join(
+        f"{name} {readable_number(first_over_last(seeds), 2)}" for name, seeds in networks.items()
+    )
+    heading = f"Gradient in the first convolution over that in the last, {moment}: {ratios}"
+    figure = titled_figure(f"{heading}\n{title}", body_height=3.9)
     panels = figure.subplots(1, len(norms), sharey=True, squeeze=False)[0]
     for axes, (moment, networks) in zip(panels, norms.items(), strict=True):
         for (name, seeds), look in zip(networks.items(), LOOKS, strict=False):
@@ -133,8 +181,14 @@ def draw_gradients(
         tidy(
             axes, "convolution, from the input", "norm of the gradient" if axes is panels[0] else ""
         )
-    legend(figure, panels[0], caption)
-    save_figure(figure, path)
+    finish(figure, path, panels[0].get_legend_handles_labels()[0], [caption])
+
+
+def first_over_last(seeds: Sequence[Mapping[str, float]]) -> float:
+    """Geometric mean over seeds of the first layer's norm over that of the last."""
+    norms = [list(layers.values()) for layers in seeds]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.exp(np.mean(np.log([layers[0] / layers[-1] for layers in norms]))))
 
 
 def draw_silent_units(
@@ -145,17 +199,20 @@ def draw_silent_units(
     Args:
         shares: network to one mapping of layer to share per seed.
         path: PNG to write; its folder must exist.
-        title: wrapped to the width of the picture.
+        title: of which networks and data; a heading with the figures is put before it.
         caption: says what silent means.
     """
-    figure = titled_figure(title, body_height=4.4)
+    means = ", ".join(
+        f"{name} {100 * np.mean([list(layers.values()) for layers in seeds]):.2f} %"
+        for name, seeds in shares.items()
+    )
+    figure = titled_figure(f"Silent units, mean over the layers: {means}\n{title}", 3.6)
     axes = figure.subplots()
     for (name, seeds), look in zip(shares.items(), LOOKS, strict=False):
         _band(axes, 100 * np.array([list(layers.values()) for layers in seeds]), look, name)
     axes.set_ylim(bottom=-0.02 * axes.get_ylim()[1])
     tidy(axes, "activation layer, from the input", "silent units (%)")
-    legend(figure, axes, caption)
-    save_figure(figure, path)
+    finish(figure, path, axes.get_legend_handles_labels()[0], [caption])
 
 
 def draw_ablation(
@@ -166,10 +223,12 @@ def draw_ablation(
     Args:
         points: label, parameters, and the `verdicts.Estimate` of ``val`` and of ``test``.
         path: PNG to write; its folder must exist.
-        title: wrapped to the width of the picture.
+        title: of which networks and data; a heading with the figures is put before it.
         caption: says what the bars are.
     """
-    figure = titled_figure(title, body_height=4.6)
+    of_test = [estimates["test"].value for _, _, estimates in points]
+    heading = f"Reduction of the attention: test AUC from {min(of_test):.3f} to {max(of_test):.3f}"
+    figure = titled_figure(f"{heading}\n{title}", body_height=3.8)
     axes = figure.subplots()
     for split, label, shift, color, marker in (
         ("val", "validation (as selected)", -1, BLUE, "s"),
@@ -186,31 +245,28 @@ def draw_ablation(
     names = [f"{label}\n{parameters:,}" for label, parameters, _ in points]
     axes.set_xticks(range(len(points)), names)
     axes.set_xlim(-0.5, len(points) - 0.5)
-    tidy(axes, "parameters", "AUC, mean over seeds")
-    legend(figure, axes, caption)
-    save_figure(figure, path)
+    tidy(axes, "reduction (parameters below)", "AUC, mean over seeds")
+    finish(figure, path, axes.get_legend_handles_labels()[0], [caption])
 
 
-def measure_of(run: Mapping[str, Any]) -> tuple[str, str]:
-    """The measure of a run's task: its name in the history, and the label of its axis."""
-    if "threshold" in run:
-        return "accuracy", "accuracy at 0.5 (%)"
-    return "auc", "validation mean AUC x 100"
+def measure_of(run: Mapping[str, Any]) -> str:
+    """The measure of a run's task, as the history names it: ``accuracy`` or ``auc``."""
+    return "accuracy" if "threshold" in run else "auc"
 
 
 def _title(what: str, runs: Sequence[Mapping[str, Any]]) -> str:
     first = runs[0]
     seeds = ", ".join(str(run["seed"]) for run in runs)
     return (
-        f"{what}, {'seeds' if len(runs) > 1 else 'seed'} {seeds}, "
-        f"{first['recipe']['image_size']} px, recipe {first['recipe_name']}\n"
-        f"{first['data']['source']} · train n = {first['train']['n']}, val n = {first['val']['n']}"
+        f"{what}\n{first['data']['source']} · train n = {first['train']['n']:,}, "
+        f"val n = {first['val']['n']:,} · {first['recipe']['image_size']} px · recipe "
+        f"{first['recipe_name']} · {'seeds' if len(runs) > 1 else 'seed'} {seeds}"
     )
 
 
 def _epochs(runs: Sequence[Mapping[str, Any]], column: str) -> np.ndarray:
-    """(seeds, epochs) of a column, in percent but for losses; NaN where a run had stopped."""
-    scale = 1 if column.endswith("loss") else 100
+    """(seeds, epochs) of a column, accuracies in percent; NaN where a run had stopped."""
+    scale = 100 if column.endswith("accuracy") else 1
     lengths = [len(run["history"]["epoch"]) for run in runs]
     values = np.full((len(runs), max(lengths)), np.nan)
     for row, (run, length) in enumerate(zip(runs, lengths, strict=True)):
@@ -218,10 +274,13 @@ def _epochs(runs: Sequence[Mapping[str, Any]], column: str) -> np.ndarray:
     return values
 
 
-def _draw_splits(axes: Axes, runs: Sequence[Mapping[str, Any]], key: str) -> None:
+def _draw_splits(
+    axes: Axes, runs: Sequence[Mapping[str, Any]], key: str, markers: bool = True
+) -> None:
+    train, val = ("o", "s") if markers else ("", "")
     if key != "auc":
-        _band(axes, _epochs(runs, f"train_{key}"), (ORANGE, "-", "o"), "training")
-    _band(axes, _epochs(runs, f"val_{key}"), (BLUE, "-", "s"), "validation")
+        _band(axes, _epochs(runs, f"train_{key}"), (ORANGE, (0, (4, 1.2)), train), "training")
+    _band(axes, _epochs(runs, f"val_{key}"), (BLUE, "-", val), "validation")
     for number, run in enumerate(runs):
         label = "best epoch" + (" of each seed" if len(runs) > 1 else "")
         style = {"color": GREY, "linewidth": 1.2, "linestyle": ":", "zorder": 1.5}
@@ -248,19 +307,3 @@ def _band(axes: Axes, values: np.ndarray, look: tuple, label: str, alpha: float 
     size = 5 if len(positions) <= 35 else 0
     axes.plot(positions, np.nanmean(values, axis=0), label=label, markersize=size, **style)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-
-
-def legend(figure: Figure, axes: Axes, caption: str = "") -> None:
-    """Put a figure's legend below its panels, with the caption as the legend's title.
-
-    Args:
-        figure: gets the legend.
-        axes: whose labelled artists it names.
-        caption: wrapped to the width of the figure; may be empty.
-    """
-    handles, labels = axes.get_legend_handles_labels()
-    place = {"loc": "outside lower center", "ncols": 3, "handlelength": 3.4}
-    style = {"fontsize": SMALL + 0.5, "title_fontsize": SMALL, "frameon": False}
-    text = wrapped(figure, caption, SMALL) if caption else None
-    legend = figure.legend(handles, labels, title=text, **place, **style)
-    legend.get_title().set(multialignment="center", parse_math=False)

@@ -29,6 +29,7 @@ from chestlab.reporting.family_tables import (
     reduction_rows,
     verdict_rows,
 )
+from chestlab.reporting.numbers import readable_number
 from chestlab.reporting.page import markdown_table, render
 from chestlab.training.diagnostics import (
     GRADIENT_BATCHES,
@@ -82,9 +83,10 @@ def write_report(
         if "reduction" not in members[name].flags
     }
     if overlay:
-        family_plots.draw_overlay(overlay, folder / "validation_curves.png")
+        family_plots.draw_side_by_side(overlay, folder / "validation_curves.png")
     named = recipes[comparison.first["recipe_name"]]
-    page = _page(comparison, named, networks, verdicts, reductions, diagnostics, bool(overlay))
+    shown = [(name if (folder / name).exists() else "", text) for name, text in diagnostics.items()]
+    page = _page(comparison, named, networks, verdicts, reductions, shown, bool(overlay))
     atomic_write(folder / "README.md", page)
 
 
@@ -137,7 +139,10 @@ def _gradients(comparison: Comparison, path: Path) -> str:
     )
     ratios = "; ".join(
         f"{heading} "
-        + ", ".join(f"{name} {_first_over_last(seeds):.3g}" for name, seeds in networks.items())
+        + ", ".join(
+            f"{name} {readable_number(family_plots.first_over_last(seeds))}"
+            for name, seeds in networks.items()
+        )
         for heading, networks in norms.items()
     )
     return (
@@ -146,15 +151,8 @@ def _gradients(comparison: Comparison, path: Path) -> str:
     )
 
 
-def _first_over_last(seeds: Sequence[Mapping[str, float]]) -> float:
-    """Geometric mean over seeds of the first layer's norm over that of the last."""
-    norms = [list(layers.values()) for layers in seeds]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(np.exp(np.mean(np.log([layers[0] / layers[-1] for layers in norms]))))
-
-
 def _silent_units(comparison: Comparison, path: Path) -> str:
-    """Draw the silent units of ResNet-34 and Mish-ResNet-34; a sentence on them."""
+    """Draw the silent units of ResNet-34 and Mish-ResNet-34 where there are any; a sentence."""
     images, _ = comparison.data.val.to(comparison.device)
     shares = {
         comparison.titles[name]: [
@@ -164,16 +162,19 @@ def _silent_units(comparison: Comparison, path: Path) -> str:
         for name in ("resnet34", "mishresnet34")
         if name in comparison.runs
     }
+    meaning = (
+        "A unit is a channel of an activation layer. It is silent when the slope of its "
+        f"activation is below {SILENT_SLOPE:g} in magnitude at every position of every "
+        "validation image: for ReLU, when its output is 0 everywhere."
+    )
+    if not any(share for seeds in shares.values() for layers in seeds for share in layers.values()):
+        path.unlink(missing_ok=True)  # of an earlier comparison
+        return f"No unit of {' or '.join(shares)} is silent in any layer or seed. {meaning}"
     family_plots.draw_silent_units(
         shares,
         path,
         title=comparison.picture_title("Silent units, best epoch", "val"),
-        caption=(
-            "A unit is a channel of an activation layer. It is silent when the slope of its "
-            f"activation is below {SILENT_SLOPE:g} in magnitude at every position of every "
-            "validation image: for ReLU, when its output is 0 everywhere. "
-            f"{family_plots.RANGE}"
-        ),
+        caption=f"{meaning} {family_plots.RANGE}",
     )
     means = ", ".join(
         f"{name} {np.mean([list(layers.values()) for layers in seeds]):.2%}"
@@ -216,10 +217,10 @@ def _page(
     networks: Rows,
     verdicts: Rows,
     reductions: Rows,
-    diagnostics: Mapping[str, str],
+    diagnostics: Sequence[tuple[str, str]],
     overlay: bool,
 ) -> str:
-    """`README.md` of a comparison; ``diagnostics`` are sentences by the picture they are on."""
+    """`README.md` of a comparison; ``diagnostics`` are pictures, or "", with their sentences."""
     first, recipe = comparison.first, comparison.recipe
     changes = recipe_changes(recipe, named)
     curve = "auc" if comparison.findings else "acc"

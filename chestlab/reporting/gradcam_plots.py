@@ -12,17 +12,16 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
 from chestlab.data.splits import CLASS_NAMES
-from chestlab.reporting.prediction_grids import explain_p, p_text, show_xray
+from chestlab.reporting.prediction_grids import explain_p, p_text, said_once, show_xray
 from chestlab.reporting.style import (
     GREEN,
     INK,
     NORMAL,
     SMALL,
     VERMILLION,
-    save_figure,
+    finish,
     set_padding,
     titled_figure,
-    write_notes,
 )
 
 GRADCAM_PAIRS, GRADCAM_COLORS = 3, "inferno"
@@ -65,7 +64,9 @@ def draw_gradcam(
         for label, right in cells
     ]
     filled = [len(group) > 0 for group in groups]
-    figure = titled_figure(title, body_height=2.9 + 1.55 * sum(filled))
+    same = said_once(probabilities, threshold, probabilities)
+    text = "\n".join([title, *same])
+    figure = titled_figure(text, body_height=1.5 + 1.6 * sum(filled))
     set_padding(figure, w_pad=0.05, h_pad=0.05, wspace=0, hspace=0)
     ratios = [1, 1, 0.12] * GRADCAM_PAIRS
     heights = [height for shown in filled for height in (0.2, 1 if shown else 0.02)]
@@ -89,12 +90,11 @@ def draw_gradcam(
             show_xray(left, images[number])
             _show_overlay(overlay, images[number], maps[number])
             left.set_xlabel(f"index {indices[number]}", fontsize=SMALL, color=INK)
-            p = p_text(float(probabilities[number]), threshold)
+            p = "" if same else p_text(float(probabilities[number]), threshold)
             overlay.set_xlabel(p, fontsize=SMALL, color=INK)
     _gradcam_bar(figure.add_subplot(grid[-1, :]))
     line = f"{explain_p(threshold)} The map explains the predicted class."
-    write_notes(figure, [line, *notes])
-    save_figure(figure, path)
+    finish(figure, path, notes=[line, *notes], all_colors=True)
 
 
 def _write_heading(axes: Axes, label: int, right: bool, count: int, of_class: int) -> None:
@@ -140,8 +140,7 @@ def draw_overlay(
         axes.set_title(heading, fontsize=NORMAL, color=INK)
     _show_overlay(panels[2], image, map_)
     _gradcam_bar(figure.add_subplot(grid[1, :]))
-    write_notes(figure, notes)
-    save_figure(figure, path)
+    finish(figure, path, notes=notes, all_colors=True)
 
 
 def _show_overlay(axes: Axes, image: np.ndarray, map_: np.ndarray) -> None:

@@ -153,11 +153,15 @@ def _table(
 
 def _draw(run: StoredRun, groups: dict[str, list], phantom: bool) -> None:
     threshold = run.metrics["threshold"]
+    wrong = ", ".join(
+        f"{int((~run.correct(split)).sum())} of {run.metrics[split]['n']:,} {split} images wrong"
+        for split in run.shown_splits
+    )
     prediction_grids.draw_mistakes(
         groups,
         run.folder / "mistakes.png",
         threshold=threshold,
-        title=f"Mistakes of {run.name}\n{run.source} · {run.sizes()} · threshold {threshold:.2f}",
+        title=f"Mistakes: {wrong}\n{run.name} · {run.source} · threshold {threshold:.2f}",
         notes=[prediction_grids.explain_p(threshold)]
         + [WARNING] * ("test" in run.predictions)
         + [NIH_CREDIT] * (not phantom),

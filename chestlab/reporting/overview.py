@@ -307,9 +307,12 @@ def _draw_comparison(picture: Path, group: Sequence[StoredRun]) -> None:
     points = [
         {
             "number": number,
+            "name": run.shown_name,
             "kind": run.kind,
             "accuracy": run.metrics["test"]["accuracy"],
             "interval": run.metrics["test"]["accuracy_ci95"],
+            "auc": run.metrics["test"]["auc"],
+            "auc_interval": run.metrics["test"]["auc_ci95"],
             "parameters": run.metrics.get("parameters"),
             "seconds": run.metrics.get("seconds"),
         }
@@ -319,7 +322,7 @@ def _draw_comparison(picture: Path, group: Sequence[StoredRun]) -> None:
     several = len(shown) < sum("test" in run.predictions for run in group)
     which = " · of several seeds the one with the highest val AUC" if several else ""
     n = sum(group[0].metrics["data"]["counts"]["test"].values())
-    title = f"Test accuracy (held out) with 95 % intervals{which}\n{group[0].source} · test n = {n}"
+    title = f"{group[0].source} · test n = {n}, held out · bars: 95 % intervals{which}"
     comparison_plots.draw_comparison(points, picture, title=title)
 
 

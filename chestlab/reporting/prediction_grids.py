@@ -10,7 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from chestlab.data.splits import CLASS_NAMES
+from chestlab.evaluation.alarms import alarms, logits_of
 from chestlab.evaluation.predictions import with_threshold
+from chestlab.reporting.numbers import percent
 from chestlab.reporting.style import (
     GREEN,
     INK,
@@ -19,12 +21,10 @@ from chestlab.reporting.style import (
     SMALL,
     VERMILLION,
     WIDTH,
+    finish,
     reduced,
-    save_figure,
     set_padding,
     titled_figure,
-    wrapped,
-    write_notes,
 )
 
 GRID_COLUMNS, GRID_IMAGES = 5, 20
@@ -67,27 +67,47 @@ def draw_predictions(
         )
     shown = min(len(images), GRID_IMAGES)
     chosen = np.sort(np.random.default_rng(seed).choice(len(images), size=shown, replace=False))
+    correct = (probabilities >= threshold) == (labels == 1)
+    right = int(correct[chosen].sum())
+    heading = (
+        f"{shown} random images of {len(images):,}: {right} right, {shown - right} wrong "
+        f"(of all: {percent(int(correct.sum()), len(images))} right)"
+    )
+    same = said_once(probabilities[chosen], threshold, probabilities)
     rows = math.ceil(shown / GRID_COLUMNS)
-    figure = titled_figure(title, body_height=2.45 * rows + 0.8)
+    text = "\n".join([heading, title, *same])
+    figure = titled_figure(text, body_height=(2.35 if same else 2.52) * rows)
     set_padding(figure, hspace=0.06)
     grid = figure.subplots(rows, GRID_COLUMNS, squeeze=False).ravel()
-    right = 0
     for axes, row in zip(grid, chosen, strict=False):
         case = int(labels[row]), float(probabilities[row]), int(indices[row])
-        right += _draw_case(axes, images[row], *case, threshold)
+        _draw_case(axes, images[row], *case, threshold, with_p=not same)
     for axes in grid[shown:]:
         axes.set_axis_off()
-    notes = (
-        f"Shown: {right} right, {shown - right} wrong. {explain_p(threshold)}",
-        credit,
-    )
-    write_notes(figure, notes)
-    save_figure(figure, path)
+    finish(figure, path, notes=[explain_p(threshold), credit])
 
 
 def p_text(probability: float, threshold: float) -> str:
     """What stands below an image, for example ``p = 0.42 ≥ 0.38``."""
     return "p = {} {} {}".format(*with_threshold(probability, threshold))
+
+
+def said_once(shown: np.ndarray, threshold: float, of_split: np.ndarray | None = None) -> list[str]:
+    """Lines of the title that replace the probabilities below images where all are the same.
+
+    Args:
+        shown: (K,) probabilities of the images of a picture.
+        threshold: class 1 is predicted when its probability is at least this.
+        of_split: (N,) those of a network for the whole split, for the alarm.
+
+    Returns:
+        the probability and the alarm; empty where the probabilities differ.
+    """
+    texts = {p_text(float(probability), threshold) for probability in shown}
+    if len(shown) < 2 or len(texts) > 1:
+        return []
+    alarm = [] if of_split is None else alarms({"this split": logits_of(of_split)})
+    return [f"Every image shown has {texts.pop()}.", *(f"WARNING: {text}." for text in alarm)]
 
 
 def explain_p(threshold: float) -> str:
@@ -100,9 +120,15 @@ def explain_p(threshold: float) -> str:
 
 
 def _draw_case(
-    axes: Axes, image: np.ndarray, label: int, probability: float, index: int, threshold: float
-) -> bool:
-    """One image (H, W) framed by whether its prediction is right, which is returned."""
+    axes: Axes,
+    image: np.ndarray,
+    label: int,
+    probability: float,
+    index: int,
+    threshold: float,
+    with_p: bool = True,
+) -> None:
+    """One image (H, W), framed by whether its prediction is right."""
     predicted = int(probability >= threshold)
     correct = predicted == label
     mark, color, dashes = "✓ right", GREEN, "-"
@@ -112,12 +138,10 @@ def _draw_case(
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(color=color, linewidth=4, linestyle=dashes, capstyle="butt")
     axes.set_title(mark, fontsize=NORMAL, color=color, weight="bold", pad=5)
-    text = (
-        f"true: {CLASS_NAMES[int(label)]}\npred: {CLASS_NAMES[predicted]}\n"
-        f"{p_text(probability, threshold)}\nindex {index}"
-    )
+    lines = [f"true: {CLASS_NAMES[int(label)]}", f"pred: {CLASS_NAMES[predicted]}"]
+    lines += [p_text(probability, threshold)] if with_p else []
+    text = "\n".join([*lines, f"index {index}"])
     axes.set_xlabel(text, fontsize=SMALL, color=INK, labelpad=5)
-    return bool(correct)
 
 
 def draw_mistakes(
@@ -140,20 +164,20 @@ def draw_mistakes(
     Raises:
         OSError: ``path`` cannot be written.
     """
-    figure = titled_figure(title, body_height=2.85 * len(groups) + 0.1)
-    text = "\n".join(wrapped(figure, note, SMALL) for note in notes)
-    figure.set_figheight(figure.get_figheight() + 0.17 * len(text.splitlines()))
+    shown = np.array([case[2] for cases in groups.values() for case in cases])
+    same = said_once(shown, threshold)
+    text = "\n".join([title, *same])
+    figure = titled_figure(text, body_height=(2.65 if same else 2.85) * len(groups))
     set_padding(figure, hspace=0.03)
     bands = figure.subfigures(len(groups), 1, squeeze=False)[:, 0]
     for band, (heading, cases) in zip(bands, groups.items(), strict=True):
         band.suptitle(heading, fontsize=NORMAL + 1, weight="bold", color=INK)
         tiles = band.subplots(1, GRID_COLUMNS)
         for axes, case in zip(tiles, cases, strict=False):
-            _draw_case(axes, *case, threshold)
+            _draw_case(axes, *case, threshold, with_p=not same)
         for axes in tiles[len(cases) :]:
             axes.set_axis_off()
-    figure.supxlabel(text, fontsize=SMALL, color=INK, parse_math=False)
-    save_figure(figure, path)
+    finish(figure, path, notes=notes)
 
 
 def draw_augmentation(
@@ -162,7 +186,7 @@ def draw_augmentation(
     """Draw each image beside random warps of it.
 
     Args:
-        originals: (N, H, W) uint8, one row of the picture each.
+        originals: (N, H, W) in 0..1, one row of the picture each.
         warped: (N, K, H, W) in 0..1, K warps of each.
         path: PNG to write; its folder must exist.
         title: wrapped to the width of the picture.
@@ -172,10 +196,10 @@ def draw_augmentation(
         OSError: ``path`` cannot be written.
     """
     columns = warped.shape[1] + 1
-    figure = titled_figure(title, body_height=WIDTH / columns * len(originals) + 0.6)
+    figure = titled_figure(title, body_height=WIDTH / columns * len(originals) + 0.3)
     set_padding(figure, w_pad=0.02, h_pad=0.04)
     for row, panels in enumerate(figure.subplots(len(originals), columns, squeeze=False)):
-        tiles = [originals[row] / 255, *warped[row]]
+        tiles = [originals[row], *warped[row]]
         for column, (axes, tile) in enumerate(zip(panels, tiles, strict=True)):
             axes.imshow(reduced(tile), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
@@ -183,8 +207,7 @@ def draw_augmentation(
             if row == 0:
                 heading = "original" if column == 0 else f"warp {column}"
                 axes.set_title(heading, fontsize=SMALL, color=INK, pad=4)
-    figure.supxlabel(wrapped(figure, credit, SMALL), fontsize=SMALL, color=INK)
-    save_figure(figure, path)
+    finish(figure, path, notes=[credit])
 
 
 def show_xray(axes: Axes, image: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,17 +14,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from chestlab.evaluation.verdicts import Estimate
-from chestlab.reporting.family_plots import LOOKS, legend
+from chestlab.reporting.family_plots import LOOKS
+from chestlab.reporting.numbers import readable_number
 from chestlab.reporting.style import (
     BLUE,
     GREY,
     INK,
     SMALL,
     VERMILLION,
-    save_figure,
+    finish,
     tidy,
     titled_figure,
-    write_notes,
 )
 
 BASELINE_LOOKS = (  # grey, so that networks stand out
@@ -33,47 +34,60 @@ BASELINE_LOOKS = (  # grey, so that networks stand out
     (GREY, "-", "h"),
 )
 
-MARKS = {  # verdict: colour, marker, filled
-    "supported": (BLUE, "o", True),
-    "undecided": (GREY, "s", False),
-    "refuted": (VERMILLION, "X", True),
+
+def _point(color: str, marker: str, filled: bool = True) -> dict[str, Any]:
+    """Look of a point without a line."""
+    face = color if filled else "white"
+    style = {"color": color, "marker": marker, "markerfacecolor": face, "markersize": 7.5}
+    return {**style, "markeredgecolor": INK, "linestyle": ""}
+
+
+MARKS = {  # verdict: what it says of a switch, and the look of its point
+    "supported": ("helps (supported)", _point(BLUE, "o")),
+    "undecided": ("undecided", _point(GREY, "s", False)),
+    "refuted": ("hurts (refuted)", _point(VERMILLION, "X")),
+}
+
+KINDS = {  # of an estimate: what it is called, and the look of its point
+    "network": ("single networks", _point(BLUE, "o")),
+    "estimated": ("single networks, statistics estimated", _point(BLUE, "o", False)),
+    "average": ("average", _point(VERMILLION, "D")),
+    "yardstick": ("classical classifier", _point(GREY, "s")),
 }
 
 
 def draw_gains(
     rows: Sequence[tuple[str, str, Mapping[str, Estimate]]], path: Path, *, title: str, caption: str
 ) -> None:
-    """Draw a forest plot: gains of AUC (left) and accuracy (right) with their 95 % intervals.
+    """Draw a forest plot: AUC (left) and accuracy (right) with a switch less without it.
 
     Args:
-        rows: from the top, label, verdict on the AUC, and the gain by measure.
+        rows: from the top, the switch, verdict on the AUC, and the gain with its 95 % interval by
+            measure.
         path: PNG to write; its folder must exist.
-        title: wrapped to the width of the picture.
+        title: of which data; a heading with the figures is put before it.
         caption: says what the bars are.
     """
-    figure = titled_figure(title, body_height=1.9 + 0.3 * len(rows))
+    counts = Counter(verdict for _, verdict, _ in rows)
+    heading = (
+        f"Effect of {len(rows)} switches on the AUC: {counts['supported']} help, "
+        f"{counts['refuted']} hurt, {counts['undecided']} undecided"
+    )
+    figure = titled_figure(f"{heading}\n{title}", body_height=0.9 + 0.3 * len(rows))
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, measure, label in zip(
-        panels, ("auc", "accuracy"), ("gain in AUC", "gain in accuracy"), strict=True
-    ):
+    for axes, measure, label in zip(panels, ("auc", "accuracy"), ("AUC", "accuracy"), strict=True):
         axes.axvline(0, color=INK, linewidth=1.2, zorder=1)
         for place, (_, verdict, gains) in enumerate(rows):
-            color, marker, filled = MARKS[verdict]
             gain = gains[measure]
             ends = [[gain.value - gain.low], [gain.high - gain.value]]
-            style = {"color": color, "marker": marker, "markersize": 7.5, "elinewidth": 2}
-            style |= {"markerfacecolor": color if filled else "white", "markeredgecolor": INK}
-            axes.errorbar([gain.value], [place], xerr=ends, capsize=3.5, linestyle="", **style)
-        tidy(axes, label, "")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    panels[0].set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=SMALL + 0.5)
+            look = MARKS[verdict][1]
+            axes.errorbar([gain.value], [place], xerr=ends, elinewidth=2, capsize=3.5, **look)
+        tidy(axes, f"\N{LEFTWARDS ARROW} hurts   {label}   helps \N{RIGHTWARDS ARROW}", "")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    panels[0].set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=SMALL)
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
-    for verdict, (color, marker, filled) in MARKS.items():
-        style = {"color": color, "marker": marker, "markeredgecolor": INK, "markersize": 7.5}
-        style |= {"markerfacecolor": color if filled else "white", "linestyle": ""}
-        panels[1].add_line(Line2D([], [], label=verdict, **style))
-    legend(figure, panels[1], caption)
-    save_figure(figure, path)
+    handles = [Line2D([], [], label=text, **look) for text, look in MARKS.values()]
+    finish(figure, path, handles, [caption])
 
 
 def draw_estimates(
@@ -85,28 +99,30 @@ def draw_estimates(
         rows: from the top, mappings with ``configuration``, ``kind``, and for ``auc`` and
             ``accuracy`` the value and its ``_low`` and ``_high``.
         path: PNG to write; its folder must exist.
-        title: wrapped to the width of the picture.
+        title: of which data; a heading with the highest AUC is put before it.
         caption: says what the points and bars are.
     """
-    figure = titled_figure(title, body_height=1.9 + 0.3 * len(rows))
+    best = max(rows, key=lambda row: row["auc"])
+    ends = f"({best['auc_low']:.3f} to {best['auc_high']:.3f})"
+    heading = f"Highest AUC of {len(rows)}: {best['auc']:.3f} {ends}, {best['configuration']}"
+    figure = titled_figure(f"{heading}\n{title}", body_height=0.9 + 0.3 * len(rows))
     panels = figure.subplots(1, 2, sharey=True)
-    looks = {"network": (BLUE, "o", True), "estimated": (BLUE, "o", False)}
-    looks |= {"average": (VERMILLION, "D", True), "yardstick": (GREY, "s", True)}
     for axes, measure, label in zip(panels, ("auc", "accuracy"), ("AUC", "accuracy"), strict=True):
         for place, row in enumerate(rows):
-            color, marker, filled = looks[row["kind"]]
             value, low, high = (row[f"{measure}{end}"] for end in ("", "_low", "_high"))
-            style = {"color": color, "marker": marker, "markersize": 7.5, "elinewidth": 2}
-            style |= {"markerfacecolor": color if filled else "white", "markeredgecolor": INK}
-            ends = [[value - low], [high - value]]
-            axes.errorbar([value], [place], xerr=ends, capsize=3.5, linestyle="", **style)
+            bars = [[value - low], [high - value]]
+            look = KINDS[row["kind"]][1]
+            axes.errorbar([value], [place], xerr=bars, elinewidth=2, capsize=3.5, **look)
         tidy(axes, label, "")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     names = [row["configuration"] for row in rows]
-    panels[0].set_yticks(range(len(rows)), names, fontsize=SMALL + 0.5)
+    panels[0].set_yticks(range(len(rows)), names, fontsize=SMALL)
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
-    write_notes(figure, [caption])
-    save_figure(figure, path)
+    shown = {row["kind"] for row in rows}
+    handles = [
+        Line2D([], [], label=text, **look) for kind, (text, look) in KINDS.items() if kind in shown
+    ]
+    finish(figure, path, handles, [caption])
 
 
 def draw_learning_curves(
@@ -117,10 +133,15 @@ def draw_learning_curves(
     Args:
         rows: of `learning_curve.table`.
         path: PNG to write; its folder must exist.
-        title: wrapped to the width of the picture.
+        title: of which data; a heading with the figures is put before it.
         caption: says what is measured and what is not.
     """
-    figure = titled_figure(title, body_height=5.4)
+    best = max((row for row in rows if not row["extrapolated"]), key=lambda row: row["auc"])
+    heading = (
+        f"Learning curves: {best['name']} reaches AUC {best['auc']:.3f} "
+        f"({best['auc_low']:.3f} to {best['auc_high']:.3f}) with {best['images']:,.0f} images"
+    )
+    figure = titled_figure(f"{heading}\n{title}", body_height=4)
     panels = figure.subplots(1, 2)
     names = list(dict.fromkeys(row["name"] for row in rows))
     looks = {}
@@ -144,8 +165,7 @@ def draw_learning_curves(
         axes.set_xticks(apart, [f"{tick:,}" for tick in apart])
         axes.minorticks_off()
         tidy(axes, "training images", label)
-    legend(figure, panels[0], caption)
-    save_figure(figure, path)
+    finish(figure, path, panels[0].get_legend_handles_labels()[0], [caption])
 
 
 def _draw_learning_curve(
@@ -185,14 +205,15 @@ def draw_trials(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) ->
         rows: one mapping per trial with ``trial``, ``state``, ``auc`` (empty where there is none),
             ``lr`` and ``weight_decay``.
         path: PNG to write; its folder must exist.
-        title: wrapped to the width of the picture.
+        title: of which data; a heading with the figures is put before it.
     """
-    figure = titled_figure(title, body_height=4.0)
-    panels = figure.subplots(1, 3, sharey=True)
     done = [row for row in rows if row["state"] == "complete"]
     pruned = [row for row in rows if row["state"] == "pruned" and row["auc"] != ""]
     keys = {"trial": "trial", "lr": "learning rate", "weight_decay": "weight decay"}
     best = max(done, key=lambda row: row["auc"])
+    heading = f"Best of {len(rows)} trials: AUC {best['auc']:.3f} in trial {best['trial']}"
+    figure = titled_figure(f"{heading}\n{title}", body_height=3.3)
+    panels = figure.subplots(1, 3, sharey=True)
     for axes, (key, label) in zip(panels, keys.items(), strict=True):
         for shown, marker, fill, state in (
             (pruned, "s", "white", "given up, mean of its folds"),
@@ -209,12 +230,11 @@ def draw_trials(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) ->
             ticks = np.geomspace(min(values), max(values), 3)  # as few as fit below a narrow panel
             labels = sorted({f"{tick:.1e}" for tick in ticks}, key=float)
             axes.set_xticks(
-                [float(text) for text in labels], [f"{float(text):g}" for text in labels]
+                [float(text) for text in labels], [readable_number(float(text)) for text in labels]
             )
             axes.minorticks_off()
         tidy(axes, label, "mean AUC over the folds" if key == "trial" else "")
     highest = np.maximum.accumulate([row["auc"] for row in done])
     panels[0].step([row["trial"] for row in done], highest, where="post", color=INK, linewidth=1.2)
     panels[0].xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
-    legend(figure, panels[0])
-    save_figure(figure, path)
+    finish(figure, path, panels[0].get_legend_handles_labels()[0])

@@ -5,10 +5,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import drawing
 import numpy as np
 import pytest
+from drawing import (
+    CONFUSIONS,
+    CURVES,
+    LONG_TITLE,
+    PHANTOM_TITLE,
+    PICTURES,
+    assert_nothing_clipped,
+    make_curve,
+    make_history,
+    make_predictions,
+    notes_of,
+    texts,
+    title_lines,
+)
 from matplotlib.colors import to_hex
-from matplotlib.text import Text
 from PIL import Image
 
 import chestlab.reporting
@@ -20,133 +34,11 @@ from chestlab.reporting import (
     prediction_grids,
     style,
 )
-from chestlab.reporting.curves import draw_training_curves
+from chestlab.reporting.curves import draw_training_curves, running_mean
+
+drawn = drawing.drawn  # the fixture
 
 REPORTING = Path(chestlab.reporting.__file__).parent
-
-LONG_TITLE = (
-    "efficientchestnet_report_chestmnist_nih_subset_28 · EfficientChestNet · "
-    "chestmnist_nih_subset_28.npz (an npz in ChestMNIST's layout) · val n=58, test n=107"
-)
-PHANTOM_TITLE = "PHANTOM DATA, not ChestMNIST\n" + LONG_TITLE
-CREDIT = "Images: a source with a long name, its authors and its licence. " * 4
-
-
-def make_history(epochs, **changes):
-    """Return a plausible history; ``changes`` maps e.g. ``val_loss`` to {epoch: value}."""
-    rng = np.random.default_rng(0)
-    history = []
-    for epoch in range(1, epochs + 1):
-        decay, noise = np.exp(-epoch / 15), rng.normal(0, 0.01)
-        entry = {
-            "epoch": epoch,
-            "train_loss": 0.3 + 0.4 * decay,
-            "val_loss": 0.4 + 0.3 * decay + noise,
-            "train_accuracy": 0.92 - 0.3 * decay,
-            "val_accuracy": 0.88 - 0.3 * decay - noise,
-            "val_auc": 0.93 - 0.3 * decay,
-            "lr": 1e-3,
-            "seconds": 1.5,
-        }
-        for key, values in changes.items():
-            entry[key] = values.get(epoch, entry[key])
-        history.append(entry)
-    return history
-
-
-def make_predictions(count, side=28):
-    rng = np.random.default_rng(1)
-    labels = rng.integers(0, 2, count)
-    probabilities = np.clip(0.5 + 0.3 * (2 * labels - 1) + rng.normal(0, 0.35, count), 0, 1)
-    images = rng.integers(0, 256, (count, side, side)).astype(np.uint8)
-    return images, labels, probabilities, 1000 + np.arange(count)
-
-
-def make_curve(count, decimals=1):
-    _, labels, probabilities, _ = make_predictions(count)
-    probabilities = probabilities.round(decimals)
-    return {"labels": labels, "probabilities": probabilities, "auc": 0.9, "auc_ci95": [0.8, 0.97]}
-
-
-def make_runs(count):
-    rng = np.random.default_rng(0)
-    return [
-        {
-            "number": number,
-            "kind": list(comparison_plots.KINDS)[number % 3],
-            "accuracy": 0.8 + 0.01 * (number % 5),
-            "interval": (0.7, 0.9),
-            "parameters": None if number == 2 else 10 ** rng.uniform(3, 7),
-            "seconds": 60.0,
-        }
-        for number in range(1, count + 1)
-    ]
-
-
-@pytest.fixture
-def drawn(monkeypatch, tmp_path):
-    """Return a function that calls a draw function and gives back the figure it would save."""
-
-    def draw(function, *arguments, **options):
-        figures = []
-        module = sys.modules[function.__module__]
-        monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.append(figure))
-        function(*arguments, tmp_path / "unused.png", **options)
-        figures[0].canvas.draw()
-        return figures[0]
-
-    return draw
-
-
-def texts(figure):
-    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
-
-
-def assert_nothing_clipped(figure):
-    page = figure.bbox
-    renderer = figure.canvas.get_renderer()
-    body = [axes.get_tightbbox(renderer) for axes in figure.axes if axes.axison]
-    body += [legend.get_window_extent(renderer) for legend in figure.legends]
-    title = figure._suptitle.get_window_extent(renderer)
-    for box in [title, *body]:
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= page.x1 and box.y1 <= page.y1
-    assert title.y0 >= max(box.y1 for box in body)
-    if figure._supxlabel is not None:
-        note = figure._supxlabel.get_window_extent(renderer)
-        assert note.x0 >= 0 and note.y0 >= 0 and note.x1 <= page.x1
-        assert note.y1 <= min(box.y0 for box in body)
-    if figure.legends:
-        legend = figure.legends[0].get_window_extent(renderer)
-        assert legend.y1 <= min(axes.get_tightbbox(renderer).y0 for axes in figure.axes)
-
-
-CONFUSIONS = {
-    "validation (as selected)": [[23, 5], [6, 24]],
-    "test (held out)": [[40, 11], [9, 47]],
-}
-CURVES = {"validation (as selected)": make_curve(58), "test (held out)": make_curve(107, 3)}
-PICTURES = {
-    "curves": (draw_training_curves, [make_history(60)], {"best_epoch": 40}),
-    "predictions": (
-        prediction_grids.draw_predictions,
-        make_predictions(58, side=64),
-        {"threshold": 0.4, "credit": CREDIT},
-    ),
-    "large images": (
-        prediction_grids.draw_predictions,
-        make_predictions(30, side=224),
-        {"threshold": 0.5, "credit": ""},
-    ),
-    "confusion": (evaluation_plots.draw_confusion_matrix, [CONFUSIONS], {}),
-    "roc": (evaluation_plots.draw_roc_curve, [CURVES], {"threshold": 0.4}),
-    "calibration": (evaluation_plots.draw_calibration, [CURVES], {"threshold": 0.4}),
-    "comparison": (comparison_plots.draw_comparison, [make_runs(12)], {}),
-    "mistakes": (
-        prediction_grids.draw_mistakes,
-        [{f"group {k}": list(zip(*make_predictions(5 - k), strict=True)) for k in range(4)}],
-        {"threshold": 0.4, "notes": ["A warning.", "X-rays: somebody"]},
-    ),
-}
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -164,16 +56,18 @@ def test_picture_is_small_and_the_same_every_time(name, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.png", "second.png"]
 
 
-@pytest.mark.parametrize("title", [LONG_TITLE, PHANTOM_TITLE, "W" * 200, r"not math: $\frac$"])
+@pytest.mark.parametrize("title", [LONG_TITLE, PHANTOM_TITLE + r" $\frac$" + "W" * 120])
 @pytest.mark.parametrize("name", [name for name in PICTURES if name != "large images"])
 def test_title_is_complete_and_nothing_is_clipped(name, title, drawn):
     function, arguments, options = PICTURES[name]
     figure = drawn(function, *arguments, title=title, **options)
-    shown = figure._suptitle.get_text()
-    assert "".join(shown.split()) == "".join(title.split())
+    lines = title_lines(figure)
+    shown = "".join(text.get_text() for text in lines)
+    assert "".join(shown.split()).endswith("".join(title.split()))
+    assert lines[0].get_weight() == "bold" and lines[0].get_fontsize() == style.HEADING
     phantom = "PHANTOM DATA" in title
-    assert (figure._suptitle.get_weight() == "bold") == phantom
-    assert (to_hex(figure._suptitle.get_color()).upper() == style.VERMILLION) == phantom
+    for text in lines:
+        assert (to_hex(text.get_color()).upper() == style.VERMILLION) == phantom
     assert_nothing_clipped(figure)
 
 
@@ -190,15 +84,40 @@ def test_training_curves_say_what_they_show(drawn):
         **{"title": "run", "best_epoch": 20, "stage_changes": [6]},
     )
     best = make_history(30)[19]
-    assert "90 % goal" in texts(figure)
-    assert f"best epoch 20: val loss {best['val_loss']:.3f}" in texts(figure)
-    accuracy = f"{100 * best['val_accuracy']:.1f} % at 0.5, AUC {best['val_auc']:.3f}, single pass"
-    assert f"best epoch 20: val {accuracy}" in texts(figure)
+    accuracy, auc = f"{100 * best['val_accuracy']:.1f} %", f"{best['val_auc']:.3f}"
+    heading = f"Validation accuracy {accuracy}, AUC {auc} at the best epoch, 20 of 30"
+    assert title_lines(figure)[0].get_text() == heading
+    shown = [axes.get_title() for axes in figure.axes]
+    assert shown == [f"epoch 20: val {v}" for v in (f"{best['val_loss']:.3f}", accuracy, auc)]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy at 0.5 (%)", "AUC"]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [
-        *["training", "validation", "validation AUC x 100"],
-        *["best epoch", "stage change (epoch 6)"],
+        *["training", "validation", "90 % goal"],
+        *["best epoch, kept", "stage change (epoch 6)"],
     ]
+    goal = [line for line in figure.axes[1].lines if set(line.get_ydata()) == {90}]
+    assert len(goal) == 1
+
+
+def test_curves_show_every_epoch_pale_and_the_mean_of_five_strong(drawn):
+    history = make_history(20, val_accuracy={1: 0.5, 2: 0.9})
+    figure = drawn(draw_training_curves, history, title="run", stage_changes=[11])
+    values = [100 * row["val_accuracy"] for row in history]
+    of_val = [line for line in figure.axes[1].lines if line.get_color() == style.BLUE]
+    pale, strong = sorted(of_val, key=lambda line: line.get_linewidth())
+    assert pale.get_ydata().tolist() == values and pale.get_alpha() < 1 < strong.get_linewidth()
+    smoothed = strong.get_ydata()
+    assert smoothed[0] == values[0] and smoothed[-1] == values[-1]
+    assert smoothed[1] == pytest.approx(np.mean(values[:3]))
+    assert smoothed[5] == pytest.approx(np.mean(values[3:8]))
+    assert smoothed[9] == values[9] and smoothed[10] == values[10]  # the ends of the two stages
+    assert "mean of 5 epochs" in notes_of(figure)
+
+
+def test_a_mean_leaves_out_what_is_not_finite():
+    values = np.array([1.0, np.nan, 3.0, 5.0, 7.0])
+    expected = [1.0, np.nan, 4.0, 5.0, 7.0]  # of 3, 5 with nan before; of 3, 5, 7; the last alone
+    assert running_mean(values, 3).tolist() == pytest.approx(expected, nan_ok=True)
 
 
 def test_loss_spike_does_not_squash_the_curve(drawn):
@@ -279,8 +198,8 @@ def test_predictions_state_class_probability_and_errors(count, drawn):
         color = style.GREEN if correct else style.VERMILLION
         assert to_hex(frame.get_edgecolor()).upper() == color
         assert (frame.get_linestyle() == "-") == correct
-    note = figure._supxlabel.get_text()
-    assert f"{len(shown) - wrong} right, {wrong} wrong" in note
+    assert f"{len(shown) - wrong} right, {wrong} wrong" in title_lines(figure)[0].get_text()
+    note = notes_of(figure)
     assert "probability of pneumothorax" in note.replace("\n", " ") and "0.30" in note
     assert note.endswith("Images: somewhere $x$")
     assert_nothing_clipped(figure)
@@ -388,36 +307,13 @@ def test_calibration_states_error_and_counts(drawn, splits, threshold):
     curves = {name: curve for name in ("validation", "test")[:splits]}
     figure = drawn(evaluation_plots.draw_calibration, curves, title="run", threshold=threshold)
     error = calibration(labels, probabilities)["error"]
-    assert f"validation: expected calibration error {error:.3f}" in texts(figure)
+    assert f"validation\nexpected calibration error {error:.3f}" in texts(figure)
     correct = ((probabilities >= threshold) == labels).sum()
-    assert texts(figure).count(f"right ({correct})") == splits
-    bars = [bar.get_height() for axes in figure.axes[1:] for bar in axes.patches]
+    assert texts(figure).count(f"{correct} right, {90 - correct} wrong") == splits
+    bars = [bar.get_height() for axes in figure.axes[splits:] for bar in axes.patches]
     assert sum(bars) == 90 * splits  # none falls outside the bins
-    assert texts(figure).count(f"threshold {threshold:.3g}") == splits
-    assert not any("confidence" in text for text in texts(figure))
+    assert texts(figure).count(f"threshold {threshold:.3g}") == 1
     assert_nothing_clipped(figure)
-
-
-@pytest.mark.parametrize("count", [1, 2, 12, 40])
-def test_comparison_shows_every_run_near_its_place(drawn, count):
-    runs = make_runs(count)
-    figure = drawn(comparison_plots.draw_comparison, runs, title="runs\nsmall.npz")
-    shown = [[text for text in axes.texts if text.get_text().isdigit()] for axes in figure.axes]
-    assert [len(numbers) for numbers in shown] == [count - (count >= 2), count]
-    for text in shown[0]:
-        run = runs[int(text.get_text()) - 1]
-        low, high = figure.axes[0].get_xlim()
-        moved = abs(text.get_position()[0] - np.log10(run["parameters"])) / (high - low)
-        assert moved < 0.1 and text.get_position()[1] == 100 * run["accuracy"]
-    assert_nothing_clipped(figure)
-
-
-def test_points_stand_side_by_side():
-    points = np.array([[0.5, 0.5], [0.5, 0.5], [0.5, 0.52], [0.1, 0.5]])
-    places = comparison_plots._side_by_side(points, width=0.03, height=0.06)
-    assert places[0] == 0.5 and places[3] == 0.1
-    for a, b in ((0, 1), (0, 2), (1, 2)):
-        assert abs(places[a] - places[b]) >= 0.03 - 1e-9
 
 
 def test_names_lose_the_end_that_all_share_and_nothing_else():

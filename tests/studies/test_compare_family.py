@@ -50,10 +50,13 @@ def test_a_comparison_that_was_interrupted_goes_on_and_ends_as_one_that_was_not(
         assert {path.name for path in (folder / member).iterdir()} == pictures
     for path in folder.rglob("*.png"):
         assert path.stat().st_size < 300_000
-    for name in ("validation_curves", "gradients", "silent_units"):
+    for name in ("validation_curves", "gradients"):
         assert (folder / f"{name}.png").exists()
     assert (folder / "se_ablation.png").exists() == (task == "two-class")
     text = (folder / "README.md").read_text()
+    none_silent = "No unit of ResNet-34 or Mish-ResNet-34 is silent" in text  # said, not drawn
+    assert (folder / "silent_units.png").exists() != none_silent
+    assert ("](silent_units.png)" in text) != none_silent
     assert "all.npz" in text
     table = read_table(folder / "table.csv")
     assert [row["network"] for row in table][:2] == ["Plain-34", "ResNet-34"]

@@ -7,7 +7,6 @@ import shlex
 import sys
 from itertools import pairwise
 
-import matplotlib.pyplot as plt
 import pytest
 from comparisons import BASE, tiny_networks, trained  # noqa: F401 (fixtures)
 from conftest import ROOT, run_script
@@ -15,7 +14,7 @@ from conftest import ROOT, run_script
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.errors import TrainingError
 from chestlab.files.progress import Interrupted
-from chestlab.reporting import study_plots
+from chestlab.reporting import study_plots, style
 from chestlab.runs import crossval, flags
 from networks import NETWORKS, network
 from studies import study, tune
@@ -252,7 +251,7 @@ def test_a_network_is_trained_on_phantoms(command):
 @pytest.mark.parametrize("rates", [(2.2e-4, 7e-3), (3e-4, 5e-4), (1e-6, 0.3)])
 def test_labels_below_the_picture_of_a_search_do_not_overlap(rates, tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(study_plots, "save_figure", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(style, "save_figure", lambda figure, *_: figures.append(figure))
     rows = [
         {"trial": number, "state": "complete", "auc": 0.8, "lr": rate, "weight_decay": rate}
         for number, rate in enumerate(rates)
@@ -269,4 +268,3 @@ def test_labels_below_the_picture_of_a_search_do_not_overlap(rates, tmp_path, mo
         boxes.sort(key=lambda box: box.x0)
         assert len(boxes) >= 2
         assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
-    plt.close(figure)

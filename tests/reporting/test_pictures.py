@@ -1,0 +1,382 @@
+"""What makes a picture right: points at their values, readable text, colours that all can tell."""
+
+import dataclasses
+import io
+import re
+from itertools import combinations
+
+import drawing
+import numpy as np
+import pytest
+from drawing import (
+    CURVES,
+    PICTURES,
+    assert_nothing_clipped,
+    make_curve,
+    make_history,
+    make_predictions,
+    make_runs,
+    texts,
+    title_lines,
+)
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from PIL import Image
+
+from chestlab.evaluation.metrics import calibration
+from chestlab.evaluation.verdicts import Estimate
+from chestlab.reporting import (
+    comparison_plots,
+    evaluation_plots,
+    family_plots,
+    gradcam_plots,
+    prediction_grids,
+    study_plots,
+    style,
+)
+from chestlab.reporting.numbers import readable_number, short_number
+
+drawn = drawing.drawn  # the fixture
+
+
+def family_runs(networks, seeds=2, epochs=6):
+    """Runs of some networks as `stored_runs.read_run` gives them."""
+    runs = {}
+    for number, name in enumerate(networks):
+        runs[name] = []
+        for seed in range(seeds):
+            rows = make_history(epochs)
+            history = {key: [row[key] + 0.01 * number for row in rows] for key in rows[0]}
+            runs[name].append(
+                {
+                    "history": history,
+                    "best_epoch": 3 + seed,
+                    "threshold": 0.5,
+                    "seed": seed,
+                    "recipe": {"image_size": 64},
+                    "recipe_name": "cosine",
+                    "data": {"source": "small.npz"},
+                    "train": {"n": 11831},
+                    "val": {"n": 58, "accuracy": 0.7 + 0.02 * number},
+                    "test": {"n": 107, "accuracy": 0.65},
+                }
+            )
+    return runs
+
+
+def estimate(value):
+    names = {field.name for field in dataclasses.fields(Estimate)}
+    known = {"value": value, "low": value - 0.05, "high": value + 0.05}
+    return Estimate(**{name: known.get(name, 0.01) for name in names})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (1, "1"),
+        (6.284, "6.28"),
+        (53.94, "53.9"),
+        (374.2, "374"),
+        (999.6, "1,000"),
+        (1896.3, "1,896"),
+        (25471.6, "25,472"),
+        (-25471.6, "-25,472"),
+        (38_019_845, "38,019,845"),
+        (0.0172, "0.0172"),
+        (0.00153, "0.00153"),
+        (2.9e-5, "0.000029"),
+        (None, "n/a"),
+        (float("nan"), "n/a"),
+        (float("inf"), "n/a"),
+    ],
+)
+def test_a_number_is_written_without_exponent_and_with_thousands_apart(value, text):
+    assert readable_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.1, "0.1"),
+        (10, "10"),
+        (999, "999"),
+        (999.6, "1k"),
+        (1541, "1.54k"),
+        (999_600, "1M"),
+        (38_019_845, "38M"),
+        (1.9e9, "1.9G"),
+    ],
+)
+def test_a_tick_is_short(value, text):
+    assert short_number(value) == text
+
+
+def points_of(axes):
+    """x of every marker by its row, from the artists."""
+    return {
+        float(line.get_ydata()[0]): float(line.get_xdata()[0])
+        for line in axes.lines
+        if len(line.get_xdata()) == 1 and line.get_marker() not in ("None", "", None)
+    }
+
+
+@pytest.mark.parametrize("count", [1, 2, 12, 40])
+def test_comparison_draws_every_point_at_its_value(drawn, count):
+    runs = make_runs(count)
+    for run in runs[3:9]:  # several of the same size and accuracy, as on the page of results
+        run |= {"parameters": 38_019_845, "accuracy": 0.86}
+    figure = drawn(comparison_plots.draw_comparison, runs, title="small.npz · test n = 107")
+    keys = {"accuracy": 100, "auc": 1, "parameters": 1, "seconds": 1}
+    for axes, (key, scale) in zip(figure.axes, keys.items(), strict=True):
+        expected = {row: scale * run[key] for row, run in enumerate(runs) if run[key] is not None}
+        assert points_of(axes) == pytest.approx(expected)
+        low, high = axes.get_xlim()
+        assert all(low < x < high for x in points_of(axes).values())
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == [f"run_{n}  {n}" for n in range(1, count + 1)]
+    assert texts(figure.axes[1]).count("undefined") == (count >= 3)
+    assert_nothing_clipped(figure)
+
+
+def test_comparison_says_that_no_run_reaches_the_goal(drawn):
+    runs = make_runs(6)
+    heading = title_lines(drawn(comparison_plots.draw_comparison, runs, title="x"))[0].get_text()
+    assert heading == (
+        "Test accuracy: no run reaches 90 %; the highest is 84.0 % (70.0 to 90.0), run_4"
+    )
+    runs[1]["accuracy"] = 0.9
+    heading = title_lines(drawn(comparison_plots.draw_comparison, runs, title="x"))[0].get_text()
+    assert heading == "Test accuracy: the highest is 90.0 % (70.0 to 90.0), run_2"
+
+
+def test_reliability_diagram_has_counts_and_intervals_of_each_bin(drawn):
+    curve = make_curve(107, 3)
+    figure = drawn(
+        evaluation_plots.draw_calibration, {"test (held out)": curve}, title="run", threshold=0.4
+    )
+    diagram, histogram = figure.axes
+    bins = calibration(curve["labels"], curve["probabilities"])["bins"]
+    (container,) = diagram.containers
+    assert container.lines[0].get_xdata() == pytest.approx([b["probability"] for b in bins])
+    assert container.lines[0].get_ydata() == pytest.approx([b["share"] for b in bins])
+    bars = container.lines[2][0].get_segments()
+    for of_bin, ((_, low), (_, high)) in zip(bins, bars, strict=True):
+        expected = evaluation_plots.share_interval(of_bin["share"], of_bin["n"])
+        assert (low, high) == pytest.approx(expected)
+    assert [int(text.get_text()) for text in histogram.texts] == [b["n"] for b in bins]
+
+
+def test_interval_of_a_share_is_wilsons():
+    # Newcombe, Statistics in Medicine 17:857 (1998), table I
+    for right, n, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)):
+        assert evaluation_plots.share_interval(right / n, n) == pytest.approx((low, high), abs=1e-4)
+    assert evaluation_plots.share_interval(0, 20) == pytest.approx((0, 0.1611), abs=1e-4)
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+def test_legend_and_numbers_cover_no_bar(drawn, skewed):
+    curves = {name: dict(curve) for name, curve in CURVES.items()}
+    if skewed:  # all in one bin, which is then as high as the panel
+        for curve in curves.values():
+            curve["probabilities"] = np.full(len(curve["labels"]), 0.55)
+    figure = drawn(evaluation_plots.draw_calibration, curves, title="run", threshold=0.5)
+    renderer = figure.canvas.get_renderer()
+    legends = [legend.get_window_extent(renderer) for legend in figure.legends]
+    for axes in figure.axes:
+        assert axes.get_legend() is None
+        bars = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+        boxes = [bar.get_window_extent(renderer) for bar in bars]
+        written = [text.get_window_extent(renderer) for text in axes.texts]
+        frame = axes.get_window_extent(renderer)
+        for box in written:
+            assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and box.y1 <= frame.y1
+        for bar in boxes:
+            assert bar.y1 <= frame.y1
+            assert not any(bar.overlaps(box) for box in (*legends, *written))
+
+
+def drawings(tmp_path):
+    """A picture of every kind, written."""
+    images, labels, probabilities, indices = make_predictions(30)
+    maps = np.random.default_rng(0).random((30, 28, 28))
+    more = {
+        "side by side": (family_plots.draw_side_by_side, [family_runs("abcdef")], {}),
+        "gradcam": (
+            gradcam_plots.draw_gradcam,
+            [images, maps, labels, probabilities, indices],
+            {"threshold": 0.4, "title": "run", "notes": ["X-rays: somebody"]},
+        ),
+        "gains": (
+            study_plots.draw_gains,
+            [[("rotate (on in the base)", "refuted", dict.fromkeys(MEASURES, estimate(-0.1)))]],
+            {"title": "small.npz", "caption": "bars"},
+        ),
+    }
+    for name, (function, arguments, options) in {**PICTURES, **more}.items():
+        path = tmp_path / f"{name}.png"
+        titled = {} if name in more else {"title": "run · Net\nsmall.npz"}
+        function(*arguments, path, **titled, **options)
+        yield path
+
+
+MEASURES = ("auc", "accuracy")
+
+
+def test_pictures_are_opaque_white_and_small(tmp_path):
+    for path in drawings(tmp_path):
+        content = path.read_bytes()
+        assert len(content) < style.MAX_BYTES, path.name
+        with Image.open(io.BytesIO(content)) as picture:
+            assert picture.mode in ("P", "RGB") and "transparency" not in picture.info, path.name
+            pixels = np.asarray(picture.convert("RGB"))
+        corners = pixels[[0, 0, -1, -1], [0, -1, 0, -1]]
+        assert (corners == 255).all(), path.name
+
+
+def test_text_is_readable_at_half_size(drawn):
+    for name in ("curves", "calibration", "confusion", "roc", "comparison", "predictions"):
+        function, arguments, options = PICTURES[name]
+        figure = drawn(function, *arguments, title="run", **options)
+        sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
+        pixels = min(sizes) / 72 * figure.dpi / 2
+        assert pixels >= 9.5, name
+
+
+def test_side_by_side_fits_one_screen(drawn, tmp_path):
+    runs = family_runs(["Plain-34", "ResNet-34", "SE-ResNet-34", "Mish-ResNet-34", "e", "f"])
+    family_plots.draw_side_by_side(runs, tmp_path / "side.png")
+    with Image.open(tmp_path / "side.png") as picture:
+        assert picture.size == (1280, 720)
+    figure = drawn(family_plots.draw_side_by_side, runs)
+    assert_nothing_clipped(figure)
+    heading, rest = (text.get_text() for text in title_lines(figure))
+    assert heading == "6 networks: validation accuracy 70.0 % (Plain-34) to 80.0 % (f)"
+    assert rest.startswith("small.npz · train n = 11,831, val n = 58 · 64 px")
+    assert len(figure.axes) == 12
+    top = figure.axes[1]
+    assert top.get_title().split("\n") == ["ResNet-34", "val 72.0 %", "test 65.0 %"]
+    own = [line for line in figure.axes[7].lines if line.get_label() == "validation"]
+    expected = 100 * np.mean([run["history"]["val_accuracy"] for run in runs["ResNet-34"]], axis=0)
+    assert own[0].get_ydata() == pytest.approx(expected)
+
+
+def test_gains_say_in_which_direction_a_switch_helps(drawn):
+    rows = [
+        ("last (on in the base)", "supported", dict.fromkeys(MEASURES, estimate(0.09))),
+        ("rotate (on in the base)", "undecided", dict.fromkeys(MEASURES, estimate(-0.019))),
+        ("cutmix", "refuted", dict.fromkeys(MEASURES, estimate(-0.143))),
+    ]
+    figure = drawn(study_plots.draw_gains, rows, title="small.npz", caption="Bars: intervals.")
+    heading = title_lines(figure)[0].get_text()
+    assert heading == "Effect of 3 switches on the AUC: 1 help, 1 hurt, 1 undecided"
+    for axes in figure.axes:
+        hurts, helps = re.search("hurts(.*)helps", axes.get_xlabel()).span()
+        assert hurts < helps and axes.get_xlim()[0] < 0 < axes.get_xlim()[1]
+        drawn_at = [float(container.lines[0].get_xdata()[0]) for container in axes.containers]
+        assert drawn_at == pytest.approx([0.09, -0.019, -0.143])
+    assert_nothing_clipped(figure)
+
+
+def test_the_output_of_a_dead_network_is_said_once_with_the_alarm(drawn):
+    images, labels, _, indices = make_predictions(58)
+    options = {"threshold": 0.5, "title": "run\nsmall.npz", "credit": ""}
+    arguments = images, labels, np.full(58, 0.599), indices
+    figure = drawn(prediction_grids.draw_predictions, *arguments, **options)
+    shown = " ".join(texts(figure))
+    assert shown.count("p = 0.60") == 1 and shown.count("WARNING") == 1
+    assert "outputs are nearly constant" in " ".join(shown.split())
+    assert_nothing_clipped(figure)
+    sound = drawn(prediction_grids.draw_predictions, *make_predictions(58), **options)
+    assert " ".join(texts(sound)).count("p = ") == 20 and "WARNING" not in " ".join(texts(sound))
+
+
+def test_learning_curves_and_searches_draw_points_at_their_values(drawn):
+    rows = [
+        {
+            **{"name": name, "kind": kind, "images": images, "extrapolated": False},
+            **{f"{m}{end}": 0.8 + d for m in MEASURES for end, d in ENDS.items()},
+        }
+        for name, kind in (("net", "network"), ("HOG", "yardstick"))
+        for images in (92, 172, 332)
+    ]
+    figure = drawn(study_plots.draw_learning_curves, rows, title="small.npz", caption="")
+    for axes in figure.axes:
+        assert [container.lines[0].get_xdata().tolist() for container in axes.containers] == [
+            [92, 172, 332]
+        ] * 2
+    assert_nothing_clipped(figure)
+    trials = [
+        {"trial": n, "state": state, "auc": 0.8 + n / 100, "lr": 2e-5 * 4**n, "weight_decay": 0.01}
+        for n, state in enumerate(["complete", "pruned", "complete"])
+    ]
+    figure = drawn(study_plots.draw_trials, trials, title="small.npz")
+    assert "Best of 3 trials: AUC 0.820 in trial 2" in texts(figure)
+    assert not any("e-0" in text for text in texts(figure))
+    assert_nothing_clipped(figure)
+
+
+ENDS = {"": 0.0, "_low": -0.05, "_high": 0.05}
+
+
+# Machado, Oliveira and Fernandes, IEEE TVCG 15:1291 (2009), severity 1.0, for linear RGB
+COLOUR_BLINDNESS = {
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+    "none": np.eye(3),
+}
+
+
+def lab(linear):
+    """CIE L*a*b* (D65) of linear sRGB (3,)."""
+    to_xyz = [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+    ratio = to_xyz @ np.clip(linear, 0, 1) / [0.95047, 1.0, 1.08883]
+    f = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def seen(color, kind):
+    rgb = np.array(to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return lab(np.array(COLOUR_BLINDNESS[kind]) @ linear)
+
+
+@pytest.mark.parametrize("kind", COLOUR_BLINDNESS)
+@pytest.mark.parametrize(
+    "colors",
+    [
+        [style.BLUE, style.ORANGE],  # validation and training, or validation and test
+        [style.GREEN, style.VERMILLION],  # right and wrong
+        [style.BLUE, style.VERMILLION, style.GREY],  # verdicts, and kinds of runs
+        [look[0] for look in family_plots.LOOKS],
+    ],
+    ids=["splits", "right and wrong", "verdicts", "networks"],
+)
+def test_colours_that_stand_together_differ_with_any_colour_vision(colors, kind):
+    for a, b in combinations(colors, 2):
+        distance = np.linalg.norm(seen(a, kind) - seen(b, kind))
+        assert distance > 15, (a, b)  # 2.3 is just noticeable
+
+
+def test_networks_differ_by_line_and_marker_as_well():
+    assert len({str(look[1]) for look in family_plots.LOOKS}) >= 5
+    assert len({look[2] for look in family_plots.LOOKS}) == len(family_plots.LOOKS)
+    assert len({marker for _, marker in comparison_plots.KINDS.values()}) == 3
