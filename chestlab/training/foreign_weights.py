@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from chestlab.files.errors import InputError
+from chestlab.files.foreign_checkpoint import Unread
 
 # Parts of names that DataParallel, torch.compile, FSDP and checkpointing of activations put in.
 WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -84,7 +85,7 @@ def match(state: Mapping[Any, Any], wanted: Mapping[str, torch.Tensor], head: st
     counts = _placements(stored, {name: wanted[name] for name in needed})
     complete = [placement for placement, count in counts.items() if count == len(needed)]
     if not complete:
-        raise Misfit(_mismatch(stored, wanted, needed, counts))
+        raise Misfit(_mismatch(state, stored, wanted, needed, counts, head))
     notes: list[str] = []
     prefix, added = _choose(complete, stored, wanted, notes)
     renamed = {
@@ -132,7 +133,7 @@ def _fits(value: torch.Tensor, wanted: torch.Tensor) -> bool:
 def _tensors(state: Mapping[Any, Any]) -> dict[str, Stored]:
     """All tensors in nested dicts, by names without `WRAPPERS` and in today's spelling."""
     found: dict[str, Stored] = {}
-    for number, (path, group) in enumerate(_dicts(state, "", set(), DEEPEST)):
+    for number, (path, group) in enumerate(_all(state)):
         for key, value in group.items():
             if isinstance(key, str) and isinstance(value, torch.Tensor):
                 place = path + key
@@ -140,6 +141,11 @@ def _tensors(state: Mapping[Any, Any]) -> dict[str, Stored]:
                 name = OLD_DENSENET_NAME.sub(r"\1\2.", name)
                 found[place if name in found else name] = Stored(value, place, number)
     return found
+
+
+def _all(state: Mapping[Any, Any]) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """A dict and those in it, each once and with the names that lead to it."""
+    return _dicts(state, "", set(), DEEPEST)
 
 
 def _dicts(
@@ -290,14 +296,21 @@ def _check_finite(tensors: Mapping[str, torch.Tensor], renamed: Mapping[str, Sto
 
 
 def _mismatch(
+    state: Mapping[Any, Any],
     stored: Mapping[str, Stored],
     wanted: Mapping[str, torch.Tensor],
     needed: list[str],
     counts: Counter[tuple[str, str]],
+    head: str,
 ) -> str:
     """How many tensors match, and the first that do not on each side."""
     if not stored:
-        return "does not fit: there is no tensor in it"
+        keys = _first([str(key) for key in state]) or "nothing"
+        hint = any(
+            isinstance(value, Unread) for _, group in _all(state) for value in group.values()
+        )
+        remedy = "; torch.from_numpy makes tensors of NumPy's arrays" if hint else ""
+        return f"does not fit: there is no tensor in it, but {keys}{remedy}"
     (prefix, added), count = counts.most_common(1)[0] if counts else (("", ""), 0)
     renamed = {
         added + name.removeprefix(prefix): item
@@ -307,14 +320,24 @@ def _mismatch(
     reshaped = [n for n in needed if n in renamed and not _fits(renamed[n].value, wanted[n])]
     sides = {
         "only in the network": [name for name in needed if name not in renamed],
-        "only in the file": [item.place for name, item in renamed.items() if name not in wanted],
+        "only in the file": [
+            item.place
+            for name, item in renamed.items()
+            if name not in wanted and not (head and name.startswith(head))
+        ],
         "of another shape": [
-            f"{_shown(name)} {tuple(renamed[name].value.shape)} for {tuple(wanted[name].shape)}"
+            f"{_shown(name)} {_shape(renamed[name].value)} for {tuple(wanted[name].shape)}"
             for name in reshaped
         ],
     }
     told = [f"{len(names)} {side}, as {_first(names)}" for side, names in sides.items() if names]
     return f"does not fit: {count} of {len(needed)} tensors match; {'; '.join(told)}"
+
+
+def _shape(value: torch.Tensor) -> str:
+    """A shape, with what else keeps a tensor from being used."""
+    kind = f" {value.dtype}".replace("torch.", "") if value.is_complex() else ""
+    return f"{tuple(value.shape)}{kind}{' without numbers' if value.is_meta else ''}"
 
 
 def _first(names: Sequence[str]) -> str:

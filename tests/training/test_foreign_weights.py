@@ -1,5 +1,8 @@
 """Weights that others have saved: wrapped, renamed, in other number types, or of other networks."""
 
+import gzip
+import io
+import pickle
 from argparse import Namespace
 from collections import OrderedDict, defaultdict
 from datetime import datetime, timedelta
@@ -306,8 +309,19 @@ def test_what_does_not_fit_is_told_with_the_first_names_of_each_side(tmp_path, s
         f"{len(missing)} only in the network, as {first}, ...; "
         "2 only in the file, as 'more.a', 'more.b'"
     )
+    assert refused(saved(tmp_path, {**part, "head.6.weight": torch.ones(1)})).endswith(", ...")
+    value = torch.ones(32, 1, 3, 3).to(torch.complex64)
+    other = refused(saved(tmp_path, {**state, "stem.0.weight": value}))
+    assert "1 of another shape, as 'stem.0.weight (32, 1, 3, 3) complex64 for" in other
     other = refused(saved(tmp_path, {**state, "stem.0.weight": torch.ones(8, 1, 3, 3)}))
     assert "1 of another shape, as 'stem.0.weight (8, 1, 3, 3) for (32, 1, 3, 3)'" in other
+
+
+def test_a_file_without_a_tensor_is_told_with_what_it_holds(tmp_path):
+    message = refused(saved(tmp_path, {"epoch": 3, "best": 0.5}))
+    assert message.endswith("does not fit: there is no tensor in it, but 'epoch', 'best'")
+    message = refused(saved(tmp_path, {"stem.0.weight": np.ones(3)}))
+    assert message.endswith("'stem.0.weight'; torch.from_numpy makes tensors of NumPy's arrays")
 
 
 def test_a_larger_network_that_contains_this_one_is_refused():
@@ -344,6 +358,38 @@ def test_names_of_a_hostile_file_are_printed_safely(tmp_path):
 
 
 # Files that hold more than weights, or none.
+
+
+NO_WEIGHTS = {
+    "empty": (lambda good: b"", "it is empty"),
+    "text": (lambda good: b"epoch,loss\n1,2\n", "text that begins with 'epoch,loss 1,2'"),
+    "page": (lambda good: b"<!DOCTYPE html>\n<html>", "text that begins with '<!DOCTYPE html>"),
+    "pointer": (lambda good: b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    "cut off": (lambda good: good[: len(good) // 2], "without its end: copy or download it again"),
+    "compressed": (gzip.compress, "it is compressed by gzip: unpack it first"),
+    "pickle": (lambda good: pickle.dumps({"a": 1}), "a plain pickle, or what is left of one"),
+    "Keras": (lambda good: b"\x89HDF\r\n\x1a\n" + bytes(90), "it is an HDF5 file, as Keras writes"),
+    "picture": (
+        lambda good: b"\x89PNG\r\n\x1a\n" + bytes(90),
+        "neither a zip archive nor any other",
+    ),
+    "another zip": (lambda good: an_npz(), "a zip archive of something else, with 'a.npy'"),
+    "bit": (lambda good: good.replace(b"\x3f", b"\x3e", 999), "is damaged: wrong checksum of"),
+}
+
+
+def an_npz():
+    content = io.BytesIO()
+    np.savez(content, a=np.ones(3))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("kind", NO_WEIGHTS)
+def test_a_file_that_is_no_checkpoint_is_told_what_it_is(tmp_path, state, kind):
+    path = saved(tmp_path, state)
+    change, said = NO_WEIGHTS[kind]
+    path.write_bytes(change(path.read_bytes()))
+    assert said in refused(path)
 
 
 def take(message):
