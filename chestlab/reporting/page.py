@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chestlab.reporting.messages import LANGUAGES, MESSAGES
+from chestlab.reporting.numbers import readable_number
 
 if TYPE_CHECKING:
     import jinja2
@@ -37,10 +38,14 @@ class Wording:
         return MESSAGES[key][self.column].format(**values)
 
     def number(self, value: float | None, form: str = ".3f") -> str:
-        """With the language's decimal mark; a dash where there is no number."""
+        """With the language's decimal mark; a dash where there is no number.
+
+        Of a form such as ``.3g`` the number of digits holds: exponents are never written.
+        """
         if value is None or not np.isfinite(value):
             return NOTHING
-        text = format(value, form)
+        digits = re.fullmatch(r"\.(\d+)g", form)
+        text = readable_number(value, int(digits[1])) if digits else format(value, form)
         return text.translate(str.maketrans(".,", ",.")) if self.column else text
 
     def percent(self, value: float) -> str:

@@ -189,7 +189,7 @@ def cost_table(wording: Wording, group: Sequence[StoredRun]) -> str:
         if not costs:
             continue
         same = [r.metrics for r in group if r.metrics.get("device") == metrics.get("device")]
-        slowest = max(other["seconds"] for other in same)
+        ratio = max(other["seconds"] for other in same) / metrics["seconds"]
         rows.append(
             [
                 str(number),
@@ -199,7 +199,7 @@ def cost_table(wording: Wording, group: Sequence[StoredRun]) -> str:
                 wording.percent(metrics["val"]["accuracy"]),
                 wording.percent(metrics["test"]["accuracy"]) if metrics["test"] else NOTHING,
                 _time(wording, metrics["seconds"], metrics.get("device")),
-                f"{wording.number(slowest / metrics['seconds'], '.1f')}x",
+                f"{wording.number(ratio, '.1f' if ratio < 100 else '.3g')}x",
                 wording.number(metrics.get("images_per_second"), ".3g"),
                 *(_latency(wording, costs.get(f"inference_batch{n}") or {}) for n in (1, 64)),
                 _in_millions(wording, costs.get("peak_memory_bytes")),

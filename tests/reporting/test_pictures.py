@@ -36,6 +36,7 @@ from chestlab.reporting import (
     style,
 )
 from chestlab.reporting.numbers import readable_number, short_number
+from chestlab.reporting.page import Wording
 
 drawn = drawing.drawn  # the fixture
 
@@ -111,6 +112,13 @@ def test_a_number_is_written_without_exponent_and_with_thousands_apart(value, te
 )
 def test_a_tick_is_short(value, text):
     assert short_number(value) == text
+
+
+def test_pages_write_numbers_without_exponent_in_either_language():
+    million = [Wording(language).number(1900.3, ".3g") for language in ("en", "id")]
+    assert million == ["1,900", "1.900"]
+    assert Wording("id").number(0.01725, ".2g") == "0,017"
+    assert Wording("en").number(25471.6, ".3g") == "25,472"
 
 
 def points_of(axes):
