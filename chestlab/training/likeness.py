@@ -136,17 +136,20 @@ def doubts(images: np.ndarray, likeness: Likeness | None, negatives: str) -> lis
             ``no`` (whether they are inverted is not to be judged).
 
     Returns:
-        for each image a sentence for each doubt.
+        for each image a sentence for each doubt; of one that looks inverted the negative is
+        compared with the training images.
     """
     sentences: list[list[str]] = [[] for _ in images]
     if negatives != "no":
         mean = FRONTAL if likeness is None else likeness.mean
         pattern = "a mean chest X-ray" if likeness is None else "the mean training image"
-        for row, r in zip(sentences, correlations(images, mean), strict=True):
-            if r < CORRELATION_LIMIT and negatives == "yes":
-                row.append(f"looks inverted now (correlation {r:.2f} with {pattern}): --invert no?")
-            elif r < CORRELATION_LIMIT:
-                row.append(f"looks inverted (correlation {r:.2f} with {pattern}): --invert yes?")
+        r = correlations(images, mean)
+        inverted = r < CORRELATION_LIMIT
+        now, flag = (" now", "--invert no") if negatives == "yes" else ("", "--invert yes")
+        for row in np.flatnonzero(inverted):
+            text = f"looks inverted{now} (correlation {r[row]:.2f} with {pattern}): {flag}?"
+            sentences[row].append(text)
+        images = np.where(inverted[:, None, None], 255 - images, images)
     if likeness is not None:
         for row, distance in zip(sentences, likeness.distances(images), strict=True):
             if distance > likeness.limit:
