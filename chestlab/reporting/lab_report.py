@@ -129,6 +129,8 @@ class _Page:
         self.wording, self.run, self.metrics = wording, run, run.metrics
         self.results_dir, self.patients = results_dir, patients
         self.facts = {**facts, **_words(wording, run.metrics)}
+        experiment = lab_experiments.experiment_of(run.metrics)
+        self.facts["title"] = wording.fill(experiment.title, self.facts)
         self.sections = self.figures = self.tables = 0
 
     def text(self, history: History, environment: Mapping[str, Any], blocks: Blocks | None) -> str:
@@ -233,7 +235,7 @@ class _Page:
     def _title(self) -> str:
         say, metrics = self.wording.say, self.metrics
         experiment = lab_experiments.experiment_of(metrics)
-        title = self.wording.fill(experiment.title, self.facts)
+        title = self.facts["title"]
         if "members" in metrics:
             kind = _kind_of_average(metrics)
             title = say(f"title_{kind}", title=title, members=len(metrics["members"]))
