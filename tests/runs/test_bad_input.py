@@ -26,6 +26,7 @@ from train import BEST
 CONTRACT_FLAGS = {  # and the default that --help of train.py must show, as text
     "--recipe": "best",
     "--data": "auto",
+    "--classes": None,
     "--root": "~/.medmnist",
     "--source-size": "28",
     "--image-size": "0",
@@ -265,6 +266,11 @@ BAD_FLAGS = {
     "strange home": (["--data", "~nobody-of-that-name/x.npz"], "there is no such file"),
     "results in a strange home": (["--results-dir", "~nobody-of-that-name"], "no such home"),
     "long results": (["--results-dir", "x" * 5000], "--results-dir"),
+    "classes": (["--classes", "mass,nodule"], "--classes: 'mass,nodule': allowed are cardiomegaly"),
+    "classes of no file": (
+        ["--data", "phantom", "--classes", "cardiomegaly,pneumothorax"],
+        "--classes is for --data FILE.npz; 'phantom' has 14 label columns",
+    ),
     "tpu": (["--device", "tpu"], "auto.*cpu.*cuda.*mps"),
 }
 
