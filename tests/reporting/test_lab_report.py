@@ -33,6 +33,7 @@ from chestlab.reporting.lab_wording import LIMITS_OF_RULES, LabWording
 from chestlab.reporting.stored_runs import StoredRun, read_history, read_two_class_run
 from chestlab.runs.environment import command, commit
 from chestlab.runs.estimated_statistics import lag_alarm
+from chestlab.runs.run import run
 from chestlab.training.architecture import describe_blocks
 from chestlab.training.layers import parameter_count
 from chestlab.training.recipe import Recipe, as_dict
@@ -723,6 +724,31 @@ def test_a_fault_of_the_report_is_one_line_and_ends_no_run(tmp_path, monkeypatch
     (line,) = capsys.readouterr().err.splitlines()
     assert "RuntimeError: no page" in line and "python visualize.py" in line
     assert not (tmp_path / "one" / "README.md").exists()
+
+
+def test_a_report_that_a_crash_left_out_comes_with_resume_and_members_have_none(
+    tmp_path, phantom_npz, monkeypatch, no_pictures
+):
+    from tiny_train import RECIPE, TinyNet
+
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data", str(phantom_npz), "--epochs", "1", "--device", "cpu", "--name", "one"]
+    run(TinyNet, {"report": RECIPE}, flags)
+    page = tmp_path / "results/one/README.id.md"
+    before = page.read_text(encoding="utf-8")
+    page.unlink()
+    run(TinyNet, {"report": RECIPE}, [*flags, "--resume"])
+    assert without_time(page.read_text(encoding="utf-8")) == without_time(before)
+    run(TinyNet, {"report": RECIPE}, [*flags, "--members", "2"])
+    pages = {path.parent.name for path in (tmp_path / "results").rglob("README.md")}
+    assert pages == {"one", "one_members"}
+    about = json.loads((tmp_path / "results/one_members/report/environment.json").read_text())
+    assert about["packages"]["torch"] and about["threads"] >= 1
+
+
+def without_time(page):
+    """A page without what the environment's file says of the moment."""
+    return [line for line in page.splitlines() if "UTC" not in line and "python" not in line]
 
 
 def test_visualize_writes_reports_again_and_html_with_the_pictures_in_it(tmp_path, capsys):
