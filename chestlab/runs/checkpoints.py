@@ -11,6 +11,7 @@ from typing import Any
 from chestlab.files.atomic import atomic_write
 from chestlab.files.checkpoint import save_checkpoint
 from chestlab.files.errors import InputError
+from chestlab.reporting.tensorboard import EventLog
 from chestlab.runs.experiment import Experiment
 from chestlab.runs.finished_runs import data_location
 from chestlab.training.likeness import Likeness
@@ -23,6 +24,11 @@ class Checkpoints:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
         self.history_lines: list[str] = []
+        self.events: EventLog | None = None
+        if experiment.options.tensorboard and experiment.processes.first:
+            folder = experiment.final.models_dir / "tensorboard"
+            self.events = EventLog(folder / experiment.name)
+            print(f"to watch the training: tensorboard --logdir {folder}", flush=True)
 
     def save(self, trainer: Trainer, stage: int) -> None:
         """Keep an epoch: the state first, the best weights second, the history last.
@@ -100,3 +106,5 @@ class Checkpoints:
         self.history_lines += [",".join(str(row[name]) for name in HISTORY_COLUMNS) for row in new]
         text = "\n".join((",".join(HISTORY_COLUMNS), *self.history_lines, ""))
         atomic_write(self.experiment.files.folder / "history.csv", text)
+        if self.events is not None:
+            self.events.add_epochs(new)

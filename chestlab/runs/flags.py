@@ -14,6 +14,7 @@ from typing import Any
 from chestlab.data.splits import CLASS_NAMES, FINDINGS, SOURCE_SIZES
 from chestlab.files.errors import OneLineParser
 from chestlab.files.notebook import command_line, leave
+from chestlab.reporting.tensorboard import require_tensorboard
 from chestlab.runs.naming import check_name, weights_in_name
 from chestlab.runs.published import changes_from_published, published_values
 from chestlab.training.recipe import Recipe, allowed_values, is_allowed
@@ -174,6 +175,7 @@ def make_parser(
         help="start anew where an unfinished run lies, or a finished one of another recipe",
     )
     add("--no-test", action="store_true", help="leave the test images alone: for searches")
+    add("--tensorboard", action="store_true", help="curves and pictures for TensorBoard, too")
     add("--find-lr", action="store_true", help="draw the loss over rising rates, suggest one")
     _add_ensembles(parser)
     add_folder(parser, "--results-dir", "results")
@@ -222,7 +224,9 @@ def _add_ensembles(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_combinations(parser: OneLineParser, options: argparse.Namespace) -> None:
-    """Refuse flags that exclude each other."""
+    """Refuse flags that exclude each other, and one whose library is missing."""
+    if options.tensorboard:
+        require_tensorboard()
     if options.resume and options.overwrite:
         parser.error("--resume and --overwrite exclude each other")
     if options.find_lr and (options.members or options.folds or options.resume):

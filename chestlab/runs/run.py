@@ -125,6 +125,8 @@ def train(experiment: Experiment, signals: StopSignals) -> None:
             write_results(experiment, trainer, checkpoints)
             experiment.finish()
             write_report(experiment)
+            if checkpoints.events is not None:
+                checkpoints.events.add_pictures(experiment.final.folder, len(trainer.history))
             print_summary(experiment.final)
 
 
