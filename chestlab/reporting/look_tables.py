@@ -65,9 +65,9 @@ def reconstructed(folder: Path) -> Iterator[Look]:
             continue
         try:
             metrics = json.loads(path.read_text(encoding="utf-8"))
-            yield from looks_of(metrics, name, _image_set(folder, metrics))
+            yield from looks_of(metrics, name, image_set_of(folder, metrics))
             if metrics["test"] and (path.parent / "mistakes.md").exists():
-                yield _look(metrics, name, "mistakes", _image_set(folder, metrics))
+                yield _look(metrics, name, "mistakes", image_set_of(folder, metrics))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # `read_runs` names damaged ones
 
@@ -117,11 +117,11 @@ def recipe_text(metrics: Mapping[str, Any]) -> str:
     return named.replace("`", "")
 
 
-def _image_set(folder: Path, metrics: Mapping[str, Any]) -> str:
+def image_set_of(results_dir: Path, metrics: Mapping[str, Any]) -> str:
     """As `looks.image_set`, from the list of the source's file names where there is one."""
     about = metrics["data"]
     try:
-        path = names_path(folder, about["source"])
+        path = names_path(results_dir, about["source"])
         with path.open(encoding="utf-8", newline="") as file:
             names = [row["name"] for row in csv.DictReader(file) if row["split"] == "test"]
     except (OSError, ValueError, KeyError):
@@ -135,7 +135,7 @@ def looks_at_images_of(group: Sequence[StoredRun], looks: Sequence[Look]) -> lis
     names = {run.name for run in group}
     sha256 = group[0].metrics["data"]["sha256"]
     images = {look.images for look in looks if look.data == sha256 and look.run in names}
-    images = images or {_image_set(results_dir_of(group[0].folder), group[0].metrics)}
+    images = images or {image_set_of(results_dir_of(group[0].folder), group[0].metrics)}
     return [look for look in looks if look.images in images]
 
 

@@ -102,6 +102,11 @@ def write_names(results_dir, source="small"):
 
 
 def page_of(results_dir, language="en"):
+    """The page of all runs."""
+    return overview.write_report(results_dir, language)[1].read_text(encoding="utf-8")
+
+
+def front_of(results_dir, language="en"):
     return overview.write_report(results_dir, language)[0].read_text(encoding="utf-8")
 
 
@@ -192,9 +197,12 @@ def test_pages_of_comparisons_are_linked(tmp_path):
     (tmp_path / "family").mkdir()
     (tmp_path / "family" / "README.md").write_text("# The family")
     (tmp_path / "one" / "README.md").write_text("# An ensemble's own page")
-    page = page_of(tmp_path)
-    assert "- [The family (family)](family/README.md)" in page
-    assert "one/README.md" not in page
+    pages = overview.write_report(tmp_path)
+    assert pages[2] == tmp_path / "studies" / "README.md"
+    text = pages[2].read_text(encoding="utf-8")
+    assert "- [The family (family)](../family/README.md)" in text
+    assert "one/README.md" not in text
+    assert "(studies/README.md)" in pages[0].read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("skill, reached", [(0.1, "no"), (9.0, "yes")])
@@ -217,29 +225,38 @@ def test_runs_on_different_data_never_share_a_table_and_phantoms_have_their_own_
     (tmp_path / "family").mkdir()
     (tmp_path / "family" / "README.md").write_text(f"# Family\n\n{phantom.PHANTOM_MARK}\n")
     files = {path.name for path in tmp_path.iterdir()}
-    xrays, phantoms = overview.write_report(tmp_path)
-    assert xrays == tmp_path / "README.md" and phantoms == tmp_path / "phantom" / "README.md"
+    front, xrays, phantom_front, phantoms, studies = overview.write_report(tmp_path)
+    assert front == tmp_path / "README.md" and xrays == tmp_path / "details.md"
+    assert phantom_front == tmp_path / "phantom" / "README.md"
     page = xrays.read_text(encoding="utf-8")
     assert page == before  # whatever is tried on phantoms
     assert {path.name for path in tmp_path.iterdir()} == files
     positions = [page.index(f"[{name}]({link}") for name, link in (("b", "b_other"), ("a", "a_sm"))]
     headings = [page.index(text) for text in ("## other.npz", "## small.npz")]
     assert headings[0] < positions[0] < headings[1] < positions[1]
-    page = phantoms.read_text(encoding="utf-8")
-    assert page.count("**PHANTOM DATA, not ChestMNIST.**") == 1
-    assert page.index("## Phantom runs") < min(page.index(f"[{name}](") for name in "cde")
-    assert "a_small" not in page and "- [Family (family)](../family/README.md)" in page
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", page) if not link.startswith("http")]
-    assert {"c/", "../d/", "../d/calibration.png"} <= set(links)
-    for link in links:
-        assert (phantoms.parent / link).exists(), link
+    text = front.read_text(encoding="utf-8")
+    assert ("a_small" in text) != ("b_other" in text)  # it is about one kind of images
+    assert "Runs on other images: " in text
+    for path in (phantom_front, phantoms):
+        page = path.read_text(encoding="utf-8")
+        assert page.count("**PHANTOM DATA, not ChestMNIST.**") == 1 and "a_small" not in page
+        links = [link for link in re.findall(r"\]\(([^)]+)\)", page) if not link.startswith("http")]
+        assert links
+        for link in links:
+            assert (path.parent / link).exists(), link
+    assert all(f"[{name}](" in page for name in "cde") and {"c/", "../d/"} <= set(links)
+    assert studies.parent == tmp_path / "phantom" / "studies"
+    assert "- [Family (family)](../../family/README.md)" in studies.read_text(encoding="utf-8")
+    assert "90 %" not in phantom_front.read_text(encoding="utf-8").replace("95 %", "")
 
 
 def test_without_xrays_the_page_is_the_phantoms(tmp_path):
     make_run(tmp_path / "phantom", "c", data=PHANTOM)
-    assert overview.write_report(tmp_path) == [tmp_path / "README.md"]
-    page = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert page.index("**PHANTOM DATA, not ChestMNIST.**") < page.index("[c](phantom/c/)")
+    pages = overview.write_report(tmp_path)
+    assert pages == [tmp_path / "README.md", tmp_path / "details.md"]
+    for page, link in zip(pages, ("[TinyNet](phantom/c/)", "[c](phantom/c/)"), strict=True):
+        text = page.read_text(encoding="utf-8")
+        assert text.index("**PHANTOM DATA, not ChestMNIST.**") < text.index(link)
 
 
 def test_files_of_one_name_with_other_content_are_other_data(tmp_path):
@@ -249,6 +266,7 @@ def test_files_of_one_name_with_other_content_are_other_data(tmp_path):
     page = page_of(tmp_path)
     assert page.count("\n## small.npz") == 2
     assert {p.name for p in tmp_path.glob("*.png")} == {
+        "experiments.png",
         "comparison_small_ababab.png",
         "comparison_small_cdcdcd.png",
     }
@@ -415,10 +433,14 @@ def test_indonesian_page_has_its_own_file_and_decimal_comma(tmp_path):
     metrics = make_run(tmp_path, "one_small")
     make_run(tmp_path, "two_small", noise=1)
     page = page_of(tmp_path, "id")
-    assert (tmp_path / "README.id.md").exists() and not (tmp_path / "README.md").exists()
+    assert (tmp_path / "details.id.md").exists() and not (tmp_path / "details.md").exists()
     assert f"{100 * metrics['test']['accuracy']:.1f} %".replace(".", ",") in page
-    assert "12.345" in page and page.startswith("# Hasil")
-    assert "[Bahasa Indonesia](README.id.md)" in page_of(tmp_path)
+    assert "12.345" in page and page.startswith("# Semua percobaan")
+    front = front_of(tmp_path, "id")
+    assert front.startswith("# Hasil") and "![Setiap eksperimen" in front
+    assert f"{100 * metrics['test']['accuracy']:.1f} %".replace(".", ",") in front
+    assert "[Bahasa Indonesia](README.id.md)" in front_of(tmp_path)
+    assert "[Bahasa Indonesia](details.id.md)" in page_of(tmp_path)
 
 
 def test_messages_have_the_same_values_in_every_language():
@@ -434,9 +456,9 @@ def test_every_link_leads_to_a_file_and_pictures_are_small(tmp_path, language):
     make_run(tmp_path, "one_small")
     make_run(tmp_path, "two_small", noise=1)
     write_names(tmp_path)
-    page = page_of(tmp_path, language)
+    page = page_of(tmp_path, language) + front_of(tmp_path, language)
     links = [link for link in re.findall(r"\]\(([^)]+)\)", page) if not link.startswith("http")]
-    assert "comparison_small.png" in links and "one_small/calibration.png" in links
+    assert "comparison_small.png" in links and "one_small/metrics.json" in links
     for link in links:
         assert (tmp_path / link).exists(), link
         if link.endswith(".png"):
@@ -553,13 +575,14 @@ def test_training_leaves_its_calibration_and_the_page_shows_it(trained):
     assert (trained / "one" / "calibration.png").exists()
     page = page_of(trained)
     assert "(one/calibration.png)" in page and "(one/training_curves.png)" in page
-    assert page.index("## Phantom runs") < page.index("](one/)")
+    assert page.index("**PHANTOM DATA, not ChestMNIST.**") < page.index("](one/)")
 
 
 def test_mistakes_are_the_errors_farthest_from_the_threshold_first(trained, phantom_npz):
     data = sources.load(str(phantom_npz))
     (path,) = mistakes.write_mistakes(data, stored_runs.read_runs(trained))
-    looks = read_looks(trained / "test_looks.csv")
+    looks = read_looks(trained / "phantom" / "test_looks.csv")
+    assert not (trained / "test_looks.csv").exists()
     assert [(look.run, look.kind) for look in looks] == [("one", "run"), ("one", "mistakes")]
     assert (path.parent / "mistakes.png").stat().st_size < 300_000
     text = path.read_text(encoding="utf-8")

@@ -469,4 +469,4 @@ def test_the_study_that_a_reader_adds_writes_its_page(extended):
     module = "-m studies.mirrored"
     result = run_script(module, *flags, "--name", "page", cwd=folder, PYTHONPATH=str(folder))
     assert result.returncode == 0, result.stderr
-    assert "AUC gained" in (folder / "results" / "page" / "README.md").read_text()
+    assert "AUC gained" in (folder / "results" / "studies" / "page" / "README.md").read_text()

@@ -176,14 +176,19 @@ def test_page_and_table_are_recomputed_from_logits_and_json(command, tmp_path):
 def test_results_page_shows_the_table_in_both_languages(command, run_of_one_epoch):
     folder = command(*SWITCH)
     shutil.copytree(run_of_one_epoch[0] / "results" / "one", folder.parent.parent / "one")
+    results_dir = folder.parent.parent
+
+    def studies_page(language):
+        return overview.write_report(results_dir, language)[2].read_text(encoding="utf-8")
+
     for language, word in (("en", "supported"), ("id", "didukung")):
-        text = overview.write_report(folder.parent.parent, language)[0].read_text()
+        text = studies_page(language)
         assert "`+ per-image`" in text and word in text
-        assert "(a/README.md)" in text
+        assert "(a/README.md)" in text and "(a/oof.csv)" in text
     (folder / "table.csv").write_text("configuration\n")
-    assert "per-image" not in overview.write_report(folder.parent.parent)[0].read_text()
+    assert "per-image" not in studies_page("en")
     command("--repeats", "1", *SWITCH)  # which decides nothing: its own page is enough
-    text = overview.write_report(folder.parent.parent)[0].read_text()
+    text = studies_page("en")
     assert "(a/README.md)" in text and "per-image" not in text
 
 

@@ -1,0 +1,131 @@
+"""What studies have left in the folder of results, read for the page of all runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from chestlab.evaluation.out_of_fold import OutOfFold
+from chestlab.evaluation.verdicts import Estimate
+from chestlab.files.errors import InputError
+from chestlab.files.run_files import STUDIES
+
+NETWORK, AVERAGE = "network", "average"  # kinds of configurations, beside baselines
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True, eq=False)
+class FreshFolds:
+    """The frozen recipes on folds that nothing was chosen on, as `studies.fresh_folds` stores them.
+
+    Attributes:
+        folder: of the study.
+        summary: its ``fresh_folds.json``.
+        oof: logits of every configuration.
+    """
+
+    folder: Path
+    summary: Mapping[str, Any]
+    oof: OutOfFold
+
+    @property
+    def configurations(self) -> Mapping[str, Mapping[str, Any]]:
+        """What was evaluated, by its name."""
+        return self.summary["configurations"]
+
+    @property
+    def sha256(self) -> str:
+        """Of the source."""
+        return self.summary["data"]["sha256"]
+
+    @cached_property
+    def patients(self) -> int | None:
+        """How many patients the images are of, None where that is not known."""
+        return None if self.oof.patients is None else len(np.unique(self.oof.patients))
+
+    def of_network(self, names: Collection[str]) -> list[str]:
+        """The single networks among the configurations whose network has one of these names."""
+        return [
+            name
+            for name, about in self.configurations.items()
+            if about["kind"] == NETWORK and about["model"] in names
+        ]
+
+    def clearly_above(self, name: str, other: str) -> bool:
+        """The interval of the difference in AUC lies above 0 whatever the bootstrap's seed.
+
+        That is, by more than twice its Monte-Carlo error, as `pairs.clearly_above`.
+        """
+        gain = self.oof.gain(name, other, "auc")
+        return bool(gain.low > 2 * gain.monte_carlo)
+
+    def gain(self, name: str, other: str) -> Estimate:
+        """Difference in AUC of two configurations."""
+        return self.oof.gain(name, other, "auc")
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """One recipe with several seeds, as `studies.seeds` stores it.
+
+    Attributes:
+        folder: of the study.
+        about: its ``seeds.json``.
+    """
+
+    folder: Path
+    about: Mapping[str, Any]
+
+    def mean_and_sd(self, split: str, measure: str) -> tuple[float, float]:
+        """Mean and standard deviation over the seeds; NaN where one has no such figure."""
+        values = [(run.get(split) or {}).get(measure) for run in self.about["runs"]]
+        numbers = np.array([np.nan if value is None else value for value in values], float)
+        return float(numbers.mean()), float(numbers.std(ddof=1))
+
+
+def read_fresh_folds(results_dir: Path) -> list[FreshFolds]:
+    """Every study on fresh folds; a damaged one is left out with a line on stderr."""
+
+    def read(folder: Path) -> FreshFolds:
+        summary = json.loads((folder / "fresh_folds.json").read_text(encoding="utf-8"))
+        oof = OutOfFold.read(folder / "oof.csv")
+        kinds = {name: about["kind"] for name, about in summary["configurations"].items()}
+        if set(kinds) != set(oof.logits):
+            raise InputError("fresh_folds.json and oof.csv do not belong together")
+        oof.classical = frozenset(
+            name for name, kind in kinds.items() if kind not in (NETWORK, AVERAGE, "estimated")
+        )
+        return FreshFolds(folder, summary, oof)
+
+    return _read_all(results_dir, "fresh_folds.json", read)
+
+
+def read_seeds(results_dir: Path) -> list[Seeds]:
+    """Every study of several seeds; a damaged one is left out with a line on stderr."""
+
+    def read(folder: Path) -> Seeds:
+        seeds = Seeds(folder, json.loads((folder / "seeds.json").read_text(encoding="utf-8")))
+        for key in ("model", "recipe_name", "recipe_changes", "data"):
+            seeds.about[key]
+        seeds.mean_and_sd("val", "accuracy")
+        return seeds
+
+    return _read_all(results_dir, "seeds.json", read)
+
+
+def _read_all(results_dir: Path, name: str, read: Callable[[Path], Read]) -> list[Read]:
+    found = []
+    for path in sorted(results_dir.glob(f"{STUDIES}/*/{name}")):
+        try:
+            found.append(read(path.parent))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+            print(f"NOTE: '{path.parent}' is left out, it is damaged: {error!r}", file=sys.stderr)
+    return found

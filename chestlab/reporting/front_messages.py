@@ -1,0 +1,202 @@
+"""The sentences of the first page of results and of the pages behind it, in two languages."""
+
+from __future__ import annotations
+
+FRONT_MESSAGES: dict[str, tuple[str, str]] = {
+    "front_intro": (
+        "Chest X-rays of two classes, cardiomegaly (0) against pneumothorax (1). This is not a "
+        "medical device, and nothing here says anything about a patient. Written by "
+        "`python visualize.py` from the files of the runs.",
+        "Foto rontgen dada dari dua kelas, kardiomegali (0) dan pneumotoraks (1). Ini bukan alat "
+        "medis, dan tidak ada satu pun angka di sini yang menyatakan sesuatu tentang seorang "
+        "pasien. Ditulis oleh `python visualize.py --lang id` dari berkas percobaan.",
+    ),
+    "best_fresh": (
+        "**Best so far: {best}, with an AUC of {auc} and {accuracy} accuracy** on fresh folds: "
+        "{of} from `{source}`, in {repeats} x {folds}-fold cross-validation with divisions on "
+        "which no recipe was chosen.",
+        "**Terbaik sejauh ini: {best}, dengan AUC {auc} dan akurasi {accuracy}** pada lipatan "
+        "baru: {of} dari `{source}`, dengan validasi silang {repeats} x {folds} lipatan yang "
+        "pembagiannya tidak pernah dipakai untuk memilih resep.",
+    ),
+    "best_val": (
+        "**Not measured yet on fresh folds.** Highest AUC on validation images, which also choose "
+        "the epoch: {best}, {auc}, on {of} from `{source}`.",
+        "**Belum diukur pada lipatan baru.** AUC tertinggi pada citra validasi, yang juga memilih "
+        "epoch: {best}, {auc}, pada {of} dari `{source}`.",
+    ),
+    "lead_certain": (
+        "Its lead in AUC over every other row is more than chance (95 %).",
+        "Keunggulan AUC-nya atas setiap baris lain bukan kebetulan (95 %).",
+    ),
+    "lead_uncertain": (
+        "Its lead may be chance over {others}; nothing is therefore bold in that column.",
+        "Keunggulannya atas {others} mungkin kebetulan saja; karena itu kolom tersebut tidak "
+        "memuat angka tebal.",
+    ),
+    "goal_reached": (
+        "**Validation accuracy of {goal}, the goal of the course reports:** reached by {names}, "
+        "where validation images chose the threshold ({of}).",
+        "**Akurasi validasi {goal}, sasaran laporan praktikum:** dicapai oleh {names}, dengan "
+        "ambang yang dipilih memakai citra validasi itu sendiri ({of}).",
+    ),
+    "goal_missed": (
+        "**Validation accuracy of {goal}, the goal of the course reports:** reached by no run; "
+        "the highest is {name} ({of}).",
+        "**Akurasi validasi {goal}, sasaran laporan praktikum:** tidak dicapai oleh satu "
+        "percobaan pun; yang tertinggi {name} ({of}).",
+    ),
+    "test_missed": (
+        "**On test no run reaches {goal}:** the highest is {name}, on {of}.",
+        "**Pada data uji tidak ada yang mencapai {goal}:** yang tertinggi {name}, pada {of}.",
+    ),
+    "test_reached": (
+        "**On test {goal} is reached** by {names}, on {of}.",
+        "**Pada data uji {goal} dicapai** oleh {names}, pada {of}.",
+    ),
+    "helped": (
+        "**What helped**, beyond chance after Holm's correction (gain in AUC, 95 %): {gains}.",
+        "**Yang terbukti membantu**, setelah koreksi Holm (kenaikan AUC, 95 %): {gains}.",
+    ),
+    "helped_fresh": (
+        "{where}{switch} {gain} on fresh folds",
+        "{where}{switch} {gain} pada lipatan baru",
+    ),
+    "helped_choice": (
+        "{where}{switch} {gain} on choice folds",
+        "{where}{switch} {gain} pada lipatan pemilihan",
+    ),
+    "in_network": ("in {net}, ", "pada {net}, "),
+    "switch_networks": ("`{name}` over `{base}`", "`{name}` dibandingkan `{base}`"),
+    "switch_recipe": ("recipe `{name}` over `{base}`", "resep `{name}` dibandingkan `{base}`"),
+    "switch_single": ("`{name}` ({text})", "`{name}` ({text})"),
+    "helped_nothing": (
+        "**What helped:** no switch has an effect beyond chance after Holm's correction.",
+        "**Yang membantu:** setelah koreksi Holm, tidak ada sakelar yang pengaruhnya melebihi "
+        "kebetulan.",
+    ),
+    "with_accuracy": ("{name} with {accuracy}", "{name} dengan {accuracy}"),
+    "images_of_patients": ("{n} images of {patients} patients", "{n} citra dari {patients} pasien"),
+    "images_only": ("{n} images", "{n} citra"),
+    "mean_of_seeds": (
+        "{number}, report's recipe ({n} seeds)",
+        "{number}, resep laporan ({n} seed)",
+    ),
+    "average_of": ("Average of {of}", "Rerata {of}"),
+    "average_in_sentence": ("the average of experiments {of}", "rerata eksperimen {of}"),
+    "folds_in_sentence": ("{name} (average of {n} networks)", "{name} (rerata {n} jaringan)"),
+    "and": (" and ", " dan "),
+    "head_experiment": ("experiment", "eksperimen"),
+    "head_fresh_auc": ("AUC,<br>fresh folds", "AUC,<br>lipatan baru"),
+    "head_fresh_accuracy": ("accuracy,<br>fresh folds", "akurasi,<br>lipatan baru"),
+    "head_val_selected": ("val accuracy,<br>as selected", "akurasi validasi,<br>hasil pemilihan"),
+    "head_test_acc": ("test accuracy", "akurasi uji"),
+    "not_measured": ("not measured yet", "belum diukur"),
+    "below_front": (
+        "In brackets: 95 % intervals, resampling {unit}; ±: standard deviation over seeds. "
+        "**Bold**: the highest of its column, and the interval of its difference to every other "
+        "row is above zero. (!): has warnings, see its page. Not measured yet: on fresh folds.",
+        "Dalam kurung: selang 95 % dengan pengambilan ulang per {unit}; ±: simpangan baku antar-"
+        "seed. **Tebal**: tertinggi di kolomnya, dan selang selisihnya terhadap setiap baris lain "
+        "berada di atas nol. (!): memiliki peringatan, lihat halamannya. Belum diukur: pada "
+        "lipatan baru.",
+    ),
+    "fresh_note": (
+        "{label}: on fresh folds with recipe {recipe}",
+        "{label}: pada lipatan baru dengan resep {recipe}",
+    ),
+    "size_note": (
+        '"{size} px": the same X-rays, from a file with {size} x {size} pixels',
+        '"{size} px": foto rontgen yang sama, dari berkas {size} x {size} piksel',
+    ),
+    "picture_front": (
+        "Every experiment as a point with its 95 % interval, against the best baseline",
+        "Setiap eksperimen sebagai titik dengan selang 95 %, beserta pembanding terbaik",
+    ),
+    "more_pages": (
+        "More: [how figures are computed, every run, pairs, costs, looks at test]({details})"
+        "{studies}",
+        "Selengkapnya: [cara angka dihitung, setiap percobaan, pasangan, biaya, evaluasi data uji]"
+        "({details}){studies}",
+    ),
+    "more_studies": (
+        " · [studies: what each switch does, more images, fresh folds]({file})",
+        " · [studi: pengaruh tiap sakelar, lebih banyak citra, lipatan baru]({file})",
+    ),
+    "other_data": (
+        "Runs on other images: {sources}.",
+        "Percobaan pada citra lain: {sources}.",
+    ),
+    "more_rows": (
+        "{n} more networks are on the [page of all runs]({details}).",
+        "{n} jaringan lain ada di [halaman semua percobaan]({details}).",
+    ),
+    "axis_fresh_auc": ("AUC on fresh folds", "AUC pada lipatan baru"),
+    "axis_val_auc": ("AUC on validation images, as selected", "AUC validasi, hasil pemilihan"),
+    "axis_test_accuracy": ("test accuracy (%)", "akurasi uji (%)"),
+    "legend_goal": ("{goal} % goal of the reports", "sasaran laporan {goal} %"),
+    "legend_baseline": ("best baseline", "pembanding terbaik"),
+    "legend_network": ("network", "jaringan"),
+    "legend_seeds": ("mean of seeds ± sd", "rerata seed ± sb"),
+    "legend_average": ("average of networks", "rerata jaringan"),
+    "legend_classical": ("baseline", "pembanding klasik"),
+    "title_front": (
+        "Experiments and baselines with 95 % intervals\n{source} · {counts}",
+        "Eksperimen dan pembanding dengan selang 95 %\n{source} · {counts}",
+    ),
+    "counts_fresh": ("fresh folds n = {n}", "lipatan baru n = {n}"),
+    "counts_val": ("val n = {n}", "validasi n = {n}"),
+    "counts_test": ("test n = {n}", "uji n = {n}"),
+    "details_title": (
+        "All runs and how figures are computed",
+        "Semua percobaan dan cara hitungnya",
+    ),
+    "back": ("Back to the results", "Kembali ke hasil"),
+    "contents": ("On this page", "Di halaman ini"),
+    "files_title": ("Files of each run", "Berkas setiap percobaan"),
+    "studies_title": ("Studies", "Studi"),
+    "studies_intro": (
+        "Each study asks one question on shared folds and answers it on its own page. Figures on "
+        "choice folds serve to choose; only those on fresh folds and on test may be quoted.",
+        "Setiap studi menjawab satu pertanyaan pada lipatan yang sama, di halamannya sendiri. "
+        "Angka pada lipatan pemilihan dipakai untuk memilih; yang boleh dikutip hanyalah angka "
+        "pada lipatan baru dan pada data uji.",
+    ),
+    "study": ("study", "studi"),
+    "files": ("files", "berkas"),
+    "english_page": ("in English", "dalam bahasa Inggris"),
+}
+
+SWITCHES_IN_INDONESIAN = {  # what the switches of `studies.ablation` do, by their names
+    "autoaugment": "operasi AutoAugment",
+    "cosine": "kosinus setelah pemanasan",
+    "cutmix": "menempelkan potongan citra lain dan mencampur label",
+    "drop-path": "melewati cabang residual secara acak",
+    "ema": "merata-ratakan bobot dari seratus langkah terakhir",
+    "erase": "menutup satu persegi panjang pada seperempat citra",
+    "flip": "mencerminkan separuh citra",
+    "focal": "focal loss, yang mengutamakan citra sulit",
+    "freeze": "membekukan paruh pertama backbone",
+    "jitter": "mengubah kecerahan dan kontras sampai 20 %",
+    "last": "mengambil epoch terakhir dan melatih dengan semua citra",
+    "layer-decay": "learning rate lebih kecil untuk lapisan awal",
+    "mixup": "mencampur pasangan citra dan label",
+    "onecycle": "learning rate satu siklus",
+    "per-image": "menormalkan setiap citra dengan rerata dan simpangan bakunya sendiri",
+    "pos-weight": "bobot yang menyeimbangkan kedua kelas",
+    "pos-weight-report": "bobot seperti yang ditulis dalam laporan",
+    "randaugment": "operasi acak RandAugment",
+    "related": "melatih juga dengan citra yang memiliki temuan lain",
+    "restarts": "kosinus dengan warm restart",
+    "rotate": "memutar sampai 10 derajat",
+    "sampler": "mengambil kedua kelas sama sering",
+    "shift": "menggeser sampai 10 % sisi citra",
+    "size-128": "masukan 128 px",
+    "size-64": "masukan 64 px",
+    "smoothing": "target 0,05 dan 0,95",
+    "smote": "interpolasi citra dari kelas yang lebih jarang",
+    "tta-flip": "rerata dengan logit citra cermin",
+    "tta-warps": "rerata atas citra cermin dan distorsi acak",
+    "vertical-flip": "membalik separuh citra atas-bawah",
+    "zoom": "memperbesar atau memperkecil sampai 10 %",
+}

@@ -1,0 +1,435 @@
+"""The first page of results: the answer in sentences, one table, one picture."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chestlab.evaluation.tasks import GOAL
+from chestlab.evaluation.verdicts import Estimate
+from chestlab.reporting.fresh_results import FreshFolds, Seeds
+from chestlab.reporting.front_messages import SWITCHES_IN_INDONESIAN
+from chestlab.reporting.front_plots import Interval, Point, draw_front
+from chestlab.reporting.front_rows import Row, averaged, table_rows, title_of
+from chestlab.reporting.lab_experiments import EXPERIMENTS
+from chestlab.reporting.page import NOTHING, Wording, escaped, markdown_table
+from chestlab.reporting.run_tables import best_on_test, model_name
+from chestlab.reporting.stored_runs import StoredRun, read_patients
+
+MOST_ROWS = 24  # of networks; more are on the page of all runs
+
+COLUMNS = ("experiment", "fresh_auc", "fresh_accuracy", "val_selected", "test_acc", "test_auc")
+
+
+class FrontPage:
+    """What the first page says of runs on the same images.
+
+    Args:
+        wording: language of the page.
+        results_dir: has the lists of names.
+        page_dir: folder of the page.
+        runs: on the same images, in whatever size; one or more.
+        fresh: study on fresh folds of them, or None.
+        seeds: studies of several seeds on them.
+        ablations: folders of studies of switches on them.
+    """
+
+    def __init__(
+        self,
+        wording: Wording,
+        results_dir: Path,
+        page_dir: Path,
+        runs: Sequence[StoredRun],
+        fresh: FreshFolds | None,
+        seeds: Sequence[Seeds],
+        ablations: Sequence[Path],
+    ) -> None:
+        self.wording, self.results_dir, self.page_dir = wording, results_dir, page_dir
+        self.runs, self.fresh, self.ablations = runs, fresh, ablations
+        rows = table_rows(wording, page_dir, runs, fresh, seeds)
+        networks = [row for row in rows if row.kind in ("network", "seeds")]
+        self.left_out = max(0, len(networks) - MOST_ROWS)
+        hidden = networks[MOST_ROWS:]
+        self.rows = [row for row in rows if not any(row is other for other in hidden)]
+        self.main = self._main_run(runs)
+        self.bold = self._bold()
+
+    def _main_run(self, runs: Sequence[StoredRun]) -> StoredRun:
+        """A run on the file that most is measured on, for what its images are."""
+        of_fresh = [
+            r for r in runs if self.fresh and r.metrics["data"]["sha256"] == self.fresh.sha256
+        ]
+        shown = [row.run for row in self.rows if row.run is not None and row.kind == "network"]
+        candidates = of_fresh or shown or list(runs)
+        return max(candidates, key=lambda run: len(run.predictions))
+
+    # sentences
+
+    def sentences(self) -> list[str]:
+        """The answer: best network, and the goal on val and test."""
+        goals = () if self.main.phantom else (self._goal_on_val(), self._goal_on_test())
+        return [line for line in (self._best(), *goals) if line]
+
+    def _best(self) -> str:
+        say, fresh = self.wording.say, self.fresh
+        measured = [row for row in self.rows if row.fresh and row.kind != "baseline"]
+        if fresh is None or not measured:
+            known = [(row, row.run) for row in self.rows if row.run and row.kind != "baseline"]
+            if not known:
+                return ""
+            best, run = max(known, key=lambda pair: pair[1].ordering_auc("val"))
+            auc = self._auc_cell(run.metrics["val"])
+            source = escaped(self.main.source)
+            return say(
+                "best_val", best=self._name(best), auc=auc, of=self._images("val"), source=source
+            )
+        best = max(measured, key=self._fresh_auc)
+        unclear = self._unclear(best)
+        text = say(
+            "best_fresh",
+            best=self._name(best),
+            auc=self._fresh_text(best, "auc"),
+            accuracy=self._fresh_text(best, "accuracy"),
+            of=self._count(len(fresh.oof.labels), fresh.patients),
+            source=escaped(fresh.summary["data"]["source"]),
+            repeats=fresh.summary["repeats"],
+            folds=fresh.summary["folds"],
+        )
+        others = ", ".join(map(self._name, unclear))
+        return f"{text} {say('lead_uncertain' if unclear else 'lead_certain', others=others)}"
+
+    def _name(self, row: Row) -> str:
+        """What a row is called in a sentence."""
+        if row.kind != "average":
+            return row.label
+        if row.run is not None:
+            return self._in_sentence(row.run)
+        return f"{row.label[0].lower()}{row.label[1:]}"
+
+    def _goal_on_val(self) -> str:
+        say, of = self.wording.say, self._images("val")
+        reached, best = self._by_accuracy("val")
+        key = "goal_reached" if reached else "goal_missed"
+        return say(key, goal=self._goal(), names=reached, name=best, of=of)
+
+    def _goal_on_test(self) -> str:
+        if not any("test" in run.predictions for run in self.runs):
+            return ""
+        reached, best = self._by_accuracy("test")
+        key, of = "test_reached" if reached else "test_missed", self._images("test")
+        return self.wording.say(key, goal=self._goal(), names=reached, name=best, of=of)
+
+    def _by_accuracy(self, split: str) -> tuple[str, str]:
+        """The runs whose accuracy reaches the goal, and the one with the highest, in words."""
+        known = [run for run in self.runs if split in run.predictions]
+        known.sort(key=lambda run: -run.metrics[split]["accuracy"])
+        names = [
+            self.wording.say(
+                "with_accuracy",
+                name=self._in_sentence(run),
+                accuracy=self._accuracy_text(run.metrics[split]),
+            )
+            for run in known
+        ]
+        reached = sum(run.metrics[split]["accuracy"] >= GOAL for run in known)
+        return ", ".join(names[:reached]), names[0]
+
+    def _in_sentence(self, run: StoredRun) -> str:
+        """What a run is called in a sentence."""
+        if run.metrics.get("blend"):
+            models = run.metrics["model"].split(" + ")
+            return self.wording.say("average_in_sentence", of=averaged(self.wording, models))
+        if run.kind == "ensemble":
+            n, name = len(run.metrics["members"]), title_of(run.metrics)
+            return self.wording.say("folds_in_sentence", name=name, n=n)
+        return model_name(self.wording, run) if run.kind == "baseline" else title_of(run.metrics)
+
+    def helped(self) -> str:
+        """What has a gain after Holm's correction, on fresh folds and in studies of switches."""
+        gains: list[tuple[int, float, str]] = []
+        studies, of_fresh = 0, set()
+        for row in _rows_of(self.fresh.folder / "comparisons.csv") if self.fresh else ():
+            if row["verdict_holm"] == "supported" and row["over"] in self._networks():
+                values = self._fresh_names(row)
+                of_fresh.add(values["switch"])
+                text = self._gain("helped_fresh", row, values)
+                gains.append((0, -float(row["auc_gain"]), text))
+        for folder in self.ablations:
+            rows = _rows_of(folder / "table.csv")
+            studies += bool(rows)
+            for row in rows:
+                values = self._switch(folder, row)
+                if row.get("verdict_holm") == "supported" and values["switch"] not in of_fresh:
+                    text = self._gain("helped_choice", row, values)
+                    gains.append((1, -float(row["auc_gain"]), text))
+        if not gains:
+            return self.wording.say("helped_nothing") if studies else ""
+        texts = "; ".join(text for _, _, text in sorted(gains))
+        return self.wording.say("helped", gains=texts)
+
+    def _switch(self, folder: Path, row: Mapping[str, str]) -> dict[str, str]:
+        """The network that a switch was tried on, and the switch in words."""
+        about = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
+        name = row["configuration"].removeprefix("- ").removeprefix("+ ")
+        text = row["text"]
+        if self.wording.language != "en":
+            text = SWITCHES_IN_INDONESIAN.get(name, "")
+        switch = self.wording.say("switch_single", name=name, text=text) if text else f"`{name}`"
+        if row["kind"] == "recipe":
+            name, base = name.removeprefix("recipe "), about["recipe_name"]
+            switch = self.wording.say("switch_recipe", name=name, base=base)
+        elif row["kind"] == "together":
+            switch = self.wording.say("all_winners")
+        return {"net": self._numbered_net(about["net"]), "switch": switch}
+
+    def _numbered_net(self, net: str) -> str:
+        """Number and title of a network that studies call ``net``, or that has this class."""
+        for model, of in EXPERIMENTS.items():
+            if net in (model, of.title.replace("-", "").lower()):
+                return f"{of.number} {of.title}"
+        return f"`{net}`"
+
+    def _networks(self) -> set[str]:
+        about = self.fresh.configurations if self.fresh else {}
+        return {name for name, of in about.items() if of["kind"] == "network"}
+
+    def _fresh_names(self, row: Mapping[str, str]) -> dict[str, str]:
+        """What was compared on the fresh folds: two recipes of one network, or two networks."""
+        assert self.fresh is not None
+        one, other = (self.fresh.configurations[row[key]] for key in ("configuration", "over"))
+        if one["model"] == other["model"] and not {
+            *one["recipe_changes"],
+            *other["recipe_changes"],
+        }:
+            recipes = {"name": one["recipe_name"], "base": other["recipe_name"]}
+            net = self._numbered_net(one["model"])
+            return {"net": net, "switch": self.wording.say("switch_recipe", **recipes)}
+        names = {"name": row["configuration"], "base": row["over"]}
+        return {"net": "", "switch": self.wording.say("switch_networks", **names)}
+
+    def _gain(self, key: str, row: Mapping[str, str], values: Mapping[str, str]) -> str:
+        value, low, high = (float(row[f"auc_gain{end}"]) for end in ("", "_low", "_high"))
+        interval = self.wording.interval((low, high), "+.3f")
+        where = self.wording.say("in_network", net=values["net"]) if values["net"] else ""
+        gain = f"{self.wording.number(value, '+.3f')} {interval}"
+        return self.wording.say(key, where=where, switch=values["switch"], gain=gain)
+
+    # table
+
+    def table(self) -> str:
+        """A row per experiment, average and baseline."""
+        say = self.wording.say
+        columns = [c for c in COLUMNS if self.fresh is not None or not c.startswith("fresh")]
+        rows = []
+        for row in self.rows:
+            warned = " (!)" if row.run is not None and row.run.metrics["warnings"] else ""
+            cells = {"experiment": f"[{escaped(row.label)}]({row.address}){warned}"}
+            cells |= self._fresh_cells(row) | self._run_cells(row)
+            rows.append([_unbroken(cells[column]) for column in columns])
+        return markdown_table([say(f"head_{column}") for column in columns], rows, left=1)
+
+    def _fresh_cells(self, row: Row) -> dict[str, str]:
+        if row.fresh is None:
+            return {"fresh_auc": self.wording.say("not_measured"), "fresh_accuracy": NOTHING}
+        auc = self._fresh_text(row, "auc", "<br>")
+        accuracy = self._fresh_text(row, "accuracy", "<br>")
+        if ("fresh", row.fresh) in self.bold:
+            value, _, interval = auc.partition("<br>")
+            auc = f"**{value}**<br>{interval}"
+        return {"fresh_auc": auc, "fresh_accuracy": accuracy}
+
+    def _run_cells(self, row: Row) -> dict[str, str]:
+        if row.seeds is not None:
+            return {
+                "val_selected": self._mean_and_sd(row.seeds, "val", "accuracy"),
+                "test_acc": self._mean_and_sd(row.seeds, "test", "accuracy"),
+                "test_auc": self._mean_and_sd(row.seeds, "test", "auc"),
+            }
+        if row.run is None:
+            return dict.fromkeys(("val_selected", "test_acc", "test_auc"), NOTHING)
+        cells = {"val_selected": self._accuracy_text(row.run.metrics["val"], "<br>")}
+        test = row.run.metrics["test"]
+        if test is None:
+            return cells | dict.fromkeys(("test_acc", "test_auc"), NOTHING)
+        cells |= {
+            "test_acc": self._accuracy_text(test, "<br>"),
+            "test_auc": self._auc_cell(test, "<br>"),
+        }
+        for column, key in (("test_acc", "accuracy"), ("test_auc", "auc")):
+            if (key, row.run.name) in self.bold:
+                value, _, interval = cells[column].partition("<br>")
+                cells[column] = f"**{value}**<br>{interval}"
+        return cells
+
+    def notes(self) -> list[str]:
+        """What a reader of the table has to know of single rows."""
+        say = self.wording.say
+        notes = [
+            say("fresh_note", label=row.label, recipe=row.note) for row in self.rows if row.note
+        ]
+        sizes = {
+            row.run.metrics["data"].get("size")
+            for row in self.rows
+            if row.kind == "network" and row.run and row.label.endswith(" px")
+        }
+        notes += [say("size_note", size=size) for size in sorted(sizes)]
+        return notes
+
+    def _bold(self) -> set[tuple[str, str]]:
+        """Figures that are clearly above every other row's: measure and configuration or run."""
+        bold = set()
+        if self.fresh is not None:
+            measured = [row for row in self.rows if row.fresh]
+            if len(measured) > 1:
+                best = max(measured, key=self._fresh_auc)
+                if not self._unclear(best):
+                    bold.add(("fresh", best.fresh))
+        tested = [row.run for row in self.rows if row.run and "test" in row.run.predictions]
+        tested = [
+            run
+            for run in tested
+            if run.predictions["test"].same_images(tested[0].predictions["test"])
+        ]
+        if len(tested) > 1:
+            patients = read_patients(self.results_dir, tested[0], "test")
+            for key in ("accuracy", "auc"):
+                best, unclear = best_on_test(tested, key, patients)
+                if not unclear:
+                    bold.add((key, best.name))
+        return bold
+
+    def _unclear(self, best: Row) -> list[Row]:
+        """The rows whose AUC on fresh folds may be as high as the best one's."""
+        assert self.fresh is not None
+        others = [row for row in self.rows if row.fresh and row.fresh != best.fresh]
+        return [
+            row for row in others if not self.fresh.clearly_above(str(best.fresh), str(row.fresh))
+        ]
+
+    # picture
+
+    def draw(self, path: Path) -> None:
+        """Draw every row of the table that has a figure."""
+        say, main = self.wording.say, self.main
+        points = [
+            Point(row.label, row.kind, self._left(row), self._right(row)) for row in self.rows
+        ]
+        points = [point for point in points if point.left or point.right]
+        counts = [say("counts_test", n=main.metrics["test"]["n"])] if main.metrics["test"] else []
+        if self.fresh is not None:
+            counts.insert(0, say("counts_fresh", n=len(self.fresh.oof.labels)))
+        else:
+            counts.insert(0, say("counts_val", n=main.metrics["val"]["n"]))
+        kinds = {"network": "network", "seeds": "seeds", "average": "average"}
+        words = {kind: say(f"legend_{key}") for kind, key in kinds.items()}
+        words |= {"baseline": say("legend_classical"), "best": say("legend_baseline")}
+        words |= {
+            "missing": say("not_measured"),
+            "goal": say("legend_goal", goal=round(100 * GOAL)),
+        }
+        left = "axis_fresh_auc" if self.fresh is not None else "axis_val_auc"
+        draw_front(
+            points,
+            path,
+            title=say("title_front", source=main.source, counts=", ".join(counts)),
+            axis=(say(left), say("axis_test_accuracy")),
+            words=words,
+            goal=not main.phantom,
+        )
+
+    def _left(self, row: Row) -> Interval | None:
+        if self.fresh is not None:
+            if row.fresh is None:
+                return None
+            found = self._estimate(row, "auc")
+            return found.value, found.low, found.high
+        return None if row.run is None else _interval(row.run.metrics["val"], "auc")
+
+    def _right(self, row: Row) -> Interval | None:
+        if row.seeds is not None:
+            mean, sd = row.seeds.mean_and_sd("test", "accuracy")
+            return None if math.isnan(mean) else (100 * mean, 100 * (mean - sd), 100 * (mean + sd))
+        if row.run is None or row.run.metrics["test"] is None:
+            return None
+        found = _interval(row.run.metrics["test"], "accuracy")
+        return None if found is None else (100 * found[0], 100 * found[1], 100 * found[2])
+
+    # texts of figures
+
+    def _goal(self) -> str:
+        return f"{round(100 * GOAL)} %"
+
+    def _fresh_auc(self, row: Row) -> float:
+        return self._estimate(row, "auc").value
+
+    def _estimate(self, row: Row, measure: str) -> Estimate:
+        assert self.fresh is not None and row.fresh is not None
+        return self.fresh.oof.estimate(row.fresh, measure)
+
+    def _fresh_text(self, row: Row, measure: str, between: str = " ") -> str:
+        found = self._estimate(row, measure)
+        ends = found.low, found.high
+        if measure == "accuracy":
+            text = self.wording.percent(found.value)
+            return f"{text}{between}{self.wording.interval(ends, '.1f', 100)}"
+        return f"{self.wording.number(found.value)}{between}{self.wording.interval(ends)}"
+
+    def _accuracy_text(self, figures: Mapping[str, Any], between: str = " ") -> str:
+        ends = figures.get("accuracy_ci95")
+        interval = self.wording.interval(ends, ".1f", 100)
+        return f"{self.wording.percent(figures['accuracy'])}{between if ends else ''}{interval}"
+
+    def _auc_cell(self, figures: Mapping[str, Any], between: str = " ") -> str:
+        ends = figures.get("auc_ci95")
+        interval = self.wording.interval(ends)
+        return f"{self.wording.number(figures['auc'])}{between if ends else ''}{interval}"
+
+    def _mean_and_sd(self, seeds: Seeds, split: str, measure: str) -> str:
+        mean, sd = seeds.mean_and_sd(split, measure)
+        if math.isnan(mean):
+            return NOTHING
+        if measure == "auc":
+            return f"{self.wording.number(mean)}<br>± {self.wording.number(sd)}"
+        return f"{self.wording.percent(mean)}<br>± {self.wording.number(100 * sd, '.1f')}"
+
+    def _images(self, split: str) -> str:
+        """Number of images of a split, and of their patients where they are known."""
+        run = self.main if split in self.main.predictions else None
+        if run is None:
+            run = next(row.run for row in self.rows if row.run and split in row.run.predictions)
+        patients = read_patients(self.results_dir, run, split)
+        known = None if patients is None else len(np.unique(patients))
+        return self._count(run.metrics[split]["n"], known)
+
+    def _count(self, images: int, patients: int | None) -> str:
+        n = self.wording.number(images, ",")
+        if patients is None:
+            return self.wording.say("images_only", n=n)
+        known = self.wording.number(patients, ",")
+        return self.wording.say("images_of_patients", n=n, patients=known)
+
+
+def _interval(figures: Mapping[str, Any], measure: str) -> Interval | None:
+    value, ends = figures.get(measure), figures.get(f"{measure}_ci95")
+    return None if value is None or not ends else (value, ends[0], ends[1])
+
+
+def _unbroken(cell: str) -> str:
+    """A cell in which an interval stays in one line."""
+    value, newline, interval = cell.partition("<br>")
+    return value + newline + interval.replace(" ", "\u00a0")
+
+
+def _rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a study's table; none where it is missing."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        return []

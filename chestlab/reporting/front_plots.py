@@ -1,0 +1,128 @@
+"""The picture of the first page: every experiment against the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from chestlab.reporting.comparison_plots import BEST_BASELINE, GOAL_LINE, UNDEFINED
+from chestlab.reporting.style import (
+    BLUE,
+    GOAL_PERCENT,
+    GREY,
+    INK,
+    PALE,
+    SMALL,
+    VERMILLION,
+    finish,
+    tidy,
+    titled_figure,
+)
+
+KINDS = {  # colour, marker and whether it is filled
+    "network": (BLUE, "o", True),
+    "seeds": (BLUE, "o", False),
+    "average": (VERMILLION, "D", True),
+    "baseline": (GREY, "s", True),
+}
+
+Interval = tuple[float, float, float]  # value, low, high
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row of the picture.
+
+    Attributes:
+        label: left of it.
+        kind: a key of `KINDS`.
+        left, right: values with their intervals, or None where there are none.
+    """
+
+    label: str
+    kind: str
+    left: Interval | None
+    right: Interval | None
+
+
+def draw_front(
+    points: Sequence[Point],
+    path: Path,
+    *,
+    title: str,
+    axis: tuple[str, str],
+    words: Mapping[str, str],
+    goal: bool,
+) -> None:
+    """Draw two panels of intervals with a line at the best baseline of each.
+
+    Args:
+        points: from the top.
+        path: PNG to write; its folder must exist.
+        title: wrapped to the width of the picture.
+        axis: what the left panel shows (an AUC), and the right one (an accuracy in percent).
+        words: ``missing``, for a row without a left value, ``goal`` and ``best`` for the two lines,
+            and a name for each of `KINDS`.
+        goal: draw the line of the reports' goal in the right panel.
+
+    Raises:
+        OSError: ``path`` cannot be written.
+    """
+    figure = titled_figure(title, body_height=0.8 + 0.24 * len(points))
+    panels = figure.subplots(1, 2, sharey=True)
+    sides = ([point.left for point in points], [point.right for point in points])
+    for axes, values, label in zip(panels, sides, axis, strict=True):
+        tidy(axes, label, "")
+        axes.grid(visible=False, axis="y")
+        _draw_rows(axes, points, values)
+    left, right = panels
+    left.set_yticks(range(len(points)), [point.label for point in points], fontsize=SMALL)
+    left.set_ylim(len(points) - 0.4, -0.6)
+    for place, point in enumerate(points):
+        if point.left is None:
+            at = (0.97, place), ("axes fraction", "data")
+            left.annotate(words["missing"], at[0], xycoords=at[1], **UNDEFINED)
+    handles = [
+        Line2D([], [], linestyle="", **_marker(kind), label=words[kind])
+        for kind in KINDS
+        if any(point.kind == kind for point in points)
+    ]
+    if any(point.kind == "baseline" for point in points):
+        handles.append(Line2D([], [], label=words["best"], **BEST_BASELINE))
+    if goal:
+        right.axvline(GOAL_PERCENT, zorder=1, **GOAL_LINE)
+        handles.append(Line2D([], [], label=words["goal"], **GOAL_LINE))
+    finish(figure, path, handles)
+
+
+def _marker(kind: str) -> dict[str, Any]:
+    color, marker, filled = KINDS[kind]
+    face = color if filled else "white"
+    return {
+        "color": color,
+        "marker": marker,
+        "markerfacecolor": face,
+        "markeredgecolor": INK,
+        "markersize": 6.5,
+    }
+
+
+def _draw_rows(axes: Axes, points: Sequence[Point], values: Sequence[Interval | None]) -> None:
+    baselines = []
+    for place, (point, value) in enumerate(zip(points, values, strict=True)):
+        if place % 2:
+            axes.axhspan(place - 0.5, place + 0.5, color=PALE, alpha=0.35, linewidth=0, zorder=0)
+        if value is None:
+            continue
+        middle, low, high = value
+        axes.plot([low, high], [place, place], color=KINDS[point.kind][0], linewidth=2, zorder=2)
+        axes.plot(middle, place, linestyle="", zorder=3, **_marker(point.kind))
+        if point.kind == "baseline":
+            baselines.append(middle)
+    if baselines:
+        axes.axvline(max(baselines), zorder=1, **BEST_BASELINE)

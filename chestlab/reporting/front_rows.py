@@ -1,0 +1,246 @@
+"""The rows of the first page's table: experiments, averages and baselines, one each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chestlab.evaluation.looks import NETWORKS_BETWEEN
+from chestlab.reporting.fresh_results import AVERAGE, FreshFolds, Seeds
+from chestlab.reporting.lab_experiments import experiment_of
+from chestlab.reporting.page import Wording, link
+from chestlab.reporting.run_tables import model_name
+from chestlab.reporting.stored_runs import StoredRun
+from chestlab.training.recipe import in_words
+
+OTHERS = 99  # number of a network that is none of the experiments'
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row.
+
+    Attributes:
+        label: plain text, for the picture and for sentences, too.
+        address: of its page, from the page's folder.
+        kind: ``network``, ``seeds`` (a mean over them), ``average`` or ``baseline``.
+        run: whose figures of val and test it shows, or None.
+        seeds: whose means it shows instead, or None.
+        fresh: name of its configuration on the fresh folds, or None.
+        note: what that does otherwise than the run, in Markdown.
+    """
+
+    label: str
+    address: str
+    kind: str
+    run: StoredRun | None = None
+    seeds: Seeds | None = None
+    fresh: str | None = None
+    note: str = ""
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """What the run, or the runs of several seeds, are of."""
+        if self.run is not None:
+            return self.run.metrics
+        return self.seeds.about if self.seeds is not None else {}
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """Network and name of the recipe."""
+        return title_of(self.metrics), _recipe_name(self.metrics)
+
+
+def table_rows(
+    wording: Wording,
+    page_dir: Path,
+    runs: Sequence[StoredRun],
+    fresh: FreshFolds | None,
+    seeds: Sequence[Seeds],
+) -> list[Row]:
+    """The rows in their order: experiments by number, averages, baselines.
+
+    Args:
+        wording: language of the page.
+        page_dir: folder of the page.
+        runs: on the same images, in whatever size; of those of one network and recipe the row
+            shows the one that `_representative` picks.
+        fresh: study on fresh folds of these images.
+        seeds: studies of several seeds on these images; a mean stands in the place of single runs.
+    """
+    rows = [
+        *_network_rows(page_dir, runs, fresh),
+        *_seed_rows(wording, page_dir, seeds),
+    ]
+    means = {(title_of(of.about), _recipe_name(of.about)) for of in seeds}
+    rows = [row for row in rows if row.seeds or row.subject not in means]
+    rows.sort(key=lambda row: (number_of(row.metrics), row.subject[0], row.kind == "seeds"))
+    if fresh is not None:
+        rows = _with_fresh_folds(rows, fresh)
+    return [
+        *rows,
+        *_average_rows(wording, page_dir, runs, fresh),
+        *_baseline_rows(wording, page_dir, runs, fresh),
+    ]
+
+
+def page_of(page_dir: Path, run: StoredRun) -> str:
+    """The address of a run's report, or of its folder where it has none."""
+    report = run.folder / "README.md"
+    return link(page_dir, report) if report.exists() else f"{link(page_dir, run.folder)}/"
+
+
+def title_of(metrics: Mapping[str, Any]) -> str:
+    """What a network is called."""
+    arch = (metrics.get("model_arguments") or {}).get("arch", metrics["model"])
+    return experiment_of(metrics).title.format(model=metrics["model"], arch=arch)
+
+
+def number_of(metrics: Mapping[str, Any]) -> int:
+    """The number of a network's experiment, `OTHERS` of another network."""
+    return experiment_of(metrics).number or OTHERS
+
+
+def _recipe_name(metrics: Mapping[str, Any]) -> str:
+    return metrics.get("recipe_name") or ""
+
+
+def _numbered(metrics: Mapping[str, Any]) -> str:
+    number = number_of(metrics)
+    return title_of(metrics) if number == OTHERS else f"{number} {title_of(metrics)}"
+
+
+def _short(metrics: Mapping[str, Any]) -> str:
+    number = number_of(metrics)
+    return title_of(metrics) if number == OTHERS else str(number)
+
+
+def _network_rows(page_dir: Path, runs: Sequence[StoredRun], fresh: FreshFolds | None) -> list[Row]:
+    by_recipe: dict[tuple[str, str], list[StoredRun]] = defaultdict(list)
+    for run in runs:
+        if run.kind == "network":
+            by_recipe[title_of(run.metrics), _recipe_name(run.metrics)].append(run)
+    sizes = Counter(run.metrics["data"]["sha256"] for run in runs)
+    main = fresh.sha256 if fresh else max(sizes, key=lambda key: sizes[key], default="")
+    recipes = Counter(title for title, _ in by_recipe)
+    rows = []
+    for (title, recipe), of_recipe in by_recipe.items():
+        run = _representative(of_recipe, main)
+        label = _numbered(run.metrics)
+        if recipes[title] > 1 and recipe == "report":
+            label += f", {recipe}"
+        if run.metrics["data"]["sha256"] != main:
+            label += f", {run.metrics['data'].get('size')} px"
+        rows.append(Row(label, page_of(page_dir, run), "network", run))
+    return rows
+
+
+def _representative(runs: Sequence[StoredRun], main: str) -> StoredRun:
+    """Of a network's runs with one recipe: unchanged, on the main file, highest val AUC.
+
+    Args:
+        runs: one or more.
+        main: SHA-256 of the file that most is measured on; others hold the images in other sizes.
+    """
+
+    def place(run: StoredRun) -> tuple:
+        changed = bool(run.metrics.get("recipe_changes"))
+        other = run.metrics["data"]["sha256"] != main
+        return changed, other, -run.ordering_auc("val"), run.name
+
+    return min(runs, key=place)
+
+
+def _seed_rows(wording: Wording, page_dir: Path, seeds: Sequence[Seeds]) -> list[Row]:
+    return [
+        Row(
+            wording.say("mean_of_seeds", number=_short(of.about), n=len(of.about["runs"])),
+            link(page_dir, of.folder / "README.md"),
+            "seeds",
+            seeds=of,
+        )
+        for of in seeds
+    ]
+
+
+def _with_fresh_folds(rows: Sequence[Row], fresh: FreshFolds) -> list[Row]:
+    """Rows of networks with their configurations on the fresh folds.
+
+    That of the same recipe. Where a network has one row and its recipe was not measured, that of
+    another recipe, with a note.
+    """
+    found: dict[int, str] = {}
+    known = [fresh.of_network(_names(row.metrics)) for row in rows]
+    for place, (row, names) in enumerate(zip(rows, known, strict=True)):
+        wanted = _recipe_name(row.metrics), row.metrics.get("recipe_changes") or {}
+        for name in names:
+            about = fresh.configurations[name]
+            if (about["recipe_name"], about["recipe_changes"]) == wanted:
+                found[place] = name
+    notes: dict[int, str] = {}
+    titles = Counter(row.subject[0] for row in rows)
+    for place, (row, names) in enumerate(zip(rows, known, strict=True)):
+        if place not in found and names and titles[row.subject[0]] == 1:
+            about = fresh.configurations[names[0]]
+            found[place] = names[0]
+            notes[place] = in_words(about["recipe_name"], about["recipe_changes"])
+    return [
+        dataclasses.replace(row, fresh=found.get(place), note=notes.get(place, ""))
+        for place, row in enumerate(rows)
+    ]
+
+
+def _names(metrics: Mapping[str, Any]) -> set[str]:
+    """What studies call a network: by its class, or torchvision's by their own names."""
+    arch = (metrics.get("model_arguments") or {}).get("arch", "")
+    return {metrics["model"], arch, title_of(metrics).replace("-", "").lower()} - {""}
+
+
+def averaged(wording: Wording, models: Sequence[str]) -> str:
+    """The numbers of experiments that are averaged, as ``1 and 2``."""
+    return wording.say("and").join(_short({"model": model}) for model in models)
+
+
+def _average_rows(
+    wording: Wording, page_dir: Path, runs: Sequence[StoredRun], fresh: FreshFolds | None
+) -> list[Row]:
+    """A row for each average of different networks, on fresh folds or as a run."""
+    blends = {
+        tuple(run.metrics["model"].split(" + ")): run
+        for run in sorted(runs, key=lambda run: run.ordering_auc("val"))
+        if run.metrics.get("blend")
+    }
+    measured = {
+        tuple(about["model"].split(NETWORKS_BETWEEN)): name
+        for name, about in (fresh.configurations.items() if fresh else ())
+        if about["kind"] == AVERAGE
+    }
+    rows = []
+    for models in dict.fromkeys([*measured, *blends]):
+        label = wording.say("average_of", of=averaged(wording, models))
+        run = blends.get(models)
+        if run is not None:
+            address = page_of(page_dir, run)
+        else:
+            assert fresh is not None  # where the average was measured
+            address = link(page_dir, fresh.folder / "README.md")
+        rows.append(Row(label, address, "average", run, fresh=measured.get(models)))
+    return rows
+
+
+def _baseline_rows(
+    wording: Wording, page_dir: Path, runs: Sequence[StoredRun], fresh: FreshFolds | None
+) -> list[Row]:
+    rows: dict[str, Row] = {}
+    for run in sorted(runs, key=lambda run: -run.ordering_auc("val")):
+        label = model_name(wording, run)
+        if run.kind != "baseline" or label in rows:
+            continue
+        key = (run.metrics.get("recipe") or {}).get("name")
+        known = key if fresh is not None and key in fresh.configurations else None
+        rows[label] = Row(label, page_of(page_dir, run), "baseline", run, fresh=known)
+    return list(rows.values())

@@ -1,0 +1,122 @@
+"""The page of all studies: a link to each, its files, and the tables of the ablations."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from chestlab.data.phantom import PHANTOM_MARK
+from chestlab.evaluation.out_of_fold import OutOfFold
+from chestlab.files.errors import InputError
+from chestlab.files.run_files import STUDIES
+from chestlab.reporting.details import file_links
+from chestlab.reporting.look_tables import recipe_text
+from chestlab.reporting.page import Wording, escaped, link, markdown_table, render
+
+
+def study_folders(results_dir: Path) -> list[Path]:
+    """Every folder of a study with a page of its own, phantoms' included; runs have `metrics.json`.
+
+    Earlier versions wrote studies beside the runs.
+    """
+    places = (f"{STUDIES}/", "", f"phantom/{STUDIES}/", "phantom/")
+    pages = [page for place in places for page in results_dir.glob(f"{place}*/README.md")]
+    apart = (results_dir / "phantom", results_dir / STUDIES, results_dir / "phantom" / STUDIES)
+    return sorted(
+        page.parent
+        for page in pages
+        if page.parent not in apart and not (page.parent / "metrics.json").exists()
+    )
+
+
+def is_of_phantoms(folder: Path) -> bool:
+    """A study's page says that its images are phantoms."""
+    text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+    return PHANTOM_MARK in text
+
+
+def studies_page(
+    wording: Wording, page_dir: Path, folders: Sequence[Path], pages: Mapping[str, str]
+) -> str:
+    """The text of the page.
+
+    Args:
+        wording: language of the page.
+        page_dir: where it lies.
+        folders: of the studies.
+        pages: addresses of other pages: ``front``, and ``translation`` where there is one.
+    """
+    ablations = [folder for folder in folders if (folder / "ablation.json").exists()]
+    sections = [_ablation_section(wording, page_dir, folder) for folder in ablations]
+    return render(
+        "studies.md.j2",
+        say=wording.say,
+        pages=pages,
+        studies=[_entry(wording, page_dir, folder) for folder in folders],
+        ablations=[section for section in sections if section is not None],
+    )
+
+
+def _entry(wording: Wording, page_dir: Path, folder: Path) -> tuple[str, str, str]:
+    """A study's heading, the address of its page in this language, and links to its files."""
+    own = folder / ("README.md" if wording.language == "en" else f"README.{wording.language}.md")
+    page = own if own.exists() else folder / "README.md"
+    with page.open(encoding="utf-8", errors="replace") as file:
+        heading = file.readline().lstrip("# ").strip()
+    # the folder's name tells two pages of the same heading apart
+    name = f"{escaped(heading)} ({escaped(folder.name)})"
+    if page is not own:
+        name += f" ({wording.say('english_page')})"
+    return name, link(page_dir, page), file_links(page_dir, folder)
+
+
+def _ablation_section(wording: Wording, page_dir: Path, folder: Path) -> dict[str, Any] | None:
+    """What the page shows of an ablation; None if it is damaged or has one repeat."""
+    try:
+        about = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
+        with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
+            compared = [row for row in csv.DictReader(file) if row["verdict"]]
+        rows = [_ablation_row(wording, row) for row in compared]
+        if about["repeats"] == 1:  # a single repeat decides nothing, see `verdicts`
+            return None
+        values = {key: about[key] for key in ("repeats", "folds", "net")}
+        text = wording.say(
+            "ablation",
+            source=escaped(about["data"]["source"]),
+            recipe_name=recipe_text(about),
+            comparisons=len(compared),
+            **values,
+        )
+        net, recipe = escaped(about["net"]), escaped(about["recipe_name"])
+        oof = OutOfFold.read(folder / "oof.csv")
+        kinds = {name: entry["kind"] for name, entry in about["configurations"].items()}
+        oof.classical = frozenset(name for name, kind in kinds.items() if kind == "yardstick")
+        warnings = oof.alarms()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+        print(f"NOTE: '{folder}' is left out, it is damaged: {error!r}", file=sys.stderr)
+        return None
+    heads = ("switch", "gain_auc", "detectable", "gain_accuracy", "images_seen")
+    heads += ("verdict", "verdict_holm")
+    return {
+        "heading": wording.say("ablation_title", net=net, recipe=recipe),
+        "text": f"{text} [{escaped(folder.name)}]({link(page_dir, folder / 'README.md')})",
+        "rows": markdown_table([wording.say(head) for head in heads], rows, 1) if rows else "",
+        "warnings": [wording.say("warning", text=text) for text in warnings],
+    }
+
+
+def _ablation_row(wording: Wording, row: Mapping[str, str]) -> tuple[str, ...]:
+    gains = []
+    for measure in ("auc", "accuracy"):
+        value, *ends = (float(row[f"{measure}_gain{end}"]) for end in ("", "_low", "_high"))
+        gains.append(f"{wording.number(value, '+.3f')} {wording.interval(ends, '+.3f')}")
+    together = row["kind"] == "together"
+    name = wording.say("all_winners") if together else f"`{escaped(row['configuration'])}`"
+    ratio = f"x {wording.number(float(row['images_ratio']), '.2f')}"
+    detectable = wording.number(float(row["auc_gain_detectable"]))
+    decided = (wording.say(row[key]) for key in ("verdict", "verdict_holm"))
+    return name, gains[0], detectable, gains[1], ratio, *decided
