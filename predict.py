@@ -4,14 +4,12 @@
     python predict.py IMAGE_OR_FOLDER --checkpoint RUN    # a run's name, or a file FILE.pth
 
 Prints for each image the class and P(pneumothorax): pneumothorax from the run's threshold on.
-Reads PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000 and PGM files, and DICOM where pydicom is
-installed; of several pages the first. A folder's images are known by suffix or content.
-
+Reads PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PGM and AVIF, and DICOM by pydicom; of several
+pages the first. A folder's images are known by suffix or content.
 An image is prepared as in training: turned upright, colour becomes grey, what is transparent
-black; the middle square is reduced (or enlarged, with a warning) to the size of the training's
-images. Values of more than 8 bits are scaled by a window, printed where it is not the whole
-range: the file's own, or chosen from the values. A warning says why a prediction may be wrong.
-
+black; the middle square is reduced (or enlarged, with a warning) to the training's size. Values
+of more than 8 bits are scaled by a window, the file's own or a chosen one, which is printed.
+Warnings on stderr say why a prediction may be wrong.
 Exit status: 0 all good; 1 an image could not be used (a line on stderr says why, the others go
 on); 2 nothing to predict, or a wrong flag or checkpoint. This is no medical device.
 """
@@ -204,15 +202,15 @@ def _parser() -> argparse.ArgumentParser:
     add("images", type=expanded, nargs="+", metavar="IMAGE", help="files, folders, or *.png")
     add_checkpoint_flags(parser)
     add("--recursive", action="store_true", help="enter the folders in a folder, too")
-    add("--window", metavar="LOW,HIGH", help="file values that are black and white, as 0,4095")
+    add("--window", metavar="LOW,HIGH", help="values that are black and white: --window=0,4095")
     add(
         "--invert",
         choices=("auto", "yes", "no"),
         default="auto",
-        help="yes: the images are negatives (a DICOM file's own word is obeyed first); auto: warn "
-        "of images that look so; no: do not (default: auto)",
+        help="yes: invert all; auto: warn of what looks like a negative; no: do not "
+        "(default: auto)",
     )
-    add("--csv", type=Path, metavar="FILE", help=f"write the table: {', '.join(COLUMNS)}")
+    add("--csv", type=Path, metavar="FILE", help="write the table, with windows and warnings")
     add("--overlay", type=Path, metavar="DIR", help="write a Grad-CAM picture of each image")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     return parser
