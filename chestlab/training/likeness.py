@@ -9,8 +9,8 @@ standard deviations of the training images from their mean.
 Above the limit are 157 of 3,030 real test images (2 of the 107 with one of the two classes) and all
 or nearly all noise, photographs, CT slices and turned X-rays, but few images that are drawn to look
 like chest X-rays. Nothing of it depends on the network. Distances between the activations of a
-network's last layers were measured, too; they miss most photographs and many CT slices:
-`benchmarks/UNLIKE.md`.
+network's last layers were measured, too; they miss a quarter to a half of the photographs and CT
+slices, and most turned X-rays: `benchmarks/UNLIKE.md`.
 """
 
 from __future__ import annotations
