@@ -141,8 +141,8 @@ _RANDOM_START: Texts = (
 )
 
 _PRETRAINED: Texts = (
-    "What it has learnt from ImageNet's photographs is of use on X-rays, too, so that {train_n} "
-    "images are enough to adapt its {parameters} parameters.",
+    "What the network has learnt from ImageNet's photographs is of use on X-rays, too, so that "
+    "{train_n} images are enough to adapt its {parameters} parameters.",
     "Apa yang dipelajarinya dari foto-foto ImageNet juga berguna untuk foto rontgen, sehingga "
     "{train_n} citra cukup untuk menyesuaikan {parameters} parameternya.",
 )
@@ -176,10 +176,10 @@ EXPERIMENTS: Mapping[str, Experiment] = {  # by class
             "acak, membedakan kardiomegali dari pneumotoraks pada citra {size} x {size} piksel?",
         ),
         (
-            "Shortcuts make it easy to train, and random warps keep it from memorising {train_n} "
-            "images.",
-            "Shortcut membuatnya mudah dilatih, dan distorsi acak mencegahnya menghafal {train_n} "
-            "citra.",
+            "Shortcuts make the network easy to train, and random warps keep it from memorising "
+            "{train_n} images.",
+            "Shortcut membuat jaringan mudah dilatih, dan distorsi acak mencegah jaringan "
+            "menghafal {train_n} citra.",
         ),
     ),
     "MobileNetV3Chest": Experiment(
@@ -223,8 +223,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {  # by class
         "Plain-34",
         _FAMILY_QUESTION,
         (
-            "It is ResNet-34 without shortcuts: what the shortcut does shows in the difference of "
-            "the two.",
+            "The network is ResNet-34 without shortcuts: what the shortcut does shows in the "
+            "difference of the two.",
             "Jaringan ini adalah ResNet-34 tanpa shortcut: pengaruh shortcut terlihat dari selisih "
             "keduanya.",
         ),
@@ -293,7 +293,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {  # by class
         "SE-Mish-ResNet-34",
         _FAMILY_QUESTION,
         (
-            "It has both the channel attention of SE-ResNet-34 and the Mish of Mish-ResNet-34.",
+            "The network has both the channel attention of SE-ResNet-34 and the Mish of "
+            "Mish-ResNet-34.",
             "Jaringan ini memiliki channel attention dari SE-ResNet-34 sekaligus Mish dari "
             "Mish-ResNet-34.",
         ),

@@ -89,8 +89,8 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
         "Diubah untuk percobaan ini: {changes}.",
     ),
     "unchanged": (
-        "Nothing was changed from the recipe as published.",
-        "Tidak ada yang diubah dari resep yang dipublikasikan.",
+        "Nothing was changed from the recipe as it was published when the run was made.",
+        "Tidak ada yang diubah dari resep yang dipublikasikan saat percobaan ini dijalankan.",
     ),
     "change": (
         "`{option}` {value} (published: {published})",

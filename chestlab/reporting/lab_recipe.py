@@ -159,7 +159,7 @@ ROWS = (
             Entry(
                 lambda r: r["schedule"] in ("onecycle", "cosine", "restarts") and r["warmup"] > 0,
                 "rising in the first {warmup:.0%} of the steps",
-                "naik selama {warmup:.0%} langkah pertama",
+                "fase naik {warmup:.0%} dari seluruh langkah",
             ),
         ),
     ),

@@ -19,28 +19,28 @@ RESULT = {
         (
             Rule(
                 lambda f: "auc_low" not in f,
-                "On {n:,} {final} images the accuracy is **{accuracy:.1%}** (95 % interval "
-                "{accuracy_low:.1%} to {accuracy_high:.1%}). The AUC is undefined, because all "
-                "outputs are the same.",
-                "Pada {n:,} citra {final}, akurasinya **{accuracy:.1%}** (selang 95 %: "
+                "On {n:,} {final} images the accuracy is **{accuracy:.1%}** (95 % confidence "
+                "interval {accuracy_low:.1%} to {accuracy_high:.1%}). The AUC is undefined, "
+                "because all outputs are the same.",
+                "Pada {n:,} citra {final}, akurasinya **{accuracy:.1%}** (selang kepercayaan 95 %: "
                 "{accuracy_low:.1%} s.d. {accuracy_high:.1%}). AUC-nya tidak terdefinisi karena "
                 "semua keluaran sama.",
             ),
             Rule(
                 lambda f: "patients" in f,
                 "On {n:,} {final} images of {patients:,} patients the accuracy is "
-                "**{accuracy:.1%}** (95 % interval {accuracy_low:.1%} to {accuracy_high:.1%}) and "
-                "the AUC **{auc:.3f}** ({auc_low:.3f} to {auc_high:.3f}).",
-                "Pada {n:,} citra {final} dari {patients:,} pasien, akurasinya "
-                "**{accuracy:.1%}** (selang 95 %: {accuracy_low:.1%} s.d. {accuracy_high:.1%}) "
-                "dan AUC-nya **{auc:.3f}** ({auc_low:.3f} s.d. {auc_high:.3f}).",
+                "**{accuracy:.1%}** (95 % confidence interval {accuracy_low:.1%} to "
+                "{accuracy_high:.1%}) and the AUC **{auc:.3f}** ({auc_low:.3f} to {auc_high:.3f}).",
+                "Pada {n:,} citra {final} dari {patients:,} pasien, akurasinya **{accuracy:.1%}** "
+                "(selang kepercayaan 95 %: {accuracy_low:.1%} s.d. {accuracy_high:.1%}) dan "
+                "AUC-nya **{auc:.3f}** ({auc_low:.3f} s.d. {auc_high:.3f}).",
             ),
             Rule(
                 always,
-                "On {n:,} {final} images the accuracy is **{accuracy:.1%}** (95 % interval "
-                "{accuracy_low:.1%} to {accuracy_high:.1%}) and the AUC **{auc:.3f}** "
+                "On {n:,} {final} images the accuracy is **{accuracy:.1%}** (95 % confidence "
+                "interval {accuracy_low:.1%} to {accuracy_high:.1%}) and the AUC **{auc:.3f}** "
                 "({auc_low:.3f} to {auc_high:.3f}).",
-                "Pada {n:,} citra {final}, akurasinya **{accuracy:.1%}** (selang 95 %: "
+                "Pada {n:,} citra {final}, akurasinya **{accuracy:.1%}** (selang kepercayaan 95 %: "
                 "{accuracy_low:.1%} s.d. {accuracy_high:.1%}) dan AUC-nya **{auc:.3f}** "
                 "({auc_low:.3f} s.d. {auc_high:.3f}).",
             ),
@@ -52,9 +52,9 @@ RESULT = {
             Rule(
                 always,
                 "On {n:,} {final} images the mean AUC of {findings_n} findings is "
-                "**{auc:.3f}** (95 % interval {auc_low:.3f} to {auc_high:.3f}).",
+                "**{auc:.3f}** (95 % confidence interval {auc_low:.3f} to {auc_high:.3f}).",
                 "Pada {n:,} citra {final}, rerata AUC dari {findings_n} temuan adalah "
-                "**{auc:.3f}** (selang 95 %: {auc_low:.3f} s.d. {auc_high:.3f}).",
+                "**{auc:.3f}** (selang kepercayaan 95 %: {auc_low:.3f} s.d. {auc_high:.3f}).",
             ),
         ),
     ),
@@ -167,7 +167,8 @@ EVALUATION = {
                 "accuracy. Choices were made on the validation images, so that the test figure is "
                 "the one to believe.",
                 "Akurasi validasi {val_minus_final_points:.1f} poin di atas akurasi uji. Karena "
-                "citra validasi ikut dipakai untuk memilih, angka uji yang sebaiknya dipegang.",
+                "citra validasi ikut dipakai untuk memilih, angka uji yang sebaiknya dijadikan "
+                "pegangan.",
             ),
             Rule(
                 lambda f: f["val_minus_final_points"] < -FAR_APART_POINTS,
@@ -288,7 +289,7 @@ CALIBRATION = {
                 lambda f: f["overconfidence_points"] > CALIBRATED_POINTS,
                 "On the {final} images the more probable class has a probability of "
                 "{confidence:.1%} on average and is the true one in {accuracy_at_half:.1%}: the "
-                "probabilities are too certain by {overconfidence_points:.1f} points. The "
+                "network is overconfident by {overconfidence_points:.1f} points. The "
                 "expected calibration error is {calibration_error:.3f}.",
                 "Pada citra {final}, kelas dengan probabilitas lebih besar rata-rata memiliki "
                 "probabilitas {confidence:.1%}, tetapi hanya benar pada {accuracy_at_half:.1%} "
@@ -299,7 +300,7 @@ CALIBRATION = {
                 lambda f: f["overconfidence_points"] < -CALIBRATED_POINTS,
                 "On the {final} images the more probable class has a probability of "
                 "{confidence:.1%} on average and is the true one in {accuracy_at_half:.1%}: the "
-                "probabilities are too cautious by {underconfidence_points:.1f} points. The "
+                "network is underconfident by {underconfidence_points:.1f} points. The "
                 "expected calibration error is {calibration_error:.3f}.",
                 "Pada citra {final}, kelas dengan probabilitas lebih besar rata-rata memiliki "
                 "probabilitas {confidence:.1%}, padahal benar pada {accuracy_at_half:.1%} citra: "
