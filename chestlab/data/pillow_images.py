@@ -7,6 +7,7 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -192,11 +193,13 @@ def _layout(image: Image.Image) -> str:
 
 def _unpacked(path: Path, layout: str) -> np.ndarray:
     """The channels (H, W, C) uint8 of a file, taken to have this layout."""
-    tiles = []
+    tiles: list[Any] = []
     with Image.open(path, formats=("PNG", "TIFF")) as image:
         for tile in image.tile:
-            arguments = (layout, *tile.args[1:]) if isinstance(tile.args, tuple) else layout
-            tiles.append(tile._replace(args=arguments))
+            codec, box, offset, own = tile
+            arguments = (layout, *own[1:]) if isinstance(own, tuple) else layout
+            changed = codec, box, offset, arguments
+            tiles.append(changed if type(tile) is tuple else type(tile)(*changed))  # Pillow < 11
         image.tile = tiles
         return np.asarray(ImageOps.exif_transpose(image))
 
