@@ -15,11 +15,10 @@ from chestlab.reporting.style import (
     NORMAL,
     SMALL,
     WIDTH,
+    finish,
     reduced,
-    save_figure,
     set_padding,
     titled_figure,
-    write_notes,
 )
 from chestlab.training.augment import to_input
 from chestlab.training.mixing import mix
@@ -49,7 +48,7 @@ def draw_training_batch(
         labels: (N,) of 0 and 1, or (N, 14).
         recipe: image size, augmentation, mixing and normalisation.
         path: PNG to write; its folder must exist.
-        title: wrapped to the width of the picture.
+        title: lines below the heading, wrapped to the width of the picture.
         credit: source of the images, printed at the bottom; may be empty.
 
     Raises:
@@ -67,16 +66,17 @@ def draw_training_batch(
         f"as stored, {side[0]} x {side[0]} px, grey levels 0 to 255",
         f"in a training batch, {side[1]} x {side[1]} px, values {grey[0]:.1f} to {grey[1]:.1f}",
     )
-    figure = titled_figure(title, body_height=2 * len(rows) * WIDTH / (PER_ROW + 0.6) + 1.0)
-    set_padding(figure, w_pad=0.02, h_pad=0.05)
+    heading = f"{len(chosen)} training images, as stored and as the network sees them"
+    height = 2 * (len(rows) * WIDTH / (PER_ROW + 0.4) + 0.25)
+    figure = titled_figure(f"{heading}\n{title}", body_height=height)
+    set_padding(figure, h_pad=0.04)
     for axes, shown, heading, limits in zip(
         figure.subplots(2, 1), (stored, seen), headings, ((0, 255), grey), strict=True
     ):
         _draw_rows(axes, shown, limits)
         axes.set_title(heading, fontsize=NORMAL, color=INK, pad=5)
     mixed = "Images are mixed in pairs (MixUp, CutMix)." if recipe.mixup or recipe.cutmix else ""
-    write_notes(figure, (mixed, credit))
-    save_figure(figure, path)
+    finish(figure, path, notes=[mixed, credit])
 
 
 def _choose(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
