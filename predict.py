@@ -33,6 +33,7 @@ from chestlab.evaluation.predictions import with_threshold
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable, write_csv
 from chestlab.files.errors import InputError, OneLineParser
+from chestlab.files.notebook import command_line
 from chestlab.runs.finished_runs import add_checkpoint_flags, pick_checkpoint
 from chestlab.training.device import pick_device
 from chestlab.training.inference import TrainedModel, load_model
@@ -216,6 +217,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _join_window(words: Sequence[str]) -> list[str]:
+    """``--window -5,300`` as ``--window=-5,300``: argparse would take its value for a flag."""
+    joined: list[str] = []
+    for word in words:
+        if joined[-1:] == ["--window"] and "," in word:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
@@ -224,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ):  # a name outside a Windows code page must not end it
             stream.reconfigure(errors="backslashreplace")
     try:
-        options = _parser().parse_args(argv)
+        options = _parser().parse_args(_join_window(command_line() if argv is None else argv))
         options.images = [path for paths in options.images for path in paths]
         options.window = None if options.window is None else parse_window(options.window)
         return predict_files(options)

@@ -83,7 +83,7 @@ def parse_window(text: str) -> Window:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise InputError(
             f"--window '{text}': wanted are two numbers LOW,HIGH, the first the smaller; "
-            "for 12-bit values --window 0,4095, and with a negative one --window=-1024,3071"
+            "for 12-bit values --window 0,4095"
         )
     return Window(low, high, "as --window says")
 

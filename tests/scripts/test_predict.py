@@ -306,6 +306,7 @@ def test_folders_are_searched_in_order_each_file_once_and_without_earlier_overla
         (["empty", "--device", "tpu"], "--device"),
         (["empty", "--checkpoint", "missing.pth"], "'missing.pth': there is no such file"),
         (["empty", "--checkpoint", "text.txt"], "damaged or none"),
+        (["empty", "--window", "-9,-12"], "--window '-9,-12': wanted"),
         (["empty", "--window", "9,5"], "--window '9,5': wanted are two numbers LOW,HIGH"),
     ],
     ids=str,
