@@ -26,7 +26,7 @@ from chestlab.files.errors import InputError
 # Of those that Pillow knows, none that starts another program (EPS) or is no picture (HDF5, MPEG).
 FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "DIB", "WEBP", "GIF", "JPEG2000", "PPM", "AVIF")
 
-MOST_PIXELS = 50_000_000  # a chest X-ray has some 10 million; each takes up to 8 bytes
+MOST_PIXELS = 50_000_000  # a chest X-ray has some 10 million; each takes some 15 to 30 bytes
 
 BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, PLANAR_CONFIGURATION = 258, 259, 262, 284  # TIFF tags
 SAMPLE_FORMAT, SIGNED, WHITE_IS_ZERO = 339, 2, 0
