@@ -168,7 +168,11 @@ def make_parser(
         default="auto",
         help="auto: CUDA, else MPS, else the CPU (default: auto)",
     )
-    add("--resume", action="store_true", help="go on with an unfinished run; else start one")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with an unfinished run, or with --epochs MORE a finished one; else start one",
+    )
     add(
         "--overwrite",
         action="store_true",
@@ -347,16 +351,16 @@ def add_weights(parser: argparse.ArgumentParser, has_imagenet: bool) -> None:
             "--weights",
             default="imagenet",
             metavar="{imagenet,none,FILE}",
-            help="what the backbone starts from; FILE: torchvision's state dict, or a checkpoint "
-            "of studies.pretrain (default: imagenet, downloaded once)",
+            help="what the backbone starts from; FILE: weights of the same network, from here or "
+            "from others (default: imagenet, downloaded once)",
         )
     else:
         parser.add_argument(
             "--weights",
             default="none",
             metavar="{none,FILE}",
-            help="what the network starts from; FILE: a checkpoint of studies.pretrain (default: "
-            "none, random numbers)",
+            help="what the network starts from; FILE: weights of the same network, from here or "
+            "from others (default: none, random numbers)",
         )
 
 
