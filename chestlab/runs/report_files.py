@@ -11,7 +11,7 @@ import torch
 from chestlab.data.splits import NIH_CREDIT, Data
 from chestlab.files.atomic import atomic_write
 from chestlab.reporting.lab_recipe import recipe_values
-from chestlab.reporting.lab_report import ENVIRONMENT, PAGES, note_failure, report_on
+from chestlab.reporting.lab_report import ENVIRONMENT, EXTRAS, PAGES, note_failure, report_on
 from chestlab.reporting.stored_runs import StoredRun
 from chestlab.runs.environment import environment
 from chestlab.runs.experiment import Experiment
@@ -19,22 +19,22 @@ from chestlab.training.recipe import Recipe
 
 
 def draw_batch(folder: Path, data: Data, recipe: Recipe, title: str) -> None:
-    """Draw ``report/training_batch.png`` in a run's folder; a failure is one line on stderr.
+    """Draw ``report/training_batch.png`` in a run's folder.
 
     Args:
         folder: of the run.
         data: that it was trained on.
         recipe: that it was trained with.
         title: of the picture.
+
+    Raises:
+        OSError: it cannot be written.
     """
     from chestlab.reporting.batch_plots import draw_training_batch  # by way of matplotlib
 
-    with note_failure(folder):
-        path = _inside(folder / "report" / "training_batch.png")
-        credit = "" if data.phantom else NIH_CREDIT
-        draw_training_batch(
-            data.train.images, data.train.labels, recipe, path, title=title, credit=credit
-        )
+    path = _inside(folder / EXTRAS / "training_batch.png")
+    credit, train = "" if data.phantom else NIH_CREDIT, data.train
+    draw_training_batch(train.images, train.labels, recipe, path, title=title, credit=credit)
 
 
 def draw_stored_batch(run: StoredRun, data: Data) -> None:

@@ -25,7 +25,7 @@ from chestlab.files.run_files import RunFiles, read_metrics
 from chestlab.runs.checkpoints import Checkpoints
 from chestlab.runs.estimated_statistics import both_statistics, lag_alarm
 from chestlab.runs.experiment import Experiment
-from chestlab.runs.report_files import draw_batch, is_member, store_environment
+from chestlab.runs.report_files import draw_batch, is_member
 from chestlab.training import costs
 from chestlab.training.device import precision
 from chestlab.training.inference import predict
@@ -86,8 +86,6 @@ def write_results(experiment: Experiment, trainer: Trainer, checkpoints: Checkpo
     if "threshold" in decision:
         metrics["statistics"] = both_statistics(experiment, trainer)
         metrics["warnings"] += lag_alarm(metrics["statistics"])
-    if not is_member(experiment):
-        store_environment(experiment.files.folder, experiment.device)
     atomic_write(experiment.files.metrics, json.dumps(metrics, indent=2) + "\n")
 
 
