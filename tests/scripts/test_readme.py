@@ -249,7 +249,16 @@ def fresh_copy(tmp_path, phantom_npz, monkeypatch) -> Path:
     for path in ROOT.glob("*.py"):
         shutil.copyfile(path, tmp_path / path.name)
     few = {"train": 24, "val": 12, "test": 12}
-    np.savez(tmp_path / "FILE.npz", **with_names(make_phantom(size=16, seed=3, **few)))
+    arrays = with_names(make_phantom(size=16, seed=3, **few))
+    np.savez(tmp_path / "FILE.npz", **arrays)
+    undivided = {name: array for name, array in arrays.items() if not name.startswith("val_")}
+    np.savez(tmp_path / "UNDIVIDED.npz", **undivided)
+    table = ["path,label"]
+    (tmp_path / "FOLDER").mkdir()
+    for number, image in enumerate(make_phantom(size=32, seed=4, **few)["train_images"]):
+        Image.fromarray(image).save(tmp_path / "FOLDER" / f"{number}.png")
+        table.append(f"{number}.png,{('Cardiomegaly', 'Pneumothorax')[number % 2]}")
+    (tmp_path / "TABLE.csv").write_text("\n".join(table))
     (tmp_path / "IMAGE_OR_FOLDER").mkdir()
     xray = Image.fromarray(np.load(phantom_npz)["test_images"][0])
     xray.save(tmp_path / "IMAGE_OR_FOLDER" / "xray.png")
