@@ -78,7 +78,7 @@ class EfficientChestNet(nn.Module):
     Args:
         strides: of the stem and of the widening blocks of stages 1, 2 and 3. The published
             description leaves them open; the default was chosen by patient-grouped
-            cross-validation at 28 px (`studies/strides.py`, `benchmarks/STRIDES.md`).
+            cross-validation at 28 px (`studies/strides.py`, `results/studies/strides_*`).
         dropout: before the first and the second linear layer of the head.
     """
 

@@ -105,7 +105,7 @@ def _parser() -> OneLineParser:
         "--out",
         type=Path,
         metavar="FILE.png",
-        help="(default: augmentation.png in results, of phantoms in results/phantom)",
+        help="(default: augmentation.png in results/data, of phantoms in results/phantom/data)",
     )
     return parser
 
@@ -125,8 +125,8 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
 def _readme(options: argparse.Namespace) -> None:
     from chestlab.reporting import overview
 
+    reports = len(_write_reports(options.results_dir))  # first: the other pages link to them
     pages = overview.write_report(options.results_dir, options.lang)
-    reports = len(_write_reports(options.results_dir))
     print(*pages, f"and the lab reports of {reports} runs, README.md in their folders", sep="\n")
 
 
@@ -248,6 +248,7 @@ def _augmentation(options: argparse.Namespace) -> None:
     import torch
 
     from chestlab.reporting.prediction_grids import draw_augmentation
+    from chestlab.reporting.stored_runs import DATA
     from chestlab.training.augment import to_input
     from train_improved import BEST as recipe
 
@@ -266,7 +267,8 @@ def _augmentation(options: argparse.Namespace) -> None:
         f"{recipe.name} · {data.source} · {side} x {side} px, the input of the network"
     )
     credit = "" if data.phantom else NIH_CREDIT
-    out = options.out or Path("results", "phantom" if data.phantom else "", "augmentation.png")
+    folder = Path("results", "phantom" if data.phantom else "", DATA)
+    out = options.out or folder / "augmentation.png"
     check_writable(out.parent, "--out")
     out.parent.mkdir(parents=True, exist_ok=True)
     draw_augmentation(originals, np.stack(warps, 1), out, title=title, credit=credit)

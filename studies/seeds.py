@@ -3,8 +3,8 @@
     python -m studies.seeds train.py --name NAME --data FILE.npz
 
 Every seed is a run of its own under `results/`, made with `--resume`, so that an interrupted table
-continues where it stopped. Flags that are not listed here go to the script. Writes
-`benchmarks/SEEDS_<name>.md`.
+continues where it stopped. Flags that are not listed here go to the script. Writes the table, the
+figures and what every network has predicted to `results/studies/seeds_<name>/`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from chestlab.files.atomic import atomic_write
+from chestlab.evaluation.predictions import MEMBERS, write_members
+from chestlab.files.atomic import atomic_write, make_folder
+from chestlab.files.run_files import STUDIES
 from chestlab.reporting.page import render
+from chestlab.reporting.stored_runs import StoredRun, read_two_class_run
 
 ROOT = Path(__file__).resolve().parent.parent
+
+OF_A_SEED = ("seed", "best_epoch", "epochs_run", "threshold", "seconds", "warnings")
 
 FIGURES = (("val", "accuracy"), ("val", "auc"), ("test", "accuracy"), ("test", "auc"))
 
@@ -40,18 +45,65 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results-dir", type=Path, default=ROOT / "results")
     options, flags = parser.parse_known_args(argv)
 
-    runs = []
+    runs: list[StoredRun] = []
     for seed in options.seeds:
         name = options.name + (f"_seed{seed}" if seed != options.seeds[0] else "")
         command = [sys.executable, str(ROOT / options.script), *flags, "--resume"]
         command += ["--seed", str(seed), "--name", name]
         command += ["--results-dir", str(options.results_dir)]
         subprocess.run(command, check=True)
-        metrics = options.results_dir / name / "metrics.json"
-        runs.append(json.loads(metrics.read_text(encoding="utf-8")))
-    text = page(options.script, runs)
-    atomic_write(ROOT / "benchmarks" / f"SEEDS_{options.name}.md", text)
-    print(text)
+        runs.append(_read_run(options.results_dir, name))
+    folder = write(options.script, options.name, runs)
+    print((folder / "README.md").read_text(encoding="utf-8"))
+
+
+def _read_run(results_dir: Path, name: str) -> StoredRun:
+    """A finished run of two classes, with the phantoms where it fell back on them."""
+    places = (results_dir / name, results_dir / "phantom" / name)
+    path = next((place for place in places if (place / "metrics.json").exists()), places[0])
+    run = read_two_class_run(path / "metrics.json")
+    assert run is not None  # no script has findings for a default
+    return run
+
+
+def write(script: str, name: str, runs: Sequence[StoredRun]) -> Path:
+    """Write the study's folder beside the runs and return it.
+
+    Args:
+        script: file name of the script that made the runs.
+        name: of the first run.
+        runs: that differ in their seed, at least two.
+    """
+    first = runs[0].metrics
+    folder = runs[0].folder.parent / STUDIES / f"seeds_{name}"
+    make_folder(folder)
+    write_members(
+        folder / MEMBERS,
+        [
+            (split, runs[0].predictions[split], _probabilities(runs, split))
+            for split in runs[0].predictions
+        ],
+    )
+    shared = ("model", "model_arguments", "recipe_name", "recipe_changes", "data", "device", "amp")
+    about = {
+        "script": script,
+        **{key: first[key] for key in (*shared, "torch") if key in first},
+        "runs": [{key: run.metrics.get(key) for key in OF_A_SEED} for run in runs],
+    }
+    about["recipe_changes"] = {
+        k: v for k, v in (first.get("recipe_changes") or {}).items() if k != "seed"
+    }
+    for of_seed, run in zip(about["runs"], runs, strict=True):
+        for split in ("val", "test"):
+            figures = run.metrics[split] or {}
+            of_seed[split] = {measure: figures.get(measure) for measure in ("accuracy", "auc")}
+    atomic_write(folder / "seeds.json", json.dumps(about, indent=2) + "\n")
+    atomic_write(folder / "README.md", page(script, [run.metrics for run in runs]))
+    return folder
+
+
+def _probabilities(runs: Sequence[StoredRun], split: str) -> dict[str, np.ndarray]:
+    return {f"seed{run.metrics['seed']}": run.predictions[split].probabilities for run in runs}
 
 
 def page(script: str, runs: Sequence[Mapping[str, Any]]) -> str:

@@ -5,7 +5,7 @@
 Every layout is trained on the same folds with the same seeds and the report's recipe (fewer
 epochs, no early stopping). It is compared by the AUC of the held-out fold after the last epoch, so
 that nothing is chosen on the images that are held out. Test images are not read. Writes
-`benchmarks/STRIDES.md`.
+`results/studies/strides_<data>/README.md`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import torch
 
 from chestlab.data import sources
 from chestlab.data.folds import fold_rows, train_and_val
-from chestlab.files.atomic import atomic_write
+from chestlab.files.atomic import atomic_write, make_folder
 from chestlab.reporting.page import render
+from chestlab.reporting.stored_runs import source_stem
 from chestlab.training.trainer import Trainer
 from model import EfficientChestNet
 from train import REPORT
@@ -63,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 seconds[layout] += time.perf_counter() - start
             print({k: f"{np.mean(v):.3f}" for k, v in aucs.items()}, flush=True)
         text = page(data.source, len(pool), options, seed + 1, aucs, seconds)
-        atomic_write(STUDIES.parent / "benchmarks" / "STRIDES.md", text)
+        folder = STUDIES.parent / "results" / "studies" / f"strides_{source_stem(data.source)}"
+        make_folder(folder)
+        atomic_write(folder / "README.md", text)
     print(text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -52,8 +53,19 @@ def read_probabilities(path: Path, split: splits.Split) -> np.ndarray:
     return values
 
 
+class Images(Protocol):
+    """Images as a table names them: a split, or what was stored of one."""
+
+    @property
+    def origin(self) -> np.ndarray | None: ...
+    @property
+    def index(self) -> np.ndarray: ...
+    @property
+    def labels(self) -> np.ndarray: ...
+
+
 def write_members(
-    path: Path, parts: Iterable[tuple[str, splits.Split, Mapping[str, np.ndarray]]]
+    path: Path, parts: Iterable[tuple[str, Images, Mapping[str, np.ndarray]]]
 ) -> None:
     """Write what several networks predict into one table, a column for each.
 

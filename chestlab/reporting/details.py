@@ -13,7 +13,7 @@ from typing import Any
 
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.splits import CLASS_NAMES
-from chestlab.evaluation.looks import Look
+from chestlab.evaluation.looks import FILE_NAME, Look
 from chestlab.reporting import comparison_plots
 from chestlab.reporting.look_tables import look_table, looks_at_images_of
 from chestlab.reporting.page import Wording, escaped, link, markdown_table, render
@@ -130,7 +130,7 @@ def _source_section(
         patients = read_patients(results_dir, tested[0], "test")
         best = {key: best_on_test(tested, key, patients) for key in ("accuracy", "auc")}
     looks = looks_at_images_of(group, looks)
-    names = names_path(results_dir, first.source)
+    names, table = names_path(results_dir, first.source), page_dir / FILE_NAME
     unit = first.metrics.get("bootstrap_unit")
     picture, pairs = "", None
     if len(tested) > 1:
@@ -143,6 +143,7 @@ def _source_section(
         "names": link(page_dir, names) if names.exists() else "",
         "runs": run_table(wording, page_dir, group, best, looks),
         "looks": look_table(wording, looks),
+        "looks_file": f"[{FILE_NAME}]({FILE_NAME})" if table.exists() else FILE_NAME,
         "unit": wording.say("patient" if unit == "patient" else "image"),
         "patients": patient_lines(wording, results_dir, (tested or group)[0]),
         "warnings": warning_lines(wording, group),

@@ -39,6 +39,8 @@ from chestlab.training.recipe import Recipe
 
 RUN_COLUMNS = ("seed", "threshold", "best_epoch", "epochs_run", "seconds")
 
+RUN_MEASURES = ("accuracy", "auc", "sensitivity", "specificity")
+
 
 @dataclass(frozen=True)
 class Member:
@@ -127,19 +129,13 @@ class Comparison:
         The probabilities of the 14 findings are left in the folders of the runs.
         """
         runs = {f"{name}_seed{run['seed']}": run for name in self.runs for run in self.runs[name]}
-        figures = [f"{split}_{m}" for split in ("train", "val", "test") for m in self.measures]
-        table = [
-            [
-                name,
-                *(run.get(key) for key in RUN_COLUMNS),
-                *(
-                    (run[split] or {}).get(m)
-                    for split in ("train", "val", "test")
-                    for m in self.measures
-                ),
-            ]
-            for name, run in runs.items()
-        ]
+        measures = ("auc",) if self.findings else RUN_MEASURES
+        splits = ("train", "val", "test")
+        figures = [f"{split}_{measure}" for split in splits for measure in measures]
+        table = []
+        for name, run in runs.items():
+            values = [(run[split] or {}).get(measure) for split in splits for measure in measures]
+            table.append([name, *(run.get(key) for key in RUN_COLUMNS), *values])
         write_csv(folder / "runs.csv", ("run", *RUN_COLUMNS, *figures), table)
         columns = tuple(self.first["history"])
         epochs = [

@@ -77,7 +77,7 @@ def draw_side_by_side(runs: Runs, path: Path) -> None:
             for other in runs.values():
                 mean = np.nanmean(_epochs(other, f"val_{key}"), axis=0)
                 axes.plot(np.arange(1, len(mean) + 1), mean, zorder=1.2, **OTHERS)
-            _draw_splits(axes, of_name, key, markers=False)
+            _draw_splits(axes, of_name, key)
             ylabel = ("loss", label)[row] if column == 0 else ""
             tidy(axes, "epoch" if row else "", ylabel)
         narrow = len(runs) > 3
@@ -128,25 +128,6 @@ def _range(runs: Runs, measure: str) -> str:
         return f"Validation {NAMES[measure]}: {' and '.join(shown.values()) or 'undefined'}"
     lowest, *_, highest = shown.values()
     return f"{len(runs)} networks: validation {NAMES[measure]} {lowest} to {highest}"
-
-
-def draw_curve(name: str, runs: Sequence[Mapping[str, Any]], key: str, path: Path) -> None:
-    """Draw training and validation of one network over the epochs, mean and range over seeds.
-
-    Args:
-        name: of the network.
-        runs: as of `stored_runs.read_run`.
-        key: ``loss``, ``accuracy`` or ``auc``; of the last there is no training curve.
-        path: PNG to write; its folder must exist.
-    """
-    measure = measure_of(runs[0])
-    what = "loss" if key == "loss" else NAMES[measure]
-    figures = ", ".join(_figures(runs, measure))
-    figure = titled_figure(_title(f"{name}: {what} over the epochs ({figures})", runs), 3.6)
-    axes = figure.subplots()
-    _draw_splits(axes, runs, key)
-    tidy(axes, "epoch", {"loss": "loss", "accuracy": "accuracy at 0.5 (%)"}.get(key, "mean AUC"))
-    finish(figure, path, axes.get_legend_handles_labels()[0], [RANGE if len(runs) > 1 else ""])
 
 
 def draw_gradients(
@@ -274,13 +255,10 @@ def _epochs(runs: Sequence[Mapping[str, Any]], column: str) -> np.ndarray:
     return values
 
 
-def _draw_splits(
-    axes: Axes, runs: Sequence[Mapping[str, Any]], key: str, markers: bool = True
-) -> None:
-    train, val = ("o", "s") if markers else ("", "")
+def _draw_splits(axes: Axes, runs: Sequence[Mapping[str, Any]], key: str) -> None:
     if key != "auc":
-        _band(axes, _epochs(runs, f"train_{key}"), (ORANGE, (0, (4, 1.2)), train), "training")
-    _band(axes, _epochs(runs, f"val_{key}"), (BLUE, "-", val), "validation")
+        _band(axes, _epochs(runs, f"train_{key}"), (ORANGE, (0, (4, 1.2)), ""), "training")
+    _band(axes, _epochs(runs, f"val_{key}"), (BLUE, "-", ""), "validation")
     for number, run in enumerate(runs):
         label = "best epoch" + (" of each seed" if len(runs) > 1 else "")
         style = {"color": GREY, "linewidth": 1.2, "linestyle": ":", "zorder": 1.5}

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 
 from chestlab.data.splits import FindingsData, TwoClassData
-from chestlab.evaluation.tasks import GOAL, SPLIT_TITLES
+from chestlab.evaluation.tasks import GOAL
 from chestlab.files.atomic import atomic_write, write_csv
 from chestlab.files.run_files import RunFiles
 from chestlab.reporting import family_plots
-from chestlab.reporting.evaluation_plots import draw_confusion_matrix
 from chestlab.reporting.family_comparison import Comparison, Member
 from chestlab.reporting.family_tables import (
     CATCH_UP_EPOCHS,
@@ -75,8 +74,6 @@ def write_report(
         diagnostics["gradients.png"] = _gradients(comparison, folder / "gradients.png")
     if {"resnet34", "mishresnet34"} & set(comparison.runs):
         diagnostics["silent_units.png"] = _silent_units(comparison, folder / "silent_units.png")
-    for name, runs in comparison.runs.items():
-        _draw_member(comparison, name, runs, folder / name)
     overlay = {
         comparison.titles[name]: runs
         for name, runs in comparison.runs.items()
@@ -183,24 +180,6 @@ def _silent_units(comparison: Comparison, path: Path) -> str:
     return f"Silent units, mean over layers and seeds: {means}."
 
 
-def _draw_member(comparison: Comparison, name: str, runs: Rows, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    title = comparison.titles[name]
-    family_plots.draw_curve(title, runs, "loss", folder / "loss_curve.png")
-    measure = "auc" if comparison.findings else "accuracy"
-    family_plots.draw_curve(title, runs, measure, folder / f"{measure[:3]}_curve.png")
-    if not comparison.findings:
-        added = ", counts added up" if len(runs) > 1 else ""
-        draw_confusion_matrix(
-            {
-                SPLIT_TITLES[split]: np.sum([run[split]["confusion"] for run in runs], axis=0)
-                for split in ("val", "test")
-            },
-            folder / "confusion_matrix.png",
-            title=comparison.picture_title(f"{title}{added}", "val", "test"),
-        )
-
-
 def recipe_changes(recipe: Recipe, named: Recipe) -> dict[str, Any]:
     """What a run does otherwise than the recipe it names, besides what the page says anyway."""
     on_the_page = ("name", "seed", "epochs", "image_size", "monitor")
@@ -223,9 +202,6 @@ def _page(
     """`README.md` of a comparison; ``diagnostics`` are pictures, or "", with their sentences."""
     first, recipe = comparison.first, comparison.recipe
     changes = recipe_changes(recipe, named)
-    curve = "auc" if comparison.findings else "acc"
-    pictures = ["loss_curve", f"{curve}_curve"]
-    pictures += [] if comparison.findings else ["confusion_matrix"]
     return render(
         "family.md.j2",
         first=first,
@@ -251,10 +227,6 @@ def _page(
         catch_up_epochs=CATCH_UP_EPOCHS,
         reductions=_reduction_table(reductions) if reductions else "",
         diagnostics=diagnostics,
-        pictures={
-            title: ", ".join(f"[{p.replace('_', ' ')}]({name}/{p}.png)" for p in pictures)
-            for name, title in comparison.titles.items()
-        },
     )
 
 

@@ -73,7 +73,7 @@ def table_rows(
         seeds: studies of several seeds on these images; a mean stands in the place of single runs.
     """
     rows = [
-        *_network_rows(page_dir, runs, fresh),
+        *_network_rows(wording, page_dir, runs, fresh),
         *_seed_rows(wording, page_dir, seeds),
     ]
     means = {(title_of(of.about), _recipe_name(of.about)) for of in seeds}
@@ -88,10 +88,16 @@ def table_rows(
     ]
 
 
-def page_of(page_dir: Path, run: StoredRun) -> str:
+def page_of(wording: Wording, page_dir: Path, run: StoredRun) -> str:
     """The address of a run's report, or of its folder where it has none."""
-    report = run.folder / "README.md"
+    report = in_language(wording, run.folder / "README.md")
     return link(page_dir, report) if report.exists() else f"{link(page_dir, run.folder)}/"
+
+
+def in_language(wording: Wording, page: Path) -> Path:
+    """A page in the language of the wording, where there is one."""
+    own = page.with_suffix(f".{wording.language}.md")
+    return own if own.exists() else page
 
 
 def title_of(metrics: Mapping[str, Any]) -> str:
@@ -119,7 +125,9 @@ def _short(metrics: Mapping[str, Any]) -> str:
     return title_of(metrics) if number == OTHERS else str(number)
 
 
-def _network_rows(page_dir: Path, runs: Sequence[StoredRun], fresh: FreshFolds | None) -> list[Row]:
+def _network_rows(
+    wording: Wording, page_dir: Path, runs: Sequence[StoredRun], fresh: FreshFolds | None
+) -> list[Row]:
     by_recipe: dict[tuple[str, str], list[StoredRun]] = defaultdict(list)
     for run in runs:
         if run.kind == "network":
@@ -135,7 +143,7 @@ def _network_rows(page_dir: Path, runs: Sequence[StoredRun], fresh: FreshFolds |
             label += f", {recipe}"
         if run.metrics["data"]["sha256"] != main:
             label += f", {run.metrics['data'].get('size')} px"
-        rows.append(Row(label, page_of(page_dir, run), "network", run))
+        rows.append(Row(label, page_of(wording, page_dir, run), "network", run))
     return rows
 
 
@@ -159,7 +167,7 @@ def _seed_rows(wording: Wording, page_dir: Path, seeds: Sequence[Seeds]) -> list
     return [
         Row(
             wording.say("mean_of_seeds", number=_short(of.about), n=len(of.about["runs"])),
-            link(page_dir, of.folder / "README.md"),
+            link(page_dir, in_language(wording, of.folder / "README.md")),
             "seeds",
             seeds=of,
         )
@@ -224,10 +232,10 @@ def _average_rows(
         label = wording.say("average_of", of=averaged(wording, models))
         run = blends.get(models)
         if run is not None:
-            address = page_of(page_dir, run)
+            address = page_of(wording, page_dir, run)
         else:
             assert fresh is not None  # where the average was measured
-            address = link(page_dir, fresh.folder / "README.md")
+            address = link(page_dir, in_language(wording, fresh.folder / "README.md"))
         rows.append(Row(label, address, "average", run, fresh=measured.get(models)))
     return rows
 
@@ -242,5 +250,5 @@ def _baseline_rows(
             continue
         key = (run.metrics.get("recipe") or {}).get("name")
         known = key if fresh is not None and key in fresh.configurations else None
-        rows[label] = Row(label, page_of(page_dir, run), "baseline", run, fresh=known)
+        rows[label] = Row(label, page_of(wording, page_dir, run), "baseline", run, fresh=known)
     return list(rows.values())

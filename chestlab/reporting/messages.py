@@ -172,14 +172,14 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
     "versions_changed": ("{n}: changed after a look", "{n}: diubah setelah evaluasi"),
     "below_looks": (
         "A look is an evaluation of predictions of the test images against their labels; each is a "
-        "line of test_looks.csv. The same X-rays in another size are the same images. The last "
+        "line of {table}. The same X-rays in another size are the same images. The last "
         "column of the table of all runs adds up all recipes and seeds of a network, the averages "
         "that it is a part of included. Looks from before they were written down are reconstructed "
         "from stored figures; there may have been more. Where a recipe has several versions under "
         "one name, it was changed after a test figure of it had been stored, so that its later "
         "test figures are no longer those of images that nobody had looked at.",
         "Evaluasi di sini berarti membandingkan prediksi citra uji dengan labelnya; setiap "
-        "evaluasi adalah satu baris di test_looks.csv. Foto rontgen yang sama dalam ukuran lain "
+        "evaluasi adalah satu baris di {table}. Foto rontgen yang sama dalam ukuran lain "
         "adalah citra yang sama. Kolom terakhir tabel semua percobaan menjumlahkan semua resep dan "
         "seed sebuah jaringan, termasuk rerata yang memuatnya. Evaluasi dari masa sebelum "
         "pencatatan direkonstruksi dari angka yang tersimpan; jumlah sebenarnya mungkin lebih. "

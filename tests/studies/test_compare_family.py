@@ -43,11 +43,6 @@ def test_a_comparison_that_was_interrupted_goes_on_and_ends_as_one_that_was_not(
         assert len(epochs) == 2 * len(members) - 2  # nothing is left to do
 
     folder = tmp_path / "results/studies/whole"
-    measure = "acc" if task == "two-class" else "auc"
-    pictures = {f"{measure}_curve.png", "loss_curve.png"}
-    pictures |= {"confusion_matrix.png"} if task == "two-class" else set()
-    for member in members:
-        assert {path.name for path in (folder / member).iterdir()} == pictures
     for path in folder.rglob("*.png"):
         assert path.stat().st_size < 300_000
     for name in ("validation_curves", "gradients"):

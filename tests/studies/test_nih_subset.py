@@ -257,7 +257,7 @@ def test_the_list_names_the_images_of_the_results():
     assert [len(subset.names[subset.splits == split]) for split in SPLITS] == [11831, 1501, 3030]
     assert len(set(subset.names.tolist())) == 16362
     assert sum(map(len, patients.values())) == len(set().union(*patients.values()))
-    lists = sorted((ROOT / "results").glob("chestmnist_nih_subset_*_names.csv"))
+    lists = sorted((ROOT / "results" / "data").glob("chestmnist_nih_subset_*_names.csv"))
     assert lists
     for path in lists:
         with path.open(newline="") as file:

@@ -233,7 +233,7 @@ def test_a_two_stage_run_leaves_its_checkpoints_ladder_and_one_history(two_stage
         assert stage_result["seconds"] > 0
     for figure in ("accuracy", "auc"):
         assert metrics["ladder"]["threshold"]["val"][figure] == metrics["val"][figure]
-    assert [look.kind for look in read_looks(folder / "results/test_looks.csv")] == ["run"]
+    assert [look.kind for look in read_looks(folder / "results/phantom/test_looks.csv")] == ["run"]
     with (folder / "results/s/history.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in rows] == list(range(1, 8))
