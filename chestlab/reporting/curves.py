@@ -119,7 +119,7 @@ def draw_training_curves(
             line.set_in_layout(False)  # a line without points would claim the figure's corner
     smoothed = f"Pale: each epoch. Strong: mean of {window} epochs around it."
     handles = _handles(values, row, kept, changes, spikes, len(epochs))
-    finish(figure, path, handles, [smoothed if window > 1 else ""])
+    finish(figure, path, handles, [smoothed if window > 1 else ""], columns=4)
 
 
 def smoothing_window(epochs: int) -> int:

@@ -314,7 +314,8 @@ def _draw_histogram(
                 "ha": "center",
                 "va": "bottom",
             }
-            axes.annotate(str(count), (x, count), fontsize=SMALL, color=INK, **place)
+            around = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # of the threshold
+            axes.annotate(str(count), (x, count), fontsize=SMALL, color=INK, bbox=around, **place)
     axes.axvline(threshold, zorder=1, **THRESHOLD_LINE)
     axes.set_ylim(0, max(axes.get_ylim()[1], 1.25 * max(total.max(), 1)))  # room for the numbers
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))

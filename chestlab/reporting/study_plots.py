@@ -70,8 +70,8 @@ def draw_gains(
     """
     counts = Counter(verdict for _, verdict, _ in rows)
     heading = (
-        f"Effect of {len(rows)} switches on the AUC: {counts['supported']} help, "
-        f"{counts['refuted']} hurt, {counts['undecided']} undecided"
+        f"Effect of {len(rows)} switch{'es' if len(rows) > 1 else ''} on the AUC: "
+        f"helps {counts['supported']}, hurts {counts['refuted']}, undecided {counts['undecided']}"
     )
     figure = titled_figure(f"{heading}\n{title}", body_height=0.9 + 0.3 * len(rows))
     panels = figure.subplots(1, 2, sharey=True)

@@ -278,7 +278,7 @@ def test_gains_say_in_which_direction_a_switch_helps(drawn):
     ]
     figure = drawn(study_plots.draw_gains, rows, title="small.npz", caption="Bars: intervals.")
     heading = title_lines(figure)[0].get_text()
-    assert heading == "Effect of 3 switches on the AUC: 1 help, 1 hurt, 1 undecided"
+    assert heading == "Effect of 3 switches on the AUC: helps 1, hurts 1, undecided 1"
     for axes in figure.axes:
         hurts, helps = re.search("hurts(.*)helps", axes.get_xlabel()).span()
         assert hurts < helps and axes.get_xlim()[0] < 0 < axes.get_xlim()[1]
