@@ -61,7 +61,9 @@ def read_dicom(path: Path, voi: bool = True) -> Picture:
         raise
     except Exception as error:  # damaged files raise nearly any type
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"cannot be read: {reason or type(error).__name__}") from None
+        lacking = reason.startswith("Missing required element")
+        remedy = "; save it as a grey PNG in a DICOM viewer" if lacking else ""
+        raise InputError(f"cannot be read: {reason or type(error).__name__}{remedy}") from None
     said = dict.fromkeys(" ".join(str(warning.message).split())[:200] for warning in caught)
     notes = (*picture.warnings, *damage, *(f"may be damaged: {text}" for text in said))
     return dataclasses.replace(picture, warnings=notes)
@@ -88,27 +90,50 @@ def _picture(dataset: Any, voi: bool) -> Picture:
         notes += [COLOUR] if is_colourful(stored) else []
         grey = luminance(*np.moveaxis(stored, -1, 0))
         return Picture(grey, choose_window(grey), warnings=tuple(notes))
-    from pydicom.pixels.processing import apply_modality_lut
-
-    values = apply_modality_lut(stored, dataset)
-    window = None
-    if voi:
-        values, window = _values_of_interest(values, dataset)
-    if window is None:
-        window = _window_by_depth(stored, dataset)
     inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+    padding = _padding(stored, dataset)
+    if dataset.get("ModalityLUTSequence"):
+        values, window = _looked_up(stored, dataset.ModalityLUTSequence[0], "modality LUT")
+    else:
+        values, window = _rescaled(stored, ~padding, dataset)
+    if voi:
+        values, of_interest = _values_of_interest(values, dataset)
+        window = of_interest or window
+    if padding.any():  # it is black
+        values = np.where(padding, window.high if inverted else window.low, values)
     return Picture(values, window, inverted, tuple(notes))
+
+
+def _padding(stored: np.ndarray, dataset: Any) -> np.ndarray:
+    """Mask (H, W) of what was added around the picture (PS3.3 C.7.5.1.1.2); never of all of it."""
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if not isinstance(value, int):
+        return np.zeros(stored.shape, bool)
+    low, high = sorted((value, limit if isinstance(limit, int) else value))
+    added = (stored >= low) & (stored <= high)
+    return added & ~added.all()
+
+
+def _looked_up(values: np.ndarray, table: Any, name: str) -> tuple[np.ndarray, Window]:
+    """Values (H, W) through a lookup table, and the window of its entries (PS3.3 C.11.1.1).
+
+    Entries of 8 bits may take a byte each, or two. A table may state 16 bits and use 12.
+    """
+    count, first, bits = (int(number) for number in table.LUTDescriptor)
+    count, entries = count or 65_536, table.LUTData
+    if isinstance(entries, bytes):
+        entries = np.frombuffer(entries, "<u2" if len(entries) >= 2 * count else np.uint8)
+    entries = np.asarray(entries)[:count]
+    places = np.rint(values).astype(np.int64) - first
+    bits = min(bits, max(8, int(entries.max()).bit_length()))
+    window = Window(0, 2**bits - 1, f"the file's {name}")
+    return entries[np.clip(places, 0, len(entries) - 1)], window
 
 
 def _values_of_interest(values: np.ndarray, dataset: Any) -> tuple[np.ndarray, Window | None]:
     """Values and window of the VOI LUT or of the first window that the file has, if any."""
     if dataset.get("VOILUTSequence"):
-        from pydicom.pixels.processing import apply_voi
-
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        if values.dtype.kind == "f":  # a lookup table is entered by whole numbers
-            values = np.rint(values).astype(np.int64)
-        return apply_voi(values, dataset), Window(0, 2**bits - 1, "the file's VOI LUT")
+        return _looked_up(values, dataset.VOILUTSequence[0], "VOI LUT")
     if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
         return values, None
     center, width = (
@@ -125,17 +150,17 @@ def _values_of_interest(values: np.ndarray, dataset: Any) -> tuple[np.ndarray, W
     return values, Window(center - width / 2, center + width / 2, "the file's window")
 
 
-def _window_by_depth(stored: np.ndarray, dataset: Any) -> Window:
-    """The window of stored values, in units of the modality."""
-    if dataset.get("ModalityLUTSequence"):
-        bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
-        return Window(0, 2**bits - 1, "the file's modality LUT")
+def _rescaled(stored: np.ndarray, content: np.ndarray, dataset: Any) -> tuple[np.ndarray, Window]:
+    """Stored values, and the window of their ``content`` by depth, in units of the modality."""
     allocated, bits = int(dataset.BitsAllocated), int(dataset.BitsStored)
-    window = choose_window(stored, bits if bits < allocated else None)
+    window = choose_window(stored[content], bits if bits < allocated else None)
     slope = float(dataset.get("RescaleSlope") or 1)
     intercept = float(dataset.get("RescaleIntercept") or 0)
+    if (slope, intercept) == (1, 0):
+        return stored, window
     low, high = sorted(slope * value + intercept for value in (window.low, window.high))
-    return dataclasses.replace(window, low=low, high=high)
+    values = stored.astype(np.float64) * slope + intercept
+    return values, dataclasses.replace(window, low=low, high=high)
 
 
 def _first_frame(dataset: Any) -> np.ndarray:
@@ -154,6 +179,9 @@ def _first_frame(dataset: Any) -> np.ndarray:
             ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
         )
     syntax = dataset.file_meta.TransferSyntaxUID
+    top = dataset.get("HighBit")
+    if top is not None and dataset.get("BitsStored", 16) <= top < dataset.get("BitsAllocated", 16):
+        dataset.BitsStored = top + 1  # else pydicom drops the highest bits of old files
     try:
         pixels = pixel_array(dataset, index=0)
     except RuntimeError as error:

@@ -154,7 +154,7 @@ def choose_window(values: np.ndarray, bits: int | None = None) -> Window:
         if low < high:
             return Window(low, high, reason, guessed=True)
     window = _integer_window(darkest, brightest, int(levels[-1]) > brightest)
-    return replace(window, guessed=guessed)
+    return replace(window, guessed=guessed or window.guessed)
 
 
 def window_of_counts(levels: np.ndarray, counts: np.ndarray) -> Window:
@@ -223,7 +223,11 @@ def _integer_window(darkest: float, brightest: float, label: bool) -> Window:
         low = min(0, math.floor(darkest))
         bits = max(8, int(brightest - low).bit_length())
         white = 2**bits - 1
+    unclear = low > 0 and brightest <= 2 * white + 1  # or above 0 with a bit more, and pale
+    if unclear and bits % 2:  # scanners have even depths
+        low, bits, white, unclear = 0, bits + 1, 2 * white + 1, False
     if (low, bits) == (0, 16) and not label:
         return Window(0, white)
     reason = f"{bits}-bit values" + (f" above {low}" if low else "")
-    return Window(low, low + white, reason + (" and a few far above, a label" if label else ""))
+    reason += " and a few far above, a label" if label else ""
+    return Window(low, low + white, reason, guessed=unclear)

@@ -24,7 +24,10 @@ SUFFIXES = (
     *(".jp2", ".j2k", ".jpx", ".jpf", ".pgm", ".ppm", ".pnm", ".pbm", ".avif"),
     *DICOM_SUFFIXES,
 )
-SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"GIF8", b"\0\0\0\x0cjP", b"BM")
+SIGNATURES = (
+    *(b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0"),
+    *(b"GIF8", b"\0\0\0\x0cjP", b"BM"),
+)
 
 SHOWN_SIDE = 448  # px of an image in its Grad-CAM picture
 WIDEST = 2  # long side over short side
@@ -79,7 +82,11 @@ def read_xray(path: Path, size: int, window: Window | None = None) -> Xray:
         square = square.resize((size, size), Image.Resampling.BICUBIC)
     seen = np.array(square)
     if seen.min() == seen.max():
-        raise InputError(f"has the same grey ({seen.min()} of 255) everywhere: nothing to predict")
+        used = window or picture.window
+        why = ": nothing to predict"
+        if picture.values.min() < picture.values.max() and used.reason:
+            why = f" through the window {used}: --window LOW,HIGH sets another"
+        raise InputError(f"has the same grey ({seen.min()} of 255) everywhere{why}")
     notes = [*picture.warnings, *_doubts(grey.size, seen)]
     if window is None and picture.window.guessed:
         notes.append("has values of unknown range, whose window is guessed: --window sets it")

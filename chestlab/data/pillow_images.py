@@ -29,7 +29,7 @@ FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "DIB", "WEBP", "GIF", "JPEG2000"
 MOST_PIXELS = 50_000_000  # a chest X-ray has some 10 million; each takes some 15 to 30 bytes
 
 BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, PLANAR_CONFIGURATION = 258, 259, 262, 284  # TIFF tags
-SAMPLE_FORMAT, SIGNED, WHITE_IS_ZERO = 339, 2, 0
+SAMPLE_FORMAT, UNSIGNED, SIGNED, WHITE_IS_ZERO = 339, 1, 2, 0
 DEFLATE = 8, 32946  # compression
 PARTS = (273, 279), (324, 325)  # offsets and lengths of strips, and of tiles
 
@@ -103,6 +103,9 @@ def _picture(image: Image.Image, path: Path) -> Picture:
         deep = np.asarray(ImageOps.exif_transpose(image))
     elif tags.get(SAMPLE_FORMAT) == (SIGNED,) and image.mode == "L":  # Pillow takes -1 for 255
         deep = np.asarray(ImageOps.exif_transpose(image)).view(np.int8).astype(np.int16)
+    if deep is not None and tags.get(BITS_PER_SAMPLE) == (32,) and deep.dtype == np.int32:
+        unsigned = tags.get(SAMPLE_FORMAT, (UNSIGNED,)) == (UNSIGNED,)
+        deep = deep.view(np.uint32) if unsigned else deep  # Pillow takes all for signed
     if deep is None:
         return _eight_bit(ImageOps.exif_transpose(image), notes)
     if deep.ndim == 3 and deep.shape[-1] == 1:

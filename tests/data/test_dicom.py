@@ -43,7 +43,7 @@ def write(path, pixels=WIDE, syntax="ExplicitVRLittleEndian", **elements):
     for name, value in elements.items():
         if value is not None:
             setattr(dataset, name, value)
-    dataset.HighBit = dataset.BitsStored - 1
+    dataset.HighBit = elements.get("HighBit", dataset.BitsStored - 1)
     dataset["PixelData"].VR = "OB" if dataset.BitsAllocated == 8 else "OW"
     dataset.save_as(path, enforce_file_format=True)
     return path
@@ -53,18 +53,19 @@ def off_by(xray, expected=GREY):
     return np.abs(xray.seen.astype(int) - expected.astype(int)).max()
 
 
-def lookup(values, bits, first=0):
+def lookup(values, bits, first=0, words=False):
     from pydicom.dataset import Dataset
     from pydicom.sequence import Sequence
 
     item = Dataset()
     item.LUTDescriptor = [len(values), first, bits]
     item["LUTDescriptor"].VR = "US"
-    item.LUTData = [int(value) for value in values]
-    item["LUTData"].VR = "US"
+    item.LUTData = values.astype("<u2").tobytes() if words else values.tolist()
+    item["LUTData"].VR = "OW" if words else "US"
     return Sequence([item])
 
 
+WHOLE = np.arange(4096)
 EIGHT = {"BitsAllocated": 8, "BitsStored": 8, "PixelData": GREY.tobytes()}
 COLOUR = {**EIGHT, "SamplesPerPixel": 3, "PlanarConfiguration": 0}
 CASES = {
@@ -112,6 +113,18 @@ CASES = {
         },
         "0,65535",
     ),
+    "table of 8 bits in words": (
+        {"VOILUTSequence": lookup(np.arange(4096) * 255 // 4095, 8, words=True)},
+        "0,255",
+    ),
+    "table of 12 bits that states 16": ({"ModalityLUTSequence": lookup(WHOLE, 16)}, "0,4095"),
+    "modality table of 12 bits": ({"ModalityLUTSequence": lookup(WHOLE, 12)}, "0,4095"),
+    "slope alone": ({"RescaleSlope": 2}, "0,8190"),
+    "intercept alone": ({"RescaleIntercept": -1000}, "-1000,3095"),
+    "bits at the upper end": (
+        {"HighBit": 15, "PixelData": (WIDE * 16).astype("<u2").tobytes()},
+        "0,65535",
+    ),
     "colour": (
         {
             **COLOUR,
@@ -150,6 +163,32 @@ def test_a_window_that_clips_and_a_sigmoid(tmp_path):
     write(path, WindowCenter=2000, WindowWidth=1000, VOILUTFunction="SIGMOID")
     expected = np.rint(255 / (1 + np.exp(-4 * (WIDE - 2000) / 1000)))
     assert off_by(read_xray(path, 32), expected) == 0
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("padding", [-2000, 0, 20_000])
+def test_what_was_added_around_the_picture_is_black_and_does_not_count(
+    padding, photometric, tmp_path
+):
+    pixels = WIDE.copy() if photometric == "MONOCHROME2" else 4095 - WIDE
+    pixels[:3] = padding
+    header = {"PixelRepresentation": 1, "BitsStored": 16, "PhotometricInterpretation": photometric}
+    path = write(
+        tmp_path / "image.dcm", pixels.astype(np.int16), **header, PixelPaddingValue=padding
+    )
+    expected = GREY.copy()
+    expected[:3] = 0
+    xray = read_xray(path, 32)
+    assert off_by(xray, expected) <= 1 and str(xray.window) == "0,4095"
+
+
+def test_what_is_missing_is_named_with_the_remedy(tmp_path):
+    path = write(tmp_path / "image.dcm", PhotometricInterpretation=None)
+    with pytest.raises(InputError, match="Photometric Interpretation'; save it as a grey PNG"):
+        read_xray(path, 32)
+    path = write(tmp_path / "image.dcm", WindowCenter=20_000, WindowWidth=100)
+    with pytest.raises(InputError, match="everywhere through the window 19950,20049: --window"):
+        read_xray(path, 32)
 
 
 def test_the_first_of_several_frames_is_read_and_that_is_told(tmp_path):

@@ -61,6 +61,20 @@ def test_any_other_offset_is_found_to_a_few_per_cent(grey, offset):
     assert difference(grey, values, choose_window(values)) < 0.1 * 255
 
 
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_a_pale_picture_is_not_taken_for_one_of_fewer_bits_above_an_offset(grey, bits):
+    pale = (40 + grey.astype(int) * 120 // 255).astype(np.uint8)
+    assert bounds(deep(pale, bits)) == (0, 2**bits - 1)
+    assert not choose_window(deep(pale, bits)).guessed
+
+
+@pytest.mark.parametrize(("offset", "guessed"), [(1024, True), (2048, True), (32768, False)])
+def test_an_offset_within_one_more_bit_is_told_to_be_a_guess(grey, offset, guessed, tmp_path):
+    Image.fromarray(deep(grey, 12, offset, np.uint16)).save(tmp_path / "image.png")
+    xray = read_xray(tmp_path / "image.png", 64)
+    assert xray.window.guessed == guessed == any("guessed" in text for text in xray.warnings)
+
+
 @pytest.mark.parametrize(("bits", "offset"), [(10, 0), (12, 0), (14, 0), (15, 0), (12, 32768)])
 def test_a_burnt_in_label_does_not_count(grey, bits, offset):
     values = labelled(deep(grey, bits, offset), 65535)
@@ -235,6 +249,16 @@ def test_signed_values_of_8_bits_in_a_tiff(grey, tmp_path):
     (tmp_path / "image.tif").write_bytes(content)
     xray = read_xray(tmp_path / "image.tif", 64)
     assert np.array_equal(xray.seen, grey) and str(xray.window) == "-128,127"
+
+
+def test_unsigned_values_of_32_bits_in_a_tiff(grey, tmp_path):
+    values = (grey.astype(np.int64) << 24).astype(np.uint32).view(np.int32)
+    content = saved(values)
+    signed, unsigned = (struct.pack("<HHIHH", 339, 3, 1, kind, 0) for kind in (2, 1))
+    assert signed in content
+    (tmp_path / "image.tif").write_bytes(content.replace(signed, unsigned))
+    xray = read_xray(tmp_path / "image.tif", 64)
+    assert np.abs(xray.seen.astype(int) - grey).max() <= 1 and xray.window.low == 0
 
 
 def test_a_png_may_state_its_depth(grey, tmp_path):
