@@ -49,10 +49,12 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def command() -> str:
     """The command line of this process, with ``~`` for the user's folder."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)  # of python -m studies.NAME
-    script = [Path(sys.argv[0]).name] if spec is None else ["-m", spec.name]
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)  # of python -m studies.NAME
+    file = Path(getattr(main, "__file__", "")).name  # none in a cell without %run
+    script = [file] if spec is None else ["-m", spec.name]
     words = [word.replace(str(Path.home()), "~") for word in command_line()]
-    return " ".join(shlex.join(["python", *script, *words]).split())
+    return " ".join(shlex.join(["python", *filter(None, script), *words]).split())
 
 
 def commit(folder: Path) -> str | None:

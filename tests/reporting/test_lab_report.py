@@ -826,8 +826,9 @@ def test_the_picture_of_a_batch_repeats_and_leaves_the_random_state_alone(tmp_pa
 def test_the_command_names_no_home_and_a_folder_without_git_no_commit(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    argv = [str(tmp_path / "train.py"), "--data", str(tmp_path / "my file.npz"), "--epochs", "2"]
+    argv = ["train.py", "--data", str(tmp_path / "my file.npz"), "--epochs", "2"]
     monkeypatch.setattr("sys.argv", argv)
+    monkeypatch.setattr("__main__.__file__", str(tmp_path / "train.py"))
     monkeypatch.delattr("__main__.__spec__")
     assert command() == "python train.py --data '~/my file.npz' --epochs 2"
     assert commit(tmp_path) is None

@@ -107,7 +107,11 @@ def test_a_run_on_all_findings_leaves_figures_that_can_be_recomputed(
         "test_probabilities.csv",
         "training_curves.png",
         "finding_aucs.png",
+        "README.md",
+        "README.id.md",
+        "report",
     }
+    assert "| hernia | " in (folder / "README.md").read_text()
     metrics = read_metrics(folder)
     assert metrics["model_arguments"]["outputs"] == 14
     assert metrics["recipe"]["monitor"] == "val_auc"
