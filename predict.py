@@ -114,7 +114,11 @@ def _find(options: argparse.Namespace, table: Table) -> list[Path]:
         first = printable(found.not_entered[0])
         print(f"not entered: {folders}, as '{first}'; {why}", file=sys.stderr)
     if not found.files and not found.failed:
-        raise InputError("there is no image to predict")
+        places = ", ".join(f"'{printable(path)}'" for path in options.images[:3])
+        raise InputError(
+            f"there is no image to predict in {places}: wanted are PNG, JPEG, TIFF, BMP, WebP or "
+            "DICOM files, or a folder of them"
+        )
     if found.others:
         files = count(len(found.others), "file")
         print(f"not read: {files} in folders that are no images", file=sys.stderr)

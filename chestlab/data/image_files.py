@@ -33,6 +33,7 @@ SHOWN_SIDE = 448  # px of an image in its Grad-CAM picture
 WIDEST = 2  # long side over short side
 SMALLEST = 16  # px; of fewer nothing can be told
 FLAT_LEVELS, FLAT_SHARE = 16, 0.8  # of 255; the most in 16,362 chest X-rays of NIH is 0.71
+PALE = 64  # of 255, from the darkest pixel to the brightest; the least in these is 73
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,9 @@ def _doubts(shape: tuple[int, int], seen: np.ndarray) -> Iterator[str]:
     within = (pixels[FLAT_LEVELS:] - pixels[:-FLAT_LEVELS]).max() / pixels[-1]
     if within >= FLAT_SHARE:
         yield f"is nearly empty: {within:.0%} of its pixels have about the same grey"
+    elif seen.max() - seen.min() < PALE:
+        values = f"{seen.min()} to {seen.max()} of 255"
+        yield f"has little contrast, greys of {values}: --window LOW,HIGH spreads them"
 
 
 def _exists(path: Path) -> bool:

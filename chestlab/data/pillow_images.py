@@ -38,6 +38,13 @@ NO_IMAGE = (
     "beginning is damaged, or it is of a rare kind: save it as a grey PNG of 8 or 16 bits"
 )
 
+STARTS = {
+    b"version https://git-lfs": "is a pointer of Git LFS: git lfs pull fetches the image",
+    b"<!DOCTYPE": "is a web page, not an image: download it again",
+    b"<html": "is a web page, not an image: download it again",
+    b"%PDF": "is a PDF: save the picture in it as a grey PNG",
+}
+
 _FOREIGN = "B" if sys.byteorder == "little" else "L"
 BYTE_ORDERS = {  # of what Pillow calls the layout of 16-bit colours: the opposite
     f"{channels};16{order}": f"{channels};16{opposite}"
@@ -64,7 +71,7 @@ def read_picture(path: Path) -> Picture:
         except InputError:
             raise
         except UnidentifiedImageError:
-            raise InputError(NO_IMAGE) from None
+            raise InputError(_no_image(path)) from None
         except Image.DecompressionBombError:
             raise InputError(f"has more than {MOST_PIXELS:,} pixels") from None
         except Exception as error:  # damaged files raise nearly any type, as struct.error
@@ -76,6 +83,15 @@ def read_picture(path: Path) -> Picture:
     messages += [str(w.message) for w in caught if re.search("trunc|corrupt", str(w.message), re.I)]
     told = (f"may be damaged: {' '.join(text.split())[:200]}" for text in messages)
     return replace(picture, warnings=(*picture.warnings, *damage(path), *told))
+
+
+def _no_image(path: Path) -> str:
+    """What a file is that Pillow does not know, from its first bytes."""
+    with path.open("rb") as file:
+        start = file.read(32).lstrip()
+    if not start:
+        return "is empty: copy or download it again"
+    return next((what for magic, what in STARTS.items() if start.startswith(magic)), NO_IMAGE)
 
 
 def check_size(width: int, height: int) -> None:

@@ -218,7 +218,9 @@ FRAMES = [Image.fromarray(noise(64, 64, seed=seed)) for seed in range(3)]
 NAN = Image.fromarray(np.full((64, 64), np.nan, np.float32))
 UNREADABLE = "is no image that can be read"
 HOSTILE = {
-    "empty": (b"", UNREADABLE),
+    "empty": (b"", "is empty: copy or download it again"),
+    "web page": (b"<!DOCTYPE html>\n<title>404</title>", "is a web page, not an image"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull fetches the image"),
     "text": (b"no image, only words\n" * 50, UNREADABLE),
     "truncated png": (encoded(PICTURE, "PNG")[:2000], "cannot be read"),
     "truncated jpeg": (encoded(PICTURE, "JPEG")[:1000], "cannot be read"),
@@ -459,6 +461,7 @@ def test_what_may_be_wrong_is_told_and_marked_and_what_failed_has_a_row(
     empty = np.full((64, 64), 200, np.uint8)
     empty[:20, :20] = 90
     Image.fromarray(empty).save(folder / "empty.png")
+    Image.fromarray(np.asarray(sound) // 5 + 200).save(folder / "pale.png")
     FRAMES[0].save(folder / "pages.tif", save_all=True, append_images=FRAMES[1:])
     Image.new("L", (64, 64), 128).save(folder / "constant.png")
     (folder / "notes.txt").write_text("no image")
@@ -473,6 +476,7 @@ def test_what_may_be_wrong_is_told_and_marked_and_what_failed_has_a_row(
         "colour.png": "is a colour picture",
         "empty.png": "is nearly empty: 9",
         "pages.tif": "has 3 pages",
+        "pale.png": "has little contrast, greys of 2",
         "strip.png": "is 280 x 70 pixels: only the middle 70 x 70",
         "tiny.png": "is tiny, 9 x 9 pixels, enlarged",
     }
@@ -484,7 +488,7 @@ def test_what_may_be_wrong_is_told_and_marked_and_what_failed_has_a_row(
     failed = rows["constant.png"]
     assert failed["warnings"].startswith("has the same grey")
     assert failed["class"] == failed["probability"] == failed["window"] == ""
-    assert err[-1] == "predicted: 6 images; not predicted: 1"
+    assert err[-1] == "predicted: 7 images; not predicted: 1"
     inner = folder / "inner"
     assert f"not entered: 1 folder, as '{inner}'; --recursive enters them" in err
     assert f"{folder / 'notes.txt'}: is no image: left out" in err
