@@ -114,8 +114,11 @@ def _ablation_row(wording: Wording, row: Mapping[str, str]) -> tuple[str, ...]:
     for measure in ("auc", "accuracy"):
         value, *ends = (float(row[f"{measure}_gain{end}"]) for end in ("", "_low", "_high"))
         gains.append(f"{wording.number(value, '+.3f')} {wording.interval(ends, '+.3f')}")
-    together = row["kind"] == "together"
-    name = wording.say("all_winners") if together else f"`{escaped(row['configuration'])}`"
+    name, kind = row["configuration"], row["kind"]
+    if kind in ("added", "removed"):  # named as the switch: a sign would be read with the gain
+        name = name[2:]
+    name = wording.say("all_winners") if kind == "together" else f"`{escaped(name)}`"
+    name += f" ({wording.say('on_in_base')})" if kind == "removed" else ""
     ratio = f"x {wording.number(float(row['images_ratio']), '.2f')}"
     detectable = wording.number(float(row["auc_gain_detectable"]))
     decided = (wording.say(row[key]) for key in ("verdict", "verdict_holm"))

@@ -183,7 +183,7 @@ def test_results_page_shows_the_table_in_both_languages(command, run_of_one_epoc
 
     for language, word in (("en", "supported"), ("id", "didukung")):
         text = studies_page(language)
-        assert "`+ per-image`" in text and word in text
+        assert "`per-image`" in text and word in text
         assert "(a/README.md)" in text and "(a/oof.csv)" in text
     (folder / "table.csv").write_text("configuration\n")
     assert "per-image" not in studies_page("en")
