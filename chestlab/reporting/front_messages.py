@@ -30,9 +30,8 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "Keunggulan AUC-nya atas setiap baris lain bukan kebetulan (95 %).",
     ),
     "lead_uncertain": (
-        "Its lead may be chance over {others}; nothing is therefore bold in that column.",
-        "Keunggulannya atas {others} mungkin kebetulan saja; karena itu kolom tersebut tidak "
-        "memuat angka tebal.",
+        "Its lead may be chance over {others}; it is therefore not bold.",
+        "Keunggulannya atas {others} mungkin kebetulan saja; karena itu angkanya tidak tebal.",
     ),
     "goal_reached": (
         "**Validation accuracy of {goal}, the goal of the course reports:** reached by {names}, "
@@ -95,12 +94,16 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     "below_front": (
         "In brackets: 95 % intervals, resampling {unit}; ±: standard deviation over seeds. "
         "**Bold**: the highest of its column, and the interval of its difference to every other "
-        "row is above zero. (!): has warnings, see its page. Not measured yet: on fresh folds.",
+        "row is above zero. (!): has warnings, see its page.",
         "Dalam kurung: selang 95 % dengan pengambilan ulang per {unit}; ±: simpangan baku antar-"
         "seed. **Tebal**: tertinggi di kolomnya, dan selang selisihnya terhadap setiap baris lain "
-        "berada di atas nol. (!): memiliki peringatan, lihat halamannya. Belum diukur: pada "
-        "lipatan baru.",
+        "berada di atas nol. (!): memiliki peringatan, lihat halamannya.",
     ),
+    "nothing_bold": (
+        "Nothing is bold: the highest of each column may lead by chance",
+        "Tidak ada yang tebal: keunggulan angka tertinggi di setiap kolom mungkin kebetulan",
+    ),
+    "undefined": ("undefined", "tak terdefinisi"),
     "fresh_note": (
         "{label}: on fresh folds with recipe {recipe}",
         "{label}: pada lipatan baru dengan resep {recipe}",
@@ -152,7 +155,6 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "Semua percobaan dan cara hitungnya",
     ),
     "back": ("Back to the results", "Kembali ke hasil"),
-    "contents": ("On this page", "Di halaman ini"),
     "files_title": ("Files of each run", "Berkas setiap percobaan"),
     "studies_title": ("Studies", "Studi"),
     "studies_intro": (
@@ -162,8 +164,7 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "Angka pada lipatan pemilihan dipakai untuk memilih; yang boleh dikutip hanyalah angka "
         "pada lipatan baru dan pada data uji.",
     ),
-    "study": ("study", "studi"),
-    "files": ("files", "berkas"),
+    "study_files_title": ("Files of each study", "Berkas setiap studi"),
     "english_page": ("in English", "dalam bahasa Inggris"),
 }
 

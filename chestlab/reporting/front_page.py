@@ -270,7 +270,8 @@ class FrontPage:
     def notes(self) -> list[str]:
         """What a reader of the table has to know of single rows."""
         say = self.wording.say
-        notes = [
+        notes = [] if self.bold else [say("nothing_bold")]
+        notes += [
             say("fresh_note", label=row.label, recipe=row.note) for row in self.rows if row.note
         ]
         sizes = {
@@ -318,7 +319,8 @@ class FrontPage:
         """Draw every row of the table that has a figure."""
         say, main = self.wording.say, self.main
         points = [
-            Point(row.label, row.kind, self._left(row), self._right(row)) for row in self.rows
+            Point(row.label, row.kind, self._left(row), self._right(row), self._missing(row))
+            for row in self.rows
         ]
         points = [point for point in points if point.left or point.right]
         counts = [say("counts_test", n=main.metrics["test"]["n"])] if main.metrics["test"] else []
@@ -329,10 +331,7 @@ class FrontPage:
         kinds = {"network": "network", "seeds": "seeds", "average": "average"}
         words = {kind: say(f"legend_{key}") for kind, key in kinds.items()}
         words |= {"baseline": say("legend_classical"), "best": say("legend_baseline")}
-        words |= {
-            "missing": say("not_measured"),
-            "goal": say("legend_goal", goal=round(100 * GOAL)),
-        }
+        words["goal"] = say("legend_goal", goal=round(100 * GOAL))
         left = "axis_fresh_auc" if self.fresh is not None else "axis_val_auc"
         draw_front(
             points,
@@ -349,12 +348,18 @@ class FrontPage:
                 return None
             found = self._estimate(row, "auc")
             return found.value, found.low, found.high
+        if row.seeds is not None:
+            return _mean_and_ends(row.seeds, "val", "auc", 1)
         return None if row.run is None else _interval(row.run.metrics["val"], "auc")
+
+    def _missing(self, row: Row) -> str:
+        """Why a row has no value in the left panel."""
+        unmeasured = self.fresh is not None and row.fresh is None
+        return self.wording.say("not_measured" if unmeasured else "undefined")
 
     def _right(self, row: Row) -> Interval | None:
         if row.seeds is not None:
-            mean, sd = row.seeds.mean_and_sd("test", "accuracy")
-            return None if math.isnan(mean) else (100 * mean, 100 * (mean - sd), 100 * (mean + sd))
+            return _mean_and_ends(row.seeds, "test", "accuracy", 100)
         if row.run is None or row.run.metrics["test"] is None:
             return None
         found = _interval(row.run.metrics["test"], "accuracy")
@@ -413,6 +418,12 @@ class FrontPage:
             return self.wording.say("images_only", n=n)
         known = self.wording.number(patients, ",")
         return self.wording.say("images_of_patients", n=n, patients=known)
+
+
+def _mean_and_ends(seeds: Seeds, split: str, measure: str, factor: float) -> Interval | None:
+    """Mean over seeds, less and plus their standard deviation."""
+    mean, sd = (factor * value for value in seeds.mean_and_sd(split, measure))
+    return None if math.isnan(mean) else (mean, mean - sd, mean + sd)
 
 
 def _interval(figures: Mapping[str, Any], measure: str) -> Interval | None:

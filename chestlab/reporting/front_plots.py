@@ -42,12 +42,14 @@ class Point:
         label: left of it.
         kind: a key of `KINDS`.
         left, right: values with their intervals, or None where there are none.
+        missing: written in the place of a left value.
     """
 
     label: str
     kind: str
     left: Interval | None
     right: Interval | None
+    missing: str
 
 
 def draw_front(
@@ -66,8 +68,7 @@ def draw_front(
         path: PNG to write; its folder must exist.
         title: wrapped to the width of the picture.
         axis: what the left panel shows (an AUC), and the right one (an accuracy in percent).
-        words: ``missing``, for a row without a left value, ``goal`` and ``best`` for the two lines,
-            and a name for each of `KINDS`.
+        words: ``goal`` and ``best`` for the two lines, and a name for each of `KINDS`.
         goal: draw the line of the reports' goal in the right panel.
 
     Raises:
@@ -86,7 +87,7 @@ def draw_front(
     for place, point in enumerate(points):
         if point.left is None:
             at = (0.97, place), ("axes fraction", "data")
-            left.annotate(words["missing"], at[0], xycoords=at[1], **UNDEFINED)
+            left.annotate(point.missing, at[0], xycoords=at[1], **UNDEFINED)
     handles = [
         Line2D([], [], linestyle="", **_marker(kind), label=words[kind])
         for kind in KINDS

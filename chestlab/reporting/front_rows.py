@@ -12,7 +12,7 @@ from typing import Any
 from chestlab.evaluation.looks import NETWORKS_BETWEEN
 from chestlab.reporting.fresh_results import AVERAGE, FreshFolds, Seeds
 from chestlab.reporting.lab_experiments import experiment_of
-from chestlab.reporting.page import Wording, link
+from chestlab.reporting.page import Wording, in_language, link
 from chestlab.reporting.run_tables import model_name
 from chestlab.reporting.stored_runs import StoredRun
 from chestlab.training.recipe import in_words
@@ -92,12 +92,6 @@ def page_of(wording: Wording, page_dir: Path, run: StoredRun) -> str:
     """The address of a run's report, or of its folder where it has none."""
     report = in_language(wording, run.folder / "README.md")
     return link(page_dir, report) if report.exists() else f"{link(page_dir, run.folder)}/"
-
-
-def in_language(wording: Wording, page: Path) -> Path:
-    """A page in the language of the wording, where there is one."""
-    own = page.with_suffix(f".{wording.language}.md")
-    return own if own.exists() else page
 
 
 def title_of(metrics: Mapping[str, Any]) -> str:

@@ -205,8 +205,7 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
         "semua citra, atau yang berperilaku lain saat evaluasi daripada saat pelatihan, tidak "
         "membuktikan bahwa tidak ada yang dapat dipelajari: angkanya harus dianggap akibat "
         "kesalahan sampai sebabnya diketahui. AUC dari keluaran yang selisihnya lebih kecil "
-        "daripada galat pembulatan tidak terdefinisi (-). Kalimat programnya, dalam bahasa "
-        "Inggris:",
+        "daripada galat pembulatan tidak terdefinisi (-).",
     ),
     "warning": ("**Warning:** {text}.", "**Peringatan:** {text}."),
     "run_number": ("run {number} ({run})", "percobaan {number} ({run})"),

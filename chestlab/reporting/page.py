@@ -114,6 +114,12 @@ def link(page_dir: Path, path: Path) -> str:
     return Path(os.path.relpath(path, page_dir)).as_posix()
 
 
+def in_language(wording: Wording, page: Path) -> Path:
+    """A page such as ``README.md`` in the language of the wording, where there is such a file."""
+    own = page.with_suffix(f".{wording.language}.md")
+    return own if own.exists() else page
+
+
 def escaped(text: str) -> str:
     """Text that cannot break a table or become markup."""
     return re.sub(r"([\\`*\[\]|<>])", r"\\\1", text)

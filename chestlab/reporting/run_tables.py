@@ -12,6 +12,7 @@ from chestlab.evaluation.looks import Look
 from chestlab.evaluation.metrics import effective_patients
 from chestlab.evaluation.tasks import GOAL
 from chestlab.files.progress import duration
+from chestlab.reporting.lab_warnings import in_indonesian
 from chestlab.reporting.look_tables import look_count, recipe_text
 from chestlab.reporting.messages import MESSAGES
 from chestlab.reporting.page import NOTHING, Wording, escaped, link, markdown_table
@@ -152,13 +153,15 @@ def patient_lines(wording: Wording, results_dir: Path, run: StoredRun) -> list[s
 def warning_lines(wording: Wording, group: Sequence[StoredRun]) -> list[str]:
     """A list item for every warning of a run, with the run's number.
 
-    The sentences are the program's own, in English, as in `metrics.json`.
+    A sentence that has no translation stays in English, as `metrics.json` has it.
     """
-    return [
-        f"{wording.say('run_number', number=number, run=escaped(run.short_name))}: {escaped(text)}."
-        for number, run in enumerate(group, 1)
-        for text in run.metrics["warnings"]
-    ]
+    items = []
+    for number, run in enumerate(group, 1):
+        name = wording.say("run_number", number=number, run=escaped(run.short_name))
+        for text in run.metrics["warnings"]:
+            own = in_indonesian(text) if wording.language == "id" else text
+            items.append(f"{name}: {escaped(own or text)}.")
+    return items
 
 
 def member_lines(wording: Wording, group: Sequence[StoredRun]) -> list[str]:

@@ -15,7 +15,14 @@ from chestlab.files.errors import InputError
 from chestlab.files.run_files import STUDIES
 from chestlab.reporting.details import file_links
 from chestlab.reporting.look_tables import recipe_text
-from chestlab.reporting.page import Wording, escaped, link, markdown_table, render
+from chestlab.reporting.page import (
+    Wording,
+    escaped,
+    in_language,
+    link,
+    markdown_table,
+    render,
+)
 
 
 def study_folders(results_dir: Path) -> list[Path]:
@@ -56,22 +63,28 @@ def studies_page(
         "studies.md.j2",
         say=wording.say,
         pages=pages,
-        studies=[_entry(wording, page_dir, folder) for folder in folders],
+        studies=_entries(wording, page_dir, folders),
+        files=[(escaped(folder.name), file_links(page_dir, folder)) for folder in folders],
         ablations=[section for section in sections if section is not None],
     )
 
 
-def _entry(wording: Wording, page_dir: Path, folder: Path) -> tuple[str, str, str]:
-    """A study's heading, the address of its page in this language, and links to its files."""
-    own = folder / ("README.md" if wording.language == "en" else f"README.{wording.language}.md")
-    page = own if own.exists() else folder / "README.md"
+def _entries(wording: Wording, page_dir: Path, folders: Sequence[Path]) -> list[tuple[str, str]]:
+    """The heading of each study, and the address of its page in this language if there is one."""
+    pages = [in_language(wording, folder / "README.md") for folder in folders]
+    headings = [_heading(page) for page in pages]
+    entries = []
+    for folder, page, heading in zip(folders, pages, headings, strict=True):
+        name = heading if headings.count(heading) == 1 else f"{heading} ({escaped(folder.name)})"
+        if wording.language != "en" and page.name == "README.md":
+            name += f" ({wording.say('english_page')})"
+        entries.append((name, link(page_dir, page)))
+    return entries
+
+
+def _heading(page: Path) -> str:
     with page.open(encoding="utf-8", errors="replace") as file:
-        heading = file.readline().lstrip("# ").strip()
-    # the folder's name tells two pages of the same heading apart
-    name = f"{escaped(heading)} ({escaped(folder.name)})"
-    if page is not own:
-        name += f" ({wording.say('english_page')})"
-    return name, link(page_dir, page), file_links(page_dir, folder)
+        return escaped(file.readline().lstrip("# ").strip())
 
 
 def _ablation_section(wording: Wording, page_dir: Path, folder: Path) -> dict[str, Any] | None:

@@ -200,7 +200,7 @@ def test_pages_of_comparisons_are_linked(tmp_path):
     pages = overview.write_report(tmp_path)
     assert pages[2] == tmp_path / "studies" / "README.md"
     text = pages[2].read_text(encoding="utf-8")
-    assert "- [The family (family)](../family/README.md)" in text
+    assert "- [The family](../family/README.md)" in text
     assert "one/README.md" not in text
     assert "(studies/README.md)" in pages[0].read_text(encoding="utf-8")
 
@@ -246,7 +246,7 @@ def test_runs_on_different_data_never_share_a_table_and_phantoms_have_their_own_
             assert (path.parent / link).exists(), link
     assert all(f"[{name}](" in page for name in "cde") and {"c/", "../d/"} <= set(links)
     assert studies.parent == tmp_path / "phantom" / "studies"
-    assert "- [Family (family)](../../family/README.md)" in studies.read_text(encoding="utf-8")
+    assert "- [Family](../../family/README.md)" in studies.read_text(encoding="utf-8")
     assert "90 %" not in phantom_front.read_text(encoding="utf-8").replace("95 %", "")
 
 
