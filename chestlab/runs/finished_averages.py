@@ -11,7 +11,7 @@ import contextlib
 from pathlib import Path
 
 from chestlab.files.errors import InputError
-from chestlab.files.run_files import read_metrics
+from chestlab.files.run_files import STUDIES, read_metrics
 from chestlab.runs.finished_runs import pick_checkpoint
 from chestlab.training.averages import Trained, TrainedAverage, networks_of
 from chestlab.training.inference import NetworkClass, load_model
@@ -67,8 +67,9 @@ def _average_named(options: argparse.Namespace) -> Path | None:
                 if given.is_relative_to(root):
                     name = given.relative_to(root)
     with contextlib.suppress(OSError):  # a name that is too long
-        for folder in (options.results_dir, options.results_dir / "phantom"):
-            if (path := folder / name / "metrics.json").is_file():
+        for place in ("", STUDIES, "phantom", f"phantom/{STUDIES}"):
+            path = options.results_dir / place / name / "metrics.json"
+            if path.is_file():
                 metrics = read_metrics(path)
                 if "members" in metrics and "threshold" in metrics:
                     return path.parent

@@ -60,7 +60,7 @@ def to_input(
     if generator is not None:
         x = augment(x, recipe, generator)
     if warp is not None:
-        n = len(x)
+        n = x.shape[0]  # len() would make it a constant of an exported graph
         x = affine(
             x,
             warp.angle.expand(n),

@@ -114,11 +114,11 @@ class TrainedGraph(nn.Module):
         maps = None
         if self.features:
             logits, fields = self._with_fields(torch.cat(views))
-            maps = fields.unflatten(0, (len(views), -1))
+            maps = fields.reshape(len(views), -1, *fields.shape[1:])
             maps = maps[0] if self.tta == "none" else (maps[0] + maps[1].flip(-1)) / 2
         else:
             logits = self.network(torch.cat(views))
-        mean = logits.unflatten(0, (len(views), -1)).mean(0)
+        mean = logits.reshape(len(views), -1).mean(0)
         return torch.sigmoid(mean.double() / self.temperature), maps
 
     def _with_fields(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
