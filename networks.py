@@ -31,7 +31,9 @@ from chestlab.training.recipe import Recipe
 from model import EfficientChestNet
 from model_densenet import (
     ARCHITECTURES,
+    TIMM,
     DenseNet121Chest,
+    TimmChest,
     TorchvisionChest,
     imagenet_url,
     torchvision_chest,
@@ -56,8 +58,8 @@ class Network:
         build: class, or function, that makes the model.
         recipes: by the name ``--recipe`` knows them; the first one is the script's default.
         model_options: arguments of the model's constructor that are flags of the script.
-        imagenet_url: of weights that its backbone can start from, or None. Where there are any,
-            ``build`` takes `PretrainedWeights` first.
+        imagenet_url: address of weights that its backbone can start from (a URL, or ``timm/NAME``),
+            or None. Where there are any, ``build`` takes `PretrainedWeights` first.
         arguments: of ``build``, fixed.
     """
 
@@ -81,7 +83,8 @@ def _family(
     return Network(script, build, {}, {"width": WIDTH, **(options or {})})
 
 
-def _torchvision(arch: str) -> Network:
+def _backbone(arch: str) -> Network:
+    """A network of torchvision or timm under the classifier of experiment 4."""
     url, recipes = imagenet_url(arch), train_densenet.RECIPES
     return Network("train_densenet", torchvision_chest, recipes, {}, url, {"arch": arch})
 
@@ -92,7 +95,7 @@ NETWORKS = {
     "mobilenetv3": Network(
         "train_mobilenet", MobileNetV3Chest, train_mobilenet.RECIPES, imagenet_url=IMAGENET_URL
     ),
-    **{arch: _torchvision(arch) for arch in ARCHITECTURES},
+    **{arch: _backbone(arch) for arch in ARCHITECTURES},
     "plain34": _family("resnet_plain", Plain34),
     "resnet34": _family("resnet_plain", ResNet34),
     "seresnet34": _family("resnet_se", SEResNet34, {"reduction": REDUCTION}),
@@ -102,13 +105,28 @@ NETWORKS = {
 }
 
 
+class NetworkNames(tuple[str, ...]):
+    """The names that `network` knows: the keys of `NETWORKS`, and every ``timm/NAME``."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or str(name).startswith(TIMM)
+
+
+NAMES = NetworkNames((*NETWORKS, f"{TIMM}NAME"))
+
+
 def network(name: str, device: str = "auto") -> Network:
     """Look a network up.
 
     Args:
-        name: a key of `NETWORKS`.
+        name: one of `NAMES`.
         device: the 34-layer family's image size follows it, as ``--device`` of its scripts.
+
+    Raises:
+        InputError: timm has no such network, or is not installed.
     """
+    if name.startswith(TIMM):
+        return _backbone(name)
     found = NETWORKS[name]
     if found.recipes:
         return found
@@ -126,8 +144,8 @@ def network_class(name: str, script: str = "") -> Callable[..., nn.Module]:
     Raises:
         InputError: there is no such class.
     """
-    classes = (DenseNet121Chest, TorchvisionChest, *(known.build for known in NETWORKS.values()))
-    for known in classes:
+    of_scripts = (known.build for known in NETWORKS.values())
+    for known in (DenseNet121Chest, TorchvisionChest, TimmChest, *of_scripts):
         if known.__name__ == name:
             return known
     if script.isidentifier() and (PROJECT / f"{script}.py").is_file():

@@ -1,5 +1,5 @@
 """Experiment 4: DenseNet-121 from ImageNet, classifier first, then everything, at 128 px; --arch
-puts another of torchvision's networks in its place.
+puts another of torchvision's networks in its place, or any of timm's (pip install timm).
 
 From random weights (`--weights none`) on a few hundred images the report's recipe stayed below HOG
 features and an SVM in cross-validation; `--recipe scratch` is for that case and was above them
@@ -7,7 +7,7 @@ features and an SVM in cross-validation; `--recipe scratch` is for that case and
 """
 
 from chestlab import Recipe, hyperparameter, run
-from model_densenet import ARCHITECTURES, imagenet_url, torchvision_chest
+from model_densenet import ARCHITECTURES, TIMM, imagenet_url, torchvision_chest
 
 # What `python train_densenet.py` trains with: edit a number here, or give it as a flag.
 REPORT = Recipe(
@@ -25,6 +25,7 @@ REPORT = Recipe(
     image_size=128,
     mean=0.449,  # of ImageNet's three channels together
     std=0.226,
+    stem="mean",
     flip=0.5,
     tta="flip",
     seed=2024,
@@ -55,7 +56,10 @@ SCRATCH = Recipe(
 )
 
 ARCH = hyperparameter(
-    "densenet121", "torchvision's network under the classifier", choices=ARCHITECTURES
+    "densenet121",
+    "the network under the classifier, torchvision's or timm's",
+    choices=ARCHITECTURES,
+    prefix=TIMM,
 )
 
 RECIPES = {"report": REPORT, "scratch": SCRATCH}  # the first is the default

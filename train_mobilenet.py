@@ -24,6 +24,7 @@ REPORT = Recipe(
     image_size=128,
     mean=0.449,  # of ImageNet's three channels together
     std=0.226,
+    stem="mean",
     flip=0.5,
     tta="flip",
     seed=2024,

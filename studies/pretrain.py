@@ -137,7 +137,7 @@ class Pretraining(Resumable):
         if self.start is None:
             return build
         start_with = build if network.imagenet_url else partial(load_pretrained, build)
-        return partial(start_with, self.start)
+        return partial(start_with, self.start.with_stem(self.recipe.stem))
 
     def _identity(self, model: str) -> dict[str, Any]:
         identity: dict[str, Any] = {
@@ -154,10 +154,7 @@ class Pretraining(Resumable):
             },
         }
         if self.start is not None:
-            identity["starting_weights"] = {
-                "source": self.start.source,
-                "sha256": self.start.sha256,
-            }
+            identity["starting_weights"] = self.start.record
         return identity
 
     @property

@@ -200,6 +200,7 @@ class Study:
         if staged:
             if self.options.weights == "none":
                 changes.setdefault("stage1_epochs", 0)
+                changes.setdefault("stem", Recipe.stem)  # there is no other one to adapt
             pretrained = read_pretrained(self.options.weights, found.imagenet_url)
         changed = dataclasses.replace(found.recipes[recipe], **changes)
         if changed.stage1_epochs and not staged:

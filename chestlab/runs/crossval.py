@@ -76,7 +76,8 @@ class Configuration:
         build = partial(self.build, **self.arguments)
         if self.pretrained is None:
             return build()
-        return build(self.pretrained) if self.staged else load_pretrained(build, self.pretrained)
+        start = self.pretrained.with_stem(self.recipe.stem)
+        return build(start) if self.staged else load_pretrained(build, start)
 
 
 class Store:

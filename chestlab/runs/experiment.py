@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +25,7 @@ from chestlab.runs.resumable import Resumable
 from chestlab.training.device import check_precision, pick_device, precision
 from chestlab.training.distributed import Processes
 from chestlab.training.layers import parameter_count, set_drop_paths
-from chestlab.training.recipe import as_dict
+from chestlab.training.recipe import Recipe, as_dict
 from chestlab.training.sampling import related_images, training_split
 from chestlab.training.trainer import Trainer
 from chestlab.training.weights import RANDOM_MARK, PretrainedWeights, load_pretrained
@@ -88,7 +89,10 @@ class Experiment(Resumable):
         self.pretrained = (
             weights_or_none(read_weights, options, self.data) if read_weights else None
         )
+        if self.pretrained is None or self.pretrained.state is None:  # there is no other stem
+            self.recipe = dataclasses.replace(self.recipe, stem=Recipe.stem)
         if self.pretrained is not None:
+            self.pretrained = self.pretrained.with_stem(self.recipe.stem)
             start_with = self.build if self.has_backbone else partial(load_pretrained, self.build)
             self.build = partial(start_with, self.pretrained)
         self._check_leaks()
@@ -148,8 +152,7 @@ class Experiment(Resumable):
             identity["model_arguments"] = self.options.model_arguments
         if self.pretrained is not None:
             identity["starting_weights"] = {
-                "source": self.pretrained.source,
-                "sha256": self.pretrained.sha256,
+                **self.pretrained.record,
                 **({"note": RANDOM_MARK} if self.random_start else {}),
             }
         identity["recipe"] = as_dict(self.recipe)

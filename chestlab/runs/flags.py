@@ -17,7 +17,7 @@ from chestlab.files.notebook import command_line, leave
 from chestlab.reporting.tensorboard import require_tensorboard
 from chestlab.runs.naming import check_name, weights_in_name
 from chestlab.runs.published import changes_from_published, published_values
-from chestlab.training.recipe import Recipe, allowed_values, is_allowed
+from chestlab.training.recipe import Recipe, allowed_values, is_allowed, shown_choices
 
 LARGEST_ENSEMBLE = 100
 
@@ -293,7 +293,7 @@ def _derived(
         derived["stage1_epochs"] = 0
     if "arch" in options.model_arguments:
         suffix = "" if options.recipe == next(iter(recipes)) else f"_{options.recipe}"
-        derived["name"] = options.model_arguments["arch"] + suffix
+        derived["name"] = options.model_arguments["arch"].replace("/", "_") + suffix
     if options.task == "findings":
         if recipes[options.recipe].monitor == "val_accuracy" and "monitor" not in given:
             derived["monitor"] = "val_auc"
@@ -328,7 +328,7 @@ def add_hyperparameter(group: Any, name: str, option: dataclasses.Field, value: 
         metavar = "{on,off}"
         value = {True: "on", False: "off"}.get(value, value)
     elif option.metadata["choices"]:
-        metavar = "{" + ",".join(option.metadata["choices"]) + "}"
+        metavar = "{" + ",".join(shown_choices(option)) + "}"
     else:
         metavar = "N" if isinstance(option.default, int) else "X"
     group.add_argument(
@@ -352,7 +352,7 @@ def add_weights(parser: argparse.ArgumentParser, has_imagenet: bool) -> None:
             default="imagenet",
             metavar="{imagenet,none,FILE}",
             help="what the backbone starts from; FILE: weights of the same network, from here or "
-            "from others (default: imagenet, downloaded once)",
+            "from others (default: imagenet, from a cache, a package, or downloaded once)",
         )
     else:
         parser.add_argument(

@@ -66,7 +66,12 @@ class Matched:
     notes: list[str]
 
 
-def match(state: Mapping[Any, Any], wanted: Mapping[str, torch.Tensor], head: str = "") -> Matched:
+def match(
+    state: Mapping[Any, Any],
+    wanted: Mapping[str, torch.Tensor],
+    head: str | tuple[str, ...] = "",
+    stem: str = "sum",
+) -> Matched:
     """Find a network's tensors in what a file holds.
 
     Args:
@@ -74,6 +79,7 @@ def match(state: Mapping[Any, Any], wanted: Mapping[str, torch.Tensor], head: st
         wanted: the network's own state dict without what it keeps. Counters of batches
             (``num_batches_tracked``) may be missing in the file.
         head: how the names of the layers begin that it keeps, and that are left out.
+        stem: what a first convolution over three colours becomes, see `in_grey`.
 
     Raises:
         Misfit: not all are there, or there are others that belong to another network. Says which,
@@ -96,7 +102,7 @@ def match(state: Mapping[Any, Any], wanted: Mapping[str, torch.Tensor], head: st
     left_out = _left_out(renamed, wanted, added, head)
     kinds: Counter[str] = Counter()
     tensors = {
-        name: _converted(renamed[name], wanted[name], kinds)
+        name: _converted(renamed[name], wanted[name], kinds, stem)
         for name in wanted
         if name in renamed and _fits(renamed[name].value, wanted[name])
     }
@@ -111,9 +117,19 @@ def match(state: Mapping[Any, Any], wanted: Mapping[str, torch.Tensor], head: st
     return Matched(tensors, shortest if shortest.endswith(".") else prefix, left_out, notes)
 
 
-def in_grey(value: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """A first convolution over three colours averaged to the one channel that is wanted."""
-    return value.mean(1, keepdim=True) if _is_coloured(value, wanted) else value
+def in_grey(value: torch.Tensor, wanted: torch.Tensor, stem: str) -> torch.Tensor:
+    """A first convolution over three colours as one over the one channel that is wanted.
+
+    Args:
+        value: weights (O, 3, H, W), or others, which stay as they are.
+        wanted: the network's own.
+        stem: ``sum`` of the colours' weights, so that a grey image gives what the original makes
+            of it in three equal colours, as timm's ``adapt_input_conv``; or their ``mean``, which
+            gives a third of that.
+    """
+    if not _is_coloured(value, wanted):
+        return value
+    return value.sum(1, keepdim=True) if stem == "sum" else value.mean(1, keepdim=True)
 
 
 def _is_coloured(value: torch.Tensor, wanted: torch.Tensor) -> bool:
@@ -220,7 +236,10 @@ def _is_weight(name: str) -> bool:
 
 
 def _left_out(
-    renamed: Mapping[str, Stored], wanted: Mapping[str, torch.Tensor], added: str, head: str
+    renamed: Mapping[str, Stored],
+    wanted: Mapping[str, torch.Tensor],
+    added: str,
+    head: str | tuple[str, ...],
 ) -> list[str]:
     """Tensors that the network does not have: those of a classifier, or counters beside it.
 
@@ -257,13 +276,14 @@ def _left_out(
     ]
 
 
-def _converted(item: Stored, wanted: torch.Tensor, kinds: Counter[str]) -> torch.Tensor:
+def _converted(item: Stored, wanted: torch.Tensor, kinds: Counter[str], stem: str) -> torch.Tensor:
     """A tensor in the number type and colours of the network's own.
 
     Args:
         item: of the file.
         wanted: the network's own.
         kinds: counts number types that were changed.
+        stem: as of `in_grey`.
     """
     value = _dense(item.value)
     new = value.to(wanted.dtype)
@@ -272,7 +292,7 @@ def _converted(item: Stored, wanted: torch.Tensor, kinds: Counter[str]) -> torch
         whole = not value.is_floating_point()
         kind = f"{item.value.dtype}".removeprefix("torch.")
         kinds[f"{kind}{', taken as they are' * whole}{'' if exact else ', rounded'}"] += 1
-    return in_grey(new, wanted)
+    return in_grey(new, wanted, stem)
 
 
 def _dense(value: torch.Tensor) -> torch.Tensor:
@@ -301,7 +321,7 @@ def _mismatch(
     wanted: Mapping[str, torch.Tensor],
     needed: list[str],
     counts: Counter[tuple[str, str]],
-    head: str,
+    head: str | tuple[str, ...],
 ) -> str:
     """How many tensors match, and the first that do not on each side."""
     if not stored:

@@ -67,13 +67,19 @@ def set_drop_paths(model: nn.Module, last: float) -> None:
 
 
 def check_input(model: nn.Module, recipe: Recipe, size: int) -> None:
-    """Refuse an input that is smaller than the network's ``smallest_input``, if it has one.
+    """Refuse an input that the network cannot take.
+
+    That is one smaller than its ``smallest_input``, if it has one, or one that its method
+    ``check_side`` refuses, where no number says which sizes it takes.
 
     Raises:
-        InputError: it is; ``size`` is that of the source's images.
+        InputError: it cannot; ``size`` is that of the source's images.
     """
     side, smallest = recipe.image_size or size, getattr(model, "smallest_input", 1)
     if side < smallest:
         raise InputError(
             f"--image-size: this network needs {smallest} pixels or more, these are {side}"
         )
+    check_side = getattr(model, "check_side", None)
+    if check_side is not None:
+        check_side(side)

@@ -22,12 +22,15 @@ def hyperparameter(
     high: float | None = None,
     above: float | None = None,
     choices: tuple[str, ...] | None = None,
+    prefix: str = "",
 ) -> Any:
     """A recipe field with the help text and the allowed values of its command-line flag.
 
-    ``low`` and ``high`` are allowed values themselves, ``above`` is not.
+    ``low`` and ``high`` are allowed values themselves, ``above`` is not. Beside ``choices`` every
+    name that begins with ``prefix`` is allowed, and checked where it is used.
     """
     metadata = {"help": help, "low": low, "high": high, "above": above, "choices": choices}
+    metadata["prefix"] = prefix
     return field(default=default, metadata=metadata)
 
 
@@ -37,17 +40,26 @@ def allowed_values(option: dataclasses.Field) -> str:
     if isinstance(option.default, bool):
         return "on or off"
     if isinstance(option.default, str):
-        return " or ".join(rule["choices"])
+        return " or ".join(shown_choices(option))
     words = "an integer" if isinstance(option.default, int) else "a number"
     limits = (("above", "above"), ("low", "from"), ("high", "up to"))
     return words + "".join(f" {word} {rule[k]}" for k, word in limits if rule[k] is not None)
 
 
+def shown_choices(option: dataclasses.Field) -> tuple[str, ...]:
+    """The names that a hyperparameter may have, with ``PREFIX/NAME`` for those with a prefix."""
+    prefix = option.metadata["prefix"]
+    return (*option.metadata["choices"], f"{prefix}NAME") if prefix else option.metadata["choices"]
+
+
 def is_allowed(option: dataclasses.Field, value: Any) -> bool:
     """Whether a hyperparameter may have this value, of this type; an integer is a number."""
     rule, kind = option.metadata, type(option.default)
-    if kind in (bool, str):
-        return isinstance(value, kind) and (kind is bool or value in rule["choices"])
+    if kind is str:
+        open_to = bool(rule["prefix"]) and str(value).startswith(rule["prefix"])
+        return isinstance(value, str) and (open_to or value in rule["choices"])
+    if kind is bool:
+        return isinstance(value, bool)
     if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
         return False
     return (
@@ -156,6 +168,13 @@ class Recipe:
         choices=("val_accuracy", "val_auc", "val_loss", "last"),
     )
     patience: int = hyperparameter(15, "epochs without a better one before stopping", low=1)
+    stem: str = hyperparameter(
+        "sum",
+        "what the first convolution of weights for three colours becomes for one: the sum of the "
+        "colours' weights, so that a grey image gives what it gives in colour, or their mean, a "
+        "third of that",
+        choices=("sum", "mean"),
+    )
     stage1_epochs: int = hyperparameter(
         0, "epochs with the backbone frozen, before everything is trained", low=0, high=100_000
     )

@@ -1,19 +1,19 @@
-"""Weights to start from: ImageNet's from torchvision, a file's, or none."""
+"""Weights to start from: ImageNet's, a file's, or none."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from chestlab.files.checkpoint import load_checkpoint
 from chestlab.files.errors import InputError
 from chestlab.training.foreign_weights import Matched, Misfit, match
+from chestlab.training.weights_sources import find_imagenet
 
 RANDOM_MARK = "random initialisation, not the report's experiment"
 
@@ -26,12 +26,19 @@ class PretrainedWeights:
         source: ``imagenet``, ``none`` or the file's name.
         sha256: of the file, empty for ``none``.
         state: what the file holds, a state dict or dicts around one; None for ``none``.
+        origin: of ImageNet's weights: ``torchvision``, ``timm`` or a package.
+        licence: of these, an SPDX identifier; empty where none is stated.
+        stem: what a first convolution over three colours becomes in a network for one channel:
+            ``sum`` or ``mean``, see `foreign_weights.in_grey`.
         told: lines about them that have been printed, each once however many networks start here.
     """
 
     source: str
     sha256: str = ""
     state: dict[str, Any] | None = None
+    origin: str = ""
+    licence: str = ""
+    stem: str = "sum"
     told: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @property
@@ -44,6 +51,18 @@ class PretrainedWeights:
         return seen if self.of_this_project and isinstance(seen, dict) else {}
 
     @property
+    def record(self) -> dict[str, str]:
+        """What checkpoints and `metrics.json` keep of them."""
+        record = {"source": self.source, "sha256": self.sha256}
+        if self.origin:
+            record |= {"origin": self.origin, "licence": self.licence}
+        return record
+
+    def with_stem(self, stem: str) -> PretrainedWeights:
+        """The same weights for a recipe with this ``stem``."""
+        return replace(self, stem=stem)
+
+    @property
     def of_this_project(self) -> bool:
         """The file is a checkpoint that `chestlab.runs.checkpoints` or a study has written."""
         return isinstance((self.state or {}).get("weights"), dict)
@@ -54,35 +73,28 @@ def read_pretrained(choice: str, url: str | None) -> PretrainedWeights:
 
     Args:
         choice: ``imagenet``, ``none`` or the path of a state dict or checkpoint.
-        url: of torchvision's file, whose name ends in the first digits of its SHA-256; None where
-            there is none for the network.
+        url: address of the network's ImageNet weights, see `weights_sources.find_imagenet`; None
+            where there are none.
 
     Raises:
-        InputError: the file cannot be downloaded or read safely; says where to put it by hand. Or
-            it is ``NAME_last.pth``, which does not say which images its network has seen.
+        InputError: the file cannot be had or read safely; says what can be done. Or it is
+            ``NAME_last.pth``, which does not say which images its network has seen.
     """
     if choice == "none":
         return PretrainedWeights("none")
-    path = Path(choice).expanduser()
     if choice == "imagenet" and url is not None:
-        from chestlab.data.download import DownloadError, fetch
-
-        path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
-        try:
-            fetch(url, path, f"sha256:{path.stem.rsplit('-', 1)[1]}")
-        except DownloadError as error:
-            raise InputError(
-                f"--weights imagenet: {error}; or train with --weights FILE or --weights none"
-            ) from None
-    elif not path.is_file():
+        file = find_imagenet(url)
+        print(file, flush=True)
+        return PretrainedWeights(choice, file.sha256, file.state, file.origin, file.licence)
+    path = Path(choice).expanduser()
+    if not path.is_file():
         allowed = "none" if url is None else "imagenet, none"
         raise InputError(f"--weights '{choice}': allowed are {allowed} or an existing file")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    source = choice if choice == "imagenet" else path.name
     state = load_checkpoint(path)
     if isinstance(state.get("trainer"), dict) and "recipe" in state:
         raise InputError(f"--weights '{choice}': it is for --resume; wanted is NAME_best.pth")
-    return PretrainedWeights(source, digest, state)
+    return PretrainedWeights(path.name, digest, state)
 
 
 def grey_stem(network: nn.Module, from_fan_in: bool = False) -> None:
@@ -100,16 +112,18 @@ def grey_stem(network: nn.Module, from_fan_in: bool = False) -> None:
         stem.bias = nn.Parameter(stem.bias.detach() * factor)
 
 
-def load_backbone(backbone: nn.Module, start: PretrainedWeights) -> None:
+def load_backbone(
+    backbone: nn.Module, start: PretrainedWeights, head: str | tuple[str, ...] = ""
+) -> None:
     """Load pretrained weights into ``backbone``; the head stays as it is.
 
-    A first convolution over three colours is averaged to one channel. What the network then makes
-    of an image is what the original makes of that image, divided by three, in all three colours.
+    A first convolution over three colours becomes one over one channel, by ``start.stem``.
 
     Args:
         backbone: the part to fill.
         start: a state dict of a network with this backbone, see `foreign_weights.match`, or a
             checkpoint of this project, whatever it was trained for.
+        head: how the names of a classifier in the file begin, where they do not tell it.
 
     Raises:
         InputError: names or shapes do not fit, or the weights are not finite.
@@ -117,7 +131,7 @@ def load_backbone(backbone: nn.Module, start: PretrainedWeights) -> None:
     if start.state is None:
         return
     try:
-        matched = match(start.state, backbone.state_dict())
+        matched = match(start.state, backbone.state_dict(), head, start.stem)
     except InputError as error:
         raise InputError(f"--weights: '{start.source}' {error}") from None
     _fill(backbone, matched)
@@ -169,7 +183,7 @@ def _match_but_for_head(network: nn.Module, start: PretrainedWeights) -> tuple[M
     for name in kept:
         rest = {n: v for n, v in network.state_dict().items() if not n.startswith(f"{name}.")}
         try:
-            return match(start.state or {}, rest, f"{name}."), name
+            return match(start.state or {}, rest, f"{name}.", start.stem), name
         except Misfit as error:
             errors.append(error)
         except InputError as error:
