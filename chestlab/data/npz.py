@@ -52,6 +52,7 @@ from chestlab.data.splits import (
     related_mask,
     two_class_mask,
 )
+from chestlab.data.value_ranges import DARK
 from chestlab.files.errors import InputError
 
 
@@ -151,13 +152,18 @@ def _check_arrays(archive: zipfile.ZipFile, path: Path) -> None:
 
 
 def _nearly_black(splits: Mapping[str, Split]) -> list[str]:
-    """A warning for each split that was made 8-bit from 0..1 without being scaled."""
-    return [
-        f"{name}_images holds nothing but 0 and 1 of 255: were its values in 0..1 before they "
-        "became uint8?"
-        for name, split in splits.items()
-        if name in SPLITS and split.images.max() == 1
-    ]
+    """A warning for each split that was made 8-bit from 0..1, or fewer bits, without scaling."""
+    warnings = []
+    for name in SPLITS:
+        brightest = splits[name].images.max()
+        if brightest == 1:
+            warnings.append(
+                f"{name}_images holds nothing but 0 and 1 of 255: were its values in 0..1 before "
+                "they became uint8?"
+            )
+        elif brightest < DARK:
+            warnings.append(f"the brightest pixel of {name}_images has {brightest} of 255")
+    return warnings
 
 
 def _notes(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import posixpath
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from tqdm import tqdm
 from chestlab.data.arrays import LONGEST_NAME
 from chestlab.data.dividing import divide, label_groups
 from chestlab.data.image_files import read_xray
-from chestlab.data.splits import FINDINGS, SPLITS, Split, nih_patients
+from chestlab.data.splits import CLASS_NAMES, FINDINGS, SPLITS, Split, nih_patients
 from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError
 
@@ -28,7 +30,10 @@ _NIH_COLUMNS = {"image index": "path", "finding labels": "label", "patient id": 
 
 _NONE = "no finding"
 
-_SPLIT_WORDS = {"valid": "val", "validation": "val", **{split: split for split in SPLITS}}
+_NORMAL = ("normal", "none", "healthy", "no findings")  # others' names of it
+
+_SPLIT_WORDS = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
+_SPLIT_WORDS |= {split: split for split in SPLITS}
 
 
 @dataclass
@@ -72,7 +77,8 @@ def read_table(path: Path) -> Table:
         raise InputError(f"'{path}' is no CSV file in UTF-8: save it as that") from None
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
     table, columns, seen = Table(), {}, {}
     try:
         for row in reader:
@@ -108,7 +114,7 @@ def _columns(path: Path, header: list[str]) -> dict[str, int]:
         raise InputError(
             f"'{path}': there is no column {' and no '.join(lacking)} among "
             f"{', '.join(map(ascii, header[:8]))}; the first line must be "
-            "path,label[,patient,split]"
+            "path,label[,patient,split], with commas, semicolons or tabs between"
         )
     return columns
 
@@ -135,9 +141,10 @@ def _add_row(table: Table, line: int, fields: Mapping[str, str], seen: dict[str,
     split = _SPLIT_WORDS.get(fields.get("split", "train").lower())
     if split is None:
         raise InputError(f"split '{fields['split']}': allowed are {', '.join(SPLITS)}")
-    if path in seen:
-        raise InputError(f"'{path}' stands in line {seen[path]}, too")
-    seen[path] = line
+    place = posixpath.normpath(path)
+    if place in seen:
+        raise InputError(f"'{path}' stands in line {seen[place]}, too")
+    seen[place] = line
     table.lines.append(line)
     table.paths.append(path)
     table.flags.append(flags)
@@ -157,12 +164,23 @@ def _flags(label: str) -> np.ndarray:
         if name == _NONE:
             raise InputError(f"label '{label}': No Finding stands beside a finding")
         if name not in FINDINGS:
-            close = difflib.get_close_matches(name, FINDINGS, n=1)
-            allowed = f"allowed are {', '.join(FINDINGS)}, several with | between, and No Finding"
-            hint = f"did you mean {close[0]}?" if close else allowed
-            raise InputError(f"label '{label}': {hint}")
+            raise InputError(f"label '{label}': {_hint(name)}")
         flags[FINDINGS.index(name)] = 1
     return flags
+
+
+def _hint(name: str) -> str:
+    """What may stand instead of a label that is no finding."""
+    if name in _NORMAL:
+        return "did you mean No Finding?"
+    if re.split(r"[;,/+&]", name)[0].strip() in FINDINGS:
+        return "several findings have | between"
+    if name in ("0", "1"):
+        return f"wanted are names, as {CLASS_NAMES[0]} and {CLASS_NAMES[1]}"
+    close = difflib.get_close_matches(name, FINDINGS, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"allowed are {', '.join(FINDINGS)}, several with | between, and No Finding"
 
 
 @dataclass
@@ -223,7 +241,7 @@ def pack(
         try:
             xray = read_xray(folder / path, size)
         except InputError as error:
-            errors.append((line, f"'{path}' {error}"))
+            errors.append((line, f"'{folder / path}' {error}"))
             continue
         rows.append(row)
         images.append(xray.seen)

@@ -23,7 +23,7 @@ from chestlab.data.grey_values import EIGHT_BITS, Window, window_of_counts
 
 _HALF_GREY = 0.5  # of 255: it is rounded away
 
-_DARK = 64  # of 255: where no pixel of a file is brighter, its values have another scale
+DARK = 64  # of 255: where no pixel of a file is brighter, its values have another scale
 
 _LARGEST_INTEGER = 65535
 
@@ -174,7 +174,7 @@ def _white_of_floats(splits: Sequence[Values]) -> int:
         if high > 0 and all(values.exact[255] for values in splits):
             _refuse_two_values(splits[0])
         return 1
-    if high < _DARK:
+    if high < DARK:
         clip = high < 1.5
         mend, meaning = ("v.clip(0, 1)", "if 1 is white") if clip else (scale, ends)
         unclear = f"up to {high:g}, which is neither the white of 0..1 nor of 0..255"
@@ -199,8 +199,7 @@ def _window_of_integers(splits: Sequence[Values]) -> tuple[Window, list[str]]:
     if high == 1:
         _refuse_two_values(splits[0])
     if high <= 255:
-        dark = [f"the brightest pixel of all images has {high} of 255"] if high < _DARK else []
-        return replace(EIGHT_BITS, reason="values in 0..255"), dark
+        return replace(EIGHT_BITS, reason="values in 0..255"), []
     counts = np.sum([values.counts for values in splits], axis=0)
     levels = np.flatnonzero(counts)
     window = window_of_counts(levels, counts[levels])

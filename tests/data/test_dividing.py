@@ -310,6 +310,17 @@ def test_a_table_with_patients_and_splits_is_obeyed(pictures, capsys, delimiter)
     assert two_class_mask(new["train_labels"]).all()
 
 
+def test_quotes_may_follow_a_space_and_splits_have_other_names(pictures):
+    splits = ["Training"] * 40 + ["valid"] * 8 + ["testing"] * 12
+    rows = rows_of(["Cardiomegaly", "Pneumothorax"], splits)
+    lines = [f'"{path}", "{label}", "{split}"' for path, label, split in rows]
+    Path("table.csv").write_text("\n".join(["path, label, split", *lines]), encoding="utf-8")
+    run_command(["pack", "xrays", "table.csv"])
+    new = divided("xrays.npz")
+    assert [len(new[f"{split}_images"]) for split in SPLITS] == [40, 8, 12]
+    assert two_class_mask(new["train_labels"]).all()
+
+
 def test_splits_of_the_table_that_share_a_patient_are_warned_of(pictures, capsys):
     rows = rows_of(["cardiomegaly"] * 2 + ["pneumothorax"] * 2, ["train", "val", "test"] * 20)
     run_command(["pack", "xrays", table(rows, ("path", "label", "split"))])
@@ -338,30 +349,38 @@ def test_rows_that_cannot_be_used_are_listed_counted_and_left_out_only_if_asked(
         ("b.png", "No Finding|Mass"),
         ("c.png", ""),
         ("d.png", "1"),
+        ("./sub/00000000_001.png", "Mass"),
+        ("e.png", "Mass; Effusion"),
+        ("f.png", "Normal"),
+        ("g.png", "fracture"),
     ]
     (tmp_path / "xrays" / "notes.txt").write_text("no image")
     name = table([*rows_of(["cardiomegaly", "pneumothorax"]), *bad])
-    with pytest.raises(InputError, match=r"'table.csv': 7 of 67 rows cannot be used, .*--skip"):
+    with pytest.raises(InputError, match=r"'table.csv': 11 of 71 rows cannot be used, .*--skip"):
         run_command(["pack", "xrays", name])
     lines = capsys.readouterr().err.splitlines()
     for line, number, words in zip(
         lines,
-        range(62, 69),
+        range(62, 73),
         (
-            "'gone.png' there is no such file",
+            f"'{Path('xrays') / 'gone.png'}' there is no such file",
             "'sub/00000000_000.png' stands in line 2, too",
-            "'notes.txt' ",
+            f"'{Path('xrays') / 'notes.txt'}' ",
             "label 'Pneumothorx': did you mean pneumothorax?",
             "label 'No Finding|Mass': No Finding stands beside a finding",
             "has no label",
-            "label '1': allowed are atelectasis, cardiomegaly,",
+            "label '1': wanted are names, as cardiomegaly and pneumothorax",
+            "'./sub/00000000_001.png' stands in line 3, too",
+            "label 'Mass; Effusion': several findings have | between",
+            "label 'Normal': did you mean No Finding?",
+            "label 'fracture': allowed are atelectasis, cardiomegaly,",
         ),
         strict=True,
     ):
         assert line.startswith(f"line {number}: {words}"), line
     assert not (tmp_path / "xrays.npz").exists()
     run_command(["pack", "xrays", name, "--skip"])
-    assert "WARNING: 7 of 67 rows left out" in capsys.readouterr().err
+    assert "WARNING: 11 of 71 rows left out" in capsys.readouterr().err
     assert sum(len(divided("xrays.npz")[f"{split}_images"]) for split in SPLITS) == 60
 
 
