@@ -317,6 +317,7 @@ def print_summary(files: RunFiles) -> None:
         f"figures below: {way}; the epochs above: single pass at 0.5"
     )
     print_scores(metrics)
-    print(f"results: {files.folder}   checkpoint: {files.best}", flush=True)
+    report = " (lab report: README.md)" if (files.folder / "README.md").exists() else ""
+    print(f"results: {files.folder}{report}   checkpoint: {files.best}", flush=True)
     if metrics["data"]["phantom"]:
         print(PHANTOM_MARK, flush=True)
