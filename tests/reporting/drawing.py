@@ -1,10 +1,12 @@
 """What the tests of pictures share: things to draw, and a look at what was drawn."""
 
+import io
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from matplotlib.text import Text
+from PIL import Image
 
 from chestlab.reporting import comparison_plots, evaluation_plots, prediction_grids, style
 from chestlab.reporting.curves import draw_training_curves
@@ -97,6 +99,15 @@ def title_lines(figure):
 def notes_of(figure):
     """The text at the bottom of a figure; empty where there is none."""
     return "".join(text.get_text() for text in figure.texts if text.get_va() == "bottom")
+
+
+def assert_good_file(content):
+    """A PNG is small, opaque, and white at its corners, so that it reads on a dark page, too."""
+    assert len(content) < style.MAX_BYTES == 300_000
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.mode in ("P", "RGB") and "transparency" not in picture.info
+        pixels = np.asarray(picture.convert("RGB"))
+    assert (pixels[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all()
 
 
 def assert_nothing_clipped(figure):
