@@ -27,7 +27,7 @@ from chestlab.runs.crossval import Outcome
 from chestlab.training.augment import warps_anything
 from chestlab.training.recipe import Recipe, as_dict, in_words
 from chestlab.training.weights import PretrainedWeights, read_pretrained
-from networks import NETWORKS
+from networks import NAMES
 from studies.study import (
     BASELINE_KIND,
     Study,
@@ -352,7 +352,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line; exit statuses of `chestlab.runs.run`."""
     with one_line_errors(resume=""), StopSignals() as signals:
         parser = comparison_parser("ablation", __doc__.splitlines()[0], write_page)
-        parser.add_argument("--net", choices=tuple(NETWORKS), required=True)
+        parser.add_argument("--net", choices=NAMES, required=True)
         parser.add_argument("--base", metavar="RECIPE", help="(default: that of its script)")
         parser.add_argument(
             "--recipes",

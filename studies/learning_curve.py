@@ -27,7 +27,7 @@ from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.runs.crossval import Outcome
 from chestlab.training.recipe import in_words
-from networks import NETWORKS
+from networks import NAMES
 from studies.study import (
     BASELINE_KIND,
     Study,
@@ -224,9 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line; exit statuses of `chestlab.runs.run`."""
     with one_line_errors(resume=""), StopSignals() as signals:
         parser = comparison_parser("learning_curve", __doc__.splitlines()[0], write_page)
-        parser.add_argument(
-            "--nets", nargs="+", choices=tuple(NETWORKS), default=("residualchestnet",)
-        )
+        parser.add_argument("--nets", nargs="+", choices=NAMES, default=("residualchestnet",))
         parser.add_argument("--base", metavar="RECIPE", help="(default: that of each script)")
         LearningCurve(parser.parse_args(argv), signals).run()
 

@@ -133,10 +133,10 @@ def _parser(description: str | None) -> OneLineParser:
     add = parser.add_argument
     add(
         "--net",
-        choices=tuple(networks.NETWORKS),
+        choices=networks.NAMES,
         default="efficientchestnet",
         metavar="NET",
-        help=f"one of {', '.join(networks.NETWORKS)} (default: %(default)s)",
+        help=f"one of {', '.join(networks.NAMES)} (default: %(default)s)",
     )
     add(
         "--objective",
@@ -258,7 +258,7 @@ def _fold(text: str) -> tuple[int | str, int]:
 def _recipe(options: argparse.Namespace) -> Recipe:
     """The objective's recipe with the preprocessing of the network's script and all flags."""
     script_recipe = options.network.recipe
-    name = f"pretrained_{options.net}_{options.objective}"
+    name = f"pretrained_{options.net.replace('/', '_')}_{options.objective}"
     if options.exclude_fold:
         over = options.folds_over.replace("+", "")
         fold, k = options.exclude_fold

@@ -168,6 +168,7 @@ class Study:
         self.changes = given_hyperparameters(options)
         of_folds = {"folds": (options.folds, FOLDS), "repeats": (options.repeats, REPEATS)}
         shape = {key: value for key, (value, usual) in of_folds.items() if value != usual.default}
+        stem = stem.replace("/", "_")  # of networks called timm/NAME
         name = options.name or run_name(stem, options.data, data.size, {**self.changes, **shape})
         check_name(name)
         self.folder = results_dir / STUDIES / name
@@ -182,7 +183,7 @@ class Study:
         """A network and its recipe with the changes that the flags ask for.
 
         Args:
-            name: a key of `networks.NETWORKS`.
+            name: one of `networks.NAMES`.
             recipe: a name of its script's, by default the script's default.
 
         Raises:

@@ -29,7 +29,7 @@ from chestlab.files.progress import Interrupted, StopSignals
 from chestlab.runs.crossval import Configuration, each_fold
 from chestlab.runs.flags import checked
 from chestlab.training.recipe import Recipe, as_dict, hyperparameter
-from networks import NETWORKS, Network
+from networks import NAMES, Network
 from studies.study import (
     Study,
     comparison_parser,
@@ -348,7 +348,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors(resume=""), StopSignals() as signals:
         parser = comparison_parser("tune", __doc__.splitlines()[0], write_page)
         parser.set_defaults(repeats=1)
-        parser.add_argument("--net", choices=tuple(NETWORKS), required=True)
+        parser.add_argument("--net", choices=NAMES, required=True)
         parser.add_argument("--base", metavar="RECIPE", help="(default: that of its script)")
         parser.add_argument(
             "--trials",
