@@ -92,34 +92,58 @@ def draw_training_curves(
     figure = titled_figure(f"{heading}\n{title}", body_height=3.5)
     changes = [epoch for epoch in stage_changes if min(epochs, default=1) < epoch]
     changes = [epoch for epoch in changes if epoch <= max(epochs, default=1)]
-    window = smoothing_window(len(epochs))
+    starts = [epochs.index(epoch) for epoch in changes]
     spikes: list[float] = []
     for axes, (key, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         curves = {split: values[f"{split}_{key}"] for split in LOOKS if f"{split}_{key}" in values}
-        if key == "loss":
-            spikes = _limit_loss(axes, epochs, curves)
-            curves = {
-                split: np.where(v > axes.get_ylim()[1], np.nan, v) for split, v in curves.items()
-            }
-        else:
-            _limit_score(axes, curves, 100 if key == "accuracy" else 1)
-        starts = [epochs.index(epoch) for epoch in changes]
-        for split, of_split in curves.items():
-            _draw_curve(axes, epochs, of_split, running_mean(of_split, window, starts), split)
-        if key == "accuracy":
-            axes.axhline(GOAL_PERCENT, zorder=1, **GOAL_LINE)
-        for epoch in changes:
-            axes.axvline(epoch - 0.5, zorder=1, **STAGE_CHANGE)
+        spikes += _draw_panel(axes, epochs, curves, key, starts)
         if row is not None:
             _mark_kept_epoch(axes, epochs[row], values[f"val_{key}"][row], key)
-        axes.set_xlim(min(epochs, default=1) - 0.6, max(epochs, default=1) + 0.6)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
         tidy(axes, "epoch", label)
         for line in axes.lines:
             line.set_in_layout(False)  # a line without points would claim the figure's corner
+    window = smoothing_window(len(epochs))
     smoothed = f"Pale: each epoch. Strong: mean of {window} epochs around it."
     handles = _handles(values, row, kept, changes, spikes, len(epochs))
     finish(figure, path, handles, [smoothed if window > 1 else ""], columns=4)
+
+
+def _draw_panel(
+    axes: Axes,
+    epochs: Sequence[int],
+    curves: Mapping[str, np.ndarray],
+    key: str,
+    starts: Sequence[int],
+) -> list[float]:
+    """Draw the curves of one measure, with the goal and the starts of later stages.
+
+    Args:
+        axes: of the panel.
+        epochs: (N,) numbers of the epochs.
+        curves: (N,) values by split.
+        key: ``loss``, ``accuracy`` (in percent) or ``auc``.
+        starts: rows at which a later stage starts, rising.
+
+    Returns:
+        losses above the axis.
+    """
+    spikes: list[float] = []
+    if key == "loss":
+        spikes = _limit_loss(axes, epochs, curves)
+        top = axes.get_ylim()[1]
+        curves = {split: np.where(v > top, np.nan, v) for split, v in curves.items()}
+    else:
+        _limit_score(axes, curves, 100 if key == "accuracy" else 1)
+    for split, raw in curves.items():
+        smoothed = running_mean(raw, smoothing_window(len(epochs)), starts)
+        _draw_curve(axes, epochs, raw, smoothed, split)
+    if key == "accuracy":
+        axes.axhline(GOAL_PERCENT, zorder=1, **GOAL_LINE)
+    for start in starts:
+        axes.axvline(epochs[start] - 0.5, zorder=1, **STAGE_CHANGE)
+    axes.set_xlim(min(epochs, default=1) - 0.6, max(epochs, default=1) + 0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+    return spikes
 
 
 def smoothing_window(epochs: int) -> int:
