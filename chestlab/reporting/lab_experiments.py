@@ -147,6 +147,19 @@ _PRETRAINED: Texts = (
     "{train_n} citra cukup untuk menyesuaikan {parameters} parameternya.",
 )
 
+_OTHER_BACKBONE = Experiment(
+    4,
+    "{arch}",
+    (
+        "How well does {arch}, in the place of DenseNet-121, tell cardiomegaly from "
+        "pneumothorax, starting from {start}?",
+        "Seberapa baik {arch}, sebagai pengganti DenseNet-121, membedakan kardiomegali dari "
+        "pneumotoraks bila dimulai dari {start}?",
+    ),
+    _RANDOM_START,
+    pretrained=_PRETRAINED,
+)
+
 EXPERIMENTS: Mapping[str, Experiment] = {  # by class
     "EfficientChestNet": Experiment(
         1,
@@ -206,18 +219,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {  # by class
         _RANDOM_START,
         pretrained=_PRETRAINED,
     ),
-    "TorchvisionChest": Experiment(
-        4,
-        "{arch}",
-        (
-            "How well does {arch}, in the place of DenseNet-121, tell cardiomegaly from "
-            "pneumothorax, starting from {start}?",
-            "Seberapa baik {arch}, sebagai pengganti DenseNet-121, membedakan kardiomegali dari "
-            "pneumotoraks bila dimulai dari {start}?",
-        ),
-        _RANDOM_START,
-        pretrained=_PRETRAINED,
-    ),
+    "TorchvisionChest": _OTHER_BACKBONE,
+    "TimmChest": _OTHER_BACKBONE,
     "Plain34": Experiment(
         5,
         "Plain-34",

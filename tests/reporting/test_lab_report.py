@@ -356,7 +356,9 @@ def test_the_experiments_are_those_of_the_project():
     from networks import NETWORKS, network_class
 
     built = {known.build.__name__ for known in NETWORKS.values()} - {"torchvision_chest"}
-    assert built | {"DenseNet121Chest", "TorchvisionChest"} == set(lab_experiments.EXPERIMENTS)
+    assert built | {"DenseNet121Chest", "TorchvisionChest", "TimmChest"} == set(
+        lab_experiments.EXPERIMENTS
+    )
     assert all(network_class(name) for name in lab_experiments.EXPERIMENTS)
 
 
