@@ -282,7 +282,7 @@ def _converted(item: Stored, wanted: torch.Tensor, kinds: Counter[str], stem: st
     Args:
         item: of the file.
         wanted: the network's own.
-        kinds: counts number types that were changed.
+        kinds: counts number types and colours that were changed.
         stem: as of `in_grey`.
     """
     value = _dense(item.value)
@@ -292,6 +292,8 @@ def _converted(item: Stored, wanted: torch.Tensor, kinds: Counter[str], stem: st
         whole = not value.is_floating_point()
         kind = f"{item.value.dtype}".removeprefix("torch.")
         kinds[f"{kind}{', taken as they are' * whole}{'' if exact else ', rounded'}"] += 1
+    if _is_coloured(value, wanted):
+        kinds[f"three colours to their {stem}"] += 1
     return in_grey(new, wanted, stem)
 
 
@@ -325,12 +327,13 @@ def _mismatch(
 ) -> str:
     """How many tensors match, and the first that do not on each side."""
     if not stored:
-        keys = _first([str(key) for key in state]) or "nothing"
+        keys = _first([str(key) for key in state])
         hint = any(
             isinstance(value, Unread) for _, group in _all(state) for value in group.values()
         )
         remedy = "; torch.from_numpy makes tensors of NumPy's arrays" if hint else ""
-        return f"does not fit: there is no tensor in it, but {keys}{remedy}"
+        content = f"there is no tensor in it, but {keys}" if keys else "there is nothing in it"
+        return f"does not fit: {content}{remedy}"
     (prefix, added), count = counts.most_common(1)[0] if counts else (("", ""), 0)
     renamed = {
         added + name.removeprefix(prefix): item

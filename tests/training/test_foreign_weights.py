@@ -145,6 +145,12 @@ def test_the_line_about_the_weights_is_printed_once(tmp_path, state, capsys):
     )
 
 
+def test_colours_that_become_one_channel_are_said(tmp_path, state, capsys):
+    coloured = {**state, "stem.0.weight": state["stem.0.weight"].repeat(1, 3, 1, 1)}
+    start_from(saved(tmp_path, coloured))
+    assert "tensors; 1 converted from three colours to their sum; left" in capsys.readouterr().out
+
+
 def records():
     """What training scripts keep beside the weights, in types that are no plain Python values."""
     return {
@@ -320,6 +326,7 @@ def test_what_does_not_fit_is_told_with_the_first_names_of_each_side(tmp_path, s
 def test_a_file_without_a_tensor_is_told_with_what_it_holds(tmp_path):
     message = refused(saved(tmp_path, {"epoch": 3, "best": 0.5}))
     assert message.endswith("does not fit: there is no tensor in it, but 'epoch', 'best'")
+    assert refused(saved(tmp_path, {})).endswith("does not fit: there is nothing in it")
     message = refused(saved(tmp_path, {"stem.0.weight": np.ones(3)}))
     assert message.endswith("'stem.0.weight'; torch.from_numpy makes tensors of NumPy's arrays")
 
