@@ -65,6 +65,7 @@ def commit(folder: Path) -> str | None:
             ["git", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
+            encoding="utf-8",
             timeout=GIT_SECONDS,
             check=True,
         )

@@ -179,7 +179,7 @@ def text_files_without_encoding(tree: ast.AST) -> list[int]:
         owner = getattr(getattr(function, "value", None), "id", "")
         words = [x.value for x in call.args if isinstance(x, ast.Constant)]
         text = name in ("read_text", "write_text") or (name == "run" and "text" in given)
-        if name in ("open", "fdopen") and owner not in ("Image", "archive", "tarfile"):
+        if name in ("open", "fdopen") and owner not in ("Image", "archive", "copy", "tarfile"):
             text = not any(isinstance(word, str) and "b" in word for word in words)
         if text and "encoding" not in given:
             lines.append(call.lineno)

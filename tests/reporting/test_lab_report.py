@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -480,7 +481,8 @@ def test_the_command_names_no_home_and_a_folder_without_git_no_commit(tmp_path, 
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     argv = ["train.py", "--data", str(tmp_path / "my file.npz"), "--epochs", "2"]
     monkeypatch.setattr("sys.argv", argv)
-    monkeypatch.setattr("__main__.__file__", str(tmp_path / "train.py"))
-    monkeypatch.delattr("__main__.__spec__")
+    main = sys.modules["__main__"]  # has no file in a worker of xdist
+    monkeypatch.setattr(main, "__file__", str(tmp_path / "train.py"), raising=False)
+    monkeypatch.setattr(main, "__spec__", None, raising=False)
     assert command() == "python train.py --data '~/my file.npz' --epochs 2"
     assert commit(tmp_path) is None

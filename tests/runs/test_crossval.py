@@ -210,7 +210,7 @@ def test_what_determines_a_fold_is_in_its_key(splits, other):
 def test_weights_that_have_seen_a_held_out_patient_are_refused(splits, store):
     patient = splits.pool.patients[0]
     seen = {"rows": {"train": [10**6]}, "names": [f"{patient}_999.png"], "phantom": True}
-    start = PretrainedWeights("seen.pth", "1", {"seen": {"trained": seen}})
+    start = PretrainedWeights("seen.pth", "1", {"weights": {}, "seen": {"trained": seen}})
     with pytest.raises(InputError, match="has seen"):
         run(splits, store, tiny(pretrained=start))
     assert not list(store.folder.iterdir())

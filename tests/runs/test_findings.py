@@ -49,7 +49,7 @@ def test_findings_are_read_with_every_image_label_and_name(findings_npz):
     [
         (lambda a: a["val_labels"].fill(0), "no finding that some images have"),
         (lambda a: a["val_labels"].__setitem__((5, 3), 2), "allowed are 0 and 1"),
-        (lambda a: a.__setitem__("test_labels", a["test_labels"][:, :13]), "wanted is uint8"),
+        (lambda a: a.__setitem__("test_labels", a["test_labels"][:, :13]), "wanted is 0 and 1 in"),
     ],
 )
 def test_findings_that_cannot_be_learned_are_refused(tmp_path, change, words):

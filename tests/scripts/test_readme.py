@@ -34,6 +34,7 @@ NAMED = [*SHORT, "--name", NAME]
 FAMILY = [*SHORT, "--width", "4", "--image-size", "32"]
 BACKBONE = [*SHORT, "--weights", "none", "--image-size", "32"]
 STUDY = [*SHORT, "--folds", "2", "--repeats", "1"]
+FROZEN = ["--data", "{phantom}", "--device", "cpu", "--folds", "2", "--repeats", "1"]
 APPENDED = {  # by the beginning of a command, the longest counts
     "python train.py": NAMED,
     "python train.py --help": [],
@@ -56,6 +57,7 @@ APPENDED = {  # by the beginning of a command, the longest counts
     "python visualize.py augmentation": ["--data", "{phantom}"],
     "python explain.py": [],
     "python predict.py": [],
+    "python export.py": [],
     "python -m studies.baselines": ["--data", "{phantom}"],
     "python -m studies.ablation": [*STUDY, "--switch", "flip"],
     "python -m studies.learning_curve": [*SHORT, "--repeats", "1", "--image-size", "16"],
@@ -63,6 +65,7 @@ APPENDED = {  # by the beginning of a command, the longest counts
     "python -m studies.compare_family": [*FAMILY, "--networks", "plain34", "resnet34"],
     "python -m studies.nih_subset": [],
     "python -m studies.blend": ["--data", "{real}"],
+    "python -m studies.fresh_folds": [*FROZEN, "--only", "efficientchestnet"],
     "python -m studies.seeds": SHORT,
     "python -m studies.strides": ["--epochs", "1", "--folds", "2", "--seeds", "1"],
     "python -m studies.pretrain": [*SHORT, "--name", PRETRAINED],
@@ -82,12 +85,19 @@ PLACEHOLDERS = {
 ELSEWHERE = ("pip install", "python -m pytest")  # installation, and what runs this very file
 SLOW = (
     *("--source-size", "--members", "--folds", "torchrun", "studies.seeds", "studies.strides"),
-    *("studies.compare_family", "studies.ablation", "studies.learning_curve", "studies.tune"),
-    "--find-lr",
+    *(
+        "studies.fresh_folds",
+        "studies.compare_family",
+        "studies.ablation",
+        "studies.learning_curve",
+        "studies.tune",
+    ),
+    *("--find-lr", "--precision"),
 )
-LANGUAGES = {"sh", "python", "mermaid"}
+LANGUAGES = {"sh", "python", "mermaid", "js", "csharp"}
 OF_TORCHRUN = {"--nproc-per-node"}
 BY_THE_READER = {"train_mine.py", "studies/mirrored.py", "studies.mirrored"}
+DIVIDING = ["split"], ["pack"]  # what `datareader.py` does, with flags of its own
 ADDED_FLAGS = {"--noise"}  # by the reader of the page on the architecture
 
 
@@ -163,13 +173,13 @@ def execute(script: Path, flags: list[str]) -> int:
 
 
 @functools.cache
-def help_of(script: str) -> str:
-    """All flags of a script."""
+def help_of(script: str, *words: str) -> str:
+    """All flags of a script, or of what it does under further words."""
     pages = ""
     for flag in ("--help", "--help-all"):
         shown = io.StringIO()
         with contextlib.redirect_stdout(shown):
-            status = execute(ROOT / script, [flag])
+            status = execute(ROOT / script, [*words, flag])
         assert status == 0, f"{script} {flag}: exit status {status}"
         pages += shown.getvalue()
         if "--help-all" not in pages:
@@ -317,7 +327,8 @@ def test_the_command_names_a_file_and_flags_that_exist(command):
     script, words = parsed(command)
     assert (ROOT / script).is_file()
     flags = flags_in(" ".join(words))
-    assert not flags or not flags - flags_in(help_of(script))
+    under = words[:1] if script == "datareader.py" and words[:1] in DIVIDING else []
+    assert not flags or not flags - flags_in(help_of(script, *under))
 
 
 def test_every_flag_within_a_sentence_exists():
@@ -325,6 +336,8 @@ def test_every_flag_within_a_sentence_exists():
     scripts.remove("train_minimal.py")  # has none
     scripts += [f"studies/{path.name}" for path in studies()]
     known = OF_TORCHRUN | ADDED_FLAGS
+    for words in DIVIDING:
+        known |= flags_in(help_of("datareader.py", *words))
     for script in scripts:
         known |= flags_in(help_of(script))
     assert {page: unknown for page in PAGES if (unknown := flags_in(text_of(page)) - known)} == {}
