@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chestlab.files.errors import InputError
-from chestlab.training.onnx_model import INPUT, probabilities, run_model, silence, weight_names
+from chestlab.training.onnx_model import INPUT, LAYERS, layers, probabilities, run_model, silence
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-LAYERS = ("Conv", "Gemm", "MatMul")  # that are quantised, where they have weights
 
 CALIBRATION_IMAGES = 128
 
@@ -79,10 +77,10 @@ def quantise(model: ModelProto, images: np.ndarray, say: Callable[[str], Any] = 
     others = images[order[CALIBRATION_IMAGES:][:SEARCH_IMAGES]][:, None]
     search = others if len(others) >= RANKING_IMAGES else calibration
     expected = probabilities(run_model(model.SerializeToString()), search)
-    nodes = _layers(model)
+    nodes = layers(model)
 
-    def changes(ranges: Any, layers: Collection[str], part: Any = slice(None)) -> np.ndarray:
-        lowered = _with_integers(model, ranges, layers).SerializeToString()
+    def changes(ranges: Any, nodes: Collection[str], part: Any = slice(None)) -> np.ndarray:
+        lowered = _with_integers(model, ranges, nodes).SerializeToString()
         return np.abs(probabilities(run_model(lowered), search[part]) - expected[part])
 
     mean_changes, ranges = {}, {}
@@ -130,18 +128,6 @@ def _fewest(
     return high, change
 
 
-def _layers(model: ModelProto) -> dict[str, str]:
-    """Names of the nodes that can be quantised, and of their weights."""
-    weights = set(weight_names(model))
-    return {
-        node.name: name
-        for node in model.graph.node
-        if node.op_type in LAYERS
-        for name in node.input
-        if name in weights
-    }
-
-
 def _ranges(model: ModelProto, images: np.ndarray, method: str) -> Any:
     """The ranges of activations that a method finds on images (N, 1, S, S) uint8."""
     import onnx
@@ -177,8 +163,8 @@ class _Reader:
         return next(self.batches, None)
 
 
-def _with_integers(model: ModelProto, ranges: Any, layers: Collection[str]) -> ModelProto:
-    """A copy of the model with these layers, by the names of their nodes, in 8 bits."""
+def _with_integers(model: ModelProto, ranges: Any, nodes: Collection[str]) -> ModelProto:
+    """A copy of the model with the layers of these nodes in 8 bits."""
     from onnxruntime import quantization
 
     with silence():
@@ -189,7 +175,7 @@ def _with_integers(model: ModelProto, ranges: Any, layers: Collection[str]) -> M
             weight_qType=quantization.QuantType.QInt8,
             activation_qType=quantization.QuantType.QUInt8,
             tensors_range=ranges,
-            nodes_to_quantize=list(layers),
+            nodes_to_quantize=list(nodes),
             nodes_to_exclude=[],
             op_types_to_quantize=list(LAYERS),
             extra_options={},
