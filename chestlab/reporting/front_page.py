@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from chestlab.evaluation.looks import NETWORKS_BETWEEN
 from chestlab.evaluation.tasks import GOAL
 from chestlab.evaluation.verdicts import Estimate
 from chestlab.reporting.fresh_results import FreshFolds, Seeds
@@ -18,7 +19,7 @@ from chestlab.reporting.front_messages import SWITCHES_IN_INDONESIAN
 from chestlab.reporting.front_plots import Interval, Point, draw_front
 from chestlab.reporting.front_rows import Row, averaged, table_rows, title_of
 from chestlab.reporting.lab_experiments import EXPERIMENTS
-from chestlab.reporting.page import NOTHING, Wording, escaped, markdown_table
+from chestlab.reporting.page import NOTHING, Wording, escaped, markdown_table, unbroken
 from chestlab.reporting.run_tables import best_on_test, model_name
 from chestlab.reporting.stored_runs import StoredRun, read_patients
 
@@ -110,7 +111,9 @@ class FrontPage:
             return row.label
         if row.run is not None:
             return self._in_sentence(row.run)
-        return f"{row.label[0].lower()}{row.label[1:]}"
+        assert self.fresh is not None and row.fresh is not None  # else it would have no row
+        models = self.fresh.configurations[row.fresh]["model"].split(NETWORKS_BETWEEN)
+        return self.wording.say("average_in_sentence", of=averaged(self.wording, models))
 
     def _goal_on_val(self) -> str:
         say, of = self.wording.say, self._images("val")
@@ -128,7 +131,7 @@ class FrontPage:
     def _by_accuracy(self, split: str) -> tuple[str, str]:
         """The runs whose accuracy reaches the goal, and the one with the highest, in words."""
         known = [run for run in self.runs if split in run.predictions]
-        known.sort(key=lambda run: -run.metrics[split]["accuracy"])
+        known.sort(key=lambda run: (-run.metrics[split]["accuracy"], -run.ordering_auc("val")))
         names = [
             self.wording.say(
                 "with_accuracy",
@@ -231,7 +234,7 @@ class FrontPage:
             warned = " (!)" if row.run is not None and row.run.metrics["warnings"] else ""
             cells = {"experiment": f"[{escaped(row.label)}]({row.address}){warned}"}
             cells |= self._fresh_cells(row) | self._run_cells(row)
-            rows.append([_unbroken(cells[column]) for column in columns])
+            rows.append([unbroken(cells[column]) for column in columns])
         return markdown_table([say(f"head_{column}") for column in columns], rows, left=1)
 
     def _fresh_cells(self, row: Row) -> dict[str, str]:
@@ -429,12 +432,6 @@ def _mean_and_ends(seeds: Seeds, split: str, measure: str, factor: float) -> Int
 def _interval(figures: Mapping[str, Any], measure: str) -> Interval | None:
     value, ends = figures.get(measure), figures.get(f"{measure}_ci95")
     return None if value is None or not ends else (value, ends[0], ends[1])
-
-
-def _unbroken(cell: str) -> str:
-    """A cell in which an interval stays in one line."""
-    value, newline, interval = cell.partition("<br>")
-    return value + newline + interval.replace(" ", "\u00a0")
 
 
 def _rows_of(path: Path) -> list[dict[str, str]]:

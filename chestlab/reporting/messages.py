@@ -98,7 +98,6 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
     "head_test_auc": ("test AUC", "AUC uji"),
     "head_parameters": ("parameters", "parameter"),
     "head_time": ("training time", "waktu latih"),
-    "head_milliseconds": ("ms per image,<br>alone / of 64", "ms per citra,<br>satu / dari 64"),
     "head_looks": ("looks at test<br>by this network", "evaluasi data uji<br>oleh jaringan ini"),
     "costs_title": ("Cost of each network", "Biaya setiap jaringan"),
     "head_arithmetic": ("million multiply-<br>accumulates", "juta operasi<br>kali-tambah"),
@@ -113,13 +112,15 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
         "is the longest training time of this table on the same device over the run's own, early "
         "stopping included; for an average, the times of all members are added. Milliseconds are "
         "medians with quartiles, without test-time augmentation. Memory: tensors of one training "
-        "step. Times depend on the machine that the run was made on and on its other load.",
+        "step. Times of under a minute are in seconds, longer ones in m:ss; they depend on the "
+        "machine that the run was made on and on its other load.",
         "Operasi kali-tambah dihitung untuk satu citra pada ukuran masukan jaringan. Rasio "
         "kecepatan adalah waktu latih terlama di tabel ini pada perangkat yang sama dibagi waktu "
         "latih percobaan itu, termasuk penghentian dini; untuk sebuah rerata, waktu semua "
         "anggotanya dijumlahkan. Milidetik adalah median dengan kuartil, tanpa augmentasi saat "
-        "uji. Memori: tensor pada satu langkah latih. Waktu bergantung pada mesin tempat percobaan "
-        "dijalankan dan pada beban lain di mesin itu.",
+        "uji. Memori: tensor pada satu langkah latih. Waktu di bawah satu menit ditulis dalam "
+        "detik, selebihnya dalam m:dd; waktu bergantung pada mesin tempat percobaan dijalankan dan "
+        "pada beban lain di mesin itu.",
     ),
     "interval": ("({low} to {high})", "({low} s.d. {high})"),
     "yes": ("yes", "ya"),
@@ -146,16 +147,15 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
     "below_table": (
         "Val and test figures are of the network as it is used: with the recipe's test-time "
         "augmentation, at the threshold chosen on val; training curves show a single pass at 0.5. "
-        "In brackets: 95 % bootstrap intervals, which resample {unit}. Times of under a minute are "
-        "in seconds, longer ones in m:ss. The last column counts how often the network was "
-        "evaluated on these test images, see below: of many, the highest is partly luck.",
+        "In brackets: 95 % bootstrap intervals, which resample {unit}. The last column counts how "
+        "often the network was evaluated on these test images, see below: of many, the highest is "
+        "partly luck.",
         "Angka validasi dan uji berlaku untuk jaringan sebagaimana dipakai: dengan augmentasi saat "
         "uji dari resepnya, pada ambang yang dipilih dengan data validasi; kurva pelatihan "
         "menampilkan satu kali prediksi pada ambang 0,5. "
-        "Dalam kurung: selang bootstrap 95 % dengan pengambilan ulang per {unit}. Waktu di bawah "
-        "satu menit ditulis dalam detik, selebihnya dalam m:dd. Kolom terakhir menghitung "
-        "berapa kali jaringan itu dievaluasi pada citra uji ini, lihat di bawah: dari banyak "
-        "percobaan, angka tertinggi sebagian adalah keberuntungan.",
+        "Dalam kurung: selang bootstrap 95 % dengan pengambilan ulang per {unit}. Kolom terakhir "
+        "menghitung berapa kali jaringan itu dievaluasi pada citra uji ini, lihat di bawah: dari "
+        "banyak percobaan, angka tertinggi sebagian adalah keberuntungan.",
     ),
     "looks_title": ("Looks at test", "Evaluasi pada data uji"),
     "head_network": ("network", "jaringan"),

@@ -120,6 +120,12 @@ def in_language(wording: Wording, page: Path) -> Path:
     return own if own.exists() else page
 
 
+def unbroken(cell: str) -> str:
+    """A cell of `Wording.above_interval` whose interval stays in one line."""
+    value, newline, interval = cell.partition("<br>")
+    return value + newline + interval.replace(" ", "\u00a0")
+
+
 def escaped(text: str) -> str:
     """Text that cannot break a table or become markup."""
     return re.sub(r"([\\`*\[\]|<>])", r"\\\1", text)

@@ -15,7 +15,7 @@ from chestlab.files.progress import duration
 from chestlab.reporting.lab_warnings import in_indonesian
 from chestlab.reporting.look_tables import look_count, recipe_text
 from chestlab.reporting.messages import MESSAGES
-from chestlab.reporting.page import NOTHING, Wording, escaped, link, markdown_table
+from chestlab.reporting.page import NOTHING, Wording, escaped, link, markdown_table, unbroken
 from chestlab.reporting.pairs import clearly_above, difference
 from chestlab.reporting.stored_runs import StoredRun, read_patients
 
@@ -64,28 +64,20 @@ def run_table(
             for key, (winner, unclear) in best.items()
             if several and run is winner and not unclear
         }
-        costs = run.metrics.get("costs") or {}
-        alone, batch = ((costs.get(f"inference_batch{n}") or {}).get("median_ms") for n in (1, 64))
         rows.append(
             [
                 str(number),
                 f"{name}<br>{escaped(' · '.join(_about(wording, run)))}",
-                wording.above_interval(accuracy, val.get("accuracy_ci95"), ".1f", 100),
+                unbroken(wording.above_interval(accuracy, val.get("accuracy_ci95"), ".1f", 100)),
                 NOTHING
                 if run.metrics["data"].get("phantom")
                 else wording.say("yes" if val["accuracy"] >= GOAL else "no"),
                 wording.number(val["auc"]),
                 *_test_cells(wording, run.metrics["test"], winner_of if several else set()),
-                wording.number(run.metrics.get("parameters"), ","),
-                _time(wording, run.metrics.get("seconds"), run.metrics.get("device")),
-                NOTHING
-                if alone is None
-                else f"{wording.number(alone, '.3g')} / {wording.number(batch, '.3g')}",
                 wording.number(look_count(run, looks), "d"),
             ]
         )
-    heads = ["run", "val_accuracy", "goal", "val_auc", "test_accuracy", "test_auc"]
-    heads += ["parameters", "time", "milliseconds", "looks"]
+    heads = ["run", "val_accuracy", "goal", "val_auc", "test_accuracy", "test_auc", "looks"]
     return markdown_table(["#", *(wording.say(f"head_{head}") for head in heads)], rows, left=2)
 
 
@@ -112,7 +104,8 @@ def _test_cells(wording: Wording, test: Mapping[str, Any] | None, winner_of: set
     for key, form, factor in (("accuracy", ".1f", 100), ("auc", ".3f", 1)):
         text = wording.percent(test[key]) if key == "accuracy" else wording.number(test[key])
         text = f"**{text}**" if key in winner_of else text
-        cells.append(wording.above_interval(text, test.get(f"{key}_ci95"), form, factor))
+        cell = wording.above_interval(text, test.get(f"{key}_ci95"), form, factor)
+        cells.append(unbroken(cell))
     return cells
 
 
@@ -182,20 +175,20 @@ def member_lines(wording: Wording, group: Sequence[StoredRun]) -> list[str]:
 
 
 def cost_table(wording: Wording, group: Sequence[StoredRun]) -> str:
-    """What each network costs, or an empty text where no run has stored it.
+    """What each network costs; a dash where a run has not stored it.
 
-    A speed ratio compares a run with the others on the same device only.
+    A speed ratio compares a run with the others on the same device only. Empty where no run has
+    stored its time.
     """
     rows = []
-    for number, run in enumerate(group, 1):
-        metrics, costs = run.metrics, run.metrics.get("costs")
-        if not costs:
-            continue
-        same = [r.metrics for r in group if r.metrics.get("device") == metrics.get("device")]
+    timed = [run for run in group if run.metrics.get("seconds") is not None]
+    for run in timed:
+        metrics, costs = run.metrics, run.metrics.get("costs") or {}
+        same = [r.metrics for r in timed if r.metrics.get("device") == metrics.get("device")]
         ratio = max(other["seconds"] for other in same) / metrics["seconds"]
         rows.append(
             [
-                str(number),
+                str(group.index(run) + 1),
                 escaped(run.shown_name),
                 wording.number(metrics.get("parameters"), ","),
                 _in_millions(wording, costs.get("multiply_accumulates")),
@@ -217,7 +210,8 @@ def cost_table(wording: Wording, group: Sequence[StoredRun]) -> str:
 
 def _latency(wording: Wording, times: Mapping[str, float]) -> str:
     ends = [times[key] for key in ("low_ms", "high_ms") if key in times]
-    return wording.above_interval(wording.number(times.get("median_ms"), ".3g"), ends, ".3g")
+    median = wording.number(times.get("median_ms"), ".3g")
+    return unbroken(wording.above_interval(median, ends, ".3g"))
 
 
 def _in_millions(wording: Wording, value: float | None) -> str:

@@ -1,0 +1,181 @@
+"""The first page of results: its answer is that of the files, with or without fresh folds."""
+
+import dataclasses
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from test_report import front_of, make_run, write_names
+
+from chestlab.evaluation.looks import read_looks, record
+from chestlab.evaluation.out_of_fold import OutOfFold
+from chestlab.reporting import overview
+from chestlab.reporting.look_tables import all_looks
+
+SOURCE = {"source": "small.npz", "sha256": "ab" * 32}
+
+
+def write_fresh_folds(results_dir, skills, average=None):
+    """A study on fresh folds; ``skills`` are by (model, recipe), how far logits lie from 0."""
+    folder = results_dir / "studies" / "fresh_folds_small"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 1], 40)
+    folds = np.stack([np.arange(120) % 4, np.arange(120) // 3 % 4])
+    logits = {
+        f"{model}_{recipe}": skill * (2.0 * labels - 1) + rng.normal(size=(2, 120))
+        for (model, recipe), skill in skills.items()
+    }
+    about = {
+        f"{model}_{recipe}": {
+            "kind": "yardstick" if model == "svm" else "network",
+            "model": model,
+            "recipe_name": recipe,
+            "recipe_changes": {},
+        }
+        for model, recipe in skills
+    }
+    if average:
+        logits["average"] = np.mean([logits[name] for name in average], axis=0)
+        models = "; ".join(about[name]["model"] for name in average)
+        about["average"] = {"kind": "average", "model": models}
+    patients = np.array([f"{i // 2}" for i in range(120)])
+    origin = np.array(["train"] * 120)
+    oof = OutOfFold(origin, np.arange(120), labels, patients, folds, logits)
+    oof.write(folder / "oof.csv")
+    summary = {"data": SOURCE, "folds": 4, "repeats": 2, "configurations": about}
+    (folder / "fresh_folds.json").write_text(json.dumps(summary))
+    (folder / "README.md").write_text("# Fresh folds\n")
+    oof.classical = frozenset(name for name, of in about.items() if of["kind"] == "yardstick")
+    return oof
+
+
+def row_of(page, label):
+    line = next(line for line in page.splitlines() if line.startswith(f"| [{label}]("))
+    return [cell.strip() for cell in line.strip("| ").split(" | ")]
+
+
+def test_the_best_on_fresh_folds_is_named_with_its_figures_and_bold_only_if_clearly_best(tmp_path):
+    write_names(tmp_path)
+    make_run(tmp_path, "one_small", model="EfficientChestNet", recipe_name="best")
+    make_run(tmp_path, "two_small", model="ResidualChestNet", recipe_name="best", noise=1)
+    skills = {("EfficientChestNet", "best"): 2.5, ("ResidualChestNet", "best"): 0.3}
+    oof = write_fresh_folds(tmp_path, skills)
+    page = front_of(tmp_path)
+    auc = oof.estimate("EfficientChestNet_best", "auc")
+    text = f"{auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f})"
+    assert f"Best so far: 1 EfficientChestNet, with an AUC of {text}" in page
+    assert "120 images of 60 patients from `small.npz`, in 2 x 4-fold" in page
+    assert "is more than chance" in page and "may be chance" not in page
+    assert row_of(page, "1 EfficientChestNet")[1].startswith(f"**{auc.value:.3f}**<br>")
+    assert not row_of(page, "2 ResidualChestNet")[1].startswith("**")
+
+    shutil.rmtree(tmp_path / "studies")
+    write_fresh_folds(tmp_path, dict.fromkeys(skills, 1.5))
+    page = front_of(tmp_path)
+    assert re.search(
+        r"Its lead may be chance over [12] \w+ChestNet; it is therefore not bold", page
+    )
+    assert not any(row_of(page, name)[1].startswith("**") for name in ("1 EfficientChestNet",))
+
+
+def test_what_was_not_measured_on_fresh_folds_says_so(tmp_path):
+    make_run(tmp_path, "one_small", model="EfficientChestNet", recipe_name="best")
+    make_run(tmp_path, "five_small", model="Plain34", recipe_name="cosine")
+    make_run(tmp_path, "tiny_small", noise=2)
+    page = front_of(tmp_path)
+    assert "**Not measured yet on fresh folds.**" in page and "not measured yet" not in page
+    write_fresh_folds(tmp_path, {("EfficientChestNet", "report"): 1.0})
+    page = front_of(tmp_path)
+    assert row_of(page, "5 Plain-34")[1:3] == row_of(page, "TinyNet")[1:3]
+    assert row_of(page, "5 Plain-34")[1:3] == ["not measured yet", "-"]
+    assert "1 EfficientChestNet: on fresh folds with recipe `report`." in page
+    order = [page.index(f"| [{name}") for name in ("1 Eff", "5 Plain", "TinyNet")]
+    assert order == sorted(order)
+
+
+def test_an_average_and_baselines_have_rows_with_their_figures_on_fresh_folds(tmp_path):
+    make_run(tmp_path, "one_small", model="EfficientChestNet", recipe_name="best")
+    svm = {"yardstick": True, "recipe": {"name": "svm_best"}, "model": "svm"}
+    make_run(tmp_path / "studies", "svm_small", noise=2, **svm)
+    skills = {("EfficientChestNet", "best"): 1.0, ("ResidualChestNet", "best"): 1.1}
+    average = ["EfficientChestNet_best", "ResidualChestNet_best"]
+    oof = write_fresh_folds(tmp_path, skills | {("svm", "best"): 0.5}, average)
+    page = front_of(tmp_path)
+    for label, name in (("Average of 1 and 2", "average"), ("svm", "svm_best")):
+        value = oof.estimate(name, "auc").value
+        assert row_of(page, label)[1].startswith(f"{value:.3f}<br>")
+    assert "(studies/fresh_folds_small/README.md)" in row_of(page, "Average of 1 and 2")[0]
+    assert "Best so far: the average of experiments 1 and 2, with" in page
+
+
+def test_several_seeds_are_a_mean_and_stand_in_the_place_of_one_run(tmp_path):
+    make_run(tmp_path, "one_small", model="EfficientChestNet", recipe_name="best")
+    make_run(tmp_path, "two_small", model="EfficientChestNet", recipe_name="report", noise=1)
+    folder = tmp_path / "studies" / "seeds_small"
+    folder.mkdir(parents=True)
+    runs = [{s: {"accuracy": a, "auc": a + 0.1} for s in ("val", "test")} for a in (0.6, 0.7, 0.8)]
+    about = {"model": "EfficientChestNet", "recipe_name": "report", "recipe_changes": {}}
+    (folder / "seeds.json").write_text(json.dumps(about | {"data": SOURCE, "runs": runs}))
+    (folder / "README.md").write_text("# Seeds\n")
+    page = front_of(tmp_path)
+    cells = row_of(page, "1, report's recipe (3 seeds)")
+    assert cells[1] == "70.0 %<br>±\u00a010.0" and cells[3] == "0.800<br>±\u00a00.100"
+    assert "(two_small/" not in page and "(one_small/" in page
+    folder.joinpath("seeds.json").write_text("{}")
+    assert "(two_small/" in front_of(tmp_path)  # a damaged study is left out
+
+
+@pytest.mark.parametrize(("skill", "words"), [(0.3, "no run reaches"), (9.0, "is reached** by")])
+def test_the_goal_is_told_of_val_and_of_test_with_images_and_patients(tmp_path, skill, words):
+    write_names(tmp_path)
+    metrics = make_run(tmp_path, "one_small", skill)
+    page = front_of(tmp_path)
+    said = next(line for line in page.splitlines() if line.startswith("**On test"))
+    low, high = (100 * end for end in metrics["test"]["accuracy_ci95"])
+    figure = f"{100 * metrics['test']['accuracy']:.1f} % ({low:.1f} to {high:.1f})"
+    assert words in said and f"TinyNet with {figure}, on 52 images of 26 patients" in said
+    reached = "reached by no run" if skill < 1 else "reached by TinyNet with"
+    assert f"the goal of the course reports:** {reached}" in page
+    assert "nothing here says anything about a patient" in page
+
+
+def test_only_switches_beyond_chance_after_holms_correction_are_said_to_help(tmp_path):
+    make_run(tmp_path, "one_small", model="ResidualChestNet", recipe_name="best")
+    folder = tmp_path / "studies" / "ablation_residualchestnet"
+    folder.mkdir(parents=True)
+    about = {"net": "residualchestnet", "recipe_name": "report", "data": SOURCE}
+    (folder / "ablation.json").write_text(json.dumps(about))
+    head = "configuration,text,kind,auc_gain,auc_gain_low,auc_gain_high,verdict,verdict_holm\n"
+    row = "{},words,{},0.09,0.04,0.14,supported,{}\n"
+    names = ("- last", "removed", "supported"), ("+ ema", "added", "undecided")
+    (folder / "table.csv").write_text(head + "".join(row.format(*name) for name in names))
+    (folder / "README.md").write_text("# Switches\n")
+    page = front_of(tmp_path)
+    said = "in 2 ResidualChestNet, `last` (words) +0.090 (+0.040 to +0.140) on choice folds."
+    assert said in page and "`ema`" not in page
+    assert "`last` (mengambil epoch terakhir" in front_of(tmp_path, "id")
+
+
+def test_a_moved_run_is_not_counted_twice_and_looks_at_phantoms_are_apart(tmp_path):
+    make_run(tmp_path, "one_small")
+    (look,) = all_looks(tmp_path)
+    named = dataclasses.replace(look, run="family/runs/seed42", note="")
+    record(tmp_path / "test_looks.csv", named)
+    assert len(all_looks(tmp_path)) == 1  # the line is of the folder under its older name
+    (tmp_path / "studies").mkdir()
+    shutil.move(tmp_path / "one_small", tmp_path / "studies" / "one_small")
+    record(tmp_path / "test_looks.csv", dataclasses.replace(named, run="one_small"))
+    assert [look.run for look in all_looks(tmp_path)] == ["family/runs/seed42", "one_small"]
+    make_run(tmp_path, "two_small")
+    record(tmp_path / "test_looks.csv", dataclasses.replace(named, run="two_small"))
+    assert len(all_looks(tmp_path)) == len(read_looks(tmp_path / "test_looks.csv")) == 3
+
+
+def test_pages_of_a_folder_without_networks_are_written(tmp_path):
+    make_run(tmp_path / "studies", "svm_small", yardstick=True, recipe={"name": "hog_rbf_svm"})
+    page = front_of(tmp_path)
+    assert "[HOG + RBF SVM](studies/svm_small/)" in page
+    assert overview.write_report(tmp_path, "id")[0].exists()
