@@ -468,7 +468,7 @@ def test_a_finished_run_stays_whole_until_its_killed_and_resumed_successor_is_fi
 
 @posix
 @pytest.mark.parametrize(
-    "stride", [pytest.param(37, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+    "stride", [pytest.param(97, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 )
 def test_a_run_cut_off_before_any_step_it_takes_in_its_folders_ends_the_same(
     stride, phantom_npz, tmp_path, whole, successor, record_figure

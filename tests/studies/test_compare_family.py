@@ -22,7 +22,8 @@ def read_table(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("task", ["two-class", pytest.param("findings", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["two-class", "findings"])
 def test_a_comparison_that_was_interrupted_goes_on_and_ends_as_one_that_was_not(
     script, tmp_path, findings_npz, monkeypatch, task
 ):
