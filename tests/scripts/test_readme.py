@@ -297,7 +297,8 @@ def test_the_commands_run_in_order_as_they_stand(fresh_copy, capsys):
     assert shown.out.count("results/phantom/") > 10  # no network, and every script ran
     assert "goal reached" not in shown.out + shown.err
     made = {path.name for path in (results / "phantom").iterdir()}
-    assert {"efficientchestnet", "efficientchestnet_epochs2", "mine", "mobilenetv3"} <= made
+    assert {"efficientchestnet", "efficientchestnet_epochs2", "mine"} <= made
+    assert any(name.startswith("mobilenetv3") for name in made)  # without ImageNet's weights
     for path, content in before.items():  # a try leaves what is there; visualize.py draws anew
         if path.parent != results:
             assert path.read_bytes() == content, path
