@@ -178,7 +178,7 @@ def _with_fresh_folds(rows: Sequence[Row], fresh: FreshFolds) -> list[Row]:
     found: dict[int, str] = {}
     known = [fresh.of_network(_names(row.metrics)) for row in rows]
     for place, (row, names) in enumerate(zip(rows, known, strict=True)):
-        wanted = _recipe_name(row.metrics), row.metrics.get("recipe_changes") or {}
+        wanted = _recipe_name(row.metrics), _changes(row.metrics)
         for name in names:
             about = fresh.configurations[name]
             if (about["recipe_name"], about["recipe_changes"]) == wanted:
@@ -194,6 +194,16 @@ def _with_fresh_folds(rows: Sequence[Row], fresh: FreshFolds) -> list[Row]:
         dataclasses.replace(row, fresh=found.get(place), note=notes.get(place, ""))
         for place, row in enumerate(rows)
     ]
+
+
+def _changes(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run does otherwise than its recipe, as studies name it.
+
+    A network that starts from random numbers has no stage with a frozen backbone, and every run has
+    a seed: neither is told there.
+    """
+    changes = metrics.get("recipe_changes") or {}
+    return {key: value for key, value in changes.items() if key not in ("stage1_epochs", "seed")}
 
 
 def _names(metrics: Mapping[str, Any]) -> set[str]:
