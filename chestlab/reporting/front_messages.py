@@ -26,8 +26,13 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "epoch: {best}, {auc}, pada {of} dari `{source}`.",
     ),
     "lead_certain": (
-        "Its lead in AUC over every other row is more than chance (95 %).",
-        "Keunggulan AUC-nya atas setiap baris lain bukan kebetulan (95 %).",
+        "Its lead in AUC over every other row that was measured there is more than chance (95 %).",
+        "Keunggulan AUC-nya atas setiap baris lain yang sudah diukur di sana bukan kebetulan "
+        "(95 %).",
+    ),
+    "unmeasured": (
+        "{n} networks of the table were not measured there yet.",
+        "{n} jaringan di tabel belum diukur di sana.",
     ),
     "lead_uncertain": (
         "Its lead may be chance over {others}; it is therefore not bold.",
@@ -94,10 +99,10 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     "below_front": (
         "In brackets: 95 % intervals, resampling {unit}; ±: standard deviation over seeds. "
         "**Bold**: the highest of its column, and the interval of its difference to every other "
-        "row is above zero. (!): has warnings, see its page.",
+        "figure there is above zero. (!): has warnings, see its page.",
         "Dalam kurung: selang 95 % dengan pengambilan ulang per {unit}; ±: simpangan baku antar-"
-        "seed. **Tebal**: tertinggi di kolomnya, dan selang selisihnya terhadap setiap baris lain "
-        "berada di atas nol. (!): memiliki peringatan, lihat halamannya.",
+        "seed. **Tebal**: tertinggi di kolomnya, dan selang selisihnya terhadap setiap angka lain "
+        "di sana berada di atas nol. (!): memiliki peringatan, lihat halamannya.",
     ),
     "nothing_bold": (
         "Nothing is bold: the highest of each column may lead by chance",

@@ -103,7 +103,9 @@ class FrontPage:
             folds=fresh.summary["folds"],
         )
         others = ", ".join(map(self._name, unclear))
-        return f"{text} {say('lead_uncertain' if unclear else 'lead_certain', others=others)}"
+        text += f" {say('lead_uncertain' if unclear else 'lead_certain', others=others)}"
+        unmeasured = sum(row.fresh is None and row.kind == "network" for row in self.rows)
+        return f"{text} {say('unmeasured', n=unmeasured)}" if unmeasured else text
 
     def _name(self, row: Row) -> str:
         """What a row is called in a sentence."""

@@ -91,6 +91,7 @@ def test_what_was_not_measured_on_fresh_folds_says_so(tmp_path):
     page = front_of(tmp_path)
     assert row_of(page, "5 Plain-34")[1:3] == row_of(page, "TinyNet")[1:3]
     assert row_of(page, "5 Plain-34")[1:3] == ["not measured yet", "-"]
+    assert "2 networks of the table were not measured there yet." in page
     assert "1 EfficientChestNet: on fresh folds with recipe `report`." in page
     changed = {"recipe_changes": {"stage1_epochs": 0}}  # as of a start from random numbers
     make_run(tmp_path, "two_small", model="EfficientChestNet", recipe_name="report", **changed)
