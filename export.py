@@ -54,7 +54,7 @@ def metadata(trained: Trained) -> dict[str, str]:
         "name": trained.name,
         "model": trained.architecture,
         "classes": json.dumps(CLASS_NAMES),
-        "threshold": f"{trained.threshold:.2f}",
+        "threshold": f"{trained.threshold:g}",
         "size": str(trained.size),
         "source": trained.source,
         "licence": "procedural images, no X-rays" if trained.phantom else LICENCE,
@@ -167,7 +167,7 @@ def report(out: Path, row: dict[str, Any]) -> None:
     sizes = ", ".join(f"{other['height']} x {other['width']}" for other in row["other_sizes"])
     print(
         f"probabilities of {val['n']} validation images and of pictures of {sizes} px: largest "
-        f"difference to predict.py {val['largest_difference']:.1e}, allowed {row['bound']:g}\n"
+        f"difference to predict.py {row['largest_difference']:.1e}, allowed {row['bound']:g}\n"
         f"validation accuracy {shown['accuracy']}, AUC {shown['auc']}\n"
         f"{out}: {row['bytes'] / 1e6:.2f} MB, {row['precision']}, ONNX opset {row['opset']}; "
         f"{out.parent / export_check.TABLE}\n{DISCLAIMER}"
@@ -175,7 +175,7 @@ def report(out: Path, row: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 done, 2 and one line on stderr for wrong input, 1 for a full disk."""
+    """The command line; 0 done, else a line on stderr: 2 wrong input, 1 full disk, 130 Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(
             stream, io.TextIOWrapper
@@ -202,6 +202,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f" ('{error.filename}')" if error.filename else ""
         status, message = 1, f"stopped: {error.strerror or error}{where}"
+    except KeyboardInterrupt:
+        status, message = 130, "interrupted: nothing is written"
     print(" ".join(message.splitlines()), file=sys.stderr)
     return status
 

@@ -20,7 +20,6 @@ import numpy as np
 from chestlab.data import sources
 from chestlab.data.folds import train_and_val
 from chestlab.data.splits import Split, TwoClassData
-from chestlab.evaluation.metrics import sigmoid
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable, make_folder
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
@@ -29,8 +28,7 @@ from chestlab.reporting.ensemble_report import SHARED, Member, write_average
 from chestlab.reporting.stored_runs import Predictions, StoredRun, read_runs
 from chestlab.runs.flags import add_data, add_folder
 from chestlab.runs.naming import check_name, output_folders, run_name
-
-LEAST_PROBABILITY = 1e-6  # so that one certain network does not outweigh all others
+from chestlab.training.averages import mean_of_logits
 
 
 def blend(options: argparse.Namespace) -> Path:
@@ -55,7 +53,7 @@ def blend(options: argparse.Namespace) -> Path:
     splits = shared_images(runs, data)
     members = [as_member(run) for run in runs]
     together = {
-        split: (images, average([member.probabilities[split] for member in members]))
+        split: (images, mean_of_logits([member.probabilities[split] for member in members]))
         for split, images in splits.items()
     }
     of_val = splits["oof"].origin == "val"
@@ -129,22 +127,6 @@ def find_runs(results_dir: Path, names: Sequence[str]) -> list[StoredRun]:
         if metrics.get("blend"):
             raise InputError(f"'{name}' is an average of runs itself: name its runs")
     return [stored[name] for name in names]
-
-
-def average(probabilities: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean of the logits, as probabilities.
-
-    Networks trained for long are certain of most images; their probabilities hardly differ from 0
-    or 1 there, while their logits still tell how certain each is.
-
-    Args:
-        probabilities: (N,) of each network.
-
-    Returns:
-        (N,) probabilities.
-    """
-    clipped = np.clip(probabilities, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
-    return sigmoid(np.mean(np.log(clipped) - np.log1p(-clipped), axis=0))
 
 
 def in_order(split: Split) -> Split:

@@ -72,7 +72,12 @@ def check(run: Runner, trained: Trained, split: Split, precision: str) -> dict[s
             f"--precision {precision}: the AUC on validation falls from {auc['before']:.3f} to "
             f"{auc['after']:.3f}, by more than {AUC_LOSS:g}; nothing is written{_remedy(precision)}"
         )
-    return {"bound": bound, "validation": figures, "other_sizes": others}
+    return {
+        "bound": bound,
+        "largest_difference": largest,
+        "validation": figures,
+        "other_sizes": others,
+    }
 
 
 def _remedy(precision: str) -> str:

@@ -60,21 +60,21 @@ class TrainedAverage:
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Probabilities (N,) of pneumothorax of images (N, S, S) uint8, S being ``size``."""
-        each = np.stack([member.probabilities(images) for member in self.members])
-        return mean_of_logits(each) if self.of_logits else each.mean(0)
+        each = [member.probabilities(images) for member in self.members]
+        return mean_of_logits(each) if self.of_logits else np.mean(each, axis=0)
 
 
 Trained = TrainedModel | TrainedAverage
 
 
-def mean_of_logits(probabilities: np.ndarray) -> np.ndarray:
-    """Mean over the first axis of the logits, as probabilities.
+def mean_of_logits(probabilities: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean of the logits, as probabilities.
 
     Networks trained for long are certain of most images; their probabilities hardly differ from 0
     or 1 there, while their logits still tell how certain each is.
 
     Args:
-        probabilities: (K, N) of K networks.
+        probabilities: (N,) of each network.
 
     Returns:
         (N,) probabilities.

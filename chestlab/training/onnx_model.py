@@ -88,7 +88,9 @@ def export(module: nn.Module, example: torch.Tensor, opset: int = OPSET) -> Mode
                 output_names=list(names),
                 dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},),
             )
-    except torch.onnx.errors.OnnxExporterError as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a network of one's own may make the exporter raise nearly any
         cause = error.__cause__ or error
         reason = f"{type(cause).__name__}: {str(cause).strip()}".split("\n", 1)[0]
         raise InputError(f"this network cannot be exported to ONNX: {reason[:200]}") from None

@@ -30,6 +30,7 @@ from chestlab.files.errors import InputError
 from chestlab.reporting import comparison_plots, curves, evaluation_plots, prediction_grids
 from chestlab.runs import run as run_module
 from chestlab.runs.ensemble import SEEDS, seeds
+from chestlab.training.averages import mean_of_logits
 from chestlab.training.recipe import Recipe
 from chestlab.training.trainer import Trainer
 from studies import blend
@@ -582,7 +583,7 @@ def test_a_blend_of_other_images_or_of_blends_is_refused(
 
 
 def test_certain_networks_do_not_outweigh_all_others():
-    certain = blend.average([np.array([1.0, 0.0]), np.array([0.3, 0.5])])
+    certain = mean_of_logits([np.array([1.0, 0.0]), np.array([0.3, 0.5])])
     assert np.isfinite(certain).all()
     assert 0.99 < certain[0] < 1 and 0 < certain[1] < 0.01
-    np.testing.assert_allclose(blend.average([np.array([0.2])] * 3), [0.2])
+    np.testing.assert_allclose(mean_of_logits([np.array([0.2])] * 3), [0.2])

@@ -120,7 +120,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(export, "whole_path", lambda *arguments: (module, None))
     figures = {name: {"before": 0.5, "after": 0.5} for name in ("accuracy", "auc")}
     validation = {"n": 1, "largest_difference": 0.0, **figures}
-    row = {"bound": 1e-5, "validation": validation, "other_sizes": []}
+    row = {"bound": 1e-5, "largest_difference": 0.0, "validation": validation, "other_sizes": []}
     monkeypatch.setattr(export_check, "check", lambda *arguments: row)
 
 
@@ -206,7 +206,9 @@ def test_the_table_has_the_figures_of_the_check(exported, run_of_one_epoch):
     assert validation["auc"]["before"] == metrics["val"]["auc"]
     shapes = [(other["height"], other["width"]) for other in row["other_sizes"]]
     assert shapes == [(512, 400), (400, 512), (1024, 1024)]
-    assert all(other["difference"] <= 1e-5 for other in row["other_sizes"])
+    differences = [other["difference"] for other in row["other_sizes"]]
+    differences.append(validation["largest_difference"])
+    assert max(differences) == row["largest_difference"] <= 1e-5
     assert {"torch", "onnx", "onnxruntime"} <= set(row["versions"])
     assert [path.name for path in sorted(out.parent.iterdir())] == ["export.json", "one.onnx"]
 
@@ -492,6 +494,26 @@ def test_an_ensemble_is_found_by_its_name_or_folder_and_a_blend_by_its_runs(
     options.checkpoint = str(checkpoint)
     found, checkpoints = load_trained(options, network_class)
     assert found.name == "one" and checkpoints == [checkpoint]
+
+
+def test_a_network_without_a_form_in_onnx_is_told_in_one_line():
+    class Random(torch.nn.Module):
+        def forward(self, x):
+            return torch.tensor([float(value) for value in x.flatten()])
+
+    with pytest.raises(InputError, match=r"this network cannot be exported to ONNX: \w+"):
+        onnx_model.export(Random(), EXAMPLE)
+
+
+def test_an_interruption_is_told(quick, checkpoint, tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(onnx_model, "export", interrupted)
+    out = tmp_path / "one.onnx"
+    assert export.main(["--checkpoint", str(checkpoint), "--out", str(out)]) == 130
+    assert capsys.readouterr().err == "interrupted: nothing is written\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_help_is_short(capsys):
