@@ -351,8 +351,8 @@ def add_weights(parser: argparse.ArgumentParser, has_imagenet: bool) -> None:
             "--weights",
             default="imagenet",
             metavar="{imagenet,none,FILE}",
-            help="what the backbone starts from; FILE: weights of the same network, from here or "
-            "from others (default: imagenet, from a cache, a package, or downloaded once)",
+            help="what the backbone starts from; FILE: weights of the same network (default: "
+            "imagenet, from a cache, a package or a download)",
         )
     else:
         parser.add_argument(

@@ -174,13 +174,21 @@ def test_inputs_outputs_and_metadata_are_as_documented(exported, checkpoint):
     assert list(map(described, model.graph.input)) == inputs
     outputs = [("probability", kinds.FLOAT, ["N"]), ("map", kinds.FLOAT, ["N", 7, 7])]
     assert list(map(described, model.graph.output)) == outputs
-    assert [(part.domain, part.version) for part in model.opset_import] == [("", 18)]
+    assert [(part.domain, part.version) for part in model.opset_import] == [("", 20)]
     texts = {entry.key: entry.value for entry in model.metadata_props}
     assert set(texts) >= {"classes", "threshold", "source", "licence", "recipe", "disclaimer"}
     assert json.loads(texts["classes"]) == ["cardiomegaly", "pneumothorax"] == row["classes"]
     assert texts["size"] == "28" and float(texts["threshold"]) == row["threshold"]
     assert texts["source"].startswith("PHANTOM DATA") and "no X-rays" in texts["licence"]
     assert "No medical device" in texts["disclaimer"] and len(texts["recipe"]) == 16
+    operators = [node.op_type for node in model.graph.node]
+    convolutions = [
+        part
+        for part in network_class("EfficientChestNet")().modules()
+        if isinstance(part, torch.nn.Conv2d)
+    ]
+    assert operators.count("Conv") == len(convolutions) > 20  # the flip is no second copy
+    assert "Gelu" in operators and "Erf" not in operators
     assert len(content) == row["bytes"] < 6e6
     for trace in (b"site-packages", str(ROOT).encode(), b"chestlab", str(out.parent).encode()):
         assert trace not in content

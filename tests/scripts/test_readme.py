@@ -416,8 +416,8 @@ def test_the_page_on_the_architecture_names_code_where_it_is():
 
 
 def test_the_readmes_name_what_a_run_writes():
-    for page in (*READMES, "docs/results.md"):
-        assert len(set(re.findall(r"`(\w+\.(?:csv|png|json))`", text_of(page)))) >= 8
+    for page, fewest in ((READMES[0], 4), (READMES[1], 4), ("docs/results.md", 8)):
+        assert len(set(re.findall(r"`(\w+\.(?:csv|png|json))`", text_of(page)))) >= fewest, page
 
 
 def test_the_loaders_that_a_reader_takes_give_batches(phantom_npz):

@@ -300,7 +300,8 @@ def test_a_damaged_old_file_is_told(tmp_path, change):
     path.write_bytes(change(data))
     with pytest.raises(InputError, match=r"checkpoint '.*a\.pth'") as refusal:
         load_checkpoint(path)
-    assert str(refusal.value).isprintable() and len(str(refusal.value)) < 400
+    told = str(refusal.value).replace(str(path), path.name)
+    assert told.isprintable() and len(told) < 400
 
 
 def test_mutants_of_an_old_file_are_read_or_refused(tmp_path):
@@ -325,7 +326,8 @@ def test_mutants_of_an_old_file_are_read_or_refused(tmp_path):
         try:
             assert isinstance(load_checkpoint(path), dict)
         except InputError as error:
-            assert str(error).isprintable() and len(str(error)) < 400
+            told = str(error).replace(str(path), path.name)
+            assert told.isprintable() and len(told) < 400
             refused += 1
     assert refused > 100
 
