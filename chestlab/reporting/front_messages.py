@@ -15,14 +15,14 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "**Best so far: {best}, with an AUC of {auc} and {accuracy} accuracy** on fresh folds: "
         "{of} from `{source}`, in {repeats} x {folds}-fold cross-validation with divisions on "
         "which no recipe was chosen.",
-        "**Terbaik sejauh ini: {best}, dengan AUC {auc} dan akurasi {accuracy}** pada lipatan "
-        "baru: {of} dari `{source}`, dengan validasi silang {repeats} x {folds} lipatan yang "
-        "pembagiannya tidak pernah dipakai untuk memilih resep.",
+        "**Terbaik sejauh ini: {best}, dengan AUC {auc} dan akurasi {accuracy}** pada fold baru: "
+        "{of} dari `{source}`, dengan validasi silang {folds} fold yang diulang {repeats} kali, "
+        "yang pembagiannya tidak pernah dipakai untuk memilih resep.",
     ),
     "best_val": (
         "**Not measured yet on fresh folds.** Highest AUC on validation images, which also choose "
         "the epoch: {best}, {auc}, on {of} from `{source}`.",
-        "**Belum diukur pada lipatan baru.** AUC tertinggi pada citra validasi, yang juga memilih "
+        "**Belum diukur pada fold baru.** AUC tertinggi pada citra validasi, yang juga memilih "
         "epoch: {best}, {auc}, pada {of} dari `{source}`.",
     ),
     "lead_certain": (
@@ -64,11 +64,11 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "helped_fresh": (
         "{where}{switch} {gain} on fresh folds",
-        "{where}{switch} {gain} pada lipatan baru",
+        "{where}{switch} {gain} pada fold baru",
     ),
     "helped_choice": (
         "{where}{switch} {gain} on choice folds",
-        "{where}{switch} {gain} pada lipatan pemilihan",
+        "{where}{switch} {gain} pada fold pemilihan",
     ),
     "in_network": ("in {net}, ", "pada {net}, "),
     "switch_networks": ("`{name}` over `{base}`", "`{name}` dibandingkan `{base}`"),
@@ -76,8 +76,8 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     "switch_single": ("`{name}` ({text})", "`{name}` ({text})"),
     "helped_nothing": (
         "**What helped:** no switch has an effect beyond chance after Holm's correction.",
-        "**Yang membantu:** setelah koreksi Holm, tidak ada sakelar yang pengaruhnya melebihi "
-        "kebetulan.",
+        "**Yang membantu:** setelah koreksi Holm, tidak ada opsi resep yang pengaruhnya lebih dari "
+        "sekadar kebetulan.",
     ),
     "with_accuracy": ("{name} with {accuracy}", "{name} dengan {accuracy}"),
     "images_of_patients": ("{n} images of {patients} patients", "{n} citra dari {patients} pasien"),
@@ -91,8 +91,8 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     "folds_in_sentence": ("{name} (average of {n} networks)", "{name} (rerata {n} jaringan)"),
     "and": (" and ", " dan "),
     "head_experiment": ("experiment", "eksperimen"),
-    "head_fresh_auc": ("AUC,<br>fresh folds", "AUC,<br>lipatan baru"),
-    "head_fresh_accuracy": ("accuracy,<br>fresh folds", "akurasi,<br>lipatan baru"),
+    "head_fresh_auc": ("AUC,<br>fresh folds", "AUC,<br>fold baru"),
+    "head_fresh_accuracy": ("accuracy,<br>fresh folds", "akurasi,<br>fold baru"),
     "head_val_selected": ("val accuracy,<br>as selected", "akurasi validasi,<br>hasil pemilihan"),
     "head_test_acc": ("test accuracy", "akurasi uji"),
     "not_measured": ("not measured yet", "belum diukur"),
@@ -111,7 +111,7 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     "undefined": ("undefined", "tak terdefinisi"),
     "fresh_note": (
         "{label}: on fresh folds with recipe {recipe}",
-        "{label}: pada lipatan baru dengan resep {recipe}",
+        "{label}: pada fold baru dengan resep {recipe}",
     ),
     "size_note": (
         '"{size} px": the same X-rays, from a file with {size} x {size} pixels',
@@ -129,7 +129,7 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "more_studies": (
         " · [studies: what each switch does, more images, fresh folds]({file})",
-        " · [studi: pengaruh tiap sakelar, lebih banyak citra, lipatan baru]({file})",
+        " · [studi: pengaruh setiap opsi resep, lebih banyak citra, fold baru]({file})",
     ),
     "other_data": (
         "Runs on other images: {sources}.",
@@ -139,7 +139,7 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "{n} more networks are on the [page of all runs]({details}).",
         "{n} jaringan lain ada di [halaman semua percobaan]({details}).",
     ),
-    "axis_fresh_auc": ("AUC on fresh folds", "AUC pada lipatan baru"),
+    "axis_fresh_auc": ("AUC on fresh folds", "AUC pada fold baru"),
     "axis_val_auc": ("AUC on validation images, as selected", "AUC validasi, hasil pemilihan"),
     "axis_test_accuracy": ("test accuracy (%)", "akurasi uji (%)"),
     "legend_goal": ("{goal} % goal of the reports", "sasaran laporan {goal} %"),
@@ -152,7 +152,7 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "Experiments and baselines with 95 % intervals\n{source} · {counts}",
         "Eksperimen dan pembanding dengan selang 95 %\n{source} · {counts}",
     ),
-    "counts_fresh": ("fresh folds n = {n}", "lipatan baru n = {n}"),
+    "counts_fresh": ("fresh folds n = {n}", "fold baru n = {n}"),
     "counts_val": ("val n = {n}", "validasi n = {n}"),
     "counts_test": ("test n = {n}", "uji n = {n}"),
     "details_title": (
@@ -165,9 +165,9 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     "studies_intro": (
         "Each study asks one question on shared folds and answers it on its own page. Figures on "
         "choice folds serve to choose; only those on fresh folds and on test may be quoted.",
-        "Setiap studi menjawab satu pertanyaan pada lipatan yang sama, di halamannya sendiri. "
-        "Angka pada lipatan pemilihan dipakai untuk memilih; yang boleh dikutip hanyalah angka "
-        "pada lipatan baru dan pada data uji.",
+        "Setiap studi menjawab satu pertanyaan pada fold yang sama, di halamannya sendiri. "
+        "Angka pada fold pemilihan dipakai untuk memilih; yang boleh dikutip hanyalah angka "
+        "pada fold baru dan pada data uji.",
     ),
     "study_files_title": ("Files of each study", "Berkas setiap studi"),
     "english_page": ("in English", "dalam bahasa Inggris"),

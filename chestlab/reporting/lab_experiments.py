@@ -87,13 +87,13 @@ AVERAGES: dict[str, tuple[Texts, Texts]] = {  # question and reason, by what is 
         (
             "How well does {model} do on images that it was not trained on, when each of "
             "{members} folds is left out once and all images of a patient are in one fold?",
-            "Seberapa baik {model} pada citra yang tidak dipakai melatihnya, bila setiap lipatan "
-            "(fold) dari {members} lipatan disisihkan satu kali dan semua citra seorang pasien "
-            "berada di lipatan yang sama?",
+            "Seberapa baik {model} pada citra yang tidak dipakai melatihnya, bila setiap fold "
+            "dari {members} fold disisihkan satu kali dan semua citra seorang pasien berada di "
+            "fold yang sama?",
         ),
         (
             "What a network learns from the other folds holds for the patients left out, too.",
-            "Apa yang dipelajari jaringan dari lipatan lain juga berlaku untuk pasien yang "
+            "Apa yang dipelajari jaringan dari fold lain juga berlaku untuk pasien yang "
             "disisihkan.",
         ),
     ),

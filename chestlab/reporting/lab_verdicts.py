@@ -65,7 +65,7 @@ RESULT = {
                 always,
                 "Out of fold, on {oof_n:,} images, the accuracy is {oof_accuracy:.1%} and the AUC "
                 "{oof_auc:.3f} ({oof_auc_low:.3f} to {oof_auc_high:.3f}).",
-                "Di luar lipatan (out-of-fold), pada {oof_n:,} citra, akurasinya "
+                "Pada prediksi out-of-fold ({oof_n:,} citra), akurasinya "
                 "{oof_accuracy:.1%} dan AUC-nya {oof_auc:.3f} ({oof_auc_low:.3f} s.d. "
                 "{oof_auc_high:.3f}).",
             ),

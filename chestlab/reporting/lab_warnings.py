@@ -64,7 +64,7 @@ PATTERNS: tuple[tuple[str, str], ...] = (
         r"and there is no (?P<array>\w+); .*",
         "pasiennya tidak diketahui: {name} berisi {value}, tidak seperti nama berkas NIH "
         "00000013_005.png, dan tidak ada {array}; selang mengambil ulang citra, dan citra seorang "
-        "pasien mungkin berada di beberapa lipatan",
+        "pasien mungkin berada di beberapa fold",
     ),
 )
 
@@ -77,6 +77,7 @@ WORDS = (  # within what the patterns take over
     (r"\bidentical images?\b", "citra yang identik"),
     (r"\bimages\b", "citra"),
     (r"\band\b", "dan"),
+    (r"\bon fold (\d+) of repeat (\d+)", r"pada fold \1 ulangan \2"),
     (r"\bon (train|val|test|oof)\b", r"pada \1"),
     (r"\btrain\b", "latih"),
     (r"\bval\b", "validasi"),

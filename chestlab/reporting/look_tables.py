@@ -162,7 +162,7 @@ def look_table(wording: Wording, looks: Sequence[Look]) -> str:
         versions = len({look.recipe for look in shown})
         rows.append(
             [
-                escaped(network),
+                escaped(wording.baseline(network)),
                 escaped(recipe_name) or NOTHING,
                 wording.number(len(shown), "d"),
                 ", ".join(

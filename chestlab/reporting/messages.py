@@ -41,7 +41,7 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
     ),
     "ablation_title": (
         "Effect of each switch: {net}, recipe {recipe}",
-        "Pengaruh tiap sakelar: {net}, resep {recipe}",
+        "Pengaruh setiap opsi: {net}, resep {recipe}",
     ),
     "ablation": (
         "What each switch changes, with it less without it, whichever of the two recipe "
@@ -51,25 +51,22 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
         "single networks. Verdicts are on the AUC, {comparisons} comparisons, without and with "
         "Holm's correction for their number; detectable is the true gain that 80 % of such "
         "experiments would find. Details:",
-        "Pengaruh setiap sakelar, yaitu hasil dengan sakelar itu dikurangi hasil tanpanya, mana "
-        "pun yang dipakai resep {recipe_name}, pada {source}, dengan validasi silang {repeats} x "
-        "{folds} lipatan atas data latih dan validasi, dikelompokkan per pasien, pada lipatan "
-        "pemilihan: resep dipilih dengannya, sehingga angka di sini tidak untuk dikutip sebagai "
-        "hasil. Berpasangan, dengan selang 95 %; rerata jaringan tunggal. Putusan menurut AUC, "
+        "Hasil dengan setiap opsi dikurangi hasil tanpa opsi itu, pada {source}, dengan validasi "
+        "silang {folds} fold yang diulang {repeats} kali pada data latih dan validasi, "
+        "dikelompokkan per pasien. Resep dasarnya {recipe_name}. Fold ini adalah fold pemilihan: "
+        "resep dipilih dengannya, sehingga angka di sini bukan hasil yang boleh dikutip. Selisih "
+        "berpasangan dengan selang 95 %; rerata jaringan tunggal. Putusan menurut AUC, "
         "{comparisons} perbandingan, tanpa dan dengan koreksi Holm untuk banyaknya perbandingan; "
         '"terdeteksi" adalah kenaikan sebenarnya yang akan ditemukan oleh 80 % percobaan '
         "seperti ini. Selengkapnya:",
     ),
-    "switch": ("switch", "sakelar"),
+    "switch": ("switch", "opsi"),
     "gain_auc": ("gain in AUC (95 %)", "kenaikan AUC (95 %)"),
     "gain_accuracy": ("gain in accuracy (95 %)", "kenaikan akurasi (95 %)"),
     "training_time": ("training time", "waktu latih"),
     "verdict": ("verdict", "putusan"),
     "verdict_holm": ("verdict,<br>Holm", "putusan,<br>Holm"),
     "detectable": ("detectable<br>gain in AUC", "kenaikan AUC<br>terdeteksi"),
-    "supported": ("supported", "didukung"),
-    "undecided": ("undecided", "belum jelas"),
-    "refuted": ("refuted", "disangkal"),
     "on_in_base": ("on in the base", "aktif dalam resep dasar"),
     "all_winners": ("all winners together", "semua pemenang bersama"),
     "phantom": (
@@ -101,33 +98,28 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
     "head_looks": ("looks at test<br>by this network", "evaluasi data uji<br>oleh jaringan ini"),
     "costs_title": ("Cost of each network", "Biaya setiap jaringan"),
     "head_arithmetic": ("million multiply-<br>accumulates", "juta operasi<br>kali-tambah"),
-    "head_speed": ("speed<br>ratio", "rasio<br>kecepatan"),
-    "head_training_rate": ("images/s<br>in training", "citra/dtk<br>saat latih"),
-    "head_alone": ("ms per image,<br>alone", "ms per citra,<br>satu per satu"),
-    "head_of_64": ("ms per image,<br>64 at once", "ms per citra,<br>64 sekaligus"),
     "head_memory": ("memory in<br>training, MB", "memori saat<br>latih, MB"),
     "head_checkpoint": ("checkpoint,<br>MB", "checkpoint,<br>MB"),
     "below_costs": (
-        "Multiply-accumulates are those of one image at the network's input size. The speed ratio "
-        "is the longest training time of this table on the same device over the run's own, early "
-        "stopping included; for an average, the times of all members are added. Milliseconds are "
-        "medians with quartiles, without test-time augmentation. Memory: tensors of one training "
-        "step. Times of under a minute are in seconds, longer ones in m:ss; they depend on the "
-        "machine that the run was made on and on its other load.",
-        "Operasi kali-tambah dihitung untuk satu citra pada ukuran masukan jaringan. Rasio "
-        "kecepatan adalah waktu latih terlama di tabel ini pada perangkat yang sama dibagi waktu "
-        "latih percobaan itu, termasuk penghentian dini; untuk sebuah rerata, waktu semua "
-        "anggotanya dijumlahkan. Milidetik adalah median dengan kuartil, tanpa augmentasi saat "
-        "uji. Memori: tensor pada satu langkah latih. Waktu di bawah satu menit ditulis dalam "
-        "detik, selebihnya dalam m:dd; waktu bergantung pada mesin tempat percobaan dijalankan dan "
-        "pada beban lain di mesin itu.",
+        "Multiply-accumulates are those of one image at the network's input size. Training time "
+        "includes early stopping; for an average, the times of all members are added. It depends "
+        "on the machine that the run was made on and on its other load, so it compares no two "
+        "networks. Memory: tensors of one training step.",
+        "Operasi kali-tambah dihitung untuk satu citra pada ukuran masukan jaringan. Waktu latih "
+        "termasuk penghentian dini; untuk sebuah rerata, waktu semua anggotanya dijumlahkan. "
+        "Waktu ini bergantung pada mesin tempat percobaan dijalankan dan pada beban lain di mesin "
+        "itu, jadi bukan perbandingan antarjaringan. Memori: tensor pada satu langkah latih.",
     ),
     "interval": ("({low} to {high})", "({low} s.d. {high})"),
     "yes": ("yes", "ya"),
     "no": ("no", "tidak"),
     "seed": ("seed {seed}", "seed {seed}"),
+    "random_start": (  # `weights.RANDOM_MARK`
+        "random initialisation, not the report's experiment",
+        "inisialisasi acak, bukan eksperimen dalam laporan",
+    ),
     "average_of_seeds": ("average of {n} seeds", "rerata {n} seed"),
-    "average_of_folds": ("average of {n} folds", "rerata {n} lipatan"),
+    "average_of_folds": ("average of {n} folds", "rerata {n} fold"),
     "average_of_runs": ("average of {n} runs", "rerata {n} percobaan"),
     "members_alone": (
         "Members of run {run} alone on test, mean ± standard deviation: accuracy {accuracy}, AUC "
@@ -234,7 +226,7 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
     ),
     "head_divided": ("what is divided", "data yang dibagi"),
     "head_images": ("images", "citra"),
-    "head_oof_auc": ("AUC out of fold", "AUC di luar lipatan"),
+    "head_oof_auc": ("AUC out of fold", "AUC out-of-fold"),
     "head_gain": ("AUC minus that of {reference}", "AUC dikurangi AUC {reference}"),
     "head_gain_report": (
         "AUC minus that of the same<br>network with recipe report",
@@ -248,12 +240,12 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
         "are divided together, a network chooses its epoch on the fold that it is evaluated on, "
         "which favours it slightly, unless its recipe takes the last epoch; a baseline chooses "
         "nothing there.",
-        "Setiap citra diprediksi oleh satu-satunya model yang dilatih tanpa lipatan citra itu; "
+        "Setiap citra diprediksi oleh satu-satunya model yang dilatih tanpa fold citra itu; "
         "selang 95 % seperti di atas, selisihnya berpasangan. Angkanya berasal dari satu "
-        "pembagian lipatan dan satu kali pelatihan; seberapa jauh pelatihan ulang akan mengubahnya "
+        "pembagian fold dan satu kali pelatihan; seberapa jauh pelatihan ulang akan mengubahnya "
         "tidak ikut diperhitungkan, sehingga angka ini tidak memutuskan apa pun tentang resep. "
-        "Resepnya dipilih dengan lipatan ini (lipatan pemilihan). Bila data latih dan validasi "
-        "dibagi bersama, sebuah jaringan memilih epoch pada lipatan yang juga dipakai "
+        "Resepnya dipilih dengan fold ini (fold pemilihan). Bila data latih dan validasi "
+        "dibagi bersama, sebuah jaringan memilih epoch pada fold yang juga dipakai "
         "mengevaluasinya, sehingga sedikit diuntungkan, kecuali bila resepnya mengambil epoch "
         "terakhir; pembanding dasar tidak memilih apa pun di sana.",
     ),
@@ -304,10 +296,10 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
         "single networks, statistics estimated",
         "jaringan tunggal, statistik ditaksir ulang",
     ),
-    "judged_average": ("average of 2 networks", "rata-rata 2 jaringan"),
+    "judged_average": ("average of 2 networks", "rerata 2 jaringan"),
     "judged_yardstick": ("classical classifier", "pengklasifikasi klasik"),
     "verdict_supported": ("supported", "didukung"),
     "verdict_outside": ("outside the claim", "di luar klaim"),
-    "verdict_undecided": ("undecided", "belum dapat diputuskan"),
-    "verdict_refuted": ("refuted", "dibantah"),
+    "verdict_undecided": ("undecided", "belum dapat disimpulkan"),
+    "verdict_refuted": ("refuted", "ditolak"),
 }

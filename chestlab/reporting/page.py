@@ -37,6 +37,22 @@ class Wording:
         """The sentence of `messages.MESSAGES` under ``key``, with its values filled in."""
         return MESSAGES[key][self.column].format(**values)
 
+    def translated(self, english: str, *keys: str) -> str:
+        """What a file holds in English, by the first of these messages that says the same.
+
+        Names in braces stand for any text of the file, which is taken over; a text that no message
+        says stays as it is.
+        """
+        for key in keys:
+            pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", re.escape(MESSAGES[key][0]))
+            if match := re.fullmatch(pattern, english):
+                return self.say(key, **match.groupdict())
+        return english
+
+    def baseline(self, model: str) -> str:
+        """The name of a baseline in the page's language, of another model as it is."""
+        return self.translated(model, *(key for key in MESSAGES if key.startswith("baseline_")))
+
     def number(self, value: float | None, form: str = ".3f") -> str:
         """With the language's decimal mark; a dash where there is no number.
 

@@ -93,7 +93,8 @@ def _about(wording: Wording, run: StoredRun) -> list[str]:
     elif run.kind == "network":
         about += [recipe_text(metrics), wording.say("seed", seed=metrics.get("seed"))]
     if run.kind != "baseline":
-        about.append((metrics.get("starting_weights") or {}).get("note"))
+        note = (metrics.get("starting_weights") or {}).get("note")
+        about.append(note and wording.translated(note, "random_start"))
     return [part for part in about if part]
 
 
@@ -177,15 +178,14 @@ def member_lines(wording: Wording, group: Sequence[StoredRun]) -> list[str]:
 def cost_table(wording: Wording, group: Sequence[StoredRun]) -> str:
     """What each network costs; a dash where a run has not stored it.
 
-    A speed ratio compares a run with the others on the same device only. Empty where no run has
+    Speeds are left out: each run was timed on its own, under another load. Empty where no run has
     stored its time.
     """
     rows = []
-    timed = [run for run in group if run.metrics.get("seconds") is not None]
-    for run in timed:
+    for run in group:
         metrics, costs = run.metrics, run.metrics.get("costs") or {}
-        same = [r.metrics for r in timed if r.metrics.get("device") == metrics.get("device")]
-        ratio = max(other["seconds"] for other in same) / metrics["seconds"]
+        if metrics.get("seconds") is None:
+            continue
         rows.append(
             [
                 str(group.index(run) + 1),
@@ -195,23 +195,14 @@ def cost_table(wording: Wording, group: Sequence[StoredRun]) -> str:
                 wording.percent(metrics["val"]["accuracy"]),
                 wording.percent(metrics["test"]["accuracy"]) if metrics["test"] else NOTHING,
                 _time(wording, metrics["seconds"], metrics.get("device")),
-                f"{wording.number(ratio, '.1f' if ratio < 100 else '.3g')}x",
-                wording.number(metrics.get("images_per_second"), ".3g"),
-                *(_latency(wording, costs.get(f"inference_batch{n}") or {}) for n in (1, 64)),
                 _in_millions(wording, costs.get("peak_memory_bytes")),
                 _in_millions(wording, costs.get("checkpoint_bytes")),
             ]
         )
-    heads = ["run", "parameters", "arithmetic", "val_accuracy", "test_accuracy", "time", "speed"]
-    heads += ["training_rate", "alone", "of_64", "memory", "checkpoint"]
+    heads = ["run", "parameters", "arithmetic", "val_accuracy", "test_accuracy", "time"]
+    heads += ["memory", "checkpoint"]
     heads = ["#", *(wording.say(f"head_{head}") for head in heads)]
     return markdown_table(heads, rows, left=2) if rows else ""
-
-
-def _latency(wording: Wording, times: Mapping[str, float]) -> str:
-    ends = [times[key] for key in ("low_ms", "high_ms") if key in times]
-    median = wording.number(times.get("median_ms"), ".3g")
-    return unbroken(wording.above_interval(median, ends, ".3g"))
 
 
 def _in_millions(wording: Wording, value: float | None) -> str:

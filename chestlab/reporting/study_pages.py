@@ -134,5 +134,5 @@ def _ablation_row(wording: Wording, row: Mapping[str, str]) -> tuple[str, ...]:
     name += f" ({wording.say('on_in_base')})" if kind == "removed" else ""
     ratio = f"x {wording.number(float(row['images_ratio']), '.2f')}"
     detectable = wording.number(float(row["auc_gain_detectable"]))
-    decided = (wording.say(row[key]) for key in ("verdict", "verdict_holm"))
+    decided = (wording.say(f"verdict_{row[key]}") for key in ("verdict", "verdict_holm"))
     return name, gains[0], detectable, gains[1], ratio, *decided
