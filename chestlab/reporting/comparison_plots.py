@@ -52,15 +52,15 @@ CHANCE: dict[str, Any] = {"color": GREY, "linestyle": ":", "linewidth": 1.4}
 
 
 def draw_comparison(runs: Sequence[Mapping[str, Any]], path: Path | str, *, title: str) -> None:
-    """Draw test accuracy and AUC of runs on the same images, with their size and training time.
+    """Draw test accuracy and AUC of runs on the same images, with their size.
 
     A run has a row of its own, so that nothing lies over anything else and every point stands at
     its value.
 
     Args:
         runs: from the top, each with ``number``, ``name``, ``kind`` (a key of `KINDS`),
-            ``accuracy`` and ``interval`` (low, high) in 0..1, ``auc`` and ``auc_interval``,
-            ``parameters`` and ``seconds``; any of the last four is None where there is none.
+            ``accuracy`` and ``interval`` (low, high) in 0..1, ``auc``, ``auc_interval`` and
+            ``parameters``; any of the last three is None where there is none.
         path: PNG to write; its folder must exist.
         title: of which data; a heading with the highest accuracy is put before it.
 
@@ -68,12 +68,11 @@ def draw_comparison(runs: Sequence[Mapping[str, Any]], path: Path | str, *, titl
         OSError: ``path`` cannot be written.
     """
     figure = titled_figure(f"{_highest(runs)}\n{title}", body_height=1.1 + 0.31 * len(runs))
-    panels = figure.subplots(1, 4, sharey=True, width_ratios=(1.6, 1.6, 0.9, 0.9))
+    panels = figure.subplots(1, 3, sharey=True, width_ratios=(1.6, 1.6, 0.9))
     columns = (
         ("accuracy", "interval", 100, "accuracy (%)"),
         ("auc", "auc_interval", 1, "AUC"),
         ("parameters", "", 1, "parameters"),
-        ("seconds", "", 1, "training (s)"),
     )
     for axes, (key, interval, scale, label) in zip(panels, columns, strict=True):
         tidy(axes, label, "")

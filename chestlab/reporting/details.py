@@ -201,7 +201,6 @@ def _draw_comparison(picture: Path, group: Sequence[StoredRun]) -> None:
             "auc": run.metrics["test"]["auc"],
             "auc_interval": run.metrics["test"]["auc_ci95"],
             "parameters": run.metrics.get("parameters"),
-            "seconds": run.metrics.get("seconds"),
         }
         for number, run in enumerate(group, 1)
         if shown.get(run.group_key) is run

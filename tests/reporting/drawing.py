@@ -67,7 +67,6 @@ def make_runs(count):
             "auc": None if number == 3 else 0.75 + 0.01 * number % 0.2,
             "auc_interval": None if number == 3 else (0.7, 0.97),
             "parameters": None if number == 2 else 10 ** rng.uniform(3, 7),
-            "seconds": 60.0,
         }
         for number in range(1, count + 1)
     ]

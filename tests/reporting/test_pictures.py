@@ -136,7 +136,7 @@ def test_comparison_draws_every_point_at_its_value(drawn, count):
     for run in runs[3:9]:  # several of the same size and accuracy, as on the page of results
         run |= {"parameters": 38_019_845, "accuracy": 0.86}
     figure = drawn(comparison_plots.draw_comparison, runs, title="small.npz · test n = 107")
-    keys = {"accuracy": 100, "auc": 1, "parameters": 1, "seconds": 1}
+    keys = {"accuracy": 100, "auc": 1, "parameters": 1}
     for axes, (key, scale) in zip(figure.axes, keys.items(), strict=True):
         expected = {row: scale * run[key] for row, run in enumerate(runs) if run[key] is not None}
         assert points_of(axes) == pytest.approx(expected)
