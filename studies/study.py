@@ -23,6 +23,8 @@ from chestlab.files.atomic import atomic_write, check_writable, make_folder, wri
 from chestlab.files.errors import InputError, OneLineParser
 from chestlab.files.progress import StopSignals
 from chestlab.files.run_files import STUDIES
+from chestlab.reporting.numbers import MISSING
+from chestlab.reporting.page import Wording
 from chestlab.runs import crossval
 from chestlab.runs.crossval import STORE, Configuration, Outcome, Store
 from chestlab.runs.flags import (
@@ -33,6 +35,7 @@ from chestlab.runs.flags import (
     given_hyperparameters,
 )
 from chestlab.runs.naming import check_name, output_folders, run_name
+from chestlab.training.batch_norm import frozen_norms
 from chestlab.training.device import check_precision, pick_device
 from chestlab.training.layers import check_input, set_drop_paths
 from chestlab.training.recipe import Recipe, hyperparameter
@@ -42,6 +45,8 @@ from networks import Network, network
 REPEATS = hyperparameter(2, "", low=1, high=100)
 
 FOLDS = hyperparameter(5, "", low=2, high=100)
+
+ENGLISH = Wording("en")
 
 BASELINE_KIND = "yardstick"  # of a classical classifier's row, in the stored tables
 
@@ -58,9 +63,27 @@ class _Redraw(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, options: Any, values: Any, option: Any = None
     ) -> None:
+        from chestlab.reporting.overview import PAGES
+
         self.write_page(values)
-        print(values / "README.md", flush=True)
+        print(*(values / page for page in PAGES.values()), sep="\n", flush=True)
         parser.exit()
+
+
+def add_redraw(
+    parser: argparse.ArgumentParser,
+    write_page: Callable[[Path], None],
+    what: str = "table, picture and page",
+) -> None:
+    """Add ``--redraw FOLDER``, which calls ``write_page`` and writes ``what`` again."""
+    parser.add_argument(
+        "--redraw",
+        type=Path,
+        action=_Redraw,
+        write_page=write_page,
+        metavar="FOLDER",
+        help=f"train nothing; write {what} of these results again",
+    )
 
 
 def comparison_parser(
@@ -114,14 +137,7 @@ def comparison_parser(
     add_folder(parser, "--models-dir", "trained_models")
     add("--name", help="of the folder of results (default: made of what is compared and the data)")
     if write_page is not None:
-        add(
-            "--redraw",
-            type=Path,
-            action=_Redraw,
-            write_page=write_page,
-            metavar="FOLDER",
-            help="train nothing; write table, picture and page of these results again",
-        )
+        add_redraw(parser, write_page)
     if frozen:
         return parser
     group = parser.add_argument_group("recipe", "Hyperparameters that differ from the recipe's.")
@@ -216,6 +232,8 @@ class Study:
         if changed.drop_path:
             set_drop_paths(model, changed.drop_path)
         check_input(model, changed, self.data.size)
+        if changed.batch_norm == "frozen":
+            frozen_norms(model)
         return found, configuration
 
     def cross_validate(self, configuration: Configuration, share: float = 1.0) -> Outcome:
@@ -295,17 +313,19 @@ def interval_columns(name: str, estimate: Any) -> dict[str, float]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def interval_cell(row: Mapping[str, Any], name: str, form: str = ".3f") -> str:
+def interval_cell(
+    wording: Wording, row: Mapping[str, Any], name: str, form: str = ".3f"
+) -> str:
     """The text of what `interval_columns` has put into a row."""
-    value, low, high = (format(row[f"{name}{end}"], form) for end in ("", "_low", "_high"))
-    return f"{value} ({low} to {high})"
+    ends = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{wording.number(row[name], form)} {wording.interval(ends, form)}"
 
 
-def p_cell(p: float) -> str:
+def p_cell(p: float, wording: Wording = ENGLISH) -> str:
     """The text of a p-value; ``n/a`` where there is none."""
     if math.isnan(p):
-        return "n/a"
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+        return MISSING
+    return wording.number(p) if p >= 0.001 else f"< {wording.number(0.001)}"
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -315,11 +335,34 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return columns
 
 
+def write_readmes(
+    folder: Path,
+    template: str,
+    about: Mapping[str, Any],
+    oof: OutOfFold | None,
+    values: Callable[[Wording], Mapping[str, Any]],
+) -> None:
+    """Write the page in every language, each by `write_readme`.
+
+    Args:
+        folder: of the results.
+        template: of ``templates/<template>.<language>.md.j2``.
+        about: of `Study.about`.
+        oof: of the same images.
+        values: what else the template shows, in the language of a wording.
+    """
+    from chestlab.reporting.overview import PAGES
+
+    for language, page in PAGES.items():
+        shown = values(Wording(language))
+        write_readme(folder, f"{template}.{language}", about, oof, page, **shown)
+
+
 def write_readme(
     folder: Path,
     template: str,
     about: Mapping[str, Any],
-    oof: OutOfFold,
+    oof: OutOfFold | None,
     page: str = "README.md",
     **values: Any,
 ) -> None:
@@ -329,23 +372,36 @@ def write_readme(
         folder: of the results.
         template: name of the study's template.
         about: of `Study.about`, for the paragraph on data and folds.
-        oof: of the same images.
-        page: its name in the folder.
+        oof: of the same images; None where ``about`` has what `about_images` tells.
+        page: its name in the folder, in a language of `overview.PAGES`.
         values: what else the template shows.
     """
+    from chestlab.reporting.lab_warnings import warning_in
+    from chestlab.reporting.overview import PAGES
     from chestlab.reporting.page import render
 
+    (language,) = (code for code, name in PAGES.items() if name == page)
+    images = about if oof is None else about_images(oof)
     first_seed = about.get("first_seed", FOLDS_SEED)
     text = render(
         f"{template}.md.j2",
         TEMPLATES,
         about=about,
-        images=len(oof.labels),
-        unit="image" if oof.patients is None else "patient",
         seeds=", ".join(str(first_seed + repeat) for repeat in range(about["repeats"])),
         resamples=f"{BOOTSTRAP_RESAMPLES:,}",
-        warnings=oof.alarms(),
-        units=len(oof.labels) if oof.patients is None else len(np.unique(oof.patients)),
+        warnings=[warning_in(language, text) for text in images["warnings"]],
+        **{key: images[key] for key in ("images", "unit", "units")},
         **values,
     )
     atomic_write(folder / page, text)
+
+
+def about_images(oof: OutOfFold) -> dict[str, Any]:
+    """What a page says of the images: their number, that of their patients, and alarms."""
+    known = oof.patients is not None
+    return {
+        "images": len(oof.labels),
+        "unit": "patient" if known else "image",
+        "units": len(np.unique(oof.patients)) if known else len(oof.labels),
+        "warnings": oof.alarms(),
+    }

@@ -299,6 +299,11 @@ ROWS = (
                 "batch-norm statistics estimated anew after every epoch",
                 "statistik batch norm dihitung ulang setelah setiap epoch",
             ),
+            Entry(
+                _is("batch_norm", "frozen"),
+                "batch-norm statistics of the weights to start from, frozen",
+                "statistik batch norm dari bobot awal, dibekukan",
+            ),
         ),
     ),
     Row(

@@ -17,6 +17,7 @@ from chestlab.files.checkpoint import load_checkpoint
 from chestlab.files.errors import InputError, TrainingError
 from chestlab.files.run_files import UNFINISHED, RunFiles, read_metrics, run_lock
 from chestlab.runs.more_epochs import LENGTHS, is_longer, lengthen
+from chestlab.training.batch_norm import frozen_norms
 from chestlab.training.distributed import Processes
 from chestlab.training.layers import check_input
 from chestlab.training.recipe import Recipe, as_dict
@@ -318,9 +319,12 @@ class Resumable:
         That is in networks with depthwise convolutions, see `Recipe.cpu_bf16`.
 
         Raises:
-            InputError: the input is smaller than the network's ``smallest_input``.
+            InputError: the input is smaller than the network's ``smallest_input``, or there are no
+                batch-norm statistics to freeze.
         """
         check_input(model, self.recipe, self.data.size)
+        if self.recipe.batch_norm == "frozen":
+            frozen_norms(model)
         convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
         if any(module.groups > 1 for module in convolutions):  # slower with it, see Recipe
             self.recipe = dataclasses.replace(self.recipe, cpu_bf16=False)

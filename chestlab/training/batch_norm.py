@@ -6,6 +6,9 @@ torchvision's 0.01 (MobileNetV3, EfficientNet) they lag hundreds of steps behind
 than a training on a few hundred images has; averaged weights lag as well. Statistics estimated
 anew on training images are the weights' own (Wu and Johnson, Rethinking "Batch" in BatchNorm,
 https://arxiv.org/abs/2105.07576; `torch.optim.swa_utils.update_bn` does the same with dropout on).
+
+Frozen statistics are those that pretrained weights bring. Batch norm is then the same scale and
+shift of each channel in training and in evaluation; its weight and bias are trained all the same.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from chestlab.files.errors import InputError
 from chestlab.training.augment import to_input
 from chestlab.training.device import autocast, memory_format
 from chestlab.training.recipe import Recipe
@@ -33,6 +37,29 @@ def batch_norms(model: nn.Module, frozen: Iterable[nn.Module] = ()) -> dict[str,
         for name, layer in model.named_modules()
         if isinstance(layer, _BatchNorm) and layer.track_running_stats and layer not in resting
     }
+
+
+def frozen_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norms whose statistics pretrained weights have brought.
+
+    Those of a classifier that starts from random numbers have none yet (mean 0 and variance 1).
+
+    Raises:
+        InputError: there is none.
+    """
+    layers = [
+        layer
+        for layer in batch_norms(model).values()
+        if layer.running_mean is not None
+        and layer.running_var is not None
+        and not (layer.running_mean.eq(0).all() and layer.running_var.eq(1).all())
+    ]
+    if not layers:
+        raise InputError(
+            "--batch-norm frozen: the weights that this network starts from bring no batch-norm "
+            "statistics; allowed are running, epoch or estimated"
+        )
+    return layers
 
 
 def forget_within_an_epoch(layers: Iterable[_BatchNorm], steps: int) -> None:

@@ -138,8 +138,9 @@ class Recipe:
     batch_norm: str = hyperparameter(
         "running",
         "its statistics in evaluation: running averages; with a momentum that replaces them "
-        "within an epoch; or estimated anew on training images after every epoch",
-        choices=("running", "epoch", "estimated"),
+        "within an epoch; estimated anew on training images after every epoch; or frozen, those of "
+        "the weights to start from, in training as well",
+        choices=("running", "epoch", "estimated", "frozen"),
     )
     loss: str = hyperparameter(
         "bce", "binary cross-entropy, plain or focal", choices=("bce", "focal")

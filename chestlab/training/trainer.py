@@ -23,6 +23,7 @@ from chestlab.training.batch_norm import (
     batch_norms,
     estimate_statistics,
     forget_within_an_epoch,
+    frozen_norms,
 )
 from chestlab.training.cuda_graph import CaptureError, StepGraph, supported
 from chestlab.training.device import (
@@ -114,6 +115,8 @@ class Trainer:
         self.frozen_modules = freeze_first(self.model, recipe.freeze) if recipe.freeze else []
         if frozen:  # the whole backbone: dropout and stochastic depth have no weights, but rest too
             self.frozen_modules = [self.model.get_submodule("backbone").requires_grad_(False)]
+        if recipe.batch_norm == "frozen":  # before another stage's statistics are loaded
+            self.frozen_modules += frozen_norms(self.model)
         # One generator per purpose: another augmentation leaves the order as it is.
         self.shuffle = torch.Generator().manual_seed(2 * recipe.seed)
         self.noise = torch.Generator(self.device).manual_seed(2 * recipe.seed + 1)

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from chestlab.files.errors import InputError
 from chestlab.training.batch_norm import (
     FORGOTTEN,
     batch_norms,
     estimate_statistics,
     forget_within_an_epoch,
+    frozen_norms,
 )
 from chestlab.training.inference import predict
 from chestlab.training.recipe import Recipe
@@ -106,6 +108,61 @@ def test_frozen_statistics_stay(images):
     assert trainer.best_weights["backbone.1.running_mean"].eq(0).all()
     assert trainer.best_weights["backbone.1.running_var"].eq(1).all()
     assert not trainer.best_weights["head.1.running_mean"].eq(0).all()
+
+
+def pretrained():
+    """`SlowNet` with statistics in its backbone, and none in what follows."""
+    torch.manual_seed(3)
+    model = SlowNet()
+    norm = model.backbone[1]
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.5, 2)
+    return model
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_pretrained_statistics_stay_while_weights_move_and_what_has_none_gets_some(images, ema):
+    before = copy.deepcopy(pretrained().state_dict())
+    empty = images[0][:0], images[1][:0]
+    recipe = dataclasses.replace(RECIPE, batch_norm="frozen", ema=ema)
+    trainer = Trainer(pretrained, recipe, images, empty)
+    trainer.fit()
+    after = trainer.best_weights
+    for name in ("running_mean", "running_var"):
+        assert torch.equal(after[f"backbone.1.{name}"], before[f"backbone.1.{name}"])
+        assert not torch.equal(after[f"head.1.{name}"], before[f"head.1.{name}"])
+    assert not torch.equal(after["backbone.1.weight"], before["backbone.1.weight"])
+    # in training, too: the same weights give the same features whatever the batch
+    trainer.model.train()
+    for layer in trainer.frozen_modules:
+        layer.eval()
+    x = (images[0].float() / 255 - 0.5) / 0.5
+    with torch.no_grad():
+        torch.testing.assert_close(
+            trainer.model.backbone(x)[:2], trainer.model.backbone(x[:2]), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_what_moved_in_the_first_stage_goes_on_moving_in_the_second(images):
+    empty = images[0][:0], images[1][:0]
+    recipe = dataclasses.replace(RECIPE, batch_norm="frozen", epochs=2)
+    first = Trainer(pretrained, recipe, images, empty, frozen=True)
+    first.fit()
+    second = Trainer(pretrained, recipe, images, empty, previous=first)
+    assert second.frozen_modules == [second.model.backbone[1]]
+    second.fit()
+    for name in ("running_mean", "running_var"):
+        of_head, of_backbone = f"head.1.{name}", f"backbone.1.{name}"
+        assert not torch.equal(second.best_weights[of_head], first.best_weights[of_head])
+        assert torch.equal(second.best_weights[of_backbone], first.best_weights[of_backbone])
+
+
+def test_random_numbers_bring_no_statistics_to_freeze(images):
+    for build in (SlowNet, lambda: nn.Linear(2, 1)):
+        with pytest.raises(InputError, match=r"--batch-norm frozen: .* allowed are running"):
+            frozen_norms(build())
+    with pytest.raises(InputError, match="bring no batch-norm statistics"):
+        trained(images, batch_norm="frozen")
 
 
 def test_an_estimate_changes_nothing_but_statistics_and_repeats(images):
