@@ -23,6 +23,9 @@ from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
 from chestlab.evaluation.verdicts import VERDICTS, Estimate, verdicts
 from chestlab.files.errors import InputError, TrainingError, one_line_errors
 from chestlab.files.progress import StopSignals
+from chestlab.reporting.front_messages import SWITCHES_IN_INDONESIAN
+from chestlab.reporting.numbers import MISSING
+from chestlab.reporting.page import Wording
 from chestlab.runs.crossval import Outcome
 from chestlab.training.augment import warps_anything
 from chestlab.training.recipe import Recipe, as_dict, in_words
@@ -36,7 +39,7 @@ from studies.study import (
     interval_columns,
     p_cell,
     read_results,
-    write_readme,
+    write_readmes,
     write_table,
 )
 from studies.switches import is_on, offered, select, toggled, usable
@@ -248,7 +251,7 @@ def _images_seen(configuration: Mapping[str, Any]) -> float:
 
 
 def write_page(folder: Path) -> None:
-    """Write ``table.csv``, ``gains.png`` and, last, ``README.md`` from what lies in ``folder``.
+    """Write ``table.csv``, ``gains.png`` and, last, the page in both languages.
 
     Raises:
         InputError: ``oof.csv`` or ``ablation.json`` is missing or damaged.
@@ -262,23 +265,55 @@ def write_page(folder: Path) -> None:
         _draw(summary, oof, compared, folder / "gains.png", recipe.replace("`", ""))
     over = [row for row in rows if "auc_over_hog" in row]
     over.sort(key=lambda row: (row["kind"] not in (BASE, RECIPE, TOGETHER), -row["auc_over_hog"]))
-    write_readme(
-        folder,
-        "ablation",
-        summary,
-        oof,
-        net=summary["net"],
-        script=summary["script"],
-        recipe_name=summary["recipe_name"],
-        recipe=recipe,
-        failed=summary["failed"],
-        gains=bool(compared),
-        comparisons=len(compared),
-        monte_carlo=max((row["auc_gain_monte_carlo"] for row in compared), default=0.0),
-        together=any(row["kind"] == TOGETHER for row in rows),
-        rows=[_cells(row) for row in rows],
-        over_hog=[(f"`{row['configuration']}`", *_gain_cells(row, "over_hog")) for row in over],
-    )
+
+    def values(wording: Wording) -> dict[str, Any]:
+        monte_carlo = max((row["auc_gain_monte_carlo"] for row in compared), default=0.0)
+        return {
+            **{key: summary[key] for key in ("net", "script", "recipe_name", "failed")},
+            "recipe": recipe,
+            "gains": bool(compared),
+            "comparisons": len(compared),
+            "by_chance": wording.number(0.05 * len(compared), ".1f"),
+            "monte_carlo": wording.number(monte_carlo, ".4f"),
+            "together": any(row["kind"] == TOGETHER for row in rows),
+            "rows": [_cells(wording, row) for row in rows],
+            "over_hog": [
+                (f"`{row['configuration']}`", *_gain_cells(wording, row, "over_hog"))
+                for row in over
+            ],
+            **_answer(wording, compared),
+        }
+
+    write_readmes(folder, "ablation", summary, oof, values)
+
+
+def _answer(wording: Wording, compared: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the page begins with: the switches whose effect is decided after Holm's correction."""
+    by_gain = sorted(compared, key=lambda row: -row["auc_gain"])
+    texts = [
+        f"{_named(wording, row)} {interval_cell(wording, row, 'auc_gain', '+.3f')}"
+        for row in by_gain
+    ]
+    verdict = [row["verdict_holm"] for row in by_gain]
+    of_verdict = {
+        name: [text for text, of in zip(texts, verdict, strict=True) if of == name]
+        for name in ("supported", "refuted")
+    }
+    return {
+        "helps": of_verdict["supported"],
+        "hurts": of_verdict["refuted"][::-1],
+        "undecided": verdict.count("undecided"),
+        "largest": texts[0] if texts else "",
+    }
+
+
+def _named(wording: Wording, row: Mapping[str, Any]) -> str:
+    """The switch of a row, as `effect_of`, in the page's language."""
+    name, kind = row["configuration"], row["kind"]
+    if kind == TOGETHER:
+        return wording.say("all_winners")
+    name = f"`{name[2:] if kind in SINGLE else name}`"
+    return f"{name} ({wording.say('on_in_base')})" if kind == REMOVED else name
 
 
 def _draw(
@@ -316,35 +351,48 @@ def effect_of(name: str, kind: str) -> str:
     return name[2:] + (" (on in the base)" if kind == REMOVED else "")
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    figures = [interval_cell(row, measure) for measure in MEASURES]
-    seconds = f"{row['seconds']:.1f}"
+def _cells(wording: Wording, row: Mapping[str, Any]) -> tuple[str, ...]:
+    figures = [interval_cell(wording, row, measure) for measure in MEASURES]
+    seconds = wording.number(row["seconds"], ".1f")
     if row["kind"] != BASELINE_KIND:
-        seconds += f" (x {row['images_ratio']:.2f})"
-    gains = _gain_cells(row, "gain") if row["verdict"] else [""] * 7
+        seconds += f" (x {wording.number(row['images_ratio'], '.2f')})"
+    gains = _gain_cells(wording, row, "gain") if row["verdict"] else [""] * 7
     auc, detectable, accuracy, *decided = gains
     return (
         f"`{row['configuration']}`",
-        row["text"],
+        _text(wording, row),
         *figures,
         *(auc, detectable, accuracy, seconds),
         *decided,
     )
 
 
-def _gain_cells(row: Mapping[str, Any], comparison: str) -> list[str]:
+def _text(wording: Wording, row: Mapping[str, Any]) -> str:
+    """What a row's configuration is, in the page's language."""
+    text, name = row["text"], row["configuration"][2:]
+    if row["kind"] in SINGLE and name in SWITCHES_IN_INDONESIAN and wording.language == "id":
+        return SWITCHES_IN_INDONESIAN[name]
+    if row["kind"] == BASELINE_KIND:
+        return wording.baseline(text)
+    return wording.translated(text, "ablation_base", "ablation_recipe", "ablation_start")
+
+
+def _gain_cells(wording: Wording, row: Mapping[str, Any], comparison: str) -> list[str]:
     """Gain of AUC, smallest detectable, gain of accuracy, p, Holm's p, verdict, Holm's verdict."""
     start = "" if comparison == "gain" else f"{comparison}_"
-    auc, accuracy = (interval_cell(row, f"{measure}_{comparison}", "+.3f") for measure in MEASURES)
+    auc, accuracy = (
+        interval_cell(wording, row, f"{measure}_{comparison}", "+.3f") for measure in MEASURES
+    )
     detectable = row[f"auc_{comparison}_detectable"]
+    raw, holm = (wording.say(f"verdict_{row[f'{start}verdict{end}']}") for end in ("", "_holm"))
     return [
         auc,
-        "n/a" if math.isnan(detectable) else f"{detectable:.3f}",
+        MISSING if math.isnan(detectable) else wording.number(detectable),
         accuracy,
-        p_cell(row[f"{start}p"]),
-        p_cell(row[f"{start}p_holm"]),
-        f"**{row[f'{start}verdict']}**",
-        row[f"{start}verdict_holm"],
+        p_cell(row[f"{start}p"], wording),
+        p_cell(row[f"{start}p_holm"], wording),
+        f"**{raw}**",
+        holm,
     ]
 
 

@@ -25,6 +25,7 @@ from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
 from chestlab.evaluation.verdicts import Estimate, estimate
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
+from chestlab.reporting.page import Wording
 from chestlab.runs.crossval import Outcome
 from chestlab.training.recipe import in_words
 from networks import NAMES
@@ -35,7 +36,7 @@ from studies.study import (
     interval_cell,
     interval_columns,
     read_results,
-    write_readme,
+    write_readmes,
     write_table,
 )
 
@@ -177,7 +178,7 @@ def table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
 
 
 def write_page(folder: Path) -> None:
-    """Write ``table.csv``, ``learning_curve.png`` and, last, ``README.md``.
+    """Write ``table.csv``, ``learning_curve.png`` and, last, the page in both languages.
 
     Raises:
         InputError: ``oof.csv`` or ``learning_curve.json`` is missing or damaged.
@@ -195,29 +196,54 @@ def write_page(folder: Path) -> None:
         caption=("" if summary["repeats"] < EXTRAPOLATED_REPEATS else EXTRAPOLATED)
         + "Bars: 95 % intervals.",
     )
-    recipes = ", ".join(
-        f"{name} with recipe {in_words(recipe['recipe_name'], summary['recipe_changes'])} of "
-        f"`{recipe['script']}.py`"
-        for name, recipe in summary["recipes"].items()
-    )
     most = max(point["images"] for point in summary["points"].values())
-    write_readme(
-        folder,
-        "learning_curve",
-        summary,
-        oof,
-        recipes=recipes,
-        official=f"{OFFICIAL_IMAGES:,}",
-        times=f"{OFFICIAL_IMAGES / most:.0f}",
-        least_repeats=EXTRAPOLATED_REPEATS,
-        rows=[_cells(row) for row in rows],
-    )
+
+    def values(wording: Wording) -> dict[str, Any]:
+        recipes = ", ".join(
+            wording.say(
+                "network_with_recipe",
+                name=name,
+                recipe=in_words(recipe["recipe_name"], summary["recipe_changes"]),
+                script=recipe["script"],
+            )
+            for name, recipe in summary["recipes"].items()
+        )
+        return {
+            "recipes": recipes,
+            "official": wording.number(OFFICIAL_IMAGES, ","),
+            "times": f"{OFFICIAL_IMAGES / most:.0f}",
+            "least_repeats": EXTRAPOLATED_REPEATS,
+            "rows": [_cells(wording, row) for row in rows],
+            "growths": [_growth(wording, summary, oof, name) for name in summary["recipes"]],
+        }
+
+    write_readmes(folder, "learning_curve", summary, oof, values)
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    share = "*extrapolated*" if row["extrapolated"] else f"{row['share']:.0%}"
-    figures = [interval_cell(row, measure) for measure in MEASURES]
-    return (row["name"], f"{row['images']:,.0f}", share, *figures)
+def _growth(
+    wording: Wording, summary: Mapping[str, Any], oof: OutOfFold, name: str
+) -> dict[str, Any]:
+    """What the page begins with: a network's gain by all patients over fewest and over the last."""
+    points = {key: of for key, of in summary["points"].items() if of["name"] == name}
+    keys = sorted(points, key=lambda key: points[key]["share"])
+    growth: dict[str, Any] = {"name": name}
+    for which, key in (("most", keys[-1]), ("fewest", keys[0]), ("before_last", keys[-2])):
+        growth[which] = wording.number(points[key]["images"], ",.0f")
+    for which, key in (("auc", keys[-1]), ("auc_before", keys[0])):
+        growth[which] = wording.number(oof.estimate(key, "auc").value)
+    for which, key, certain in (("gain", keys[0], "certain"), ("step", keys[-2], "step_certain")):
+        gain = oof.gain(keys[-1], key, "auc")
+        growth[which] = interval_cell(wording, interval_columns("auc", gain), "auc", "+.3f")
+        beyond = "beyond_chance" if gain.low > 0 or gain.high < 0 else "maybe_chance"
+        growth[certain] = wording.say(beyond if summary["repeats"] > 1 else "single_repeat")
+    return growth
+
+
+def _cells(wording: Wording, row: Mapping[str, Any]) -> tuple[str, ...]:
+    share = wording.say("extrapolated") if row["extrapolated"] else f"{row['share']:.0%}"
+    figures = [interval_cell(wording, row, measure) for measure in MEASURES]
+    images = wording.number(row["images"], ",.0f")
+    return (wording.baseline(row["name"]), images, share, *figures)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

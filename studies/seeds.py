@@ -13,17 +13,20 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from chestlab.evaluation.predictions import MEMBERS, write_members
+from chestlab.evaluation.predictions import MEMBERS, read_members, write_members
 from chestlab.files.atomic import atomic_write, make_folder
+from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.run_files import STUDIES
-from chestlab.reporting.page import render
+from chestlab.reporting.lab_warnings import warning_in
+from chestlab.reporting.page import Wording, render
 from chestlab.reporting.stored_runs import StoredRun, read_two_class_run
+from studies.study import TEMPLATES, add_redraw
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 123, 456, 789, 1011])
     parser.add_argument("--results-dir", type=Path, default=ROOT / "results")
-    options, flags = parser.parse_known_args(argv)
+    add_redraw(parser, write_page, "the page")
+    with one_line_errors(resume=""):
+        options, flags = parser.parse_known_args(argv)
 
     runs: list[StoredRun] = []
     for seed in options.seeds:
@@ -98,7 +103,7 @@ def write(script: str, name: str, runs: Sequence[StoredRun]) -> Path:
             figures = run.metrics[split] or {}
             of_seed[split] = {measure: figures.get(measure) for measure in ("accuracy", "auc")}
     atomic_write(folder / "seeds.json", json.dumps(about, indent=2) + "\n")
-    atomic_write(folder / "README.md", page(script, [run.metrics for run in runs]))
+    write_page(folder)
     return folder
 
 
@@ -106,40 +111,81 @@ def _probabilities(runs: Sequence[StoredRun], split: str) -> dict[str, np.ndarra
     return {f"seed{run.metrics['seed']}": run.predictions[split].probabilities for run in runs}
 
 
-def page(script: str, runs: Sequence[Mapping[str, Any]]) -> str:
+def write_page(folder: Path) -> None:
+    """Write the page in both languages from ``seeds.json`` and the members' predictions.
+
+    Raises:
+        InputError: one of these is missing or damaged.
+    """
+    from chestlab.reporting.overview import PAGES
+
+    path = folder / "seeds.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        predicted = read_members(folder / MEMBERS)[3]
+        pages = {
+            page: _page(Wording(language), about, predicted) for language, page in PAGES.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise InputError(f"'{path}' or '{MEMBERS}' beside it is missing or damaged") from None
+    for page, text in pages.items():
+        atomic_write(folder / page, text)
+
+
+def _page(wording: Wording, about: Mapping[str, Any], predicted: Collection[str]) -> str:
     """The table of runs of one script that differ in their seed.
 
     Args:
-        script: its file name.
-        runs: their `metrics.json`, at least two.
+        wording: language of the page.
+        about: ``seeds.json``; two runs or more.
+        predicted: names of the seeds whose predictions are stored.
     """
+    runs = about["runs"]
     figures = np.array([[run[split][figure] for split, figure in FIGURES] for run in runs], float)
     rows = [
         [
             str(run["seed"]),
-            *map(_number, values),
-            f"{run['best_epoch']} of {run['epochs_run']}",
-            f"{run['threshold']:.2f}",
-            f"{run['seconds']:.0f}",
+            *(_number(wording, value) for value in values),
+            wording.say("epoch_of", epoch=run["best_epoch"], epochs=run["epochs_run"]),
+            wording.number(run["threshold"], ".2f"),
+            wording.number(run["seconds"], ".0f"),
         ]
         for run, values in zip(runs, figures, strict=True)
     ]
     for label, values in (("mean", figures.mean(0)), ("sd", figures.std(0, ddof=1))):
-        rows.append([f"**{label}**", *map(_number, values), "", "", ""])
+        numbers = (_number(wording, value) for value in values)
+        rows.append([f"**{wording.say(label)}**", *numbers, "", "", ""])
+    stored = [run["seed"] for run in runs if f"seed{run['seed']}" in predicted]
+    kept = ", ".join(wording.say("seed", seed=seed) for seed in stored)
     return render(
-        "seeds.md.j2",
-        Path(__file__).parent / "templates",
-        script=script,
-        run=runs[0],
+        f"seeds.{wording.language}.md.j2",
+        TEMPLATES,
+        about=about,
+        images={split: sum(of.values()) for split, of in about["data"]["counts"].items()},
         runs=len(runs),
         rows=rows,
-        warnings=[(run["seed"], text) for run in runs for text in run.get("warnings", ())],
+        accuracy=_spread(wording, figures[:, FIGURES.index(("test", "accuracy"))]),
+        auc=_spread(wording, figures[:, FIGURES.index(("test", "auc"))]),
+        kept="" if len(stored) == len(runs) else kept,
+        members=MEMBERS,
+        warnings=[
+            (run["seed"], warning_in(wording.language, text))
+            for run in runs
+            for text in run.get("warnings") or ()
+        ],
     )
 
 
-def _number(value: float) -> str:
+def _spread(wording: Wording, values: np.ndarray) -> dict[str, str]:
+    """Mean, standard deviation and ends of a figure over the seeds."""
+    spread = {"mean": values.mean(), "sd": values.std(ddof=1)}
+    spread |= {"lowest": values.min(), "highest": values.max()}
+    return {name: _number(wording, value) for name, value in spread.items()}
+
+
+def _number(wording: Wording, value: float) -> str:
     """A figure; that of outputs that differ by less than float noise is NaN here."""
-    return "undefined" if np.isnan(value) else f"{value:.3f}"
+    return wording.say("undefined") if np.isnan(value) else wording.number(value)
 
 
 if __name__ == "__main__":

@@ -313,9 +313,7 @@ def interval_columns(name: str, estimate: Any) -> dict[str, float]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def interval_cell(
-    wording: Wording, row: Mapping[str, Any], name: str, form: str = ".3f"
-) -> str:
+def interval_cell(wording: Wording, row: Mapping[str, Any], name: str, form: str = ".3f") -> str:
     """The text of what `interval_columns` has put into a row."""
     ends = row[f"{name}_low"], row[f"{name}_high"]
     return f"{wording.number(row[name], form)} {wording.interval(ends, form)}"
@@ -388,7 +386,7 @@ def write_readme(
         TEMPLATES,
         about=about,
         seeds=", ".join(str(first_seed + repeat) for repeat in range(about["repeats"])),
-        resamples=f"{BOOTSTRAP_RESAMPLES:,}",
+        resamples=f"{images['resamples']:,}",
         warnings=[warning_in(language, text) for text in images["warnings"]],
         **{key: images[key] for key in ("images", "unit", "units")},
         **values,
@@ -404,4 +402,5 @@ def about_images(oof: OutOfFold) -> dict[str, Any]:
         "unit": "patient" if known else "image",
         "units": len(np.unique(oof.patients)) if known else len(oof.labels),
         "warnings": oof.alarms(),
+        "resamples": BOOTSTRAP_RESAMPLES,
     }

@@ -11,12 +11,13 @@ from several processes at once. Needs Optuna: pip install -r requirements-tune.t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import shlex
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,19 @@ from chestlab.evaluation.metrics import roc_auc
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.errors import InputError, TrainingError, one_line_errors
 from chestlab.files.progress import Interrupted, StopSignals
+from chestlab.reporting.page import Wording
 from chestlab.runs.crossval import Configuration, each_fold
 from chestlab.runs.flags import checked
 from chestlab.training.recipe import Recipe, as_dict, hyperparameter
 from networks import NAMES, Network
 from studies.study import (
     Study,
+    about_images,
     comparison_parser,
     interval_cell,
     interval_columns,
     read_results,
-    write_readme,
+    write_readmes,
     write_table,
 )
 from studies.switches import Switch, is_on, offered, select, toggled
@@ -299,48 +302,89 @@ def reproduce(
 
 
 def write_page(folder: Path) -> None:
-    """Write ``trials.csv``, ``trials.png`` and, last, ``README.md`` from what lies in ``folder``.
+    """Write ``trials.csv``, ``trials.png`` and, last, the page in both languages.
 
     Raises:
         InputError: ``oof.csv`` or ``tune.json`` is missing or damaged.
     """
     from chestlab.reporting.study_plots import draw_trials
 
-    summary, oof = read_results(folder, "tune", "configurations")
-    rows, groups = summary["trials"], summary["groups"]
+    summary, oof = _read(folder)
+    rows, best = summary["trials"], summary["best_auc"]
     columns = write_table(folder / "trials.csv", rows)
     draw_trials(
         rows,
         folder / "trials.png",
         title=f"Search for a recipe of {summary['net']}\n{summary['data']['source']} · train + val "
-        f"n = {len(oof.labels)}, {summary['repeats']} x {summary['folds']} folds",
+        f"n = {summary['images']}, {summary['repeats']} x {summary['folds']} folds",
     )
-    done = sorted((r for r in rows if r["state"] == "complete"), key=lambda row: -row["auc"])
+    numeric = [key for key in columns[5:] if key not in summary["groups"]]
     states = [row["state"] for row in rows]
-    numeric = [key for key in columns[5:] if key not in groups]
-    lines = [
+
+    def values(wording: Wording) -> dict[str, Any]:
+        return {
+            **{key: summary[key] for key in ("net", "command")},
+            "trials": len(rows),
+            "finished": states.count("complete"),
+            "pruned": states.count("pruned"),
+            "best": interval_cell(wording, best, "auc"),
+            "columns": numeric,
+            "rows": _lines(wording, summary, numeric),
+            **_answer(wording, summary),
+        }
+
+    write_readmes(folder, "tune", summary, oof, values)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], OutOfFold | None]:
+    """Summary and logits of a search; no logits where the summary tells what the page says of them.
+
+    Raises:
+        InputError: ``oof.csv`` or ``tune.json`` is missing or damaged.
+    """
+    path = folder / "tune.json"
+    if path.exists() and not (folder / "oof.csv").exists():
+        with contextlib.suppress(ValueError):
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            if "best_auc" in summary:
+                return summary, None
+    summary, oof = read_results(folder, "tune", "configurations")
+    best = interval_columns("auc", oof.estimate(summary["best"], "auc"))
+    return {**summary, **about_images(oof), "best_auc": best}, oof
+
+
+def _done(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The finished trials, the best first."""
+    done = [row for row in summary["trials"] if row["state"] == "complete"]
+    return sorted(done, key=lambda row: -row["auc"])
+
+
+def _answer(wording: Wording, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page begins with: the best trial and, where it was finished, the base recipe's."""
+    best, *others = _done(summary)
+    base = [row for row in (best, *others) if row["trial"] == 0]  # see `Search._open`
+    return {
+        "best_trial": best["trial"],
+        "best_auc": wording.number(best["auc"]),
+        "base_trial": base[0]["trial"] if base else "",
+        "base_auc": wording.number(base[0]["auc"]) if base else "",
+    }
+
+
+def _lines(
+    wording: Wording, summary: Mapping[str, Any], numeric: Sequence[str]
+) -> list[tuple[str, ...]]:
+    """The rows of the page's table."""
+    groups = summary["groups"]
+    return [
         (
             str(row["trial"]),
-            f"{row['auc']:.3f}",
-            *(f"{row[key]:.3g}" for key in numeric),
+            wording.number(row["auc"]),
+            *(wording.number(row[key], ".3g") for key in numeric),
             ", ".join(f"`{row[key]}`" for key in groups if row.get(key) != AS_BASE),
         )
-        for row in done[:SHOWN]
+        for row in _done(summary)[:SHOWN]
     ]
-    write_readme(
-        folder,
-        "tune",
-        summary,
-        oof,
-        net=summary["net"],
-        trials=len(rows),
-        finished=states.count("complete"),
-        pruned=states.count("pruned"),
-        best=interval_cell(interval_columns("auc", oof.estimate(summary["best"], "auc")), "auc"),
-        command=summary["command"],
-        columns=numeric,
-        rows=lines,
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -20,6 +20,10 @@ PATTERNS: tuple[tuple[str, str], ...] = (
         "anggota {name}: {rest}",
     ),
     (
+        r"(?P<name>`[^`]+`): (?P<rest>.*)",
+        "{name}: {rest}",
+    ),
+    (
         rf"outputs are nearly constant: the middle 90 % of the logits span (?P<spans>.*?)"
         rf"(?: \(while training, accuracy reached (?P<reached>{NUMBER})%\))?; such figures .*",
         "keluarannya hampir sama untuk semua citra: 90 % logit yang di tengah merentang {spans}"
@@ -111,6 +115,11 @@ def in_indonesian(warning: str) -> str | None:
             }
         )
     return None
+
+
+def warning_in(language: str, warning: str) -> str:
+    """The warning in a page's language; as it is where no pattern knows it."""
+    return (language == "id" and in_indonesian(warning)) or warning
 
 
 def _translated(text: str) -> str:

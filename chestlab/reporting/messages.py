@@ -67,6 +67,23 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
     "verdict": ("verdict", "putusan"),
     "verdict_holm": ("verdict,<br>Holm", "putusan,<br>Holm"),
     "detectable": ("detectable<br>gain in AUC", "kenaikan AUC<br>terdeteksi"),
+    "ablation_base": ("what all others are compared with", "pembanding semua baris lain"),
+    "ablation_recipe": ("all of recipe {name}", "seluruh resep {name}"),
+    "ablation_start": ("start from {name}", "mulai dari bobot {name}"),
+    "network_with_recipe": (
+        "{name} with recipe {recipe} of `{script}.py`",
+        "{name} dengan resep {recipe} dari `{script}.py`",
+    ),
+    "beyond_chance": ("more than chance", "bukan sekadar kebetulan"),
+    "maybe_chance": ("which may be chance", "mungkin kebetulan saja"),
+    "single_repeat": (
+        "undecided with a single repeat",
+        "belum dapat disimpulkan karena hanya satu ulangan",
+    ),
+    "extrapolated": ("*extrapolated*", "*ekstrapolasi*"),
+    "epoch_of": ("{epoch} of {epochs}", "{epoch} dari {epochs}"),
+    "mean": ("mean", "rerata"),
+    "sd": ("sd", "simpangan baku"),
     "on_in_base": ("on in the base", "aktif dalam resep dasar"),
     "all_winners": ("all winners together", "semua pemenang bersama"),
     "phantom": (

@@ -12,7 +12,7 @@ from chestlab.evaluation.looks import Look
 from chestlab.evaluation.metrics import effective_patients
 from chestlab.evaluation.tasks import GOAL
 from chestlab.files.progress import duration
-from chestlab.reporting.lab_warnings import in_indonesian
+from chestlab.reporting.lab_warnings import warning_in
 from chestlab.reporting.look_tables import look_count, recipe_text
 from chestlab.reporting.messages import MESSAGES
 from chestlab.reporting.page import NOTHING, Wording, escaped, link, markdown_table, unbroken
@@ -153,8 +153,7 @@ def warning_lines(wording: Wording, group: Sequence[StoredRun]) -> list[str]:
     for number, run in enumerate(group, 1):
         name = wording.say("run_number", number=number, run=escaped(run.short_name))
         for text in run.metrics["warnings"]:
-            own = in_indonesian(text) if wording.language == "id" else text
-            items.append(f"{name}: {escaped(own or text)}.")
+            items.append(f"{name}: {escaped(warning_in(wording.language, text))}.")
     return items
 
 

@@ -14,6 +14,7 @@ from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.errors import InputError
 from chestlab.files.run_files import STUDIES
 from chestlab.reporting.details import file_links
+from chestlab.reporting.lab_warnings import warning_in
 from chestlab.reporting.look_tables import recipe_text
 from chestlab.reporting.page import (
     Wording,
@@ -118,7 +119,9 @@ def _ablation_section(wording: Wording, page_dir: Path, folder: Path) -> dict[st
         "heading": wording.say("ablation_title", net=net, recipe=recipe),
         "text": f"{text} [{escaped(folder.name)}]({link(page_dir, folder / 'README.md')})",
         "rows": markdown_table([wording.say(head) for head in heads], rows, 1) if rows else "",
-        "warnings": [wording.say("warning", text=text) for text in warnings],
+        "warnings": [
+            wording.say("warning", text=warning_in(wording.language, text)) for text in warnings
+        ],
     }
 
 
