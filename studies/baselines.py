@@ -8,6 +8,12 @@ cross-validation grouped by patient, its threshold on the validation images, tes
 Each is also cross-validated over train and val, in the folds that `--folds 5 --folds-over
 train+val` gives a network, with the hyperparameter chosen anew within each.
 
+``--probe`` measures other ones in their place: logistic regression and an SVM on the features of
+a pretrained network that is not trained, by default EfficientNet-Lite0 with ImageNet weights
+(`studies.probes`).
+
+    python -m studies.baselines --data FILE.npz --probe
+
 Probabilities: logistic regression has its own; an SVM's decision values become probabilities by
 Platt's sigmoid, fitted on decision values that were cross-validated on the training images.
 HOG: Dalal and Triggs, CVPR 2005, 9 orientations, 7 x 7 cells, blocks of 2 x 2 cells.
@@ -16,6 +22,7 @@ HOG: Dalal and Triggs, CVPR 2005, 9 orientations, 7 x 7 cells, blocks of 2 x 2 c
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -45,10 +52,13 @@ from chestlab.files.atomic import atomic_write, check_writable, make_folder
 from chestlab.files.errors import InputError, OneLineParser
 from chestlab.files.notebook import leave
 from chestlab.files.run_files import STUDIES, RunFiles, results_dir_of
-from chestlab.runs.flags import add_data, add_folder
+from chestlab.runs.flags import add_data, add_folder, add_hyperparameter
 from chestlab.runs.naming import check_name, output_folders, run_name
 from chestlab.training.costs import BATCHES, milliseconds_per_image
-from chestlab.training.recipe import recipe_hash
+from chestlab.training.recipe import Recipe, recipe_hash
+from chestlab.training.weights import read_pretrained
+from networks import NAMES, network
+from studies.probes import INPUT, LITE, OF_INPUT, Probe, probes
 
 
 def _stored_numbers(classifier: Any) -> int:
@@ -136,7 +146,8 @@ def _look(baseline: Baseline, data: TwoClassData, name: str) -> Look:
 
 
 def _recipe(baseline: Baseline) -> dict[str, Any]:
-    return {"name": baseline.key, "grid": list(baseline.grid)}
+    about = baseline.about if isinstance(baseline, Probe) else {}
+    return {"name": baseline.key, "grid": list(baseline.grid), **about}
 
 
 def _draw(
@@ -169,7 +180,8 @@ def _about(baseline: Baseline, classifier: Any, data: TwoClassData) -> dict[str,
     return {
         "model": baseline.model,
         "yardstick": True,  # as stored runs name it
-        "parameters": _stored_numbers(classifier),
+        "parameters": _stored_numbers(classifier)
+        + (baseline.network_parameters if isinstance(baseline, Probe) else 0),
         "data": {
             "source": data.source,
             "size": data.size,
@@ -192,7 +204,7 @@ def _inference(baseline: Baseline, classifier: Any, data: TwoClassData, n: int) 
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure every baseline, printing a line for each.
+    """Measure every baseline, or the probes that are asked for, printing a line for each.
 
     Raises:
         InputError: the data or a folder cannot be used; nothing has been written.
@@ -201,9 +213,10 @@ def run(options: argparse.Namespace) -> None:
     data = sources.load(options.data, options.root, options.source_size)
     for fold in (data, *make_folds(data, FOLDS, "train+val")):
         inner_folds(fold.train)  # raises for too few images before anything is written
+    wanted = _probes(options, data.size) if options.probe else BASELINES
     results_dir, models_dir = output_folders(options, data)
     prefix = f"{options.name}_" if options.name else ""
-    for baseline in BASELINES:
+    for baseline in wanted:
         name = baseline.key if prefix else run_name(baseline.key, options.data, data.size)
         check_name(prefix + name)
         files = RunFiles(results_dir / STUDIES, models_dir, prefix + name)
@@ -218,6 +231,15 @@ def run(options: argparse.Namespace) -> None:
         print(_line(metrics), flush=True)
     if data.phantom:
         print(phantom.PHANTOM_MARK)
+
+
+def _probes(options: argparse.Namespace, size: int) -> list[Probe]:
+    """The probes that the flags ask for, on images of ``size`` pixels."""
+    given = {name: getattr(options, name) for name in OF_INPUT}
+    recipe = dataclasses.replace(INPUT, **{k: v for k, v in given.items() if v is not None})
+    known = network(options.probe)
+    start = read_pretrained(options.weights, known.imagenet_url)
+    return probes(options.probe, known, start, recipe, size)
 
 
 def _line(metrics: Mapping[str, Any]) -> str:
@@ -237,6 +259,28 @@ def _auc(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
+def _add_probe(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("probe", "Classifiers on the features of a network.")
+    group.add_argument(
+        "--probe",
+        nargs="?",
+        const=LITE,
+        choices=NAMES,
+        metavar="NETWORK",
+        help=f"measure these in place of the other baselines, with a network of experiment 3 or 4 "
+        f"or timm/NAME (without a name: {LITE})",
+    )
+    group.add_argument(
+        "--weights",
+        default="imagenet",
+        metavar="{imagenet,none,FILE}",
+        help="what the network has (default: imagenet)",
+    )
+    fields = {field.name: field for field in dataclasses.fields(Recipe)}
+    for name in OF_INPUT:
+        add_hyperparameter(group, name, fields[name], getattr(INPUT, name))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; status 2 and one line on stderr for wrong input."""
     parser = OneLineParser(
@@ -248,6 +292,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-test", action="store_true", help="leave the test images alone")
     add_folder(parser, "--results-dir", "results")
     parser.add_argument("--name", help="prefix of the runs' names (default: made of the data's)")
+    _add_probe(parser)
     try:
         options = parser.parse_args(argv)
         options.models_dir = Path("trained_models")

@@ -54,6 +54,7 @@ from studies.study import (
     BASELINE_KIND,
     Study,
     comparison_parser,
+    interval_cell,
     interval_columns,
     p_cell,
     read_results,
@@ -244,9 +245,11 @@ def table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
     return rows
 
 
-def comparison_table(oof: OutOfFold) -> list[dict[str, Any]]:
-    """A row per comparison of `COMPARISONS` whose two sides were measured."""
-    pairs = [pair for pair in COMPARISONS if set(pair) <= set(oof.logits)]
+def comparison_table(
+    oof: OutOfFold, comparisons: Sequence[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    """A row per pair whose two sides were measured; the first is claimed to have the higher AUC."""
+    pairs = [pair for pair in comparisons if set(pair) <= set(oof.logits)]
     gains = [{measure: oof.gain(*pair, measure) for measure in MEASURES} for pair in pairs]
     of_auc = [gain["auc"] for gain in gains]
     rows = []
@@ -270,7 +273,7 @@ def write_page(folder: Path) -> None:
     from chestlab.reporting.study_plots import draw_estimates
 
     summary, oof = read_results(folder, "fresh_folds", "configurations")
-    rows, compared = table(summary, oof), comparison_table(oof)
+    rows, compared = table(summary, oof), comparison_table(oof, COMPARISONS)
     write_table(folder / "table.csv", rows)
     write_table(folder / "comparisons.csv", compared)
     draw_estimates(
@@ -292,7 +295,7 @@ def write_page(folder: Path) -> None:
             oof,
             page,
             rows=[_cells(wording, row, uses) for row in rows],
-            compared=[_comparison_cells(wording, row) for row in compared],
+            compared=[comparison_cells(wording, row) for row in compared],
             comparisons=len(compared),
             missing=missing,
         )
@@ -307,23 +310,21 @@ def _uses(folder: Path) -> Counter[str]:
 
 
 def _cells(wording: Wording, row: Mapping[str, Any], uses: Counter[str]) -> list[str]:
-    figures = [_figure(wording, row, measure) for measure in (*MEASURES, NESTED_ACCURACY)]
+    figures = [interval_cell(wording, row, measure) for measure in (*MEASURES, NESTED_ACCURACY)]
     seen = wording.number(row["images_seen"], ",.0f") if row["images_seen"] else NOTHING
     used = wording.number(uses[row["configuration"]], "d") if row["kind"] == NETWORK_KIND else ""
     of_what = wording.say(f"judged_{row['kind']}")
     return [f"`{row['configuration']}`", row["recipe"], of_what, *figures, seen, used or NOTHING]
 
 
-def _comparison_cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:
-    gains = [_figure(wording, row, f"{measure}_gain", "+.3f") for measure in MEASURES]
-    decimals = [wording.number(row["detectable"]), *map(p_cell, (row["p"], row["p_holm"]))]
+def comparison_cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:
+    gains = [interval_cell(wording, row, f"{measure}_gain", "+.3f") for measure in MEASURES]
+    decimals = [
+        wording.number(row["detectable"]),
+        *(p_cell(row[key], wording) for key in ("p", "p_holm")),
+    ]
     verdict = wording.say(f"verdict_{row['verdict_holm']}")
     return [f"`{row['configuration']}`", f"`{row['over']}`", *gains, *decimals, f"**{verdict}**"]
-
-
-def _figure(wording: Wording, row: Mapping[str, Any], name: str, form: str = ".3f") -> str:
-    ends = row[f"{name}_low"], row[f"{name}_high"]
-    return f"{wording.number(row[name], form)} {wording.interval(ends, form)}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

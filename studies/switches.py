@@ -13,6 +13,7 @@ from torch import nn
 from chestlab.data.phantom import OFFICIAL_COUNTS
 from chestlab.files.errors import InputError
 from chestlab.runs.crossval import Configuration
+from chestlab.training.batch_norm import batch_norms
 from chestlab.training.recipe import Recipe
 from studies.study import Study
 
@@ -29,6 +30,7 @@ class Switch:
         changes: values of the recipe's hyperparameters.
         exact: the switch is on only at these very values; else at any but the default.
         backbone: it needs a network that starts from a backbone's weights.
+        pretrained: and these must not be random numbers.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Switch:
     changes: Mapping[str, Any]
     exact: bool = False
     backbone: bool = False
+    pretrained: bool = False
 
 
 SWITCHES = (
@@ -82,6 +85,32 @@ SWITCHES = (
     Switch("related", "train on images with further findings, too", {"related": True}),
     Switch("tta-flip", "average with the mirror image's logit", {"tta": "flip"}),
     Switch("tta-warps", "average over the mirror image and random warps", {"tta": "warps"}),
+    Switch(
+        "estimated-statistics",
+        "estimate batch-norm statistics anew after every epoch",
+        {"batch_norm": "estimated"},
+    ),
+    Switch(
+        "frozen-statistics",
+        "keep the batch-norm statistics of the weights to start from",
+        {"batch_norm": "frozen"},
+        backbone=True,
+        pretrained=True,
+    ),
+    Switch(
+        "stem-mean",
+        "average the colours' weights in the first convolution, in place of their sum",
+        {"stem": "mean"},
+        backbone=True,
+        pretrained=True,
+    ),
+    Switch(
+        "two-stages",
+        "train the classifier alone for 10 epochs first",
+        {"stage1_epochs": 10},
+        backbone=True,
+        pretrained=True,
+    ),
     Switch("layer-decay", "lower rates for earlier layers", {"layer_decay": 0.1}, backbone=True),
     Switch("freeze", "keep the first half of the backbone", {"freeze": 0.5}, backbone=True),
 )
@@ -105,7 +134,12 @@ def usable(model: nn.Module | None = None) -> dict[str, Switch]:
 
 def offered(study: Study, base: Configuration) -> dict[str, Switch]:
     """The switches that this network can take on these images and that could change anything."""
-    allowed = usable(base.model())
+    model = base.model()
+    allowed = usable(model)
+    if not base.staged or base.pretrained is None or base.pretrained.state is None:
+        allowed = {name: switch for name, switch in allowed.items() if not switch.pretrained}
+    if not batch_norms(model):
+        allowed = {n: switch for n, switch in allowed.items() if "batch_norm" not in switch.changes}
     allowed.pop(f"size-{base.recipe.image_size or study.data.size}", None)
     if study.splits.pool.patients is None:
         allowed.pop("related")

