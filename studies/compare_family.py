@@ -1,13 +1,15 @@
 """Train the 34-layer family on the same recipe and seeds and write the effect of each change to
 results/studies/resnet34_family/. `python -m studies.compare_family` takes the flags of
 resnet_se.py, and --seeds 42 123 456 and --networks plain34 resnet34 ... for fewer of either. The
-same command continues where it was interrupted and skips finished runs.
+same command continues where it was interrupted and skips finished runs. ``--redraw FOLDER`` writes
+the page of a comparison again from the files of its folder.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from chestlab.data import sources
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
@@ -20,6 +22,7 @@ from chestlab.runs.flags import parse
 from chestlab.runs.naming import check_name, name_of
 from chestlab.training.device import pick_device
 from networks import NETWORKS
+from studies.study import add_redraw
 
 SEEDS = (42, 123, 456)
 
@@ -91,12 +94,19 @@ def _split_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--networks", nargs="+", choices=tuple(MEMBERS), default=tuple(MEMBERS))
     parser.add_argument("--name")
     parser.add_argument("--resume", action="store_true")  # it always does
+    add_redraw(parser, _redraw, "the page")
     options, flags = parser.parse_known_args(argv)
     options.seeds = list(dict.fromkeys(options.seeds))
     options.networks = list(dict.fromkeys(options.networks))
     if not all(0 <= seed < 2**31 for seed in options.seeds):
         raise InputError(f"--seeds {options.seeds}: allowed are integers from 0 to {2**31 - 1}")
     return options, flags
+
+
+def _redraw(folder: Path) -> None:
+    from chestlab.reporting.family_page import write_pages
+
+    write_pages(folder)
 
 
 def _train(name: str, seed: int, flags: Sequence[str], subfolder: str) -> RunFiles:

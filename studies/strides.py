@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options = parser.parse_args(argv)
 
     data = sources.load(options.data)
+    folder = STUDIES.parent / "results" / "studies" / f"strides_{source_stem(data.source)}"
     pool, device = train_and_val(data), torch.device("cpu")
     aucs: dict[tuple[int, ...], list[float]] = {layout: [] for layout in LAYOUTS}
     seconds = dict.fromkeys(LAYOUTS, 0.0)
@@ -71,7 +72,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                 aucs[layout].append(trainer.history[-1]["val_auc"])
                 seconds[layout] += time.perf_counter() - start
             print({k: f"{np.mean(v):.3f}" for k, v in aucs.items()}, flush=True)
-        folder = STUDIES.parent / "results" / "studies" / f"strides_{source_stem(data.source)}"
         make_folder(folder)
         about = {"source": data.source, "images": len(pool), "folds": options.folds}
         about |= {"epochs": options.epochs, "repetitions": seed + 1}

@@ -396,11 +396,11 @@ def write_readme(
 
 def about_images(oof: OutOfFold) -> dict[str, Any]:
     """What a page says of the images: their number, that of their patients, and alarms."""
-    known = oof.patients is not None
+    images, patients = len(oof.labels), oof.patients
     return {
-        "images": len(oof.labels),
-        "unit": "patient" if known else "image",
-        "units": len(np.unique(oof.patients)) if known else len(oof.labels),
+        "images": images,
+        "unit": "image" if patients is None else "patient",
+        "units": images if patients is None else len(np.unique(patients)),
         "warnings": oof.alarms(),
         "resamples": BOOTSTRAP_RESAMPLES,
     }

@@ -212,14 +212,6 @@ class Comparison:
             scored.append(Scored(self.data.val.labels, sigmoid(logits), threshold))
         return scored
 
-    def picture_title(self, subject: str, *splits: str) -> str:
-        """A picture's title: its subject, the seeds, the data and the number of images."""
-        n = ", ".join(f"{split} n = {self.first[split]['n']}" for split in splits)
-        return (
-            f"{subject}, seeds {', '.join(map(str, self.seeds))}, {self.recipe.image_size} px\n"
-            f"{self.data.source} · {n}"
-        )
-
 
 def _read_scored(path: Path, threshold: float | None) -> Scored:
     """A table of probabilities, of two classes or of the findings."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from chestlab.reporting.family_messages import FAMILY_MESSAGES
 from chestlab.reporting.front_messages import FRONT_MESSAGES
 
 LANGUAGES = ("en", "id")
 
-MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
+MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | FAMILY_MESSAGES | {
     "language": ("English", "Bahasa Indonesia"),
     "title": ("Results", "Hasil"),
     "protocol_title": ("How the numbers are chosen", "Cara angka-angka ini dipilih"),
@@ -153,6 +154,14 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
     ),
     "baseline_hog_linear_svm": ("HOG + linear SVM", "HOG + SVM linear"),
     "baseline_hog_rbf_svm": ("HOG + RBF SVM", "HOG + SVM RBF"),
+    "baseline_probe_logistic": (
+        "{network} features, {side} px + logistic regression",
+        "Fitur {network}, {side} px + regresi logistik",
+    ),
+    "baseline_probe_svm": (
+        "{network} features, {side} px + RBF SVM",
+        "Fitur {network}, {side} px + SVM RBF",
+    ),
     "below_table": (
         "Val and test figures are of the network as it is used: with the recipe's test-time "
         "augmentation, at the threshold chosen on val; training curves show a single pass at 0.5. "
@@ -316,7 +325,7 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
     "judged_average": ("average of 2 networks", "rerata 2 jaringan"),
     "judged_yardstick": ("classical classifier", "pengklasifikasi klasik"),
     "verdict_supported": ("supported", "didukung"),
-    "verdict_outside": ("outside the claim", "di luar klaim"),
+    "verdict_outside": ("outside", "di luar klaim"),
     "verdict_undecided": ("undecided", "belum dapat disimpulkan"),
     "verdict_refuted": ("refuted", "ditolak"),
 }
