@@ -39,7 +39,7 @@ from chestlab.training.recipe import Recipe, as_dict, recipe_hash
 from chestlab.training.weights import PretrainedWeights, read_pretrained
 from networks import network
 from studies.fresh_folds import comparison_cells, comparison_table
-from studies.probes import LITE, probes
+from studies.probes import LITE, Probe, probes
 from studies.study import (
     BASELINE_KIND,
     Study,
@@ -198,6 +198,8 @@ class ImageNet(Study):
         for name, baseline in {**self.probes, BASELINE: classical}.items():
             outcome = self.cross_validate_baseline(baseline)
             about = {"kind": BASELINE_KIND, "model": baseline.model, "images": outcome.images}
+            if isinstance(baseline, Probe):
+                about["start"] = baseline.about["weights"]
             self._add(name, outcome.logits, about | {"seconds": outcome.seconds})
             self.signals.check()
         self._write()
@@ -326,6 +328,11 @@ def write_page(folder: Path) -> None:
             "curve": bool(points),
             "missing": missing,
             "number": wording.number,
+            "auc": {row["configuration"]: interval_cell(wording, row, "auc") for row in rows},
+            "gain": {
+                (row["configuration"], row["over"]): interval_cell(wording, row, "auc_gain", "+.3f")
+                for row in compared
+            },
         },
     )
 
@@ -336,7 +343,15 @@ def _cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:
     changes = f"`{row['changes']}`" if row["changes"] else NOTHING
     images = wording.number(row["images"], ",.0f")
     start = row["start"] or NOTHING
-    return [f"`{row['configuration']}`", row["model"], start, changes, images, *figures, seen]
+    return [
+        f"`{row['configuration']}`",
+        wording.baseline(row["model"]),
+        start,
+        changes,
+        images,
+        *figures,
+        seen,
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

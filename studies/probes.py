@@ -75,8 +75,9 @@ def probes(
     check_input(model, recipe, size)
     side = recipe.image_size or size
     ending = f"{name.removeprefix('timm/').replace('/', '_')}_{side}px"
-    if recipe.stem != Recipe.stem:
-        ending += f"_{recipe.stem}"
+    for key in OF_INPUT[1:]:
+        if getattr(recipe, key) != getattr(INPUT, key):
+            ending += f"_{key}{getattr(recipe, key)}"
     if start.source != "imagenet":
         ending += f"_weights{weights_in_name(start.source)}"
     make = partial(
@@ -89,7 +90,7 @@ def probes(
             **{key: getattr(recipe, key) for key in OF_INPUT},
         },
     )
-    text = f"{name.removeprefix('timm/')}, not trained, {side} px + "
+    text = f"{name.removeprefix('timm/')} features, {side} px + "
     logistic, svm = (
         baseline for baseline in BASELINES if baseline.key in ("logistic_pixels", "hog_rbf_svm")
     )

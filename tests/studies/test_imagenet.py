@@ -91,7 +91,7 @@ def rows_of(path):
 
 @pytest.mark.parametrize(("stem", "share"), [("sum", 1), ("mean", 3)])
 def test_features_are_those_of_the_weights_own_network_on_grey_images(start, stem, share):
-    recipe = Recipe(name="x", image_size=32, mean=0.4, std=0.2, stem=stem)
+    recipe = dataclasses.replace(INPUT, stem=stem)
     logistic, svm = probes.probes(SMALL, network(SMALL), start, recipe, 32)
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32), dtype=np.uint8)
     grey = (torch.from_numpy(images)[:, None].float() / 255 - 0.4) / 0.2 / share
@@ -105,11 +105,12 @@ def test_features_are_those_of_the_weights_own_network_on_grey_images(start, ste
         assert features == pytest.approx(wanted, abs=1e-4 * float(np.abs(wanted).max()))
         assert probe.network_parameters == 98_764
         assert probe.about["weights"]["sha256"] == "0" * 64 and probe.about["stem"] == stem
-    assert logistic.key == "probe_logistic_test_efficientnet_32px" + ("_mean" if share == 3 else "")
+    of_stem = "_stemmean" if stem == "mean" else ""
+    assert logistic.key == f"probe_logistic_test_efficientnet_32px_mean0.4_std0.2{of_stem}"
 
 
 def test_features_of_experiment_3_are_what_its_classifier_sees():
-    recipe = Recipe(name="x", image_size=32)
+    recipe = dataclasses.replace(probes.INPUT, image_size=32)
     known = network("mobilenetv3")
     probe, _ = probes.probes("mobilenetv3", known, PretrainedWeights("none"), recipe, 28)
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
@@ -130,7 +131,7 @@ def test_probes_are_run_in_place_of_the_other_baselines(start, phantom_npz, tmp_
     torch.save(start.state, "lite.pth")
     flags = ["--data", str(phantom_npz), "--no-test", "--image-size", "32", "--mean", "0.4"]
     baselines.main([*flags, "--name", "p", "--probe", SMALL, "--weights", "lite.pth"])
-    ending = "test_efficientnet_32px_weights-lite"
+    ending = "test_efficientnet_32px_mean0.4_weights-lite"
     folder = tmp_path / "results" / "studies"
     names = {path.name for path in folder.iterdir() if path.is_dir()}
     assert names == {f"p_probe_logistic_{ending}", f"p_probe_svm_{ending}"}
