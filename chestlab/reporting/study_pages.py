@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.errors import InputError
 from chestlab.files.run_files import STUDIES
 from chestlab.reporting.details import file_links
+from chestlab.reporting.lab_messages import LAB_MESSAGES
 from chestlab.reporting.lab_warnings import warning_in
 from chestlab.reporting.look_tables import recipe_text
 from chestlab.reporting.page import (
@@ -70,8 +72,13 @@ def studies_page(
     )
 
 
-def _entries(wording: Wording, page_dir: Path, folders: Sequence[Path]) -> list[tuple[str, str]]:
-    """The heading of each study, and the address of its page in this language if there is one."""
+def _entries(
+    wording: Wording, page_dir: Path, folders: Sequence[Path]
+) -> list[tuple[str, str, str]]:
+    """Each study's heading, the address of its page and what that says in short.
+
+    The page is the one in this language if there is one.
+    """
     pages = [in_language(wording, folder / "README.md") for folder in folders]
     headings = [_heading(page) for page in pages]
     entries = []
@@ -79,13 +86,21 @@ def _entries(wording: Wording, page_dir: Path, folders: Sequence[Path]) -> list[
         name = heading if headings.count(heading) == 1 else f"{heading} ({escaped(folder.name)})"
         if wording.language != "en" and page.name == "README.md":
             name += f" ({wording.say('english_page')})"
-        entries.append((name, link(page_dir, page)))
+        entries.append((name, link(page_dir, page), _in_short(page)))
     return entries
 
 
 def _heading(page: Path) -> str:
     with page.open(encoding="utf-8", errors="replace") as file:
         return escaped(file.readline().lstrip("# ").strip())
+
+
+def _in_short(page: Path) -> str:
+    """The answer that a page begins with, in one line; empty where there is none."""
+    text = page.read_text(encoding="utf-8", errors="replace")
+    answers = "|".join(map(re.escape, LAB_MESSAGES["in_short"]))
+    found = re.search(rf"^\*\*(?:{answers})\.\*\*\s+(.+?)\n\n", text, re.DOTALL | re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""
 
 
 def _ablation_section(wording: Wording, page_dir: Path, folder: Path) -> dict[str, Any] | None:
@@ -113,11 +128,12 @@ def _ablation_section(wording: Wording, page_dir: Path, folder: Path) -> dict[st
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         print(f"NOTE: '{folder}' is left out, it is damaged: {error!r}", file=sys.stderr)
         return None
+    page = in_language(wording, folder / "README.md")
     heads = ("switch", "gain_auc", "detectable", "gain_accuracy", "images_seen")
     heads += ("verdict", "verdict_holm")
     return {
         "heading": wording.say("ablation_title", net=net, recipe=recipe),
-        "text": f"{text} [{escaped(folder.name)}]({link(page_dir, folder / 'README.md')})",
+        "text": f"{text} [{escaped(folder.name)}]({link(page_dir, page)})",
         "rows": markdown_table([wording.say(head) for head in heads], rows, 1) if rows else "",
         "warnings": [
             wording.say("warning", text=warning_in(wording.language, text)) for text in warnings
