@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from chestlab.data.splits import CLASS_NAMES
-from chestlab.evaluation.metrics import CALIBRATION_BINS, calibration
+from chestlab.evaluation.metrics import CALIBRATION_BINS, calibration, roc_points
 from chestlab.reporting.numbers import number, percent
 from chestlab.reporting.style import (
     BLUE,
@@ -147,8 +147,6 @@ def draw_roc_curve(
     Raises:
         OSError: ``path`` cannot be written.
     """
-    from sklearn.metrics import roc_curve  # takes half a second, which training is spared
-
     name, curve = list(curves.items())[-1]
     heading = f"ROC curve, {name}: AUC {_auc_text(curve, ' (95 % interval {:.3f} to {:.3f})')}"
     figure = titled_figure(f"{heading}\n{title}", body_height=4.5)
@@ -163,7 +161,7 @@ def draw_roc_curve(
             continue
         label = f"{name}\nAUC {_auc_text(curve, ' (95 % CI {:.3f} to {:.3f})')}"
         label += _draw_operating_points(axes, labels, probabilities, threshold, color)
-        rates = roc_curve(labels, probabilities, drop_intermediate=False)[:2]
+        rates = roc_points(labels, probabilities)
         handles += axes.plot(*rates, label=label, clip_on=False, **style)
     handles += axes.plot([0, 1], [0, 1], ":", color=GREY, linewidth=1.4, label="chance (AUC 0.5)")
     edge = {"linestyle": "", "markeredgecolor": INK, "markeredgewidth": 1.4}

@@ -21,7 +21,9 @@ from chestlab.training.trainer import Trainer
 LAG = 0.05  # of val AUC, by which estimated statistics are better than running ones; sound: 0.02
 
 
-def both_statistics(experiment: Experiment, trainer: Trainer) -> dict[str, Any] | None:
+def both_statistics(
+    experiment: Experiment, trainer: Trainer, running: Mapping[str, np.ndarray]
+) -> dict[str, Any] | None:
     """Train and val with running and with estimated statistics, in a single pass at 0.5.
 
     Test is not evaluated again.
@@ -29,6 +31,7 @@ def both_statistics(experiment: Experiment, trainer: Trainer) -> dict[str, Any] 
     Args:
         experiment: of one label per image.
         trainer: finished, with the weights that are kept.
+        running: logits (N,) of a single pass with running averages, by split.
 
     Returns:
         ``loss``, ``accuracy`` and ``auc`` by split and by ``running`` and ``estimated``; None
@@ -37,23 +40,29 @@ def both_statistics(experiment: Experiment, trainer: Trainer) -> dict[str, Any] 
     names = batch_norms(trainer.model, trainer.frozen_modules)
     if experiment.recipe.batch_norm != "running" or not names:
         return None
-    model = on_device(experiment.build(), experiment.device)  # of one process
-    model.load_state_dict(trainer.best_weights)
     splits = {"train": experiment.splits["train"], "val": experiment.data.val}
     images = {name: split.to(experiment.device)[0] for name, split in splits.items()}
-    figures: dict[str, dict[str, Any]] = {name: {} for name in splits}
-    for kind in ("running", "estimated"):
-        if kind == "estimated":
-            layers = [model.get_submodule(name) for name in names]
-            estimate_statistics(model, layers, images["train"], experiment.recipe)
-        for name, split in splits.items():
-            logits = predict(model, images[name], experiment.recipe, tta="none")
-            figures[name][kind] = {
-                "loss": mean_loss(split.labels, logits),
-                "accuracy": float(np.mean((logits >= 0) == (split.labels == 1))),
-                "auc": defined_auc(split.labels, logits),
-            }
-    return figures
+    model = on_device(experiment.build(), experiment.device)  # of one process
+    model.load_state_dict(trainer.best_weights)
+    layers = [model.get_submodule(name) for name in names]
+    estimate_statistics(model, layers, images["train"], experiment.recipe)
+    return {
+        name: {
+            "running": _figures(split.labels, running[name]),
+            "estimated": _figures(
+                split.labels, predict(model, images[name], experiment.recipe, tta="none")
+            ),
+        }
+        for name, split in splits.items()
+    }
+
+
+def _figures(labels: np.ndarray, logits: np.ndarray) -> dict[str, float | None]:
+    return {
+        "loss": mean_loss(labels, logits),
+        "accuracy": float(np.mean((logits >= 0) == (labels == 1))),
+        "auc": defined_auc(labels, logits),
+    }
 
 
 def lag_alarm(figures: Mapping[str, Any] | None) -> list[str]:

@@ -28,7 +28,7 @@ from chestlab.runs.experiment import Experiment
 from chestlab.runs.report_files import draw_batch, is_member
 from chestlab.training import costs
 from chestlab.training.device import precision
-from chestlab.training.inference import predict
+from chestlab.training.inference import predict_twice
 from chestlab.training.layers import on_device, parameter_count
 from chestlab.training.recipe import in_words, recipe_hash
 from chestlab.training.trainer import Trainer
@@ -50,7 +50,7 @@ def write_results(experiment: Experiment, trainer: Trainer, checkpoints: Checkpo
         del splits["test"]
     stages = _stage_results(experiment, trainer) if experiment.has_backbone else None
     trainer.model.load_state_dict(trainer.best_weights)
-    logits = _predict(experiment, trainer, splits, experiment.recipe.tta)
+    single, logits = _predict(experiment, trainer, splits, experiment.recipe.tta)
     raw, scaling = logits, {}
     if experiment.recipe.temperature:
         temperature = fit_temperature(experiment.data.val.labels, logits["val"])
@@ -84,7 +84,7 @@ def write_results(experiment: Experiment, trainer: Trainer, checkpoints: Checkpo
     metrics = _metrics(experiment, trainer, figures, decision, seconds, stages)
     metrics["warnings"] = _warnings(experiment, trainer, raw, probabilities, decision)
     if "threshold" in decision:
-        metrics["statistics"] = both_statistics(experiment, trainer)
+        metrics["statistics"] = both_statistics(experiment, trainer, single)
         metrics["warnings"] += lag_alarm(metrics["statistics"])
     atomic_write(experiment.files.metrics, json.dumps(metrics, indent=2) + "\n")
 
@@ -214,12 +214,16 @@ def _costs(experiment: Experiment, trainer: Trainer) -> dict[str, Any]:
 
 def _predict(
     experiment: Experiment, trainer: Trainer, splits: Mapping[str, Split], tta: str
-) -> dict[str, np.ndarray]:
-    """Logits by split, in float32 whatever the training was in: bf16's have many ties."""
-    return {
-        name: predict(trainer.model, split.to(experiment.device)[0], experiment.recipe, tta=tta)
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Logits by split of a single pass and with ``tta``, in float32: bf16's have many ties."""
+    both = {
+        name: predict_twice(
+            trainer.model, split.to(experiment.device)[0], experiment.recipe, tta=tta
+        )
         for name, split in splits.items()
     }
+    single, averaged = ({name: pair[i] for name, pair in both.items()} for i in (0, 1))
+    return single, averaged
 
 
 def _stage_results(experiment: Experiment, trainer: Trainer) -> dict[str, Any]:
@@ -241,7 +245,7 @@ def _stage_results(experiment: Experiment, trainer: Trainer) -> dict[str, Any]:
     for name, weights, tta, taken in steps:
         start = time.perf_counter()
         trainer.model.load_state_dict(weights)
-        logits = _predict(experiment, trainer, splits, tta)
+        logits = _predict(experiment, trainer, splits, tta)[1]
         figures = {
             split: {
                 "accuracy": float(np.mean((logits[split] >= 0) == (images.labels == 1))),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,17 @@ def predict(
     ``"warps"`` of these and of ``recipe.tta_warps`` random warps of the recipe's strength, the
     same ones for every image, so that no image's probability depends on its neighbours.
     """
+    return predict_twice(model, images, recipe, amp, tta)[1]
+
+
+def predict_twice(
+    model: nn.Module,
+    images: torch.Tensor,
+    recipe: Recipe,
+    amp: torch.dtype | None = None,
+    tta: str = "none",
+) -> tuple[np.ndarray, np.ndarray]:
+    """The logits of a single pass, which is one of those that ``tta`` averages, and `predict`'s."""
     if images.device.type == "cpu":
         keep_freed_memory()
     model.eval()
@@ -68,7 +79,7 @@ def predict(
             torch.inference_mode(),
             autocast(images.device, amp),
         ):
-            logits = []
+            single, averaged = [], []
             for batch in images.split(size):
                 x = to_input(batch, recipe)
                 views = [x] if tta == "none" else [x, x.flip(-1)]
@@ -77,10 +88,15 @@ def predict(
                     model(view.contiguous(memory_format=memory_format(view.device))).float()
                     for view in views
                 ]
-                logits.append(sum(values) / len(values))
-            return torch.cat(logits).cpu().double().numpy()  # MPS has no float64
+                single.append(values[0])
+                averaged.append(sum(values) / len(values))
+            return _numbers(single), _numbers(averaged)
         size //= 2
     raise TrainingError("out of memory with a single image: try a smaller --image-size")
+
+
+def _numbers(logits: Sequence[torch.Tensor]) -> np.ndarray:
+    return torch.cat(list(logits)).cpu().double().numpy()  # MPS has no float64
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from chestlab.evaluation.metrics import (
     mcnemar,
     paired_difference,
     roc_auc,
+    roc_points,
     sigmoid,
 )
 
@@ -72,6 +73,9 @@ def test_area_under_the_curve_is_that_of_scikit_learn_with_and_without_ties(leve
         scores = rng.integers(0, levels, n) / levels - 0.5 + 0.1 * labels
         expected = reference.roc_auc_score(labels, scores)
         assert roc_auc(labels, scores) == pytest.approx(expected, abs=1e-12)
+        curve = reference.roc_curve(labels, scores, drop_intermediate=False)
+        for points, of_reference in zip(roc_points(labels, scores), curve[:2], strict=True):
+            np.testing.assert_array_equal(points, of_reference)
 
 
 def test_probability_equal_to_the_threshold_is_positive():
