@@ -1,0 +1,242 @@
+"""What a trained network costs and keeps outside of PyTorch: ONNX, 8-bit integers, pruning.
+
+    python -m studies.deployment --data FILE.npz
+
+Every network of `DEPLOYED` is trained on the fresh folds with its frozen recipe. Of each fold's
+network the files that `export.py` would write, in float32 and with 8-bit integers, predict the
+patients held out; so do files of the pruned network, after a short training of what is left. Sizes
+and times per picture are measured of all networks side by side, on a processor that is idle.
+
+results/studies/deployment_<data>/ gets logits, tables, picture and a page in two languages. Trained
+folds are stored, and the same command continues where it was stopped. ``--only NAME`` trains some
+networks alone; of the others the page has the costs, with untrained weights. ``--costs`` measures
+sizes and times again and trains nothing. ``--redraw FOLDER`` writes the page again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from chestlab.data.folds import FRESH_FOLDS_SEED
+from chestlab.evaluation.looks import (
+    FILE_NAME,
+    Look,
+    image_set,
+    looks_dir,
+    predictions_key,
+    record,
+)
+from chestlab.evaluation.out_of_fold import OutOfFold
+from chestlab.files.atomic import atomic_write
+from chestlab.files.errors import InputError, one_line_errors
+from chestlab.files.progress import StopSignals
+from chestlab.files.run_files import results_dir_of
+from chestlab.runs.crossval import Configuration
+from chestlab.runs.naming import run_name
+from chestlab.training import onnx_model
+from chestlab.training.pruning import require_torch_pruning
+from chestlab.training.recipe import as_dict, in_words, recipe_hash
+from studies import deployment_costs
+from studies.deployment_networks import (
+    BASE,
+    DEPLOYED,
+    FOLDER,
+    ORDER,
+    Deployed,
+    FoldNetwork,
+    architecture,
+    arithmetic,
+    checkpoint_bytes,
+    variants,
+)
+from studies.deployment_page import write_page
+from studies.fresh_folds import LOOK_KIND
+from studies.study import FOLDS, Study, comparison_parser, read_results
+
+REPEATS = 1
+
+ZIP_LEVEL = 9
+
+
+class Deployment(Study):
+    """Trains, prunes and exports networks on the fresh folds, then writes the pages.
+
+    Args:
+        options: of `main`.
+        signals: checked after every optimiser step.
+
+    Raises:
+        InputError: the flags cannot be used, or a library is missing. Nothing has been written.
+    """
+
+    def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
+        onnx_model.require_onnx()
+        require_torch_pruning()
+        super().__init__(options, signals, FOLDER, FRESH_FOLDS_SEED)
+        if options.name is None:
+            usual = {"folds": FOLDS.default, "repeats": REPEATS}
+            changes = {k: getattr(options, k) for k in usual if getattr(options, k) != usual[k]}
+            name = run_name(FOLDER, options.data, self.data.size, changes)
+            self.folder = self.folder.with_name(name)
+        self.oof = OutOfFold.of(self.splits, {})
+        self.configurations: dict[str, dict[str, Any]] = {}
+
+    def run(self) -> None:
+        """Train what is not stored, measure costs where there are none yet, and write the pages."""
+        self.open_store()
+        self._keep_results()
+        if not self.options.costs:
+            for deployed in DEPLOYED:
+                if deployed.name in self.options.only:
+                    self._measure(deployed)
+        if self.options.costs or self.costs is None:
+            self._measure_costs()
+        self._write()
+        write_page(self.folder)
+        self.print_end("deployment")
+
+    def _configuration(self, deployed: Deployed) -> tuple[str, Configuration]:
+        """Name of its script, and what is trained."""
+        self.options.weights = deployed.weights
+        network, configuration = self.configuration(deployed.network, deployed.recipe)
+        recipe = dataclasses.replace(configuration.recipe, **deployed.changes)
+        name = deployed.name
+        return network.script, dataclasses.replace(configuration, name=name, recipe=recipe)
+
+    def _measure(self, deployed: Deployed) -> None:
+        """Train and export a network on every fold, and predict the images held out."""
+        script, configuration = self._configuration(deployed)
+        for variant, (part, precision) in variants(deployed).items():
+            logits = np.full((self.splits.repeats, len(self.splits.pool)), np.nan)
+            quantised = []
+            for repeat in range(self.splits.repeats):
+                for number in range(self.splits.folds):
+                    of_fold = FoldNetwork(self, configuration, repeat, number)
+                    result = of_fold.evaluate(part, precision)
+                    logits[repeat, of_fold.fold.rows] = result["logits"]["file"]
+                    quantised += [result["int8"]] if result["int8"] else []
+            about = {
+                "kind": "network",
+                "network": deployed.name,
+                "variant": variant,
+                "model": architecture(configuration),
+                "script": script,
+                "recipe_name": deployed.recipe,
+                "recipe_changes": dict(deployed.changes),
+                "recipe": recipe_hash(as_dict(configuration.recipe)),
+                "int8": quantised,
+            }
+            name = f"{deployed.name}_{variant}"
+            self._count(name, about, logits)
+            self.oof.add(name, logits)
+            self.configurations[name] = about
+            self._write()
+
+    def _count(self, name: str, about: Mapping[str, Any], logits: np.ndarray) -> None:
+        """Write down that a configuration is evaluated on the fresh folds."""
+        recipe = in_words(about["recipe_name"], about["recipe_changes"]).replace("`", "")
+        look = Look(
+            run=f"{self.folder.name}/{name}",
+            kind=LOOK_KIND,
+            network=about["model"],
+            recipe_name=recipe if about["variant"] == BASE else f"{recipe}, {about['variant']}",
+            recipe=about["recipe"],
+            data=self.data.sha256,
+            images=f"train+val {image_set(self.data, self.splits.pool)}",
+            evaluation=predictions_key(logits),
+        )
+        folder = looks_dir(results_dir_of(self.folder), self.data.phantom)
+        folder.mkdir(exist_ok=True)
+        record(folder / FILE_NAME, look)
+
+    def _measure_costs(self) -> None:
+        """Sizes and times of all networks; files are made first, so that times come in one go."""
+        networks = []
+        for deployed in DEPLOYED:
+            _, configuration = self._configuration(deployed)
+            of_fold = FoldNetwork(self, configuration, 0, 0)
+            print(f"{deployed.name}: files to time", flush=True)
+            networks.append((deployed, of_fold, of_fold.files_of_one_view(deployed)))
+            self.signals.check()
+        images = self.splits.pool.images
+        images = np.resize(images, (deployment_costs.BATCHES[-1], *images.shape[1:]))
+        rows = []
+        for deployed, of_fold, files in networks:
+            print(f"{deployed.name}: times", flush=True)
+            parts = dict.fromkeys(part for part, _ in variants(deployed).values())
+            models = {part: of_fold.network(part, train=False) for part in parts}
+            trained = {"torch": of_fold.trained(models[""], "none")}
+            contents = {variant: path.read_bytes() for variant, path in files.items()}
+            timed = deployment_costs.times(trained, contents, images)
+            about = {"network": deployed.name, "trained": of_fold.is_trained}
+            about["input_size"] = of_fold.recipe.image_size or self.data.size
+            for variant in ("torch", *files):
+                model = models[variants(deployed).get(variant, ("", ""))[0]]
+                content = contents.get(variant, b"")
+                row = {**about, "variant": variant, **arithmetic(model, images, of_fold.recipe)}
+                row |= {"bytes": len(content), "zipped": len(zlib.compress(content, ZIP_LEVEL))}
+                if variant == "torch":
+                    row |= {"bytes": checkpoint_bytes(model), "zipped": ""}
+                for time in (time for time in timed if time["variant"] == variant):
+                    where = f"batch{time['batch']}_threads{time['threads']}"
+                    keys = ("median_ms", "low_ms", "high_ms", "by_others", "load")
+                    row |= {f"{where}_{key}": time[key] for key in keys}
+                rows.append(row)
+            self.signals.check()
+        self.costs = {"machine": deployment_costs.machine(), "rows": rows}
+
+    def _keep_results(self) -> None:
+        """Take over what the folder of results holds for the same images and folds."""
+        self.costs: dict[str, Any] | None = None
+        if not (self.folder / "deployment.json").exists():
+            return
+        summary, oof = read_results(self.folder, "deployment", "configurations")
+        same = np.array_equal(oof.folds, self.oof.folds)
+        if not same or summary["data"]["sha256"] != self.data.sha256:
+            raise InputError(f"'{self.folder}' is of other images or folds: move it away")
+        self.costs = summary["costs"]
+        for name, about in summary["configurations"].items():
+            self.oof.add(name, oof.logits[name])
+            self.configurations[name] = about
+
+    def _write(self) -> None:
+        names = [f"{deployed.name}_{variant}" for deployed in DEPLOYED for variant in ORDER]
+        known = {n: self.configurations[n] for n in names if n in self.configurations}
+        self.oof.logits = {name: self.oof.logits[name] for name in known}
+        summary = {**self.about(), "first_seed": self.splits.first_seed}
+        summary |= {"configurations": known, "costs": self.costs}
+        self.oof.write(self.folder / "oof.csv")
+        text = json.dumps(summary, indent=2) + "\n"
+        atomic_write(self.folder / "deployment.json", text)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; exit statuses of `chestlab.runs.run`."""
+    names = tuple(deployed.name for deployed in DEPLOYED)
+    with one_line_errors(resume=""), StopSignals() as signals:
+        title = __doc__.splitlines()[0]
+        parser = comparison_parser("deployment", title, write_page, frozen=True)
+        parser.add_argument(
+            "--only",
+            nargs="+",
+            choices=names,
+            default=names,
+            metavar="NAME",
+            help=f"train these alone, out of {', '.join(names)} (default: all)",
+        )
+        parser.add_argument(
+            "--costs", action="store_true", help="train nothing; measure sizes and times again"
+        )
+        parser.set_defaults(weights="none", repeats=REPEATS)
+        Deployment(parser.parse_args(argv), signals).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""Tables, picture and pages of `studies.deployment`, made of what it has stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
+from chestlab.reporting.overview import PAGES
+from chestlab.reporting.page import NOTHING, Wording
+from studies.deployment_costs import BATCHES, THREADS, busy
+from studies.study import interval_columns, read_results, write_readme, write_table
+
+TORCH, BASE, INT8, ZEROS = "torch", "fp32", "int8", "zeros_"  # variants, and how some begin
+
+METHODS = ("minmax", "entropy")  # of finding ranges of activations
+
+FASTER, SMALLER, LOSS = 1.5, 2.0, 0.005  # expected of onnxruntime, of int8's size and of its AUC
+
+WORDS = {  # of a cell, by language
+    "en": {"yes": "yes", "no": "**no**", "open": "open", "untrained": "untrained", "trained": ""},
+    "id": {
+        "yes": "ya",
+        "no": "**tidak**",
+        "open": "belum pasti",
+        "untrained": "tak dilatih",
+        "trained": "",
+    },
+}
+
+Row = Mapping[str, Any]
+
+
+def predictions_table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
+    """A row per file with its figures on the fresh folds, and what it gains over float32."""
+    rows = []
+    for name, about in summary["configurations"].items():
+        row = {"configuration": name, "network": about["network"], "variant": about["variant"]}
+        base = f"{about['network']}_{BASE}"
+        for measure in MEASURES:
+            row |= interval_columns(measure, oof.estimate(name, measure))
+        if name != base and base in oof.logits:
+            for measure in MEASURES:
+                row |= interval_columns(f"{measure}_gain", oof.gain(name, base, measure))
+        rows.append(row)
+    return rows
+
+
+def ratios(costs: Sequence[Row], predictions: Sequence[Row]) -> list[dict[str, Any]]:
+    """A row per network with what was expected, one thread: how many times faster or smaller."""
+    by_name = {(row["network"], row["variant"]): row for row in costs}
+    gains = {(row["network"], row["variant"]): row for row in predictions}
+    rows = []
+    for network in dict.fromkeys(row["network"] for row in costs):
+        of = {variant: by_name[network, variant] for variant in (TORCH, BASE, INT8)}
+        row = {"network": network, "int8_smaller": of[BASE]["bytes"] / of[INT8]["bytes"]}
+        for batch in BATCHES:
+            ms = {variant: of[variant][f"batch{batch}_threads1_median_ms"] for variant in of}
+            row[f"onnx_faster_batch{batch}"] = ms[TORCH] / ms[BASE]
+            row[f"int8_faster_batch{batch}"] = ms[BASE] / ms[INT8]
+        gain = gains.get((network, INT8), {})
+        if "auc_gain" in gain:
+            row["auc_loss"] = -gain["auc_gain"]
+            row["auc_loss_low"], row["auc_loss_high"] = (
+                -gain["auc_gain_high"],
+                -gain["auc_gain_low"],
+            )
+        rows.append(row)
+    return rows
+
+
+def zeros_table(costs: Sequence[Row]) -> list[dict[str, Any]]:
+    """A row per network with zeros: its time over that of the same network without them."""
+    base = {row["network"]: row for row in costs if row["variant"] == BASE}
+    rows = []
+    for row in costs:
+        if row["variant"].startswith(ZEROS):
+            dense = base[row["network"]]
+            ms = [f"batch{batch}_threads1_median_ms" for batch in BATCHES]
+            over = {
+                f"time_batch{b}": row[key] / dense[key] for b, key in zip(BATCHES, ms, strict=True)
+            }
+            sizes = {key: row[key] / dense[key] for key in ("bytes", "zipped")}
+            rows.append({"network": row["network"], "variant": row["variant"], **over, **sizes})
+    return rows
+
+
+def write_page(folder: Path) -> None:
+    """Write ``table.csv``, ``costs.csv``, ``deployment.png`` and the page in two languages.
+
+    Raises:
+        InputError: ``oof.csv`` or ``deployment.json`` is missing or damaged.
+    """
+    summary, oof = read_results(folder, "deployment", "configurations")
+    costs = summary["costs"]["rows"] if summary["costs"] else []
+    predictions = predictions_table(summary, oof)
+    expected, zeros = ratios(costs, predictions), zeros_table(costs)
+    write_table(folder / "table.csv", predictions)
+    write_table(folder / "costs.csv", costs)
+    if costs:
+        _draw(summary, costs, expected, folder / "deployment.png")
+    measured = {row["network"] for row in predictions}
+    by_others = [value for row in costs for key, value in row.items() if key.endswith("by_others")]
+    known = [value for value in by_others if value is not None]
+    for language, page in PAGES.items():
+        wording = Wording(language)
+        write_readme(
+            folder,
+            f"deployment.{language}",
+            summary,
+            oof,
+            page,
+            machine=summary["costs"]["machine"] if costs else None,
+            expected=[_expected_cells(wording, row) for row in expected],
+            costs=[_cost_cells(wording, row) for row in costs],
+            zeros=[_zeros_cells(wording, row) for row in zeros],
+            predictions=[_prediction_cells(wording, row) for row in predictions],
+            quantised=[
+                _ranges_cells(wording, about)
+                for about in summary["configurations"].values()
+                if about["int8"]
+            ],
+            ranges=_ranges(wording, expected, zeros),
+            only_costs=[row["network"] for row in expected if row["network"] not in measured],
+            by_others=wording.number(max(known), ".2f") if known else "",
+            busy=sorted({row["network"] for row in costs if _disturbed(row)}),
+        )
+
+
+def _disturbed(row: Row) -> bool:
+    return any(busy(value) for key, value in row.items() if key.endswith("by_others"))
+
+
+def _ranges(wording: Wording, expected: Sequence[Row], zeros: Sequence[Row]) -> dict[str, str]:
+    """Smallest and largest of each ratio over the networks, as ``1.2 - 3.4``."""
+    texts = {}
+    for rows in (expected, zeros):
+        for key in {key: None for row in rows for key, value in row.items() if value is not None}:
+            values = [row[key] for row in rows if key in row]
+            if all(isinstance(value, float) for value in values):
+                form = ".3f" if key.startswith("auc") else ".2f"
+                ends = [wording.number(end, form) for end in (min(values), max(values))]
+                texts[key] = " \N{EN DASH} ".join(dict.fromkeys(ends))
+    return texts
+
+
+def _expected_cells(wording: Wording, row: Row) -> list[str]:
+    words = WORDS[wording.language]
+
+    def cell(key: str, least: float) -> str:
+        answer = words["yes" if row[key] >= least else "no"]
+        return f"{wording.number(row[key], '.2f')} {answer}"
+
+    loss = NOTHING
+    if "auc_loss" in row:
+        ends = row["auc_loss_low"], row["auc_loss_high"]
+        answer = "no" if row["auc_loss"] >= LOSS else "yes" if ends[1] < LOSS else "open"
+        loss = f"{wording.number(row['auc_loss'], '+.4f')} {wording.interval(ends, '+.4f')} "
+        loss += words[answer]
+    return [
+        f"`{row['network']}`",
+        cell("onnx_faster_batch1", FASTER),
+        wording.number(row["onnx_faster_batch64"], ".2f"),
+        cell("int8_smaller", SMALLER),
+        cell("int8_faster_batch1", 1.0),
+        cell("int8_faster_batch64", 1.0),
+        loss,
+    ]
+
+
+def _cost_cells(wording: Wording, row: Row) -> list[str]:
+    words = WORDS[wording.language]
+    times = [
+        f"{wording.number(row[f'{where}_median_ms'], '.3g')} "
+        f"{wording.interval([row[f'{where}_{end}_ms'] for end in ('low', 'high')], '.3g')}"
+        for where in (f"batch{b}_threads{t}" for b in BATCHES for t in THREADS)
+    ]
+    weights = words["trained" if row["trained"] else "untrained"]
+    return [
+        f"`{row['network']}`" + (f", {weights}" if weights else ""),
+        f"`{row['variant']}`",
+        wording.number(row["input_size"], "d"),
+        wording.number(row["bytes"] / 1e6, ".2f"),
+        wording.number(row["multiply_accumulates"] / 1e6, ".1f"),
+        *times,
+    ]
+
+
+def _zeros_cells(wording: Wording, row: Row) -> list[str]:
+    values = (row[key] for key in ("time_batch1", "time_batch64", "bytes", "zipped"))
+    numbers = [wording.number(value, ".2f") for value in values]
+    return [f"`{row['network']}`", f"`{row['variant']}`", *numbers]
+
+
+def _prediction_cells(wording: Wording, row: Row) -> list[str]:
+    figures = []
+    for key, form in (
+        ("auc", ".3f"),
+        ("accuracy", ".3f"),
+        ("auc_gain", "+.4f"),
+        ("accuracy_gain", "+.4f"),
+    ):
+        ends = [row.get(f"{key}_{end}") for end in ("low", "high")]
+        value = wording.number(row.get(key), form)
+        figures.append(f"{value} {wording.interval(ends, form)}" if key in row else NOTHING)
+    return [f"`{row['network']}`", f"`{row['variant']}`", *figures]
+
+
+def _ranges_cells(wording: Wording, about: Row) -> list[str]:
+    """How the files of a configuration were quantised, over the folds."""
+    folds = about["int8"]
+    changes = [
+        wording.number(
+            float(np.mean([fold["mean_change_on_training"][method] for fold in folds])), ".4f"
+        )
+        for method in METHODS
+    ]
+    chosen = [sum(fold["calibration"] == method for fold in folds) for method in METHODS]
+    left = [f"{len(fold['in_float'])} / {fold['layers']}" for fold in folds]
+    largest = max(fold["largest_change_on_training"] for fold in folds)
+    return [
+        f"`{about['network']}`",
+        f"`{about['variant']}`",
+        *changes,
+        " : ".join(map(str, chosen)),
+        wording.number(largest),
+        ", ".join(left),
+    ]
+
+
+def _draw(
+    summary: Mapping[str, Any], costs: Sequence[Row], expected: Sequence[Row], path: Path
+) -> None:
+    """Draw size and times of every network, a point for each variant."""
+    from matplotlib.lines import Line2D
+
+    from chestlab.reporting.style import (
+        BLUE,
+        GREEN,
+        GREY,
+        INK,
+        ORANGE,
+        SMALL,
+        VERMILLION,
+        finish,
+        tidy,
+        titled_figure,
+    )
+
+    looks = {  # the variants drawn: text of the legend, colour, marker
+        TORCH: ("PyTorch", GREY, "s"),
+        BASE: ("onnxruntime, float32", BLUE, "o"),
+        INT8: ("onnxruntime, int8", VERMILLION, "D"),
+        "pruned50": ("half of the channels, float32", GREEN, "^"),
+        "pruned50_int8": ("half of the channels, int8", ORANGE, "v"),
+    }
+    networks = [row["network"] for row in expected]
+    gains = [row["onnx_faster_batch1"] for row in expected]
+    machine = summary["costs"]["machine"]
+    figure = titled_figure(
+        f"One picture takes onnxruntime {min(gains):.1f} to {max(gains):.1f} times less than "
+        f"PyTorch, in float32\n{machine['processor']}, one thread, pixels to probability",
+        body_height=0.9 + 0.42 * len(networks),
+    )
+    panels = figure.subplots(1, 3, sharey=True)
+    keys = ("bytes", *(f"batch{batch}_threads1_median_ms" for batch in BATCHES))
+    labels = ("size in MB", "ms per picture, 1 at once", "ms per picture, 64 at once")
+    for axes, key, label in zip(panels, keys, labels, strict=True):
+        for row in costs:
+            if row["variant"] in looks:
+                _, color, marker = looks[row["variant"]]
+                style = {"color": color, "marker": marker, "markeredgecolor": INK, "markersize": 7}
+                value = row[key] / (1e6 if key == "bytes" else 1)
+                axes.plot([value], [networks.index(row["network"])], linestyle="", **style)
+        axes.set_xscale("log")
+        tidy(axes, label, "")
+    panels[0].set_yticks(range(len(networks)), networks, fontsize=SMALL)
+    panels[0].set_ylim(len(networks) - 0.5, -0.5)
+    handles = [
+        Line2D([], [], label=text, color=color, marker=marker, linestyle="", markeredgecolor=INK)
+        for text, color, marker in looks.values()
+    ]
+    finish(figure, path, handles, ["Median of alternating turns, without test-time augmentation."])
