@@ -166,10 +166,30 @@ def test_page_and_table_are_recomputed_from_logits_and_json(command, tmp_path):
     with pytest.raises(SystemExit) as end:
         ablation.main(["--redraw", str(other)])
     assert end.value.code == 0
-    for name in ("table.csv", "README.md", "gains.png"):
+    for name in ("table.csv", "README.md", "README.id.md", "gains.png"):
         assert (other / name).read_bytes() == (folder / name).read_bytes()
     text = (folder / "README.md").read_text()
     assert all(word in text for word in ("supported", "undecided", "refuted", "PHANTOM"))
+    indonesian = (folder / "README.id.md").read_text()
+    for word in ("didukung", "belum dapat disimpulkan", "ditolak", "PHANTOM", "mencerminkan"):
+        assert word in indonesian
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_page_begins_with_what_helps_and_hurts_after_holms_correction(command):
+    folder = command(*SWITCH)
+    decided = {name: row["verdict_holm"] for name, row in rows_of(folder).items()}
+    for page, hurting, undecided in (
+        ("README.md", "What hurts", "Undecided"),
+        ("README.id.md", "Yang terbukti merugikan", "Belum dapat disimpulkan"),
+    ):
+        answer = (folder / page).read_text().split("\n\n")[2]
+        helps, _, rest = answer.partition(hurting)
+        hurts, _, rest = rest.partition(undecided)
+        for part, verdict in ((helps, "supported"), (hurts, "refuted")):
+            named = {name for name in decided if f"`{name[2:]}`" in part}
+            assert named == {name for name, of in decided.items() if of == verdict}
+        assert rest.startswith(f": {list(decided.values()).count('undecided')}.")
 
 
 @pytest.mark.usefixtures("trained")
@@ -184,7 +204,8 @@ def test_results_page_shows_the_table_in_both_languages(command, run_of_one_epoc
     for language, word in (("en", "supported"), ("id", "didukung")):
         text = studies_page(language)
         assert "`per-image`" in text and word in text
-        assert "(a/README.md)" in text and "(a/oof.csv)" in text
+        assert f"(a/{overview.PAGES[language]})" in text and "(a/oof.csv)" in text
+        assert text.count("PHANTOM") == 0 and " `per-image` +" in text.split("\n## ")[0]
     (folder / "table.csv").write_text("configuration\n")
     assert "per-image" not in studies_page("en")
     command("--repeats", "1", *SWITCH)  # which decides nothing: its own page is enough
@@ -326,6 +347,7 @@ def test_learning_curve_and_its_extrapolation(phantom_npz, tmp_path, monkeypatch
     assert float(rows[4]["auc"]) == pytest.approx(aucs.pop(), abs=1e-9)
     text = (folder / "README.md").read_text()
     assert "*extrapolated*" in text
+    assert "*ekstrapolasi*" in (folder / "README.id.md").read_text()
     before = text, (folder / "table.csv").read_bytes()
     with pytest.raises(SystemExit) as end:
         learning_curve.main(["--redraw", str(folder)])

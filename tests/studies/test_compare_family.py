@@ -48,6 +48,10 @@ def test_a_comparison_that_was_interrupted_goes_on_and_ends_as_one_that_was_not(
         assert path.stat().st_size < 300_000
     for name in ("validation_curves", "gradients"):
         assert (folder / f"{name}.png").exists()
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(SystemExit):
+        script("-m studies.compare_family", "--redraw", folder)
+    assert all((folder / name).read_bytes() == of for name, of in before.items())
     assert (folder / "se_ablation.png").exists() == (task == "two-class")
     text = (folder / "README.md").read_text()
     none_silent = "No unit of ResNet-34 or Mish-ResNet-34 is silent" in text  # said, not drawn
@@ -103,6 +107,11 @@ def test_a_comparison_of_phantoms_lies_with_the_phantoms(script, tmp_path, monke
     (folder,) = (tmp_path / "results/phantom/studies").iterdir()
     text = (folder / "README.md").read_text()
     assert "PHANTOM DATA, not ChestMNIST" in text
+    before = text, (folder / "README.id.md").read_text()
+    assert "PHANTOM DATA, not ChestMNIST" in before[1] and "| jaringan |" in before[1]
+    with pytest.raises(SystemExit):
+        script("-m studies.compare_family", "--redraw", folder)
+    assert (text, (folder / "README.id.md").read_text()) == before
     assert (folder / "runs/resnet34_seed1/metrics.json").exists()
     (look,) = read_looks(tmp_path / "results/phantom/test_looks.csv")
     assert look.run == f"{folder.name}/runs/resnet34_seed1" and look.network == "ResNet34"

@@ -59,11 +59,13 @@ def test_the_base_is_tried_first_and_the_best_found_is_better(command):
     assert set(stored.logits) == {f"trial {row['trial']}" for row in done}
     name = f"trial {best['trial']}"
     assert stored.estimate(name, "auc").value == pytest.approx(float(best["auc"]))
-    before = [(folder / name).read_bytes() for name in ("README.md", "trials.csv")]
+    written = ("README.md", "README.id.md", "trials.csv")
+    before = [(folder / name).read_bytes() for name in written]
+    assert f"Trial {best['trial']} has the highest mean AUC" in before[0].decode()
     with pytest.raises(SystemExit) as end:
         tune.main(["--redraw", str(folder)])
     assert end.value.code == 0
-    assert [(folder / name).read_bytes() for name in ("README.md", "trials.csv")] == before
+    assert [(folder / name).read_bytes() for name in written] == before
 
 
 @pytest.mark.usefixtures("trained")
