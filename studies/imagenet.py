@@ -299,7 +299,8 @@ def write_page(folder: Path) -> None:
     summary, oof = read_results(folder, "imagenet", "configurations")
     rows, compared = table(summary, oof), comparison_table(oof, COMPARISONS)
     write_table(folder / "table.csv", rows)
-    write_table(folder / "comparisons.csv", compared)
+    if compared:
+        write_table(folder / "comparisons.csv", compared)
     of_data = (
         f"{summary['data']['source']} · train + val n = {len(oof.labels)}, {summary['repeats']} x "
         f"{summary['folds']} choice folds"
