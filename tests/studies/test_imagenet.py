@@ -230,6 +230,20 @@ def test_what_was_not_run_is_named_and_what_was_is_not_trained_again(command, tr
     assert "probe_logistic" in rows and imagenet.BASELINE in rows
 
 
+def test_networks_are_trained_and_judged_with_estimated_statistics_too(command, monkeypatch):
+    base = dataclasses.replace(imagenet.BASE, epochs=1, tta="none")
+    monkeypatch.setattr(imagenet, "BASE", base)
+    monkeypatch.setattr(imagenet, "ROWS", (ROWS[0], ROWS[3]))
+    folder = command("--repeats", "1", "--folds", "2")
+    rows = rows_of(folder / "table.csv")
+    assert list(rows)[:3] == ["imagenet", "imagenet_estimated", "statistics_frozen"]
+    assert rows["imagenet_estimated"]["kind"] == "estimated"
+    oof = out_of_fold.OutOfFold.read(folder / "oof.csv")
+    assert not np.allclose(oof.logits["imagenet"], oof.logits["imagenet_estimated"], rtol=1e-3)
+    images = float(rows["imagenet"]["images"])
+    assert float(rows["imagenet"]["images_seen"]) == images  # of one epoch
+
+
 def test_rows_differ_and_comparisons_name_them():
     names = [row.name for row in imagenet.ROWS]
     assert len(set(names)) == len(names)
