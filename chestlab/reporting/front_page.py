@@ -324,7 +324,9 @@ class FrontPage:
         """Draw every row of the table that has a figure."""
         say, main = self.wording.say, self.main
         points = [
-            Point(row.label, row.kind, self._left(row), self._right(row), self._missing(row))
+            Point(
+                row.label, self._kinds(row), self._left(row), self._right(row), self._missing(row)
+            )
             for row in self.rows
         ]
         points = [point for point in points if point.left or point.right]
@@ -346,6 +348,11 @@ class FrontPage:
             words=words,
             goal=not main.phantom,
         )
+
+    def _kinds(self, row: Row) -> tuple[str, str]:
+        """How both values are drawn: on fresh folds seeds have an interval like other networks."""
+        of_network = self.fresh is not None and row.kind == "seeds"
+        return "network" if of_network else row.kind, row.kind
 
     def _left(self, row: Row) -> Interval | None:
         if self.fresh is not None:

@@ -40,13 +40,13 @@ class Point:
 
     Attributes:
         label: left of it.
-        kind: a key of `KINDS`.
+        kinds: of the left and the right value, keys of `KINDS`.
         left, right: values with their intervals, or None where there are none.
         missing: written in the place of a left value.
     """
 
     label: str
-    kind: str
+    kinds: tuple[str, str]
     left: Interval | None
     right: Interval | None
     missing: str
@@ -76,11 +76,14 @@ def draw_front(
     """
     figure = titled_figure(title, body_height=0.8 + 0.24 * len(points))
     panels = figure.subplots(1, 2, sharey=True)
-    sides = ([point.left for point in points], [point.right for point in points])
+    sides = (
+        [(point.kinds[0], point.left) for point in points],
+        [(point.kinds[1], point.right) for point in points],
+    )
     for axes, values, label in zip(panels, sides, axis, strict=True):
         tidy(axes, label, "")
         axes.grid(visible=False, axis="y")
-        _draw_rows(axes, points, values)
+        _draw_rows(axes, values)
     left, right = panels
     left.set_yticks(range(len(points)), [point.label for point in points], fontsize=SMALL)
     left.set_ylim(len(points) - 0.4, -0.6)
@@ -91,9 +94,9 @@ def draw_front(
     handles = [
         Line2D([], [], linestyle="", **_marker(kind), label=words[kind])
         for kind in KINDS
-        if any(point.kind == kind for point in points)
+        if any(kind in point.kinds for point in points)
     ]
-    if any(point.kind == "baseline" for point in points):
+    if any("baseline" in point.kinds for point in points):
         handles.append(Line2D([], [], label=words["best"], **BEST_BASELINE))
     if goal:
         right.axvline(GOAL_PERCENT, zorder=1, **GOAL_LINE)
@@ -113,17 +116,17 @@ def _marker(kind: str) -> dict[str, Any]:
     }
 
 
-def _draw_rows(axes: Axes, points: Sequence[Point], values: Sequence[Interval | None]) -> None:
+def _draw_rows(axes: Axes, values: Sequence[tuple[str, Interval | None]]) -> None:
     baselines = []
-    for place, (point, value) in enumerate(zip(points, values, strict=True)):
+    for place, (kind, value) in enumerate(values):
         if place % 2:
             axes.axhspan(place - 0.5, place + 0.5, color=PALE, alpha=0.35, linewidth=0, zorder=0)
         if value is None:
             continue
         middle, low, high = value
-        axes.plot([low, high], [place, place], color=KINDS[point.kind][0], linewidth=2, zorder=2)
-        axes.plot(middle, place, linestyle="", zorder=3, **_marker(point.kind))
-        if point.kind == "baseline":
+        axes.plot([low, high], [place, place], color=KINDS[kind][0], linewidth=2, zorder=2)
+        axes.plot(middle, place, linestyle="", zorder=3, **_marker(kind))
+        if kind == "baseline":
             baselines.append(middle)
     if baselines:
         axes.axvline(max(baselines), zorder=1, **BEST_BASELINE)

@@ -11,7 +11,7 @@ from test_report import front_of, make_run, write_names
 
 from chestlab.evaluation.looks import read_looks, record
 from chestlab.evaluation.out_of_fold import OutOfFold
-from chestlab.reporting import overview
+from chestlab.reporting import front_page, overview
 from chestlab.reporting.look_tables import all_looks
 
 SOURCE = {"source": "small.npz", "sha256": "ab" * 32}
@@ -118,7 +118,7 @@ def test_an_average_and_baselines_have_rows_with_their_figures_on_fresh_folds(tm
     assert "Best so far: the average of experiments 1 and 2, with" in page
 
 
-def test_several_seeds_are_a_mean_and_stand_in_the_place_of_one_run(tmp_path):
+def test_several_seeds_are_a_mean_and_stand_in_the_place_of_one_run(tmp_path, monkeypatch):
     make_run(tmp_path, "one_small", model="EfficientChestNet", recipe_name="best")
     make_run(tmp_path, "two_small", model="EfficientChestNet", recipe_name="report", noise=1)
     folder = tmp_path / "studies" / "seeds_small"
@@ -131,6 +131,13 @@ def test_several_seeds_are_a_mean_and_stand_in_the_place_of_one_run(tmp_path):
     cells = row_of(page, "1, report's recipe (3 seeds)")
     assert cells[1] == "70.0 %<br>±\u00a010.0" and cells[3] == "0.800<br>±\u00a00.100"
     assert "(two_small/" not in page and "(one_small/" in page
+    drawn = []
+    monkeypatch.setattr(front_page, "draw_front", lambda points, *_, **__: drawn.extend(points))
+    front_of(tmp_path)
+    write_fresh_folds(tmp_path, {("EfficientChestNet", "report"): 1.0})
+    front_of(tmp_path)
+    kinds = [point.kinds for point in drawn if "report's recipe" in point.label]
+    assert kinds == [("seeds", "seeds"), ("network", "seeds")]  # an interval, not a deviation
     folder.joinpath("seeds.json").write_text("{}")
     assert "(two_small/" in front_of(tmp_path)  # a damaged study is left out
 

@@ -272,3 +272,17 @@ def test_tables_of_studies_are_those_of_their_logits(kind):
             assert float(row["auc"]) == pytest.approx(np.mean(areas))
             accuracy = ((logits >= 0) == (oof.labels == 1)).mean()
             assert float(row["accuracy"]) == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize(("page", "to"), [("README.md", " to "), ("README.id.md", " s.d. ")])
+def test_the_front_pages_figures_are_those_of_the_results(page, to):
+    def plain(path: Path) -> str:
+        text = path.read_text(encoding="utf-8").replace("<br>", " ").replace("\u00a0", " ")
+        return " ".join(text.replace("**", "").split())
+
+    number = r"\d+[.,]\d+"
+    figures = re.findall(
+        rf"{number}(?: %)? \({number}{re.escape(to)}{number}\)", plain(ROOT / page)
+    )
+    assert len(figures) >= 4
+    assert [figure for figure in figures if figure not in plain(RESULTS / page)] == []
