@@ -186,7 +186,7 @@ class Deployment(Study):
                     row |= {"bytes": checkpoint_bytes(model), "zipped": ""}
                 for time in (time for time in timed if time["variant"] == variant):
                     where = f"batch{time['batch']}_threads{time['threads']}"
-                    keys = ("median_ms", "low_ms", "high_ms", "by_others", "load")
+                    keys = ("median_ms", "low_ms", "high_ms", "cpu_ms", "by_others", "load")
                     row |= {f"{where}_{key}": time[key] for key in keys}
                 rows.append(row)
             self.signals.check()

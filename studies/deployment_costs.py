@@ -46,7 +46,8 @@ class Turns:
     """Times of several programs that took turns.
 
     Attributes:
-        times: by program, ``median_ms``, ``low_ms`` and ``high_ms`` (quartiles) per picture.
+        times: by program, per picture over all calls: ``median_ms``, ``low_ms`` and ``high_ms``
+            (quartiles), and ``cpu_ms``, the median of processor time, of all threads together.
         by_others: cores that other programs used meanwhile; None where the system does not tell.
         load: load average of the last minute before; None where there is none.
     """
@@ -129,21 +130,23 @@ def in_turns(asks: Mapping[str, Ask], pictures: int) -> Turns:
         calls[name] = max(1, round(TURN / once))
         together += once * (1 + calls[name])
     rounds = FEW_ROUNDS if together > SLOW_ROUND else ROUNDS
-    seconds: dict[str, list[float]] = {name: [] for name in asks}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in asks}
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     use = OthersUse()
     for _ in range(rounds):
         for name, ask in asks.items():
             time.sleep(PAUSE)
             ask()
-            start = time.perf_counter()
             for _ in range(calls[name]):
+                start, cpu = time.perf_counter(), time.process_time()
                 ask()
-            seconds[name].append((time.perf_counter() - start) / calls[name])
+                seconds[name].append((time.perf_counter() - start, time.process_time() - cpu))
     by_others, times = use.cores(), {}
-    for name, values in seconds.items():
-        low, median, high = 1000 * np.percentile(values, [25, 50, 75]) / pictures
-        times[name] = {"median_ms": float(median), "low_ms": float(low), "high_ms": float(high)}
+    for name, pairs in seconds.items():
+        wall, cpu = 1000 * np.array(pairs).T / pictures
+        low, median, high = map(float, np.percentile(wall, [25, 50, 75]))
+        about = {"median_ms": median, "low_ms": low, "high_ms": high}
+        times[name] = about | {"cpu_ms": float(np.median(cpu))}
     return Turns(times, by_others, load)
 
 

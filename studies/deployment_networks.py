@@ -217,20 +217,19 @@ class FoldNetwork:
 
         Their times can be compared between networks, whose recipes ask for 1 to 10 views.
         """
-        folder = self.folder if self.is_trained else self.folder / "untrained"
-        make_folder(folder)
-        parts = {
-            **variants(deployed),
-            **({zeros: ("", BASE) for zeros in ZEROS if deployed.pruned}),
-        }
-        paths = {variant: folder / f"{variant}.onnx" for variant in parts}
-        for variant, (part, precision) in parts.items():
-            if not paths[variant].exists():
+        whole = {zeros: ("", BASE) for zeros in ZEROS if deployed.pruned}
+        paths = {}
+        for variant, (part, precision) in {**variants(deployed), **whole}.items():
+            stored = (self.folder / f"{part or 'trained'}.pth").exists()
+            folder = self.folder if stored else self.folder / "untrained"
+            make_folder(folder)
+            path = paths[variant] = folder / f"{variant}.onnx"
+            if not path.exists():
                 model = self.network(part, train=False)
                 if variant in ZEROS:
                     model = with_zeros(model, ZEROS[variant])
                 file = self.file(self.trained(model, "none"), precision)
-                atomic_write(paths[variant], file.SerializeToString())
+                atomic_write(path, file.SerializeToString())
         return paths
 
 

@@ -50,7 +50,10 @@ def predictions_table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[s
 
 
 def ratios(costs: Sequence[Row], predictions: Sequence[Row]) -> list[dict[str, Any]]:
-    """A row per network with what was expected, one thread: how many times faster or smaller."""
+    """A row per network with what was expected: how many times faster or smaller.
+
+    Of processor time of one thread, which other programs change least.
+    """
     by_name = {(row["network"], row["variant"]): row for row in costs}
     gains = {(row["network"], row["variant"]): row for row in predictions}
     rows = []
@@ -58,7 +61,7 @@ def ratios(costs: Sequence[Row], predictions: Sequence[Row]) -> list[dict[str, A
         of = {variant: by_name[network, variant] for variant in (TORCH, BASE, INT8)}
         row = {"network": network, "int8_smaller": of[BASE]["bytes"] / of[INT8]["bytes"]}
         for batch in BATCHES:
-            ms = {variant: of[variant][f"batch{batch}_threads1_median_ms"] for variant in of}
+            ms = {variant: of[variant][f"batch{batch}_threads1_cpu_ms"] for variant in of}
             row[f"onnx_faster_batch{batch}"] = ms[TORCH] / ms[BASE]
             row[f"int8_faster_batch{batch}"] = ms[BASE] / ms[INT8]
         gain = gains.get((network, INT8), {})
@@ -79,7 +82,7 @@ def zeros_table(costs: Sequence[Row]) -> list[dict[str, Any]]:
     for row in costs:
         if row["variant"].startswith(ZEROS):
             dense = base[row["network"]]
-            ms = [f"batch{batch}_threads1_median_ms" for batch in BATCHES]
+            ms = [f"batch{batch}_threads1_cpu_ms" for batch in BATCHES]
             over = {
                 f"time_batch{b}": row[key] / dense[key] for b, key in zip(BATCHES, ms, strict=True)
             }

@@ -295,7 +295,7 @@ def test_cores_of_others_are_what_all_used_less_ones_own(monkeypatch):
 
 def test_ratios_say_what_is_faster_smaller_and_lost():
     def cost(variant, size, one, many):
-        times = {"batch1_threads1_median_ms": one, "batch64_threads1_median_ms": many}
+        times = {"batch1_threads1_cpu_ms": one, "batch64_threads1_cpu_ms": many}
         return {"network": "n", "variant": variant, "bytes": size, **times}
 
     costs = [cost("torch", 90, 6.0, 2.0), cost("fp32", 100, 4.0, 1.0), cost("int8", 40, 5.0, 0.5)]
