@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
-from chestlab.reporting.overview import PAGES
 from chestlab.reporting.page import NOTHING, Wording
 from studies.deployment_costs import BATCHES, THREADS, busy
-from studies.study import interval_columns, read_results, write_readme, write_table
+from studies.study import interval_columns, read_results, write_readmes, write_table
 
 TORCH, BASE, INT8, ZEROS = "torch", "fp32", "int8", "zeros_"  # variants, and how some begin
 
@@ -108,29 +107,26 @@ def write_page(folder: Path) -> None:
     measured = {row["network"] for row in predictions}
     by_others = [value for row in costs for key, value in row.items() if key.endswith("by_others")]
     known = [value for value in by_others if value is not None]
-    for language, page in PAGES.items():
-        wording = Wording(language)
-        write_readme(
-            folder,
-            f"deployment.{language}",
-            summary,
-            oof,
-            page,
-            machine=summary["costs"]["machine"] if costs else None,
-            expected=[_expected_cells(wording, row) for row in expected],
-            costs=[_cost_cells(wording, row) for row in costs],
-            zeros=[_zeros_cells(wording, row) for row in zeros],
-            predictions=[_prediction_cells(wording, row) for row in predictions],
-            quantised=[
+
+    def values(wording: Wording) -> dict[str, Any]:
+        return {
+            "machine": summary["costs"]["machine"] if costs else None,
+            "expected": [_expected_cells(wording, row) for row in expected],
+            "costs": [_cost_cells(wording, row) for row in costs],
+            "zeros": [_zeros_cells(wording, row) for row in zeros],
+            "predictions": [_prediction_cells(wording, row) for row in predictions],
+            "quantised": [
                 _ranges_cells(wording, about)
                 for about in summary["configurations"].values()
                 if about["int8"]
             ],
-            ranges=_ranges(wording, expected, zeros),
-            only_costs=[row["network"] for row in expected if row["network"] not in measured],
-            by_others=wording.number(max(known), ".2f") if known else "",
-            busy=sorted({row["network"] for row in costs if _disturbed(row)}),
-        )
+            "ranges": _ranges(wording, expected, zeros),
+            "only_costs": [row["network"] for row in expected if row["network"] not in measured],
+            "by_others": wording.number(max(known), ".2f") if known else "",
+            "busy": sorted({row["network"] for row in costs if _disturbed(row)}),
+        }
+
+    write_readmes(folder, "deployment", summary, oof, values)
 
 
 def _disturbed(row: Row) -> bool:
