@@ -250,6 +250,7 @@ def test_rows_differ_and_comparisons_name_them():
     what = [(sorted(r.changes.items()), r.weights, r.share, r.network) for r in imagenet.ROWS]
     assert all(what.count(one) == 1 for one in what)
     known = {*names, imagenet.PROBE, imagenet.BASELINE}
+    known |= {name + imagenet.ESTIMATED for name in imagenet.BOTH_STATISTICS}
     assert {name for pair in imagenet.COMPARISONS for name in pair} <= known
     assert {name for line in imagenet.CURVES.values() for name in line} <= set(names)
     for row in imagenet.ROWS:
