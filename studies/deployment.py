@@ -20,6 +20,7 @@ import dataclasses
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,10 @@ from studies.deployment_networks import (
     architecture,
     arithmetic,
     checkpoint_bytes,
+    int8_of,
     variants,
 )
-from studies.deployment_page import write_page
+from studies.deployment_page import TORCH, write_page
 from studies.fresh_folds import LOOK_KIND
 from studies.study import FOLDS, Study, comparison_parser, read_results
 
@@ -170,27 +172,44 @@ class Deployment(Study):
         rows = []
         for deployed, of_fold, files in networks:
             print(f"{deployed.name}: times", flush=True)
-            parts = dict.fromkeys(part for part, _ in variants(deployed).values())
-            models = {part: of_fold.network(part, train=False) for part in parts}
-            trained = {"torch": of_fold.trained(models[""], "none")}
-            contents = {variant: path.read_bytes() for variant, path in files.items()}
-            timed = deployment_costs.times(trained, contents, images)
-            about = {"network": deployed.name, "trained": of_fold.is_trained}
-            about["input_size"] = of_fold.recipe.image_size or self.data.size
-            for variant in ("torch", *files):
-                model = models[variants(deployed).get(variant, ("", ""))[0]]
-                content = contents.get(variant, b"")
-                row = {**about, "variant": variant, **arithmetic(model, images, of_fold.recipe)}
-                row |= {"bytes": len(content), "zipped": len(zlib.compress(content, ZIP_LEVEL))}
-                if variant == "torch":
-                    row |= {"bytes": checkpoint_bytes(model), "zipped": ""}
-                for time in (time for time in timed if time["variant"] == variant):
-                    where = f"batch{time['batch']}_threads{time['threads']}"
-                    keys = ("median_ms", "low_ms", "high_ms", "cpu_ms", "by_others", "load")
-                    row |= {f"{where}_{key}": time[key] for key in keys}
-                rows.append(row)
+            rows += self._cost_rows(deployed, of_fold, files, images)
             self.signals.check()
         self.costs = {"machine": deployment_costs.machine(), "rows": rows}
+
+    def _cost_rows(
+        self,
+        deployed: Deployed,
+        of_fold: FoldNetwork,
+        files: Mapping[str, Path],
+        images: np.ndarray,
+    ) -> list[dict[str, Any]]:
+        """A row for PyTorch and for each file of a network."""
+        import onnx
+
+        parts = {variant: part for variant, (part, _) in variants(deployed).items()}
+        models = {part: of_fold.network(part, train=False) for part in {"", *parts.values()}}
+        contents = {variant: path.read_bytes() for variant, path in files.items()}
+        trained = {TORCH: of_fold.trained(models[""], "none")}
+        timed = deployment_costs.times(trained, contents, images)
+        rows = []
+        for variant in (TORCH, *files):
+            model = models[parts.get(variant, "")]
+            row = {"network": deployed.name, "trained": of_fold.is_trained, "variant": variant}
+            row |= {"input_size": of_fold.recipe.image_size or self.data.size}
+            row |= arithmetic(model, images, of_fold.recipe)
+            if variant == TORCH:
+                row["bytes"] = checkpoint_bytes(model)
+            else:
+                content = contents[variant]
+                row |= {"bytes": len(content), "zipped": len(zlib.compress(content, ZIP_LEVEL))}
+                if quantised := int8_of(onnx.load_from_string(content)):
+                    row["in_float"] = f"{len(quantised['in_float'])} / {quantised['layers']}"
+            for time in (time for time in timed if time["variant"] == variant):
+                where = f"batch{time['batch']}_threads{time['threads']}"
+                keys = ("median_ms", "low_ms", "high_ms", "cpu_ms", "by_others", "load")
+                row |= {f"{where}_{key}": time[key] for key in keys}
+            rows.append(row)
+        return rows
 
     def _keep_results(self) -> None:
         """Take over what the folder of results holds for the same images and folds."""

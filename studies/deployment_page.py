@@ -181,6 +181,7 @@ def _cost_cells(wording: Wording, row: Row) -> list[str]:
     return [
         f"`{row['network']}`" + (f", {weights}" if weights else ""),
         f"`{row['variant']}`",
+        row.get("in_float") or NOTHING,
         wording.number(row["input_size"], "d"),
         wording.number(row["bytes"] / 1e6, ".2f"),
         wording.number(row["multiply_accumulates"] / 1e6, ".1f"),

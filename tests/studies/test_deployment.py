@@ -173,6 +173,9 @@ def test_a_network_that_was_not_trained_has_costs_alone(
     command("--costs")
     costs = {(row["network"], row["variant"]): row for row in rows_of(folder / "costs.csv")}
     assert costs["second", "int8"]["trained"] == "True"
+    assert (
+        costs["second", "int8"]["in_float"] == "1 / 3" and not costs["second", "fp32"]["in_float"]
+    )
     assert len(trainings) == 2
     macs = [int(costs["first", v]["multiply_accumulates"]) for v in ("torch", "int8", "pruned50")]
     assert macs[0] == macs[1] > macs[2] > 0
