@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 FRONT_MESSAGES: dict[str, tuple[str, str]] = {
+    "front_task": (
+        "Which of two findings does a chest X-ray show, cardiomegaly (class 0) or pneumothorax "
+        "(class 1)?",
+        "Temuan mana yang tampak pada foto rontgen dada: kardiomegali (kelas 0) atau pneumotoraks "
+        "(kelas 1)?",
+    ),
     "front_intro": (
-        "Chest X-rays of two classes, cardiomegaly (0) against pneumothorax (1). This is not a "
-        "medical device, and nothing here says anything about a patient. Written by "
+        "This is not a medical device, and nothing here says anything about a patient. Written by "
         "`python visualize.py` from the files of the runs.",
-        "Foto rontgen dada dari dua kelas, kardiomegali (0) dan pneumotoraks (1). Ini bukan alat "
-        "medis, dan tidak ada satu pun angka di sini yang menyatakan sesuatu tentang seorang "
-        "pasien. Ditulis oleh `python visualize.py --lang id` dari berkas percobaan.",
+        "Ini bukan alat medis, dan tidak satu pun angka di sini menerangkan kondisi pasien "
+        "tertentu. Dihasilkan oleh `python visualize.py --lang id` dari berkas percobaan.",
     ),
     "best_fresh": (
-        "**Best so far: {best}, with an AUC of {auc} and {accuracy} accuracy** on fresh folds: "
-        "{of} from `{source}`, in {repeats} x {folds}-fold cross-validation with divisions on "
-        "which no recipe was chosen.",
-        "**Terbaik sejauh ini: {best}, dengan AUC {auc} dan akurasi {accuracy}** pada fold baru: "
-        "{of} dari `{source}`, dengan validasi silang {folds} fold yang diulang {repeats} kali, "
-        "yang pembagiannya tidak pernah dipakai untuk memilih resep.",
+        "**Best so far: {best}, with an AUC of {auc} and an accuracy of {accuracy}** on fresh "
+        "folds: {repeats} x {folds}-fold cross-validation over the {of} of train and val in "
+        "`{source}`, in new divisions that were not used to choose any recipe.",
+        "**Terbaik sejauh ini: {best}, dengan AUC {auc} dan akurasi {accuracy}** pada fold "
+        "baru: validasi silang {folds} fold yang diulang {repeats} kali atas {of} (train dan "
+        "val) dalam `{source}`, dengan pembagian baru yang tidak pernah dipakai untuk memilih "
+        "resep.",
     ),
     "best_val": (
         "**Not measured yet on fresh folds.** Highest AUC on validation images, which also choose "
@@ -26,23 +31,22 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "epoch: {best}, {auc}, pada {of} dari `{source}`.",
     ),
     "lead_certain": (
-        "Its lead in AUC over every other row that was measured there is more than chance (95 %).",
-        "Keunggulan AUC-nya atas setiap baris lain yang sudah diukur di sana bukan kebetulan "
-        "(95 %).",
+        "Its AUC is above that of {others}: the 95 % interval of each difference lies above zero.",
+        "AUC-nya di atas {others}: selang 95 % setiap selisihnya berada di atas nol.",
     ),
     "unmeasured": (
-        "{n} networks of the table were not measured there yet.",
-        "{n} jaringan di tabel belum diukur di sana.",
+        "{n} networks of the table are not measured there yet, so one of them may be better.",
+        "{n} jaringan di tabel belum diukur di sana, jadi salah satunya mungkin lebih baik.",
     ),
     "lead_uncertain": (
         "Its lead may be chance over {others}; it is therefore not bold.",
         "Keunggulannya atas {others} mungkin kebetulan saja; karena itu angkanya tidak tebal.",
     ),
     "goal_reached": (
-        "**Validation accuracy of {goal}, the goal of the course reports:** reached by {names}, "
-        "where validation images chose the threshold ({of}).",
-        "**Akurasi validasi {goal}, sasaran laporan praktikum:** dicapai oleh {names}, dengan "
-        "ambang yang dipilih memakai citra validasi itu sendiri ({of}).",
+        "**Validation accuracy of {goal}, the goal of the course reports:** reached by {names}."
+        " This is optimistic, since the same images chose the threshold ({of}).",
+        "**Akurasi validasi {goal}, sasaran laporan praktikum:** dicapai oleh {names}. Angka "
+        "ini optimistis, karena ambangnya dipilih dengan citra yang sama ({of}).",
     ),
     "goal_missed": (
         "**Validation accuracy of {goal}, the goal of the course reports:** reached by no run; "
@@ -51,33 +55,55 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "percobaan pun; yang tertinggi {name} ({of}).",
     ),
     "test_missed": (
-        "**On test no run reaches {goal}:** the highest is {name}, on {of}.",
-        "**Pada data uji tidak ada yang mencapai {goal}:** yang tertinggi {name}, pada {of}.",
+        "**On test no run reaches {goal}:** the highest of all runs is {name}, on {of}.",
+        "**Pada data uji belum ada yang mencapai {goal}:** yang tertinggi dari semua percobaan "
+        "adalah {name}, pada {of}.",
     ),
+    "goal_inside": (
+        "Its interval includes {goal}: so few images neither show nor exclude it.",
+        "Selangnya memuat {goal}: citra sesedikit itu tidak membuktikan dan tidak menyangkalnya.",
+    ),
+    "goal_above": (
+        "Its interval lies below {goal}.",
+        "Selangnya berada di bawah {goal}.",
+    ),
+    "seeds_in_sentence": (
+        "experiment {number} with the report's recipe",
+        "eksperimen {number} dengan resep laporan",
+    ),
+    "experiment_in_sentence": ("experiment {number} ({name})", "eksperimen {number} ({name})"),
     "test_reached": (
         "**On test {goal} is reached** by {names}, on {of}.",
         "**Pada data uji {goal} dicapai** oleh {names}, pada {of}.",
     ),
     "helped": (
-        "**What helped**, beyond chance after Holm's correction (gain in AUC, 95 %): {gains}.",
-        "**Yang terbukti membantu**, setelah koreksi Holm (kenaikan AUC, 95 %): {gains}.",
+        "**What helped**, after Holm's correction for the number of comparisons in each study "
+        "(gain in AUC with its 95 % interval): {gains}.",
+        "**Yang meningkatkan hasil**, setelah koreksi Holm untuk banyaknya perbandingan di "
+        "setiap studi (kenaikan AUC dengan selang 95 %): {gains}.",
     ),
     "helped_fresh": (
-        "{where}{switch} {gain} on fresh folds",
-        "{where}{switch} {gain} pada fold baru",
+        "{where}{switch}: {gain} on fresh folds",
+        "{where}{switch}: {gain} pada fold baru",
     ),
     "helped_choice": (
-        "{where}{switch} {gain} on choice folds",
-        "{where}{switch} {gain} pada fold pemilihan",
+        "{where}{switch}: {gain} on choice folds, where recipes are chosen",
+        "{where}{switch}: {gain} pada fold pemilihan, tempat resep dipilih",
     ),
     "in_network": ("in {net}, ", "pada {net}, "),
-    "switch_networks": ("`{name}` over `{base}`", "`{name}` dibandingkan `{base}`"),
-    "switch_recipe": ("recipe `{name}` over `{base}`", "resep `{name}` dibandingkan `{base}`"),
+    "switch_networks": (
+        "`{name}` instead of `{base}`",
+        "`{name}` sebagai ganti `{base}`",
+    ),
+    "switch_recipe": (
+        "recipe `{name}` instead of `{base}`",
+        "resep `{name}` sebagai ganti `{base}`",
+    ),
     "switch_single": ("`{name}` ({text})", "`{name}` ({text})"),
     "helped_nothing": (
         "**What helped:** no switch has an effect beyond chance after Holm's correction.",
-        "**Yang membantu:** setelah koreksi Holm, tidak ada opsi resep yang pengaruhnya lebih dari "
-        "sekadar kebetulan.",
+        "**Yang meningkatkan hasil:** setelah koreksi Holm, tidak ada opsi resep yang pengaruhnya "
+        "lebih dari sekadar kebetulan.",
     ),
     "with_accuracy": ("{name} with {accuracy}", "{name} dengan {accuracy}"),
     "images_of_patients": ("{n} images of {patients} patients", "{n} citra dari {patients} pasien"),
@@ -97,13 +123,20 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     "head_test_acc": ("test accuracy", "akurasi uji"),
     "not_measured": ("not measured yet", "belum diukur"),
     "below_front": (
-        "In brackets: 95 % intervals, resampling {unit}; ±: standard deviation over seeds. "
-        "**Bold**: the highest of its column, and the interval of its difference to every other "
-        "figure there is above zero. (!): has warnings, see its page.",
-        "Dalam kurung: selang 95 % dengan pengambilan ulang per {unit}; ±: simpangan baku antar-"
-        "seed. **Tebal**: tertinggi di kolomnya, dan selang selisihnya terhadap setiap angka lain "
-        "di sana berada di atas nol. (!): memiliki peringatan, lihat halamannya.",
+        "In brackets: 95 % intervals, resampling {unit}; on fresh folds they include the "
+        "variance between trainings, elsewhere they are of one trained network. ±: standard "
+        'deviation over seeds. "As selected": the same images chose epoch or threshold.',
+        "Dalam kurung: selang 95 % dengan bootstrap per {unit}; pada fold baru termasuk varians"
+        " antarpelatihan, di kolom lain hanya untuk jaringan yang dilatih itu. ±: simpangan "
+        'baku antarseed. "Hasil pemilihan": epoch atau ambang dipilih dengan citra yang sama.',
     ),
+    "bold": (
+        "**Bold**: the highest of its column, and the interval of its difference to every other "
+        "figure there is above zero",
+        "**Tebal**: tertinggi di kolomnya, dan selang selisihnya terhadap setiap angka lain di "
+        "sana berada di atas nol",
+    ),
+    "warned": ("(!): has warnings, see its page", "(!): ada peringatan, lihat halamannya"),
     "nothing_bold": (
         "Nothing is bold: the highest of each column may lead by chance",
         "Tidak ada yang tebal: keunggulan angka tertinggi di setiap kolom mungkin kebetulan",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +13,9 @@ from chestlab.evaluation.looks import NETWORKS_BETWEEN
 from chestlab.evaluation.tasks import GOAL
 from chestlab.evaluation.verdicts import Estimate
 from chestlab.reporting.fresh_results import FreshFolds, Seeds
-from chestlab.reporting.front_messages import SWITCHES_IN_INDONESIAN
+from chestlab.reporting.front_gains import Gains
 from chestlab.reporting.front_plots import Interval, Point, draw_front
-from chestlab.reporting.front_rows import Row, averaged, table_rows, title_of
-from chestlab.reporting.lab_experiments import EXPERIMENTS
+from chestlab.reporting.front_rows import Row, averaged, number_of, page_of, table_rows, title_of
 from chestlab.reporting.page import NOTHING, Wording, escaped, markdown_table, unbroken
 from chestlab.reporting.run_tables import best_on_test, model_name
 from chestlab.reporting.stored_runs import StoredRun, read_patients
@@ -102,13 +99,22 @@ class FrontPage:
             repeats=fresh.summary["repeats"],
             folds=fresh.summary["folds"],
         )
-        others = ", ".join(map(self._name, unclear))
-        text += f" {say('lead_uncertain' if unclear else 'lead_certain', others=others)}"
+        beaten = [row for row in self.rows if row.fresh and row.fresh != best.fresh]
+        key = "lead_uncertain" if unclear else "lead_certain" if beaten else ""
+        if key:
+            *names, last = map(self._name, unclear or beaten)
+            others = f"{', '.join(names)}{say('and')}{last}" if names else last
+            text += f" {say(key, others=others)}"
         unmeasured = sum(row.fresh is None and row.kind == "network" for row in self.rows)
         return f"{text} {say('unmeasured', n=unmeasured)}" if unmeasured else text
 
     def _name(self, row: Row) -> str:
         """What a row is called in a sentence."""
+        if row.kind == "seeds":
+            return self.wording.say("seeds_in_sentence", number=number_of(row.metrics))
+        number, _, name = row.label.partition(" ")
+        if number.isdecimal():
+            return self.wording.say("experiment_in_sentence", number=number, name=name)
         if row.kind != "average":
             return row.label
         if row.run is not None:
@@ -128,22 +134,32 @@ class FrontPage:
             return ""
         reached, best = self._by_accuracy("test")
         key, of = "test_reached" if reached else "test_missed", self._images("test")
-        return self.wording.say(key, goal=self._goal(), names=reached, name=best, of=of)
+        text = self.wording.say(key, goal=self._goal(), names=reached, name=best, of=of)
+        highest = self._sorted_by_accuracy("test")[0].metrics["test"].get("accuracy_ci95")
+        if reached or not highest:
+            return text
+        open_or_not = "goal_inside" if highest[1] >= GOAL else "goal_above"
+        return f"{text} {self.wording.say(open_or_not, goal=self._goal())}"
 
     def _by_accuracy(self, split: str) -> tuple[str, str]:
         """The runs whose accuracy reaches the goal, and the one with the highest, in words."""
-        known = [run for run in self.runs if split in run.predictions]
-        known.sort(key=lambda run: (-run.metrics[split]["accuracy"], -run.ordering_auc("val")))
+        known = self._sorted_by_accuracy(split)
         names = [
             self.wording.say(
                 "with_accuracy",
-                name=self._in_sentence(run),
+                name=f"[{self._in_sentence(run)}]({page_of(self.wording, self.page_dir, run)})",
                 accuracy=self._accuracy_text(run.metrics[split]),
             )
             for run in known
         ]
         reached = sum(run.metrics[split]["accuracy"] >= GOAL for run in known)
         return ", ".join(names[:reached]), names[0]
+
+    def _sorted_by_accuracy(self, split: str) -> list[StoredRun]:
+        known = [run for run in self.runs if split in run.predictions]
+        return sorted(
+            known, key=lambda run: (-run.metrics[split]["accuracy"], -run.ordering_auc("val"))
+        )
 
     def _in_sentence(self, run: StoredRun) -> str:
         """What a run is called in a sentence."""
@@ -156,74 +172,8 @@ class FrontPage:
         return model_name(self.wording, run) if run.kind == "baseline" else title_of(run.metrics)
 
     def helped(self) -> str:
-        """What has a gain after Holm's correction, on fresh folds and in studies of switches."""
-        gains: list[tuple[int, float, str]] = []
-        studies, of_fresh = 0, set()
-        for row in _rows_of(self.fresh.folder / "comparisons.csv") if self.fresh else ():
-            if row["verdict_holm"] == "supported" and row["over"] in self._networks():
-                values = self._fresh_names(row)
-                of_fresh.add(values["switch"])
-                text = self._gain("helped_fresh", row, values)
-                gains.append((0, -float(row["auc_gain"]), text))
-        for folder in self.ablations:
-            rows = _rows_of(folder / "table.csv")
-            studies += bool(rows)
-            for row in rows:
-                values = self._switch(folder, row)
-                if row.get("verdict_holm") == "supported" and values["switch"] not in of_fresh:
-                    text = self._gain("helped_choice", row, values)
-                    gains.append((1, -float(row["auc_gain"]), text))
-        if not gains:
-            return self.wording.say("helped_nothing") if studies else ""
-        texts = "; ".join(text for _, _, text in sorted(gains))
-        return self.wording.say("helped", gains=texts)
-
-    def _switch(self, folder: Path, row: Mapping[str, str]) -> dict[str, str]:
-        """The network that a switch was tried on, and the switch in words."""
-        about = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
-        name = row["configuration"].removeprefix("- ").removeprefix("+ ")
-        text = row["text"]
-        if self.wording.language != "en":
-            text = SWITCHES_IN_INDONESIAN.get(name, "")
-        switch = self.wording.say("switch_single", name=name, text=text) if text else f"`{name}`"
-        if row["kind"] == "recipe":
-            name, base = name.removeprefix("recipe "), about["recipe_name"]
-            switch = self.wording.say("switch_recipe", name=name, base=base)
-        elif row["kind"] == "together":
-            switch = self.wording.say("all_winners")
-        return {"net": self._numbered_net(about["net"]), "switch": switch}
-
-    def _numbered_net(self, net: str) -> str:
-        """Number and title of a network that studies call ``net``, or that has this class."""
-        for model, of in EXPERIMENTS.items():
-            if net in (model, of.title.replace("-", "").lower()):
-                return f"{of.number} {of.title}"
-        return f"`{net}`"
-
-    def _networks(self) -> set[str]:
-        about = self.fresh.configurations if self.fresh else {}
-        return {name for name, of in about.items() if of["kind"] == "network"}
-
-    def _fresh_names(self, row: Mapping[str, str]) -> dict[str, str]:
-        """What was compared on the fresh folds: two recipes of one network, or two networks."""
-        assert self.fresh is not None
-        one, other = (self.fresh.configurations[row[key]] for key in ("configuration", "over"))
-        if one["model"] == other["model"] and not {
-            *one["recipe_changes"],
-            *other["recipe_changes"],
-        }:
-            recipes = {"name": one["recipe_name"], "base": other["recipe_name"]}
-            net = self._numbered_net(one["model"])
-            return {"net": net, "switch": self.wording.say("switch_recipe", **recipes)}
-        names = {"name": row["configuration"], "base": row["over"]}
-        return {"net": "", "switch": self.wording.say("switch_networks", **names)}
-
-    def _gain(self, key: str, row: Mapping[str, str], values: Mapping[str, str]) -> str:
-        value, low, high = (float(row[f"auc_gain{end}"]) for end in ("", "_low", "_high"))
-        interval = self.wording.interval((low, high), "+.3f")
-        where = self.wording.say("in_network", net=values["net"]) if values["net"] else ""
-        gain = f"{self.wording.number(value, '+.3f')} {interval}"
-        return self.wording.say(key, where=where, switch=values["switch"], gain=gain)
+        """What has a gain after Holm's correction, see `Gains`."""
+        return Gains(self.wording, self.fresh, self.ablations).sentence()
 
     # table
 
@@ -240,6 +190,10 @@ class FrontPage:
         return markdown_table([say(f"head_{column}") for column in columns], rows, left=1)
 
     def _fresh_cells(self, row: Row) -> dict[str, str]:
+        if row.fresh is None and self.fresh is not None and row.run and is_majority(row.run):
+            positive = float(np.mean(self.fresh.oof.labels))
+            share = self.wording.percent(max(positive, 1 - positive))
+            return {"fresh_auc": NOTHING, "fresh_accuracy": share}
         if row.fresh is None:
             return {"fresh_auc": self.wording.say("not_measured"), "fresh_accuracy": NOTHING}
         auc = self._fresh_text(row, "auc", "<br>")
@@ -275,7 +229,9 @@ class FrontPage:
     def notes(self) -> list[str]:
         """What a reader of the table has to know of single rows."""
         say = self.wording.say
-        notes = [] if self.bold else [say("nothing_bold")]
+        warned = any(row.run is not None and row.run.metrics["warnings"] for row in self.rows)
+        notes = [say("bold" if self.bold else "nothing_bold")]
+        notes += [say("warned")] if warned else []
         notes += [
             say("fresh_note", label=row.label, recipe=row.note) for row in self.rows if row.note
         ]
@@ -367,6 +323,8 @@ class FrontPage:
     def _missing(self, row: Row) -> str:
         """Why a row has no value in the left panel."""
         unmeasured = self.fresh is not None and row.fresh is None
+        if row.run is not None and is_majority(row.run):
+            unmeasured = False  # all images get the same probability
         return self.wording.say("not_measured" if unmeasured else "undefined")
 
     def _right(self, row: Row) -> Interval | None:
@@ -443,10 +401,6 @@ def _interval(figures: Mapping[str, Any], measure: str) -> Interval | None:
     return None if value is None or not ends else (value, ends[0], ends[1])
 
 
-def _rows_of(path: Path) -> list[dict[str, str]]:
-    """The rows of a study's table; none where it is missing."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error):
-        return []
+def is_majority(run: StoredRun) -> bool:
+    """Whether a run is the baseline that gives every image the same probability."""
+    return run.kind == "baseline" and (run.metrics.get("recipe") or {}).get("name") == "majority"

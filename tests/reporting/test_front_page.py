@@ -66,9 +66,10 @@ def test_the_best_on_fresh_folds_is_named_with_its_figures_and_bold_only_if_clea
     page = front_of(tmp_path)
     auc = oof.estimate("EfficientChestNet_best", "auc")
     text = f"{auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f})"
-    assert f"Best so far: 1 EfficientChestNet, with an AUC of {text}" in page
-    assert "120 images of 60 patients from `small.npz`, in 2 x 4-fold" in page
-    assert "is more than chance" in page and "may be chance" not in page
+    assert f"Best so far: experiment 1 (EfficientChestNet), with an AUC of {text}" in page
+    assert "2 x 4-fold cross-validation over the 120 images of 60 patients" in page
+    ahead = "Its AUC is above that of experiment 2 (ResidualChestNet): the 95 % interval"
+    assert ahead in page and "may be chance" not in page
     assert row_of(page, "1 EfficientChestNet")[1].startswith(f"**{auc.value:.3f}**<br>")
     assert not row_of(page, "2 ResidualChestNet")[1].startswith("**")
 
@@ -76,7 +77,7 @@ def test_the_best_on_fresh_folds_is_named_with_its_figures_and_bold_only_if_clea
     write_fresh_folds(tmp_path, dict.fromkeys(skills, 1.5))
     page = front_of(tmp_path)
     assert re.search(
-        r"Its lead may be chance over [12] \w+ChestNet; it is therefore not bold", page
+        r"may be chance over experiment [12] \(\w+ChestNet\); it is therefore not bold", page
     )
     assert not any(row_of(page, name)[1].startswith("**") for name in ("1 EfficientChestNet",))
 
@@ -91,7 +92,7 @@ def test_what_was_not_measured_on_fresh_folds_says_so(tmp_path):
     page = front_of(tmp_path)
     assert row_of(page, "5 Plain-34")[1:3] == row_of(page, "TinyNet")[1:3]
     assert row_of(page, "5 Plain-34")[1:3] == ["not measured yet", "-"]
-    assert "2 networks of the table were not measured there yet." in page
+    assert "2 networks of the table are not measured there yet," in page
     assert "1 EfficientChestNet: on fresh folds with recipe `report`." in page
     changed = {"recipe_changes": {"stage1_epochs": 0}}  # as of a start from random numbers
     make_run(tmp_path, "two_small", model="EfficientChestNet", recipe_name="report", **changed)
@@ -130,7 +131,8 @@ def test_several_seeds_are_a_mean_and_stand_in_the_place_of_one_run(tmp_path, mo
     page = front_of(tmp_path)
     cells = row_of(page, "1, report's recipe (3 seeds)")
     assert cells[1] == "70.0 %<br>±\u00a010.0" and cells[3] == "0.800<br>±\u00a00.100"
-    assert "(two_small/" not in page and "(one_small/" in page
+    table = page[page.index("| experiment") :]
+    assert "(two_small/" not in table and "(one_small/" in table
     drawn = []
     monkeypatch.setattr(front_page, "draw_front", lambda points, *_, **__: drawn.extend(points))
     front_of(tmp_path)
@@ -139,7 +141,8 @@ def test_several_seeds_are_a_mean_and_stand_in_the_place_of_one_run(tmp_path, mo
     kinds = [point.kinds for point in drawn if "report's recipe" in point.label]
     assert kinds == [("seeds", "seeds"), ("network", "seeds")]  # an interval, not a deviation
     folder.joinpath("seeds.json").write_text("{}")
-    assert "(two_small/" in front_of(tmp_path)  # a damaged study is left out
+    page = front_of(tmp_path)
+    assert "(two_small/" in page[page.index("| experiment") :]  # a damaged study is left out
 
 
 @pytest.mark.parametrize(("skill", "words"), [(0.3, "no run reaches"), (9.0, "is reached** by")])
@@ -150,8 +153,9 @@ def test_the_goal_is_told_of_val_and_of_test_with_images_and_patients(tmp_path, 
     said = next(line for line in page.splitlines() if line.startswith("**On test"))
     low, high = (100 * end for end in metrics["test"]["accuracy_ci95"])
     figure = f"{100 * metrics['test']['accuracy']:.1f} % ({low:.1f} to {high:.1f})"
-    assert words in said and f"TinyNet with {figure}, on 52 images of 26 patients" in said
-    reached = "reached by no run" if skill < 1 else "reached by TinyNet with"
+    assert words in said and f"[TinyNet](one_small/) with {figure}, on 52 images" in said
+    assert "of 26 patients" in said and ("lies below 90 %" in said) == (skill < 1)
+    reached = "reached by no run" if skill < 1 else "reached by [TinyNet](one_small/) with"
     assert f"the goal of the course reports:** {reached}" in page
     assert "nothing here says anything about a patient" in page
 
@@ -168,7 +172,7 @@ def test_only_switches_beyond_chance_after_holms_correction_are_said_to_help(tmp
     (folder / "table.csv").write_text(head + "".join(row.format(*name) for name in names))
     (folder / "README.md").write_text("# Switches\n")
     page = front_of(tmp_path)
-    said = "in 2 ResidualChestNet, `last` (words) +0.090 (+0.040 to +0.140) on choice folds."
+    said = "experiment 2 (ResidualChestNet), `last` (words): +0.090 (+0.040 to +0.140) on choice"
     assert said in page and "`ema`" not in page
     assert "`last` (mengambil epoch terakhir" in front_of(tmp_path, "id")
 

@@ -1,0 +1,108 @@
+"""What helped, for the first page of results: gains that hold after Holm's correction."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from chestlab.reporting.fresh_results import FreshFolds
+from chestlab.reporting.front_messages import SWITCHES_IN_INDONESIAN
+from chestlab.reporting.lab_experiments import EXPERIMENTS
+from chestlab.reporting.page import Wording
+
+
+class Gains:
+    """What has a gain after Holm's correction, on fresh folds and in studies of switches.
+
+    Args:
+        wording: language of the sentence.
+        fresh: study on fresh folds, or None.
+        ablations: folders of studies of switches.
+    """
+
+    def __init__(
+        self, wording: Wording, fresh: FreshFolds | None, ablations: Sequence[Path]
+    ) -> None:
+        self.wording, self.fresh, self.ablations = wording, fresh, ablations
+
+    def sentence(self) -> str:
+        """All gains in one sentence, those on fresh folds first; empty without a study."""
+        gains: list[tuple[int, float, str]] = []
+        studies, of_fresh = 0, set()
+        for row in _rows_of(self.fresh.folder / "comparisons.csv") if self.fresh else ():
+            if row["verdict_holm"] == "supported" and row["over"] in self._networks():
+                values = self._fresh_names(row)
+                of_fresh.add(values["switch"])
+                text = self._gain("helped_fresh", row, values)
+                gains.append((0, -float(row["auc_gain"]), text))
+        for folder in self.ablations:
+            rows = _rows_of(folder / "table.csv")
+            studies += bool(rows)
+            for row in rows:
+                values = self._switch(folder, row)
+                if row.get("verdict_holm") == "supported" and values["switch"] not in of_fresh:
+                    text = self._gain("helped_choice", row, values)
+                    gains.append((1, -float(row["auc_gain"]), text))
+        if not gains:
+            return self.wording.say("helped_nothing") if studies else ""
+        texts = "; ".join(text for _, _, text in sorted(gains))
+        return self.wording.say("helped", gains=texts)
+
+    def _switch(self, folder: Path, row: Mapping[str, str]) -> dict[str, str]:
+        """The network that a switch was tried on, and the switch in words."""
+        about = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
+        name = row["configuration"].removeprefix("- ").removeprefix("+ ")
+        text = row["text"]
+        if self.wording.language != "en":
+            text = SWITCHES_IN_INDONESIAN.get(name, "")
+        switch = self.wording.say("switch_single", name=name, text=text) if text else f"`{name}`"
+        if row["kind"] == "recipe":
+            name, base = name.removeprefix("recipe "), about["recipe_name"]
+            switch = self.wording.say("switch_recipe", name=name, base=base)
+        elif row["kind"] == "together":
+            switch = self.wording.say("all_winners")
+        return {"net": self._numbered_net(about["net"]), "switch": switch}
+
+    def _numbered_net(self, net: str) -> str:
+        """Number and title of a network that studies call ``net``, or that has this class."""
+        for model, of in EXPERIMENTS.items():
+            if net in (model, of.title.replace("-", "").lower()):
+                name = {"number": of.number, "name": of.title}
+                return self.wording.say("experiment_in_sentence", **name)
+        return f"`{net}`"
+
+    def _networks(self) -> set[str]:
+        about = self.fresh.configurations if self.fresh else {}
+        return {name for name, of in about.items() if of["kind"] == "network"}
+
+    def _fresh_names(self, row: Mapping[str, str]) -> dict[str, str]:
+        """What was compared on the fresh folds: two recipes of one network, or two networks."""
+        assert self.fresh is not None
+        one, other = (self.fresh.configurations[row[key]] for key in ("configuration", "over"))
+        if one["model"] == other["model"] and not {
+            *one["recipe_changes"],
+            *other["recipe_changes"],
+        }:
+            recipes = {"name": one["recipe_name"], "base": other["recipe_name"]}
+            net = self._numbered_net(one["model"])
+            return {"net": net, "switch": self.wording.say("switch_recipe", **recipes)}
+        names = {"name": row["configuration"], "base": row["over"]}
+        return {"net": "", "switch": self.wording.say("switch_networks", **names)}
+
+    def _gain(self, key: str, row: Mapping[str, str], values: Mapping[str, str]) -> str:
+        value, low, high = (float(row[f"auc_gain{end}"]) for end in ("", "_low", "_high"))
+        interval = self.wording.interval((low, high), "+.3f")
+        where = self.wording.say("in_network", net=values["net"]) if values["net"] else ""
+        gain = f"{self.wording.number(value, '+.3f')} {interval}"
+        return self.wording.say(key, where=where, switch=values["switch"], gain=gain)
+
+
+def _rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a study's table; none where it is missing."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        return []
