@@ -443,7 +443,8 @@ def test_indonesian_page_has_its_own_file_and_decimal_comma(tmp_path):
 def test_messages_have_the_same_values_in_every_language():
     for key, texts_of in MESSAGES.items():
         english, indonesian = (
-            {field for _, field, _, _ in string.Formatter().parse(text)} for text in texts_of
+            {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
+            for text in texts_of
         )
         assert english == indonesian, key
 
