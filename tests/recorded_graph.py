@@ -33,6 +33,9 @@ class DefaultGenerator:
     def graphsafe_set_state(state):
         torch.default_generator.set_state(state.get_state())
 
+    get_state = staticmethod(torch.get_rng_state)
+    set_state = staticmethod(torch.set_rng_state)
+
 
 class Stream:
     def wait_stream(self, other):

@@ -15,7 +15,8 @@ from chestlab.reporting.tensorboard import EventLog
 from chestlab.runs.experiment import Experiment
 from chestlab.runs.finished_runs import data_location
 from chestlab.training.likeness import Likeness
-from chestlab.training.trainer import HISTORY_COLUMNS, Trainer
+from chestlab.training.trainer import Trainer
+from chestlab.training.trainer_state import HISTORY_COLUMNS
 
 
 class Checkpoints:

@@ -325,8 +325,8 @@ def _check_recipe(parser: OneLineParser, options: argparse.Namespace) -> None:
 def add_hyperparameter(group: Any, name: str, option: dataclasses.Field, value: Any) -> None:
     """A flag for ``option`` that stays None unless it is given; ``value`` is then in force."""
     if isinstance(option.default, bool):
-        metavar = "{on,off}"
-        value = {True: "on", False: "off"}.get(value, value)
+        on = option.metadata["on"]
+        metavar, value = f"{{{on},off}}", {True: on, False: "off"}.get(value, value)
     elif option.metadata["choices"]:
         metavar = "{" + ",".join(shown_choices(option)) + "}"
     else:
@@ -412,7 +412,8 @@ def checked(option: dataclasses.Field) -> Callable[[str], Any]:
 
     def convert(text: str) -> Any:
         try:
-            value = {"on": True, "off": False}.get(text) if kind is bool else kind(text)
+            words = {option.metadata["on"]: True, "off": False}
+            value = words.get(text) if kind is bool else kind(text)
         except ValueError:
             value = None
         if not is_allowed(option, value):

@@ -139,6 +139,7 @@ def _metrics(
         "amp": precision(trainer),
         "torch": torch.__version__,
         **({"processes": number} if number > 1 else {}),
+        **({"cuda_graph": trainer.graph_record()} if experiment.device.type == "cuda" else {}),
         "training_images": len(experiment.train),
         "epochs_run": len(trainer.history),
         "best_epoch": trainer.best_epoch,

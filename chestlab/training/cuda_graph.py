@@ -14,6 +14,9 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import nn
+
+from chestlab.training.graph_check import StepState, largest_error
 
 WARM_UP = 3  # steps before the capture; the first ones load libraries and make the moments
 
@@ -32,17 +35,32 @@ def supported(device: torch.device) -> bool:
 
 
 class StepGraph:
-    """A step that is run a few times, captured, and replayed from then on.
+    """A step that is run a few times, captured, compared with the eager one, and replayed.
 
     Args:
+        model: that the step trains.
         optimizer: fused, so that neither its step nor a loss scaler's waits for the device. Its
             learning rates stay floats between steps, and may be changed there.
         noise: the generator on the CUDA device that the step draws from besides the default one.
             What both give, and their states, are as without a graph.
+        scaler: of the step's loss.
+        bound: largest error of the first replay, see `graph_check.largest_error`.
+
+    Attributes:
+        error: of the first replay, None before it.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, noise: torch.Generator) -> None:
-        self.optimizer = optimizer
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        noise: torch.Generator,
+        scaler: torch.amp.GradScaler,
+        bound: float,
+    ) -> None:
+        self.model, self.optimizer, self.scaler = model, optimizer, scaler
+        self.bound = bound
+        self.error: float | None = None
         self.generators = (noise, torch.cuda.default_generators[noise.device.index or 0])
         self.stream = torch.cuda.Stream()
         self.warm = 0
@@ -61,7 +79,8 @@ class StepGraph:
             What the step returns, in new tensors.
 
         Raises:
-            CaptureError: nothing of this step has happened, and the next one can be run eagerly.
+            CaptureError: the step cannot be captured, or its first replay differs from the eager
+                step; nothing of this step has happened, and it can be run eagerly.
         """
         if self.graph is None and self.warm < WARM_UP:
             self.warm += 1
@@ -69,13 +88,50 @@ class StepGraph:
                 return eager(rows)
         if self.graph is None:
             self.graph = self._capture(rows, step)
+            return self._first_replay(self.graph, rows, step)
+        return self._replay(self.graph, rows)
+
+    def _replay(self, graph: torch.cuda.CUDAGraph, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         self.rows.copy_(rows)
         for i, group in enumerate(self.optimizer.param_groups):
             if group["lr"] != self.filled[i]:
                 self.rates[i].fill_(group["lr"])
                 self.filled[i] = group["lr"]
-        self.graph.replay()
+        graph.replay()
         return tuple(result.clone() for result in self.results)
+
+    def _first_replay(
+        self, graph: torch.cuda.CUDAGraph, rows: torch.Tensor, step: Step
+    ) -> tuple[torch.Tensor, ...]:
+        """A replay that must equal the same step without a graph, up to rounding."""
+        start, reason = self._state(), ""
+        try:
+            with self._own_stream():
+                eager_loss = step(rows)[0].cpu()
+            eager = self._state(), eager_loss
+            start.restore()
+            results = self._replay(graph, rows)
+            kind, self.error = largest_error(start, eager, (self._state(), results[0].cpu()))
+            if self.error <= self.bound:
+                return results
+            reason = f"error of its {kind}: {self.error:.2g} of the eager step's change"
+        except torch.OutOfMemoryError:
+            reason = "out of memory in comparing it with the eager step"
+        self._discard(graph)
+        start.restore()
+        raise CaptureError(reason)
+
+    def _state(self) -> StepState:
+        return StepState(self.model, self.optimizer, self.scaler, self.generators)
+
+    def _discard(self, graph: torch.cuda.CUDAGraph | None) -> None:
+        """Leave nothing of a step that was stopped half-way, random numbers apart."""
+        if graph is not None:
+            _failed.append(graph)
+            graph.reset()
+        self.optimizer.zero_grad(set_to_none=True)
+        for left in ("grad_scale", "found_inf"):  # by a loss scaler
+            vars(self.optimizer).pop(left, None)
 
     @contextlib.contextmanager
     def _own_stream(self) -> Iterator[None]:
@@ -87,7 +143,7 @@ class StepGraph:
 
     def _capture(self, rows: torch.Tensor, step: Step) -> torch.cuda.CUDAGraph:
         groups = self.optimizer.param_groups
-        self.rows = rows.clone()
+        self.rows = torch.zeros_like(rows)  # not the batch of the comparison, which it must read
         self.filled = [group["lr"] for group in groups]
         before = [generator.clone_state() for generator in self.generators]
         graph, reason = None, ""
@@ -110,12 +166,7 @@ class StepGraph:
         if graph is not None and not reason:
             return graph
         # Out of the handler, whose traceback would keep the memory.
-        if graph is not None:
-            _failed.append(graph)
-            graph.reset()
-        self.optimizer.zero_grad(set_to_none=True)
-        for left in ("grad_scale", "found_inf"):  # by a loss scaler
-            vars(self.optimizer).pop(left, None)
+        self._discard(graph)
         for generator, state in zip(self.generators, before, strict=True):
             generator.graphsafe_set_state(state)  # a generator left in capture mode draws nothing
         raise CaptureError(reason)

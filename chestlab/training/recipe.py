@@ -23,14 +23,16 @@ def hyperparameter(
     above: float | None = None,
     choices: tuple[str, ...] | None = None,
     prefix: str = "",
+    on: str = "on",
 ) -> Any:
     """A recipe field with the help text and the allowed values of its command-line flag.
 
     ``low`` and ``high`` are allowed values themselves, ``above`` is not. Beside ``choices`` every
-    name that begins with ``prefix`` is allowed, and checked where it is used.
+    name that begins with ``prefix`` is allowed, and checked where it is used. ``on`` is the flag's
+    word for True; that for False is ``off``.
     """
     metadata = {"help": help, "low": low, "high": high, "above": above, "choices": choices}
-    metadata["prefix"] = prefix
+    metadata |= {"prefix": prefix, "on": on}
     return field(default=default, metadata=metadata)
 
 
@@ -38,7 +40,7 @@ def allowed_values(option: dataclasses.Field) -> str:
     """What a value of a hyperparameter must be, in words: 'an integer from 2 up to 65536'."""
     rule = option.metadata
     if isinstance(option.default, bool):
-        return "on or off"
+        return f"{rule['on']} or off"
     if isinstance(option.default, str):
         return " or ".join(shown_choices(option))
     words = "an integer" if isinstance(option.default, int) else "a number"
@@ -234,7 +236,10 @@ class Recipe:
         "auto", "mixed precision; auto: where it is native", choices=("auto", "off", "bf16", "fp16")
     )
     graph: bool = hyperparameter(
-        True, "replay the training step as a CUDA graph, where there is CUDA"
+        True,
+        "replay the training step as a CUDA graph; auto: where there is CUDA and the first replay "
+        "equals the eager step",
+        on="auto",
     )
     # Depthwise convolutions run slower in bf16 on a CPU, full ones faster; no flag, a measurement.
     cpu_bf16: bool = False
@@ -255,7 +260,8 @@ class Recipe:
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
             if option.metadata and not is_allowed(option, value):
-                allowed = allowed_values(option).replace("on or off", "True or False")
+                boolean = isinstance(option.default, bool)
+                allowed = "True or False" if boolean else allowed_values(option)
                 raise InputError(
                     f"recipe '{self.name}': {option.name} = {value!r} is not {allowed}"
                 )

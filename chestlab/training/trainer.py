@@ -34,23 +34,14 @@ from chestlab.training.device import (
     resolve_amp,
 )
 from chestlab.training.distributed import ONE_PROCESS, Processes, SharedBatches
+from chestlab.training.graph_check import BOUNDS
 from chestlab.training.inference import predict
 from chestlab.training.layers import freeze_first, on_device, set_drop_paths
 from chestlab.training.losses import Classification, Objective
 from chestlab.training.mixing import mix
 from chestlab.training.optimizer import PER_STEP, make_optimizer, make_scheduler
 from chestlab.training.recipe import Recipe
-
-HISTORY_COLUMNS = (
-    "epoch",
-    "train_loss",
-    "train_accuracy",
-    "val_loss",
-    "val_accuracy",
-    "val_auc",
-    "lr",
-    "seconds",
-)
+from chestlab.training.trainer_state import load_state, state_of
 
 
 class Trainer:
@@ -79,6 +70,7 @@ class Trainer:
         best_weights: its state dict, on the device.
         micro_batch: images per forward pass, halved where the device's memory does not suffice.
         graph: replays the steps of full size, None where all of them are run eagerly.
+        no_graph: why there is none; empty where there is one.
     """
 
     def __init__(
@@ -123,6 +115,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, recipe)
         self.scheduler = make_scheduler(self.optimizer, recipe, self.steps_per_epoch)
         self.scaler = self._new_scaler()
+        self.no_graph = ""
         self.graph = self._new_graph()
         self.history: list[dict[str, float]] = []
         self.best_epoch = 0
@@ -307,11 +300,14 @@ class Trainer:
             loss, correct = self.graph.run(rows, self._eager_step, self._whole_step)
             return loss, correct
         except CaptureError as error:
-            print(f"no CUDA graph of the training step ({error}): going on without", flush=True)
-        self.graph = None
+            self._drop_graph(str(error))
         scale, self.scaler = self.scaler.state_dict(), self._new_scaler()  # it stopped half-way
         self.scaler.load_state_dict(scale)
         return self._eager_step(rows)
+
+    def _drop_graph(self, reason: str) -> None:
+        print(f"no CUDA graph of the training step ({reason}): going on without", flush=True)
+        self.graph, self.no_graph = None, reason
 
     def _eager_step(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         result = None
@@ -320,9 +316,10 @@ class Trainer:
                 with memory_errors():
                     result = self._gradients(rows)
             except torch.OutOfMemoryError:
-                self._check_halving()
+                if not self._graph_in_memory():
+                    self._check_halving()
             if result is None:  # out of the handler, whose traceback would keep the memory
-                self._halve_batch()
+                self._save_memory()
         self._update()
         return result
 
@@ -377,10 +374,23 @@ class Trainer:
 
     def _new_graph(self) -> StepGraph | None:
         """None also where memory is short: a graph keeps some for itself."""
-        eager = self.micro_batch < self.recipe.batch_size or self.processes.size > 1
-        if eager or not self.recipe.graph or not supported(self.device):
+        reasons = {
+            "--graph off": not self.recipe.graph,
+            "several processes": self.processes.size > 1,
+            "halved batches": self.micro_batch < self.recipe.batch_size,
+            "it failed before": not supported(self.device),
+        }
+        self.no_graph = next((reason for reason, holds in reasons.items() if holds), "")
+        if self.no_graph:
             return None
-        return StepGraph(self.optimizer, self.noise)
+        bound = BOUNDS[self.amp]
+        return StepGraph(self.model, self.optimizer, self.noise, self.scaler, bound)
+
+    def graph_record(self) -> dict[str, Any]:
+        """Whether steps were replayed, why not, and the error of the first replay, if any."""
+        error = None if self.graph is None else self.graph.error
+        reason = "" if error is not None else self.no_graph or "too few steps"
+        return {"used": error is not None, "reason": reason, "largest_error": error}
 
     def _check_halving(self) -> None:
         """Raise `TrainingError` where smaller batches cannot save memory, or are another task."""
@@ -393,11 +403,21 @@ class Trainer:
             message = "out of memory: try a smaller --batch-size or --image-size"
             raise TrainingError(message) from None
 
-    def _halve_batch(self) -> None:
-        self.graph = None
+    def _graph_in_memory(self) -> bool:
+        return self.graph is not None and self.graph.graph is not None
+
+    def _save_memory(self) -> None:
+        """First give up the graph, whose memory no other step can use; then halve the batch."""
         self.optimizer.zero_grad(set_to_none=True)
+        if self._graph_in_memory():
+            self._drop_graph("out of memory")
+        else:
+            self._halve_batch()
         if self.device.type != "cpu":
             self._device_module.empty_cache()
+
+    def _halve_batch(self) -> None:
+        self.graph, self.no_graph = None, "halved batches"
         self.micro_batch //= 2
         print(
             f"out of memory: going on with batches of {self.micro_batch} and an unchanged "
@@ -420,28 +440,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next epoch depends on, as tensors and plain Python values."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_device": (
-                None if self.device.type == "cpu" else self._device_module.get_rng_state()
-            ),
-            "shuffle": self.shuffle.get_state(),
-            "noise": self.noise.get_state(),
-            "device": self.device.type,
-            **({"average": self.average.state_dict()} if self.average else {}),
-            "micro_batch": self.micro_batch,
-            "best_epoch": self.best_epoch,
-            "first_epoch": self.first_epoch,
-            "training_seconds": self.training_seconds,
-            "history": torch.tensor(
-                [[row[column] for column in HISTORY_COLUMNS] for row in self.history],
-                dtype=torch.float64,
-            ),
-        }
+        return state_of(self)
 
     def load_state_dict(
         self, state: dict[str, Any], best_weights: dict[str, torch.Tensor] | None
@@ -452,28 +451,5 @@ class Trainer:
             state: of `state_dict`.
             best_weights: of the best epoch, None where that is the state's own.
         """
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        if self.scaler.is_enabled() and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"])
-        if state["device"] == self.device.type:  # streams of another device mean nothing here
-            self.noise.set_state(state["noise"])
-            if state["random_device"] is not None:
-                self._device_module.set_rng_state(state["random_device"])
-        self.shuffle.set_state(state["shuffle"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
-        self.micro_batch = state["micro_batch"]
+        load_state(self, state, best_weights)
         self.graph = self._new_graph()
-        self.best_epoch = state["best_epoch"]
-        self.first_epoch = state["first_epoch"]
-        self.training_seconds = state["training_seconds"]
-        self.history = [
-            dict(zip(HISTORY_COLUMNS, values, strict=True)) for values in state["history"].tolist()
-        ]
-        for row in self.history:
-            row["epoch"] = int(row["epoch"])
-        best = best_weights if best_weights is not None else self.eval_model.state_dict()
-        self.best_weights = {k: v.to(self.device, copy=True) for k, v in best.items()}

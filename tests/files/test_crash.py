@@ -32,7 +32,8 @@ from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
 from chestlab.files.run_files import RunFiles
 from chestlab.runs import checkpoints
 from chestlab.runs import run as run_module
-from chestlab.training.trainer import HISTORY_COLUMNS, Trainer
+from chestlab.training.trainer import Trainer
+from chestlab.training.trainer_state import HISTORY_COLUMNS
 from model import EfficientChestNet
 from train import REPORT
 

@@ -32,6 +32,7 @@ def name_of(*flags, data="phantom", size=28, recipes=None):
         (("--epochs", "4"), ""),  # the recipe's own number
         (("--lr", "1e-5"), "_lr1e-05"),
         (("--graph", "off", "--seed", "1"), "_seed1_graphoff"),
+        (("--graph", "auto"), ""),
         (("--batch-size", "8", "--tta", "flip"), "_batch-size8_ttaflip"),
         (("--reduction", "8", "--epochs", "3"), "_reduction8_epochs3"),
         (("--weights", "my start.pth"), "_weights-my-start-"),

@@ -15,7 +15,8 @@ from chestlab.training.inference import predict
 from chestlab.training.layers import parameter_count
 from chestlab.training.optimizer import PER_STEP, make_scheduler
 from chestlab.training.recipe import Recipe
-from chestlab.training.trainer import HISTORY_COLUMNS, Trainer
+from chestlab.training.trainer import Trainer
+from chestlab.training.trainer_state import HISTORY_COLUMNS
 from model import EfficientChestNet
 from train import REPORT
 

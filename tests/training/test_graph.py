@@ -1,6 +1,7 @@
 """A captured training step does what the eager one does, or makes way for it."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from torch import nn
 
 from chestlab.training import cuda_graph, optimizer
 from chestlab.training.recipe import Recipe
-from chestlab.training.trainer import HISTORY_COLUMNS, Trainer
+from chestlab.training.trainer import Trainer
+from chestlab.training.trainer_state import HISTORY_COLUMNS
 from model import EfficientChestNet
 from model_densenet import TorchvisionChest
 from model_improved import ResidualChestNet
@@ -125,6 +127,7 @@ def test_replaying_gives_the_eager_steps_numbers(cuda, monkeypatch, changes):
     replayed = trained(make(recipe), recipe.epochs)
     assert recorded_graph.Graph.replays == 4 * recipe.epochs - cuda_graph.WARM_UP
     assert replayed.graph is not None
+    assert replayed.graph_record() == {"used": True, "reason": "", "largest_error": 0.0}
     assert len({row["train_loss"] for row in replayed.history}) == recipe.epochs
     assert_same(replayed, eager)
 
@@ -219,13 +222,97 @@ def test_a_step_that_cannot_be_captured_goes_on_eagerly(cuda, monkeypatch, capsy
     assert_same(fallen, eager)
 
 
-@pytest.mark.parametrize("step", [1, 9])  # while warming up, and in the small step after replays
-def test_halved_batches_are_trained_without_a_graph(cuda, monkeypatch, step):
+def without_update(monkeypatch):
+    """The replay does all but the optimiser's step."""
+    replay = recorded_graph.Graph.replay
+
+    def skip(self):
+        self.operations = [o for o in self.operations if "_fused_adamw" not in str(o[0])]
+        replay(self)
+
+    monkeypatch.setattr(recorded_graph.Graph, "replay", skip)
+
+
+def other_images(monkeypatch):
+    """The replay uses the images that it was captured with."""
+    copy = torch.Tensor.copy_
+
+    def unless_rows(self, other):
+        rows = self.dtype == torch.int64 and self.shape == other.shape == (8,)
+        return self if rows else copy(self, other)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", unless_rows)
+
+
+def other_random_numbers(monkeypatch):
+    """The replay draws those of the generators' present state, and moves them too far."""
+    replay = recorded_graph.Graph.replay
+
+    def draw(self):
+        replay(self)
+        torch.rand(1)
+
+    monkeypatch.setattr(recorded_graph.Graph, "replay", draw)
+
+
+def eager_step_without_memory(monkeypatch):
+    real, taken = Trainer._whole_step, []
+
+    def short_of_memory(self, rows):
+        taken.append(rows)
+        if len(taken) == 2:  # the first one is captured
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, rows)
+
+    monkeypatch.setattr(Trainer, "_whole_step", short_of_memory)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (without_update, r"error of its exp_avg_sq: 1 of the eager step's change"),
+        (other_images, r"error of its \w+: \d\S* of the eager step's change"),
+        (other_random_numbers, r"error of its random numbers: inf of the eager step's change"),
+        (eager_step_without_memory, "out of memory in comparing it with the eager step"),
+    ],
+)
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_a_graph_that_is_not_the_eager_step_is_given_up(
+    cuda, monkeypatch, capsys, damage, reason, amp
+):
+    recipe = dataclasses.replace(RECIPE, amp=amp, rotate=10.0)
+    eager = trained(make(dataclasses.replace(recipe, graph=False), Linear), 3)
+    capsys.readouterr()
+    damage(monkeypatch)
+    fallen = trained(make(recipe, Linear), 3)
+    (said,) = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        rf"no CUDA graph of the training step \({reason}.*\): going on without", said
+    )
+    record = fallen.graph_record()
+    assert not record["used"]
+    assert re.match(reason, record["reason"])
+    assert_same(fallen, eager)
+
+
+def test_without_a_graph_the_record_says_why(cuda):
+    off = trained(make(dataclasses.replace(RECIPE, graph=False)), 1)
+    assert off.graph_record() == {"used": False, "reason": "--graph off", "largest_error": None}
+    short = make(RECIPE)
+    short.step(torch.arange(8))
+    assert short.graph_record()["reason"] == "too few steps"
+
+
+@pytest.mark.parametrize(("lost", "batch"), [([1], 4), ([9], 8), ([9, 10], 4)])
+def test_short_of_memory_the_graph_goes_first_and_then_half_of_the_batch(
+    cuda, monkeypatch, capsys, lost, batch
+):
+    """While warming up there is no graph yet; the ninth is the small step after five replays."""
     real, seen = Trainer._gradients, []
 
     def short_of_memory(self, rows):
         seen.append(len(rows))
-        if len(seen) == step:
+        if len(seen) in lost:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, rows)
 
@@ -235,10 +322,16 @@ def test_halved_batches_are_trained_without_a_graph(cuda, monkeypatch, step):
         while trainer.graph is not None:
             trainer.run_epoch()
     trained(trainer, 1)
-    assert trainer.micro_batch == 4
+    assert trainer.micro_batch == batch
+    said = capsys.readouterr().out.splitlines()
+    without_graph = "no CUDA graph of the training step (out of memory): going on without"
+    halved = "out of memory: going on with batches of 4 and an unchanged 8 images per step"
+    assert [without_graph] * (9 in lost) + [halved] * (batch == 4) == [
+        line.split(";")[0] for line in said
+    ]
     resumed = make(RECIPE)
     resumed.load_state_dict(trainer.state_dict(), trainer.best_weights)
-    assert resumed.graph is None
+    assert (resumed.graph is None) == (batch == 4)
 
 
 @pytest.mark.parametrize(
