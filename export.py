@@ -2,6 +2,7 @@
 
     python export.py                                     # the newest finished run
     python export.py --checkpoint RUN --precision int8   # a run or an ensemble by name, or FILE.pth
+    python export.py --demo DIR                          # a web page to try it
 
 The file holds the whole path of `predict.py`: grey pictures (N, 1, H, W) of 8 bits and any size, of
 which the middle square is resized and normalised; the network or all networks of an ensemble, with
@@ -11,7 +12,8 @@ Python, JavaScript, C# and more: docs/use_elsewhere.md.
 Before it is written, its probabilities of the run's validation images are compared with those of
 `predict.py`; `export.json` beside it has the figures. fp16 stores the weights of large layers in
 half precision. int8 computes with 8-bit integers, in ranges measured on training images, in all
-layers that endure it. Test images are not used. This is no medical device.
+layers that endure it. Test images are not used. --demo writes a new folder for any web server, with
+a page that classifies pictures in the browser; none leaves it. This is no medical device.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from chestlab.data.splits import CLASS_NAMES, NIH_CREDIT, TwoClassData
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable
 from chestlab.files.errors import InputError, OneLineParser
-from chestlab.runs import export_check
+from chestlab.runs import demo_page, export_check
 from chestlab.runs.finished_averages import load_trained
 from chestlab.runs.finished_runs import add_checkpoint_flags
 from chestlab.training import int8, onnx_model
@@ -98,7 +100,7 @@ def in_precision(
 
 
 def export(options: argparse.Namespace) -> Path:
-    """Write the file that the command line asks for.
+    """Write the file, or with ``--demo`` the folder, that the command line asks for.
 
     Raises:
         InputError: a library, checkpoint, folder or the data is missing or not fitting, the network
@@ -108,13 +110,35 @@ def export(options: argparse.Namespace) -> Path:
     onnx_model.require_onnx()
     if options.out is not None:
         check_out(options.out)
+    if options.demo is not None:
+        demo_page.check_folder(options.demo)
+        runtime = demo_page.find_runtime([Path(), Path(__file__).parent])
     trained, checkpoints = load_trained(options, network_class)
     out = options.out or checkpoints[0].with_name(file_name(trained, options.precision))
-    if options.out is None:
+    if options.out is None and options.demo is None:
         check_out(out)
     data = load_data(trained, options.data, options.root, checkpoints[0])
     print(f"exporting {trained.name}, {trained.architecture} trained on {trained.source}")
-    module, map_size = whole_path(trained, options.with_map)
+    content, row = checked_model(options, trained, data)
+    if options.demo is not None:
+        demo_page.write(options.demo, content, row, trained, data, runtime)
+        report(options.demo / demo_page.NETWORK, options.demo / demo_page.PAGE, row)
+        print(demo_page.how_to_open(options.demo, runtime))
+        return options.demo
+    export_check.write(out, content, row)
+    report(out, out.parent / export_check.TABLE, row)
+    return out
+
+
+def checked_model(
+    options: argparse.Namespace, trained: Trained, data: TwoClassData
+) -> tuple[bytes, dict[str, Any]]:
+    """The content of the ONNX file, and what `export.json` says of it.
+
+    Raises:
+        InputError: the network has no form in ONNX, or the file differs from it by too much.
+    """
+    module, map_size = whole_path(trained, options.with_map or options.demo is not None)
     height, width = 2 * trained.size + 2, trained.size + 3  # of an example: no two sizes are equal
     example = torch.zeros((2, 1, height, width), dtype=torch.uint8)
     model = onnx_model.export(module, example, options.opset)
@@ -123,7 +147,7 @@ def export(options: argparse.Namespace) -> Path:
     onnx_model.set_metadata(model, described)
     content = model.SerializeToString()
     run = onnx_model.run_model(content)
-    row = {
+    return content, {
         **described,
         "classes": list(CLASS_NAMES),
         "threshold": trained.threshold,
@@ -137,9 +161,6 @@ def export(options: argparse.Namespace) -> Path:
         **about,
         "versions": onnx_model.versions(),
     }
-    export_check.write(out, content, row)
-    report(out, row)
-    return out
 
 
 def check_out(out: Path) -> None:
@@ -158,8 +179,8 @@ def file_name(trained: Trained, precision: str) -> str:
     return f"{trained.name}{'' if precision == 'fp32' else f'_{precision}'}.onnx"
 
 
-def report(out: Path, row: dict[str, Any]) -> None:
-    """Print what was written and how it was checked."""
+def report(out: Path, beside: Path, row: dict[str, Any]) -> None:
+    """Print what was written, with the file beside it, and how it was checked."""
     val, shown = row["validation"], {}
     for name in ("accuracy", "auc"):
         values = [val[name]["before"], val[name]["after"]]
@@ -170,7 +191,7 @@ def report(out: Path, row: dict[str, Any]) -> None:
         f"difference to predict.py {row['largest_difference']:.1e}, allowed {row['bound']:g}\n"
         f"validation accuracy {shown['accuracy']}, AUC {shown['auc']}\n"
         f"{out}: {row['bytes'] / 1e6:.2f} MB, {row['precision']}, ONNX opset {row['opset']}; "
-        f"{out.parent / export_check.TABLE}\n{DISCLAIMER}"
+        f"{beside}\n{DISCLAIMER}"
     )
 
 
@@ -189,7 +210,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add_checkpoint_flags(parser)
     add("--precision", choices=tuple(export_check.BOUNDS), default="fp32", help="(default: fp32)")
-    add("--out", type=Path, metavar="FILE.onnx", help="(default: beside the checkpoint)")
+    place = parser.add_mutually_exclusive_group().add_argument
+    place("--out", type=Path, metavar="FILE.onnx", help="(default: beside the checkpoint)")
+    place("--demo", type=Path, metavar="DIR", help="write a page to try it in a browser, instead")
     add("--data", metavar="{chestmnist,phantom,FILE.npz}", help="(default: the run's)")
     add("--root", type=Path, metavar="DIR", help="of the official files (default: the run's)")
     add("--with-map", action="store_true", help="a second output: where the evidence lies")

@@ -60,13 +60,19 @@ def require_onnx() -> None:
         )
 
 
-def export(module: nn.Module, example: torch.Tensor, opset: int = OPSET) -> ModelProto:
+def export(
+    module: nn.Module,
+    example: torch.Tensor,
+    opset: int = OPSET,
+    names: Sequence[str] = OUTPUTS,
+) -> ModelProto:
     """The ONNX model of a module from `INPUT`, (N, 1, H, W) uint8, to `OUTPUTS` or the first.
 
     Args:
         module: in evaluation mode, on the CPU.
         example: an input with N, H and W from 2 up, all different.
         opset: version of ONNX's operators.
+        names: of the outputs, where they are others; those that the module lacks are left out.
 
     Raises:
         InputError: the network does something that has no form in ONNX.
@@ -76,7 +82,7 @@ def export(module: nn.Module, example: torch.Tensor, opset: int = OPSET) -> Mode
     dynamic = torch.export.Dim.DYNAMIC
     with torch.no_grad():
         outputs = module(example)
-    names = OUTPUTS[: 1 if isinstance(outputs, torch.Tensor) else len(outputs)]
+    names = names[: 1 if isinstance(outputs, torch.Tensor) else len(outputs)]
     try:
         with silence():
             program = torch.onnx.export(
