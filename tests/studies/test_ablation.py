@@ -207,10 +207,11 @@ def test_results_page_shows_the_table_in_both_languages(command, run_of_one_epoc
         assert f"(a/{overview.PAGES[language]})" in text and "(a/oof.csv)" in text
         assert " `per-image` +" in text.split("\n## ")[0]  # the answer of its page
     (folder / "table.csv").write_text("configuration\n")
-    assert "per-image" not in studies_page("en")
+    assert "| `per-image`" not in studies_page("en")
     command("--repeats", "1", *SWITCH)  # which decides nothing: its own page is enough
     text = studies_page("en")
-    assert "(a/README.md)" in text and "per-image" not in text
+    assert "(a/README.md): A single repeat decides nothing." in text
+    assert "| `per-image`" not in text
 
 
 def test_an_interrupted_ablation_goes_on_and_equals_the_uninterrupted_one(
