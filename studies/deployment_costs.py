@@ -30,11 +30,11 @@ TURN = 0.03  # seconds that a turn lasts at least
 
 PAUSE = 0.02  # seconds between turns: threads that have finished wait actively for a while
 
-ATTEMPTS = 3  # the one that other programs disturbed least is kept
+ATTEMPTS = 2  # the one that other programs disturbed least is kept
 
 MOST_BY_OTHERS = 0.1  # cores that other programs may use meanwhile, on an idle machine
 
-LONGEST_WAIT = 10.0  # seconds, for the machine to become idle
+LONGEST_WAIT = 60.0  # seconds before each network, for the machine to become idle
 
 VNNI = ("avx512_vnni", "avx_vnni")  # flags of processors that multiply 8-bit integers natively
 
@@ -118,8 +118,8 @@ def wait_until_idle() -> None:
 def in_turns(asks: Mapping[str, Ask], pictures: int) -> Turns:
     """Time programs that answer the same ``pictures``, in alternating turns.
 
-    What slows the machine for a while slows all of them. Each turn begins with a call that does
-    not count, which brings the program's weights back into the caches.
+    What slows the machine for a while slows all of them. A turn of several calls begins with one
+    that does not count, which brings the program's weights back into the caches.
     """
     calls, together = {}, 0.0
     for name, ask in asks.items():
@@ -128,7 +128,7 @@ def in_turns(asks: Mapping[str, Ask], pictures: int) -> Turns:
         ask()
         once = time.perf_counter() - start
         calls[name] = max(1, round(TURN / once))
-        together += once * (1 + calls[name])
+        together += once * calls[name]
     rounds = FEW_ROUNDS if together > SLOW_ROUND else ROUNDS
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in asks}
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -136,7 +136,8 @@ def in_turns(asks: Mapping[str, Ask], pictures: int) -> Turns:
     for _ in range(rounds):
         for name, ask in asks.items():
             time.sleep(PAUSE)
-            ask()
+            if calls[name] > 1:
+                ask()
             for _ in range(calls[name]):
                 start, cpu = time.perf_counter(), time.process_time()
                 ask()
@@ -151,10 +152,9 @@ def in_turns(asks: Mapping[str, Ask], pictures: int) -> Turns:
 
 
 def least_disturbed(asks: Mapping[str, Ask], pictures: int) -> Turns:
-    """`in_turns` on an idle machine, or the quietest of several attempts."""
+    """`in_turns` while the machine is idle, or else the quietest of several attempts."""
     attempts: list[Turns] = []
     while len(attempts) < ATTEMPTS:
-        wait_until_idle()
         attempts.append(in_turns(asks, pictures))
         if not busy(attempts[-1].by_others):
             break
@@ -175,6 +175,7 @@ def times(
         A row for each name, batch and number of threads.
     """
     rows, before = [], torch.get_num_threads()
+    wait_until_idle()
     try:
         for threads in THREADS:
             torch.set_num_threads(threads)
