@@ -79,8 +79,8 @@ def find_runtime(places: Sequence[Path]) -> Runtime:
                 version = str(about["version"])
             except (OSError, ValueError, KeyError, TypeError):
                 raise InputError(
-                    f"'{package}' lacks what the page needs: npm install onnxruntime-web@"
-                    f"{CDN_VERSION}, or remove that folder to use a CDN"
+                    f"'{package}' lacks what the page needs: npm install --no-save "
+                    f"onnxruntime-web@{CDN_VERSION}, or remove that folder to use a CDN"
                 ) from None
             return Runtime(version, "./", {name: integrity(files[name]) for name in files}, files)
     return Runtime(CDN_VERSION, CDN.format(version=CDN_VERSION), CDN_HASHES, {})
@@ -167,11 +167,11 @@ def write(
 
 def how_to_open(folder: Path, runtime: Runtime) -> str:
     """What a user has to know to see the page."""
-    lines = [f"to try it: python -m http.server -d '{folder}', and open http://localhost:8000"]
+    lines = [f'to try it: python -m http.server -d "{folder}", and open http://localhost:8000']
     if not runtime.files:
         lines.append(
             f"the page loads onnxruntime-web {runtime.version} from {runtime.base}; to have a copy "
-            f"in the folder: npm install onnxruntime-web@{runtime.version}, and again"
+            f"in the folder: npm install --no-save onnxruntime-web@{runtime.version}, and again"
         )
     return "\n".join(lines)
 

@@ -9,7 +9,9 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,12 +26,14 @@ from torch.torch_version import TorchVersion
 import export
 import predict
 from chestlab.data import sources
+from chestlab.data.inverted import FRONTAL, correlations
 from chestlab.data.phantom import make_phantom
 from chestlab.data.provenance import record
 from chestlab.data.splits import Split
 from chestlab.files.errors import InputError
 from chestlab.runs import demo_page
 from chestlab.training import onnx_model
+from chestlab.training.averages import TrainedAverage
 from chestlab.training.inference import TrainedModel
 from chestlab.training.likeness import Likeness
 
@@ -171,7 +175,7 @@ def test_onnxruntime_web_is_copied_from_node_modules(tmp_path):
     (package / "dist").mkdir(parents=True)
     (package / "package.json").write_text('{"version": "9.8.7"}')
     (package / "dist" / demo_page.SCRIPT).write_bytes(b"script")
-    with pytest.raises(InputError, match=r"lacks what the page needs: npm install onnxrun.*1\.30"):
+    with pytest.raises(InputError, match=r"lacks what the page needs: npm install .*@1\.30"):
         demo_page.find_runtime([tmp_path / "a", tmp_path / "b"])
     (package / "dist" / demo_page.WASM).write_bytes(b"")
     runtime = demo_page.find_runtime([tmp_path / "a", tmp_path / "b"])
@@ -254,6 +258,11 @@ def test_how_often_it_is_right_is_counted_by_how_sure_it_is():
     # sure of itself: .99 .96 .98 | .85 .90 | .65 .70 | .45, which is pneumothorax at this threshold
     assert [level["n"] for level in found] == [1, 2, 2, 3]
     assert [level["correct"] for level in found] == [1, 1, 2, 2]
+    text = (ROOT / "docs" / "use_elsewhere.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| from ([\d.]+) \| (.*) \|$", text, flags=re.MULTILINE)
+    messages = json.loads(*templates("messages.json"))["en"]
+    words = [(level, messages[f"sure_{k}"].lower()) for k, level in enumerate(demo_page.LEVELS)]
+    assert [(float(level), word) for level, word in rows] == words[:0:-1]
 
 
 def test_networks_that_have_trained_on_validation_images_are_not_measured_on_them():
@@ -269,6 +278,60 @@ def test_networks_that_have_trained_on_validation_images_are_not_measured_on_the
     clean, fold = ({"trained": record([(name, split)])} for name in ("train", "val"))
     assert unseen(clean, clean)
     assert not unseen(clean, fold) and not unseen({})
+
+
+@pytest.mark.parametrize("size", [28, 64, 101, 20])
+def test_likeness_and_inversion_are_computed_as_by_the_script(size, trained, tmp_path):
+    """By Node, which runs the page's script without a browser."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no Node")
+    arrays = make_phantom(size=size, train=2, val=2, test=2, seed=4)
+    images = np.concatenate([arrays["train_images"], 255 - arrays["test_images"]])
+    means = {"own": trained.likeness.mean, "frontal": FRONTAL}
+    known = demo_page.likeness_data(trained.likeness) | {"limit": 0}  # everything is unlike it
+    limits = dict.fromkeys(["smallest", "widest", "flat_levels", "flat_share", "pale"], 9)
+    for mean in means.values():
+        negative = {"mean": demo_page.plain(mean.ravel()), "limit": 2}  # and inverted
+        page = {"size": size, "likeness": known, "negative": negative, "limits": limits}
+        (tmp_path / "page.json").write_text(
+            json.dumps([page, images.reshape(-1, size**2).tolist()])
+        )
+        script = f"""
+            import {{ readFileSync }} from "fs";
+            import {{ doubts }} from "{(demo_page.TEMPLATE / "doubts.js").as_uri()}";
+            const [page, images] = JSON.parse(readFileSync("page.json"));
+            const shape = {{ width: 1, height: 1 }};
+            const of = (image) => doubts(Uint8Array.from(image), shape, false, page);
+            const found = images.map(of).map((all) => all.slice(-2).map((one) => one.values));
+            console.log(JSON.stringify(found.map(([a, b]) => [a.r, b.distance])));
+        """
+        command = [node, "--input-type=module", "-e", script]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        found = np.array(json.loads(ended.stdout))
+        assert np.allclose(found[:, 0], correlations(images, mean), atol=1e-9)
+        assert np.allclose(found[:, 1], trained.likeness.distances(255 - images), rtol=1e-5)
+        assert np.ptp(found[:, 0]) > 0.5
+
+
+def test_an_average_without_a_map_has_its_facts_too(trained, data):
+    older = replace(trained, likeness=None, note="a note")
+    average = TrainedAverage("both", [older, trained], 0.6, of_logits=False)
+    figures = {"n": 40, "accuracy": {"after": 0.9}, "auc": {"after": None}}
+    texts = dict.fromkeys(["name", "model", "source", "licence", "precision"], "x")
+    row = {**texts, "map": None, "validation": figures}
+
+    def run(pictures):
+        return [average.probabilities(pictures[:, 0])]
+
+    runtime = demo_page.find_runtime([])
+    page = demo_page.page_data(row, average, data, run, runtime)
+    json.dumps(page)
+    assert page["threshold"] == 0.6 and page["map"] is None and page["note"] == "a note"
+    assert page["likeness"]["limit"] == trained.likeness.limit
+    page = demo_page.page_data(row, older, data, run, runtime)
+    assert page["likeness"] is None and len(page["negative"]["mean"]) == 49
 
 
 # ---- in a browser
@@ -462,7 +525,8 @@ def test_every_picture_gets_the_probability_and_the_warnings_of_the_script(opene
 
     negative = shown[[path.name for path in paths].index("negative.png")]
     negative.query_selector("button").click()
-    negative.wait_for_selector("h3:has-text('inverted')")
+    negative.wait_for_selector("button:has-text('as it is')")
+    assert "inverted" in negative.query_selector("h3").inner_text()
     again = predicted([tmp_path / "pictures" / "negative.png"], "--invert", "yes")
     found = float(negative.get_attribute("data-probability"))
     assert found == pytest.approx(float(again["negative.png"]["probability"]), abs=1e-3)

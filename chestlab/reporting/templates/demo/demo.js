@@ -6,7 +6,7 @@ import { PictureError, readPicture } from "./picture.js";
 const LANGUAGES = ["en", "id"];
 const CLASSES = ["cardiomegaly", "pneumothorax"]; // of probability 0 and 1
 const COLOURS = { cardiomegaly: [43, 108, 176], pneumothorax: [230, 97, 20] }; // of the map
-const STRONGEST = 0.65; // opacity of the map's strongest field
+const STRONGEST = 0.55; // opacity of the map's strongest field
 const LEAST_IMAGES = 20; // of validation; of fewer no share is told
 
 // Of a page that is loaded: nothing may be fetched or sent any more.
@@ -188,13 +188,14 @@ function showSamples() {
 // ---- pictures
 
 function addFiles(files) {
-  for (const file of files) {
+  for (const [place, file] of files.entries()) {
     const card = { file, name: file.name, inverted: false, node: element("article") };
     card.node.className = "card";
     cards.push(card);
     at("cards").append(card.node);
     render(card);
     work(card);
+    if (!place) queue = queue.then(() => card.node.scrollIntoView({ block: "nearest" }));
   }
   at("answers").hidden = cards.length === 0;
 }
@@ -276,8 +277,11 @@ function render(card) {
   } else if (card.probability === undefined) {
     parts.push(element("p", { className: "small", textContent: say("working", card) }));
   } else {
-    parts.push(element("div", { className: "body" }, pictureOf(card), answerOf(card)));
     if (card.warnings.length) parts.push(warningsOf(card));
+    if (card.inverted || card.warnings.some((warning) => warning.negative)) {
+      parts.push(inversionOf(card));
+    }
+    parts.push(element("div", { className: "body" }, pictureOf(card), answerOf(card)));
     card.node.dataset.probability = card.probability;
   }
   card.node.replaceChildren(...parts);
@@ -330,7 +334,9 @@ function surenessOf(card, probability) {
   const level = page.levels.filter((low) => probability >= low).length - 1;
   const sure = say("sure", { sure: say(`sure_${level}`), percent: percent(probability) });
   if (!page.sureness) return sure;
-  if (card.warnings.some((warning) => warning.unlike)) return `${sure} ${say("right_unlike")}`;
+  if (card.warnings.some((warning) => warning.unlike || warning.negative)) {
+    return `${sure} ${say("right_unlike")}`;
+  }
   const { n, correct } = page.sureness[level];
   if (n < LEAST_IMAGES) return `${sure} ${say("right_few", { n })}`;
   return `${sure} ${say("right", { n, correct, percent: percent(correct / n, 0) })}`;
@@ -340,21 +346,22 @@ function warningsOf(card) {
   const items = card.warnings.map(({ key, values }) =>
     element("li", { textContent: say(key, shownValues(values)) }),
   );
-  const box = element(
+  return element(
     "div",
     { className: "warnings" },
     element("strong", { textContent: say("warning") }),
     element("ul", {}, ...items),
   );
-  if (card.warnings.some((warning) => warning.negative)) {
-    const invert = () => {
-      card.inverted = !card.inverted;
-      work(card);
-    };
-    const label = say("invert");
-    box.append(element("button", { type: "button", onclick: invert, textContent: label }));
-  }
-  return box;
+}
+
+// The button that shows the negative to the network, and back.
+function inversionOf(card) {
+  const onclick = () => {
+    card.inverted = !card.inverted;
+    work(card);
+  };
+  const textContent = say(card.inverted ? "invert_back" : "invert");
+  return element("p", {}, element("button", { type: "button", onclick, textContent }));
 }
 
 // Numbers of a warning in the form that predict.py gives them.
@@ -391,7 +398,8 @@ function overlayOf(map, side) {
   const image = new ImageData(width, height);
   map.forEach((value, field) => {
     const colour = COLOURS[value > 0 ? "pneumothorax" : "cardiomegaly"];
-    image.data.set([...colour, 255 * STRONGEST * (Math.abs(value) / most)], 4 * field);
+    const opacity = STRONGEST * (value / most) ** 2; // weak fields leave the picture clear
+    image.data.set([...colour, 255 * opacity], 4 * field);
   });
   small.getContext("2d").putImageData(image, 0, 0);
   const overlay = element("canvas", { className: "overlay", width: side, height: side });
