@@ -13,6 +13,7 @@ from chestlab.files import notebook
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import Interrupted, Progress, StopSignals
 from chestlab.files.run_files import RunFiles
+from chestlab.runs.card_memory import warn_of_memory
 from chestlab.runs.checkpoints import Checkpoints
 from chestlab.runs.ensemble import Ensemble
 from chestlab.runs.experiment import Experiment
@@ -99,6 +100,7 @@ def train(experiment: Experiment, signals: StopSignals) -> None:
         if not unfinished:
             write_report(experiment, missing=True)
             return
+        warn_of_memory(experiment)
         checkpoints = Checkpoints(experiment)
         images, val_images = experiment.tensors()
         stages = experiment.recipe.stages

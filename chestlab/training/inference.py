@@ -35,7 +35,21 @@ from chestlab.training.recipe import Recipe
 NetworkClass = Callable[[str, str], Callable[..., nn.Module]]
 
 
-EVALUATION_BATCH = 128  # images; on CUDA more, where they are smaller than 224 px
+EVALUATION_BATCH = 128  # images; on CUDA see `batch_on_cuda`
+
+EVALUATED_PER_TRAINED = 4  # images whose evaluation takes less memory than one's training step
+
+
+def batch_on_cuda(recipe: Recipe, size: int) -> int:
+    """Images that are evaluated at once on CUDA, within the memory of a training step.
+
+    Args:
+        recipe: says how large a training batch is, and to what images are resized.
+        size: side of the images in pixels.
+    """
+    side = recipe.image_size or size
+    most = EVALUATION_BATCH * min(8, max(1, 224**2 // side**2))
+    return min(most, EVALUATED_PER_TRAINED * recipe.batch_size)
 
 
 def predict(
@@ -70,8 +84,7 @@ def predict_twice(
     warps = random_warps(recipe, images.device) if tta == "warps" else []
     size = EVALUATION_BATCH
     if images.device.type == "cuda":
-        side = recipe.image_size or images.shape[-1]
-        size *= min(8, max(1, 224**2 // side**2))
+        size = batch_on_cuda(recipe, images.shape[-1])
     while size:
         with (
             contextlib.suppress(torch.OutOfMemoryError),
