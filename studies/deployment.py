@@ -40,7 +40,6 @@ from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.files.run_files import results_dir_of
 from chestlab.runs.crossval import Configuration
-from chestlab.runs.naming import run_name
 from chestlab.training import onnx_model
 from chestlab.training.pruning import require_torch_pruning
 from chestlab.training.recipe import as_dict, in_words, recipe_hash
@@ -60,7 +59,7 @@ from studies.deployment_networks import (
 )
 from studies.deployment_page import TORCH, write_page
 from studies.fresh_folds import LOOK_KIND
-from studies.study import FOLDS, Study, comparison_parser, read_results
+from studies.study import Study, comparison_parser, read_results
 
 REPEATS = 1
 
@@ -81,12 +80,7 @@ class Deployment(Study):
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
         onnx_model.require_onnx()
         require_torch_pruning()
-        super().__init__(options, signals, FOLDER, FRESH_FOLDS_SEED)
-        if options.name is None:
-            usual = {"folds": FOLDS.default, "repeats": REPEATS}
-            changes = {k: getattr(options, k) for k in usual if getattr(options, k) != usual[k]}
-            name = run_name(FOLDER, options.data, self.data.size, changes)
-            self.folder = self.folder.with_name(name)
+        super().__init__(options, signals, FOLDER, FRESH_FOLDS_SEED, REPEATS)
         self.oof = OutOfFold.of(self.splits, {})
         self.configurations: dict[str, dict[str, Any]] = {}
 

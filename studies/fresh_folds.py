@@ -131,7 +131,7 @@ class FreshFolds(Study):
     """
 
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
-        super().__init__(options, signals, "fresh_folds", FRESH_FOLDS_SEED)
+        super().__init__(options, signals, "fresh_folds", FRESH_FOLDS_SEED, REPEATS)
         self.configurations: dict[str, dict[str, Any]] = {}
         self.oof = OutOfFold.of(self.splits, {})
 

@@ -155,6 +155,7 @@ class Study:
         signals: checked after every optimiser step.
         stem: what the name of the results' folder begins with.
         first_seed: of the folds: `folds.FOLDS_SEED` or `folds.FRESH_FOLDS_SEED`.
+        repeats: usual number of them; another one is told in the folder's name.
 
     Attributes:
         data: without its test images.
@@ -173,6 +174,7 @@ class Study:
         signals: StopSignals,
         stem: str,
         first_seed: int = FOLDS_SEED,
+        repeats: int = REPEATS.default,
     ) -> None:
         self.options, self.signals = options, signals
         self.device = pick_device(options.device)
@@ -182,8 +184,9 @@ class Study:
         self.data = dataclasses.replace(data, test=data.test.take(np.arange(0)))
         results_dir, self.models_dir = output_folders(options, data)
         self.changes = given_hyperparameters(options)
-        of_folds = {"folds": (options.folds, FOLDS), "repeats": (options.repeats, REPEATS)}
-        shape = {key: value for key, (value, usual) in of_folds.items() if value != usual.default}
+        usual = {"folds": FOLDS.default, "repeats": repeats}
+        shape = {key: getattr(options, key) for key in usual}
+        shape = {key: value for key, value in shape.items() if value != usual[key]}
         stem = stem.replace("/", "_")  # of networks called timm/NAME
         name = options.name or run_name(stem, options.data, data.size, {**self.changes, **shape})
         check_name(name)

@@ -56,6 +56,8 @@ SHOWN = 10  # trials in the page's table
 
 TRIALS = hyperparameter(50, "", low=1, high=100_000)
 
+REPEATS = 1
+
 
 class Search(Study):
     """What a trial draws, and how good it is.
@@ -76,7 +78,7 @@ class Search(Study):
                 "Optuna is not installed: pip install -r requirements-tune.txt"
             ) from None
         self.optuna = optuna
-        super().__init__(options, signals, f"tune_{options.net}")
+        super().__init__(options, signals, f"tune_{options.net}", repeats=REPEATS)
         self.network, self.base = self.configuration(options.net, options.base)
         allowed = offered(self, self.base)
         wanted = select(allowed, allowed if options.switch is None else options.switch)
@@ -391,7 +393,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line; exit statuses of `chestlab.runs.run`."""
     with one_line_errors(resume=""), StopSignals() as signals:
         parser = comparison_parser("tune", __doc__.splitlines()[0], write_page)
-        parser.set_defaults(repeats=1)
+        parser.set_defaults(repeats=REPEATS)
         parser.add_argument("--net", choices=NAMES, required=True)
         parser.add_argument("--base", metavar="RECIPE", help="(default: that of its script)")
         parser.add_argument(

@@ -49,6 +49,16 @@ def rows_of(path):
         return {row["configuration"]: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.parametrize(("repeats", "end"), [([], ""), (["--repeats", "2"], "_repeats2")])
+def test_its_folder_has_the_plain_name_with_the_usual_repeats(phantom_npz, tmp_path, repeats, end):
+    flags = ["--data", str(phantom_npz), "--device", "cpu", *repeats]
+    parser = study.comparison_parser("fresh_folds", "", frozen=True)
+    parser.set_defaults(weights="none", repeats=fresh_folds.REPEATS, results_dir=tmp_path)
+    parser.set_defaults(models_dir=tmp_path / "models", only=())
+    folder = fresh_folds.FreshFolds(parser.parse_args(flags), None).folder
+    assert folder.name == f"fresh_folds_{phantom_npz.stem}{end}"
+
+
 def test_its_folds_are_not_those_that_recipes_are_chosen_on(command, trained):  # noqa: F811
     folder = command("--only", "first")
     summary = json.loads((folder / "fresh_folds.json").read_text())
