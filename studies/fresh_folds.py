@@ -47,7 +47,6 @@ from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.files.run_files import results_dir_of
-from chestlab.reporting.overview import PAGES
 from chestlab.reporting.page import NOTHING, Wording
 from chestlab.training.recipe import as_dict, in_words, recipe_hash
 from studies.study import (
@@ -58,7 +57,7 @@ from studies.study import (
     interval_columns,
     p_cell,
     read_results,
-    write_readme,
+    write_readmes,
     write_table,
 )
 
@@ -286,19 +285,19 @@ def write_page(folder: Path) -> None:
     )
     missing = [frozen.name for frozen in FROZEN if frozen.name not in oof.logits]
     uses = _uses(folder)
-    for language, page in PAGES.items():
-        wording = Wording(language)
-        write_readme(
-            folder,
-            f"fresh_folds.{language}",
-            summary,
-            oof,
-            page,
-            rows=[_cells(wording, row, uses) for row in rows],
-            compared=[comparison_cells(wording, row) for row in compared],
-            comparisons=len(compared),
-            missing=missing,
-        )
+    write_readmes(
+        folder,
+        "fresh_folds",
+        summary,
+        oof,
+        lambda wording: {
+            "best": _best(wording, rows),
+            "rows": [_cells(wording, row, uses) for row in rows],
+            "compared": [comparison_cells(wording, row) for row in compared],
+            "comparisons": len(compared),
+            "missing": missing,
+        },
+    )
 
 
 def _uses(folder: Path) -> Counter[str]:
@@ -307,6 +306,19 @@ def _uses(folder: Path) -> Counter[str]:
     looks = read_looks(results_dir / FILE_NAME) + read_looks(results_dir / "phantom" / FILE_NAME)
     of_study = [look.run.split("/") for look in looks if look.kind == LOOK_KIND]
     return Counter(name for study, name in of_study if study == folder.name)
+
+
+def _best(wording: Wording, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The configuration and the baseline with the highest AUC, with their figures in words."""
+    texts = {}
+    for kind, of_baselines in (("network", False), ("baseline", True)):
+        known = [row for row in rows if (row["kind"] == BASELINE_KIND) == of_baselines]
+        if known:
+            highest = max(known, key=lambda row: row["auc"])
+            figures = [interval_cell(wording, highest, measure) for measure in MEASURES]
+            texts[kind] = f"`{highest['configuration']}`"
+            texts |= dict(zip((f"{kind}_auc", f"{kind}_accuracy"), figures, strict=True))
+    return texts
 
 
 def _cells(wording: Wording, row: Mapping[str, Any], uses: Counter[str]) -> list[str]:

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from chestlab.evaluation.alarms import is_constant, logits_of
 from chestlab.evaluation.bootstrap import (
     BOOTSTRAP_RESAMPLES,
     FINDINGS_RESAMPLES,
@@ -212,7 +213,8 @@ def score(runs: Sequence[Scored], measure: str, groups: np.ndarray | None) -> Sc
 
     Args:
         runs: one per seed, on the same images.
-        measure: ``accuracy`` or ``auc``, of findings the mean over those with both classes.
+        measure: ``accuracy`` or ``auc``, of findings the mean over those with both classes whose
+            outputs differ by more than float noise, as in `metrics.evaluate_findings`.
         groups: (N,) patient of each image; None resamples images.
 
     Returns:
@@ -233,9 +235,13 @@ def score(runs: Sequence[Scored], measure: str, groups: np.ndarray | None) -> Sc
         elif labels.ndim == 1:
             columns.append(weighted_auc(labels, run.probabilities, weights))
         else:
-            usable = np.flatnonzero(labels.min(0) != labels.max(0))
+            usable = [
+                k
+                for k in np.flatnonzero(labels.min(0) != labels.max(0))
+                if not is_constant(logits_of(run.probabilities[:, k]))
+            ]
             areas = [weighted_auc(labels[:, k], run.probabilities[:, k], weights) for k in usable]
-            columns.append(np.nanmean(areas, axis=0))
+            columns.append(np.nanmean(areas, axis=0) if areas else np.full(len(weights), np.nan))
     scores = np.stack(columns, 1)
     return scores[0], scores[1:], len(np.unique(groups)) if groups is not None else n
 

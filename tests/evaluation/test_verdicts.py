@@ -9,7 +9,7 @@ import pytest
 
 from chestlab.evaluation import verdicts
 from chestlab.evaluation.bootstrap import bootstrap_weights
-from chestlab.evaluation.metrics import roc_auc
+from chestlab.evaluation.metrics import defined_auc, roc_auc, sigmoid
 
 PATIENTS = 60
 WEIGHTS = bootstrap_weights(PATIENTS, None, 200)
@@ -140,6 +140,19 @@ def test_a_difference_is_that_of_the_figures_and_pairing_narrows_it():
     with pytest.raises(ValueError, match="same images"):
         other = dataclasses.replace(second[0], labels=1 - labels)
         verdicts.difference(first, [other], "auc", None)
+
+
+def test_findings_whose_outputs_are_constant_are_left_out_as_on_the_page_of_a_run():
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 2, (80, 3))
+    logits = labels + rng.normal(0, 1, (80, 3))
+    logits[:, 1] = 0.5 + 1e-9 * rng.normal(size=80)  # an order of rounding errors
+    scored = verdicts.Scored(labels, sigmoid(logits))
+    values, resampled, _ = verdicts.score([scored], "auc", None)
+    assert values[0] == pytest.approx(defined_auc(labels, logits), abs=1e-9)
+    assert np.isfinite(resampled).all()
+    flat = verdicts.Scored(labels, np.full((80, 3), 0.5))
+    assert np.isnan(verdicts.score([flat], "auc", None)[0]).all()
 
 
 def test_more_seeds_and_their_agreement_narrow_the_interval():
