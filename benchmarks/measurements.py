@@ -157,10 +157,11 @@ def measure_epoch(options: argparse.Namespace) -> dict[str, float]:
 
     def run(epochs: int, data: splits.TwoClassData = data) -> None:
         now = dataclasses.replace(recipe, epochs=epochs, patience=epochs)
-        if options.side == "textbook":
+        if options.side in ("textbook", "compiled"):
             from benchmarks import textbook
 
-            textbook.train(build, now, data.train, data.val, device)
+            compiled = options.side == "compiled"
+            textbook.train(build, now, data.train, data.val, device, compiled)
         else:
             from chestlab.training.trainer import Trainer
 
@@ -294,6 +295,17 @@ def measure_scaling(options: argparse.Namespace) -> dict[str, Any]:
     return {"steps": steps, "sizes": sizes, "batch_size": recipe.batch_size}
 
 
+def measure_peak(options: argparse.Namespace) -> dict[str, float]:
+    """Floating-point operations per second of a large matrix product in bf16."""
+    import torch
+
+    side = 512 if options.size else 8192
+    x = torch.ones(side, side, dtype=torch.bfloat16, device=options.device)
+    device = torch.device(options.device)
+    seconds = [timed(lambda: x @ x, device) for _ in range(8)]
+    return {"flops": 2 * side**3 / min(seconds)}
+
+
 def peak_memory() -> int:
     """Largest number of bytes of memory this process has held, 0 where it cannot be told."""
     with contextlib.suppress(OSError):
@@ -310,6 +322,7 @@ def peak_memory() -> int:
 
 WORKERS: dict[str, Callable[[argparse.Namespace], Any]] = {
     "epoch": measure_epoch,
+    "peak": measure_peak,
     "evaluation": measure_evaluation,
     "start": first_step,
     "source": measure_source,

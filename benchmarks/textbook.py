@@ -165,12 +165,18 @@ def train(
     train_split: Split,
     val_split: Split,
     device: torch.device,
+    compiled: bool = False,
 ) -> list[dict[str, float]]:
-    """Train for the recipe's epochs; returns a row per epoch, see `run_epoch`."""
+    """Train for the recipe's epochs; returns a row per epoch, see `run_epoch`.
+
+    ``compiled``: the network by `torch.compile`.
+    """
     torch.manual_seed(recipe.seed)
     train_loader = make_loader(train_split, recipe, training=True)
     val_loader = make_loader(val_split, recipe, training=False)
     model = build().to(device)
+    if compiled:
+        model.compile()
     optimizer = make_optimizer(model, recipe)
     scheduler = make_scheduler(optimizer, recipe, -(-len(train_loader) // recipe.accumulation))
     return [

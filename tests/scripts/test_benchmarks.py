@@ -41,6 +41,29 @@ def data(phantom_npz):
     return sources.load(str(phantom_npz))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_card_its_command_says_so_in_one_line(tmp_path):
+    result = run_script("benchmarks/on_card.py", "--out", tmp_path, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: there is no CUDA device; --quick")
+    assert len(result.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_command_for_a_card_measures_both_experiments(tmp_path):
+    result = run_script("benchmarks/on_card.py", "--quick", "--out", tmp_path, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    text = (tmp_path / "ON_CARD.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if re.match(r"\| \d \|", line)]
+    assert [row[0].strip() for row in rows] == ["1", "2"]
+    for row in rows:
+        textbook, ours, ratio = (float(row[i]) for i in (1, 3, 4))
+        assert ratio == pytest.approx(textbook / ours, rel=0.05)
+        assert float(row[5].replace(",", "")) == pytest.approx(64 / ours, rel=0.1)
+        assert float(row[7]) == pytest.approx(100 * ours, rel=0.01)
+
+
 @pytest.mark.slow
 def test_a_quick_run_writes_a_table_with_finite_ratios_and_the_figure(tmp_path):
     """One row, the start and the figure: the other rows are the same code with other networks."""
