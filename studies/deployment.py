@@ -83,6 +83,7 @@ class Deployment(Study):
         super().__init__(options, signals, FOLDER, FRESH_FOLDS_SEED, REPEATS)
         self.oof = OutOfFold.of(self.splits, {})
         self.configurations: dict[str, dict[str, Any]] = {}
+        self.costs: dict[str, Any] | None = None
 
     def run(self) -> None:
         """Train what is not stored, measure costs where there are none yet, and write the pages."""
@@ -200,14 +201,13 @@ class Deployment(Study):
                     row["in_float"] = f"{len(quantised['in_float'])} / {quantised['layers']}"
             for time in (time for time in timed if time["variant"] == variant):
                 where = f"batch{time['batch']}_threads{time['threads']}"
-                keys = ("median_ms", "low_ms", "high_ms", "cpu_ms", "by_others", "load")
-                row |= {f"{where}_{key}": time[key] for key in keys}
+                apart = ("variant", "batch", "threads")
+                row |= {f"{where}_{key}": time[key] for key in time if key not in apart}
             rows.append(row)
         return rows
 
     def _keep_results(self) -> None:
         """Take over what the folder of results holds for the same images and folds."""
-        self.costs: dict[str, Any] | None = None
         if not (self.folder / "deployment.json").exists():
             return
         summary, oof = read_results(self.folder, "deployment", "configurations")

@@ -22,7 +22,7 @@ THREADS = (1, 2)
 
 ROUNDS = 15  # turns of each program
 
-FEW_ROUNDS = 7  # of rounds that take longer than `SLOW_ROUND`
+FEW_ROUNDS = 5  # of rounds that take longer than `SLOW_ROUND`
 
 SLOW_ROUND = 2.0  # seconds
 
@@ -34,7 +34,7 @@ ATTEMPTS = 2  # the one that other programs disturbed least is kept
 
 MOST_BY_OTHERS = 0.1  # cores that other programs may use meanwhile, on an idle machine
 
-LONGEST_WAIT = 60.0  # seconds before each network, for the machine to become idle
+LONGEST_WAIT = 20.0  # seconds before each network, for the machine to become idle
 
 VNNI = ("avx512_vnni", "avx_vnni")  # flags of processors that multiply 8-bit integers natively
 
@@ -47,7 +47,7 @@ class Turns:
 
     Attributes:
         times: by program, per picture over all calls: ``median_ms``, ``low_ms`` and ``high_ms``
-            (quartiles), and ``cpu_ms``, the median of processor time, of all threads together.
+            (quartiles), and ``cpu_median_ms`` and so on, of processor time of all threads together.
         by_others: cores that other programs used meanwhile; None where the system does not tell.
         load: load average of the last minute before; None where there is none.
     """
@@ -105,14 +105,19 @@ class OthersUse:
         return max(0.0, every - own) / clock
 
 
-def wait_until_idle() -> None:
-    """Return when other programs have used next to nothing for a second, or after a while."""
+def wait_until_idle() -> bool:
+    """Wait until other programs have used next to nothing for a second, and not too long.
+
+    Returns:
+        False where they did not stop. Where the system does not tell, they count as idle.
+    """
     deadline = time.perf_counter() + LONGEST_WAIT
     while time.perf_counter() < deadline:
         use = OthersUse()
         time.sleep(1.0)
         if not busy(use.cores()):
-            return
+            return True
+    return False
 
 
 def in_turns(asks: Mapping[str, Ask], pictures: int) -> Turns:
@@ -144,17 +149,20 @@ def in_turns(asks: Mapping[str, Ask], pictures: int) -> Turns:
                 seconds[name].append((time.perf_counter() - start, time.process_time() - cpu))
     by_others, times = use.cores(), {}
     for name, pairs in seconds.items():
-        wall, cpu = 1000 * np.array(pairs).T / pictures
-        low, median, high = map(float, np.percentile(wall, [25, 50, 75]))
-        about = {"median_ms": median, "low_ms": low, "high_ms": high}
-        times[name] = about | {"cpu_ms": float(np.median(cpu))}
+        quartiles = 1000 * np.percentile(pairs, [25, 50, 75], axis=0) / pictures
+        keys = ("low", "median", "high")
+        times[name] = {
+            f"{clock}{key}_ms": float(value)
+            for clock, values in zip(("", "cpu_"), quartiles.T, strict=True)
+            for key, value in zip(keys, values, strict=True)
+        }
     return Turns(times, by_others, load)
 
 
-def least_disturbed(asks: Mapping[str, Ask], pictures: int) -> Turns:
-    """`in_turns` while the machine is idle, or else the quietest of several attempts."""
+def least_disturbed(asks: Mapping[str, Ask], pictures: int, most: int = ATTEMPTS) -> Turns:
+    """`in_turns` while the machine is idle, or else the quietest of ``most`` attempts."""
     attempts: list[Turns] = []
-    while len(attempts) < ATTEMPTS:
+    while len(attempts) < most:
         attempts.append(in_turns(asks, pictures))
         if not busy(attempts[-1].by_others):
             break
@@ -166,6 +174,8 @@ def times(
 ) -> list[dict[str, Any]]:
     """Times per picture of PyTorch and of files in onnxruntime, from pixels to probabilities.
 
+    On a busy machine of one thread alone, and once: a second thread would wait for its core.
+
     Args:
         torch_models: what PyTorch runs, by name, without test-time augmentation.
         files: contents of the ONNX files, by name, the same.
@@ -175,9 +185,9 @@ def times(
         A row for each name, batch and number of threads.
     """
     rows, before = [], torch.get_num_threads()
-    wait_until_idle()
+    idle = wait_until_idle()
     try:
-        for threads in THREADS:
+        for threads in THREADS if idle else THREADS[:1]:
             torch.set_num_threads(threads)
             runs = {name: onnx_model.run_model(file, threads) for name, file in files.items()}
             for batch in BATCHES:
@@ -190,7 +200,7 @@ def times(
                     name: lambda run=run, part=part: run(part[:, None])
                     for name, run in runs.items()
                 }
-                turns = least_disturbed(asks, batch)
+                turns = least_disturbed(asks, batch, ATTEMPTS if idle else 1)
                 about = {"batch": batch, "threads": threads}
                 about |= {"by_others": turns.by_others, "load": turns.load}
                 rows += [{"variant": name, **about, **row} for name, row in turns.times.items()]

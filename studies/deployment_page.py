@@ -60,7 +60,7 @@ def ratios(costs: Sequence[Row], predictions: Sequence[Row]) -> list[dict[str, A
         of = {variant: by_name[network, variant] for variant in (TORCH, BASE, INT8)}
         row = {"network": network, "int8_smaller": of[BASE]["bytes"] / of[INT8]["bytes"]}
         for batch in BATCHES:
-            ms = {variant: of[variant][f"batch{batch}_threads1_cpu_ms"] for variant in of}
+            ms = {variant: of[variant][f"batch{batch}_threads1_cpu_median_ms"] for variant in of}
             row[f"onnx_faster_batch{batch}"] = ms[TORCH] / ms[BASE]
             row[f"int8_faster_batch{batch}"] = ms[BASE] / ms[INT8]
         gain = gains.get((network, INT8), {})
@@ -81,7 +81,7 @@ def zeros_table(costs: Sequence[Row]) -> list[dict[str, Any]]:
     for row in costs:
         if row["variant"].startswith(ZEROS):
             dense = base[row["network"]]
-            ms = [f"batch{batch}_threads1_cpu_ms" for batch in BATCHES]
+            ms = [f"batch{batch}_threads1_cpu_median_ms" for batch in BATCHES]
             over = {
                 f"time_batch{b}": row[key] / dense[key] for b, key in zip(BATCHES, ms, strict=True)
             }
@@ -172,11 +172,13 @@ def _expected_cells(wording: Wording, row: Row) -> list[str]:
 
 def _cost_cells(wording: Wording, row: Row) -> list[str]:
     words = WORDS[wording.language]
-    times = [
-        f"{wording.number(row[f'{where}_median_ms'], '.3g')} "
-        f"{wording.interval([row[f'{where}_{end}_ms'] for end in ('low', 'high')], '.3g')}"
-        for where in (f"batch{b}_threads{t}" for b in BATCHES for t in THREADS)
-    ]
+    times = []
+    for where in (f"batch{b}_threads{t}" for b in BATCHES for t in THREADS):
+        clock = f"{where}_cpu" if where.endswith("1") else where  # one thread never waits
+        ends = [row.get(f"{clock}_{end}_ms") for end in ("low", "high")]
+        median = row.get(f"{clock}_median_ms")
+        interval = wording.interval(ends, ".3g") if median is not None else ""
+        times.append(f"{wording.number(median, '.3g')} {interval}".strip())
     weights = words["trained" if row["trained"] else "untrained"]
     return [
         f"`{row['network']}`" + (f", {weights}" if weights else ""),
@@ -266,7 +268,7 @@ def _draw(
         body_height=0.9 + 0.42 * len(networks),
     )
     panels = figure.subplots(1, 3, sharey=True)
-    keys = ("bytes", *(f"batch{batch}_threads1_median_ms" for batch in BATCHES))
+    keys = ("bytes", *(f"batch{batch}_threads1_cpu_median_ms" for batch in BATCHES))
     labels = ("size in MB", "ms per picture, 1 at once", "ms per picture, 64 at once")
     for axes, key, label in zip(panels, keys, labels, strict=True):
         for row in costs:
@@ -283,4 +285,9 @@ def _draw(
         Line2D([], [], label=text, color=color, marker=marker, linestyle="", markeredgecolor=INK)
         for text, color, marker in looks.values()
     ]
-    finish(figure, path, handles, ["Median of alternating turns, without test-time augmentation."])
+    finish(
+        figure,
+        path,
+        handles,
+        ["Median processor time of one thread, without test-time augmentation."],
+    )

@@ -285,6 +285,20 @@ def test_the_quietest_attempt_is_kept_and_a_quiet_one_ends_the_attempts(monkeypa
     assert [deployment_costs.busy(value) for value in (None, 0.05, 0.2)] == [None, False, True]
 
 
+def test_a_busy_machine_is_measured_once_with_one_thread(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        deployment_costs,
+        "least_disturbed",
+        lambda asks, pictures, most: asked.append((pictures, most)) or Turns({}, 0.0, None),
+    )
+    for idle, expected in ((True, [(1, 2), (64, 2)] * 2), (False, [(1, 1), (64, 1)])):
+        monkeypatch.setattr(deployment_costs, "wait_until_idle", lambda idle=idle: idle)
+        asked.clear()
+        deployment_costs.times({}, {}, np.zeros((64, 8, 8), np.uint8))
+        assert asked == expected
+
+
 def test_cores_of_others_are_what_all_used_less_ones_own(monkeypatch):
     use = deployment_costs.OthersUse()
     use.start = (10.0, 100.0, 5.0)  # seconds of the clock, of all processes, of this one
@@ -296,7 +310,7 @@ def test_cores_of_others_are_what_all_used_less_ones_own(monkeypatch):
 
 def test_ratios_say_what_is_faster_smaller_and_lost():
     def cost(variant, size, one, many):
-        times = {"batch1_threads1_cpu_ms": one, "batch64_threads1_cpu_ms": many}
+        times = {f"batch{n}_threads1_cpu_median_ms": ms for n, ms in ((1, one), (64, many))}
         return {"network": "n", "variant": variant, "bytes": size, **times}
 
     costs = [cost("torch", 90, 6.0, 2.0), cost("fp32", 100, 4.0, 1.0), cost("int8", 40, 5.0, 0.5)]
@@ -337,6 +351,6 @@ def test_real_files_predict_what_the_networks_do(command, phantom_npz, tmp_path)
             0 < np.abs(sigmoid(oof.logits[base]) - sigmoid(change + oof.logits[base])).max() < 0.1
         )
     costs = rows_of(folder / "costs.csv")
-    assert all(float(row["batch64_threads1_median_ms"]) > 0 for row in costs)
+    assert all(float(row["batch64_threads1_cpu_median_ms"]) > 0 for row in costs)
     sizes = {(row["network"], row["variant"]): int(row["bytes"]) for row in costs}
     assert sizes["first", "pruned50"] <= sizes["first", "fp32"]
