@@ -80,9 +80,18 @@ async function load() {
   };
   document.head.append(element("meta", { httpEquiv: "Content-Security-Policy", content: CLOSED }));
   page.samples.forEach((sample, place) => (sample.blob = samples[place]));
+  queue = queue.then(warmUp).catch(console.error);
   at("files").disabled = false;
   tell("ready");
   translate();
+}
+
+// A first run takes longer than the next ones; it is done while the reader picks a picture.
+async function warmUp() {
+  const { Tensor, prepare, network } = networks;
+  const pictures = new Tensor("uint8", new Uint8Array(page.size ** 2), [1, 1, page.size, page.size]);
+  const { square } = await prepare.run({ pictures });
+  await network.run({ pictures: square });
 }
 
 // A module with a known hash. An import alone would not compare it; after the element has loaded, the
