@@ -43,7 +43,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 FILES = {
-    *("index.html", "demo.js", "demo.css", "doubts.js", "picture.js", "messages.json"),
+    *("index.html", "demo.js", "demo.css", "doubts.js", "map.js", "picture.js", "messages.json"),
     *("page.json", "network.onnx", "prepare.onnx"),
     *(f"samples/{number}.png" for number in (1, 2, 3, 4, 5)),
 }
@@ -187,7 +187,7 @@ def test_onnxruntime_web_is_copied_from_node_modules(tmp_path):
 
 
 def test_both_languages_have_every_text_of_the_page():
-    html, *scripts = templates("index.html", "demo.js", "doubts.js", "picture.js")
+    html, *scripts = templates("index.html", "demo.js", "doubts.js", "picture.js", "map.js")
     messages = json.loads(*templates("messages.json"))
     english, indonesian = messages["en"], messages["id"]
     assert list(english) == list(indonesian)

@@ -1,12 +1,11 @@
 // The page: pictures come in, the network runs in the browser, a card shows what it says.
 
 import { doubts } from "./doubts.js";
+import { overlayOf, placeOf } from "./map.js";
 import { PictureError, readPicture } from "./picture.js";
 
 const LANGUAGES = ["en", "id"];
 const CLASSES = ["cardiomegaly", "pneumothorax"]; // of probability 0 and 1
-const COLOURS = { cardiomegaly: [43, 108, 176], pneumothorax: [230, 97, 20] }; // of the map
-const STRONGEST = 0.55; // opacity of the map's strongest field
 const LEAST_IMAGES = 20; // of validation; of fewer no share is told
 
 // Of a page that is loaded: nothing may be fetched or sent any more.
@@ -309,7 +308,7 @@ function answerOf(card) {
     list,
     element("p", { textContent: surenessOf(card, probability) }),
   );
-  const place = card.map && placeOf(card.map, decision);
+  const place = card.map && placeOf(card.map, page.map, decision);
   if (place) {
     const where = say("where", { name: say(decision), place: say(place) });
     answer.append(element("p", { className: "small where", textContent: where }));
@@ -395,38 +394,8 @@ function pictureOf(card) {
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", say("picture", { name: shownName(card) }));
   const figure = element("div", { className: "picture" }, canvas);
-  if (card.map) figure.append(overlayOf(card.map, shown.width));
+  if (card.map) figure.append(overlayOf(card.map, page.map, shown.width));
   return figure;
-}
-
-// The map in colours, over the square: opaque where a field speaks strongly for a class.
-function overlayOf(map, side) {
-  const [height, width] = page.map;
-  const most = map.reduce((largest, value) => Math.max(largest, Math.abs(value)), 1e-12);
-  const small = element("canvas", { width, height });
-  const image = new ImageData(width, height);
-  map.forEach((value, field) => {
-    const colour = COLOURS[value > 0 ? "pneumothorax" : "cardiomegaly"];
-    const opacity = STRONGEST * (value / most) ** 2; // weak fields leave the picture clear
-    image.data.set([...colour, 255 * opacity], 4 * field);
-  });
-  small.getContext("2d").putImageData(image, 0, 0);
-  const overlay = element("canvas", { className: "overlay", width: side, height: side });
-  overlay.setAttribute("aria-hidden", "true");
-  overlay.getContext("2d").drawImage(small, 0, 0, side, side);
-  return overlay;
-}
-
-// In which ninth of the picture the strongest field lies; null where none speaks for the class.
-function placeOf(map, decision) {
-  const [height, width] = page.map;
-  const sign = decision === "pneumothorax" ? 1 : -1;
-  let best = 0;
-  map.forEach((value, field) => (best = sign * value > sign * map[best] ? field : best));
-  if (sign * map[best] <= 0) return null;
-  const row = Math.floor(((Math.floor(best / width) + 0.5) / height) * 3);
-  const column = Math.floor((((best % width) + 0.5) / width) * 3);
-  return `place_${row}${column}`;
 }
 
 // ---- what the reader does
