@@ -41,6 +41,7 @@ from chestlab.runs.finished_runs import (
     pick_checkpoint,
     stored_classes,
 )
+from chestlab.training.averages import Trained
 from chestlab.training.device import pick_device
 from chestlab.training.gradcam import describe_shares, enlarged, grad_cam, require_captum
 from chestlab.training.inference import TrainedModel, load_model
@@ -51,7 +52,7 @@ RESULTS = Path("results")
 
 
 def load_data(
-    trained: TrainedModel, data: str | None, root: Path | None, checkpoint: Path
+    trained: Trained, data: str | None, root: Path | None, checkpoint: Path
 ) -> TwoClassData:
     """The data that the checkpoint was trained on, or those that ``--data`` names.
 

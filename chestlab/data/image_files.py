@@ -125,7 +125,7 @@ def _doubts(shape: tuple[int, int], seen: np.ndarray) -> Iterator[str]:
         )
     if max(shape) > WIDEST * side:
         yield f"is {width} x {height} pixels: only the middle {side} x {side} is looked at"
-    pixels = np.bincount(seen.ravel(), minlength=256).cumsum()
+    pixels = np.concatenate([[0], np.bincount(seen.ravel(), minlength=256).cumsum()])
     within = (pixels[FLAT_LEVELS:] - pixels[:-FLAT_LEVELS]).max() / pixels[-1]
     if within >= FLAT_SHARE:
         yield f"is nearly empty: {within:.0%} of its pixels have about the same grey"

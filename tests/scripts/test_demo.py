@@ -448,7 +448,7 @@ def save_pictures(folder, images):
     Image.fromarray(images[14].astype(np.uint16) * 257).save(folder / "deep.png")
     noise = np.random.default_rng(1).integers(0, 256, (90, 80), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "noise.png")
-    empty = np.full((100, 100), 5, np.uint8)
+    empty = np.zeros((100, 100), np.uint8)
     empty[:9] = 200
     Image.fromarray(empty).save(folder / "empty.png")
     for name in ("grey.png", "grey.jpg"):

@@ -458,7 +458,7 @@ def test_what_may_be_wrong_is_told_and_marked_and_what_failed_has_a_row(
     PICTURE.resize((9, 9)).save(folder / "tiny.png")
     PICTURE.resize((280, 70)).save(folder / "strip.png")
     Image.fromarray(noise(64, 64, 3)).save(folder / "colour.png")
-    empty = np.full((64, 64), 200, np.uint8)
+    empty = np.zeros((64, 64), np.uint8)  # black counts as a grey, too
     empty[:20, :20] = 90
     Image.fromarray(empty).save(folder / "empty.png")
     Image.fromarray(np.asarray(sound) // 5 + 200).save(folder / "pale.png")

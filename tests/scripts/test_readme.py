@@ -84,7 +84,15 @@ PLACEHOLDERS = {
 }
 ELSEWHERE = ("pip install", "python -m pytest")  # installation, and what runs this very file
 SLOW = (
-    *("--source-size", "--members", "--folds", "torchrun", "studies.seeds", "studies.strides"),
+    *(
+        "--demo",
+        "--source-size",
+        "--members",
+        "--folds",
+        "torchrun",
+        "studies.seeds",
+        "studies.strides",
+    ),
     *(
         "studies.fresh_folds",
         "studies.compare_family",

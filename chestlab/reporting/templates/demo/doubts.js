@@ -32,9 +32,9 @@ function ofGreys(square, limits) {
   const counts = new Array(256).fill(0);
   for (const value of square) counts[value] += 1;
   let total = 0;
-  const below = counts.map((count) => (total += count)); // as cumulative sums
+  const below = [0, ...counts.map((count) => (total += count))]; // pixels darker than a grey
   let within = 0;
-  for (let value = limits.flat_levels; value < 256; value++) {
+  for (let value = limits.flat_levels; value <= 256; value++) {
     within = Math.max(within, below[value] - below[value - limits.flat_levels]);
   }
   const share = within / total;
