@@ -23,8 +23,8 @@ from pathlib import Path
 VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 # By whether the machine is shared: turns of GNU's loop, some 20,000 a millisecond, and the
-# milliseconds of Intel's and LLVM's. To wake a thread takes about 0.1 ms, so 5 ms of spinning before
-# cost at most 2 % of the time; 30,000 turns, 1.4 ms, were measured to cost 5 to 10 %.
+# milliseconds of Intel's and LLVM's. To wake a thread takes about 0.1 ms, at most 2 % of the 5 ms
+# that it has spun before; 30,000 turns, 1.4 ms, were measured to cost 5 to 10 %.
 SHARED = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}
 ALONE = {"GOMP_SPINCOUNT": "100000", "KMP_BLOCKTIME": "5"}
 
