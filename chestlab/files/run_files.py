@@ -27,6 +27,8 @@ ARTEFACTS = (
     "test_probabilities.csv",
     "held_out_probabilities.csv",
     "oof_probabilities.csv",
+    "member_probabilities.csv",
+    "members.png",
     "training_curves.png",
     "val_predictions.png",
     "confusion_matrix.png",

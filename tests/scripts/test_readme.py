@@ -66,6 +66,8 @@ APPENDED = {  # by the beginning of a command, the longest counts
     "python -m studies.nih_subset": [],
     "python -m studies.blend": ["--data", "{real}"],
     "python -m studies.fresh_folds": [*FROZEN, "--only", "efficientchestnet"],
+    "python -m studies.imagenet": [*FROZEN, "--only", "random_25"],
+    "python -m studies.deployment": [*FROZEN, "--only", "efficientchestnet", "--costs"],
     "python -m studies.seeds": SHORT,
     "python -m studies.strides": ["--epochs", "1", "--folds", "2", "--seeds", "1"],
     "python -m studies.pretrain": [*SHORT, "--name", PRETRAINED],
@@ -95,6 +97,8 @@ SLOW = (
     ),
     *(
         "studies.fresh_folds",
+        "studies.imagenet",
+        "studies.deployment",
         "studies.compare_family",
         "studies.ablation",
         "studies.learning_curve",
