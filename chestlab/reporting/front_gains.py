@@ -34,7 +34,7 @@ class Gains:
         for row in _rows_of(self.fresh.folder / "comparisons.csv") if self.fresh else ():
             if row["verdict_holm"] == "supported" and row["over"] in self._networks():
                 values = self._fresh_names(row)
-                of_fresh.add(values["switch"])
+                of_fresh.add((values["net"], values["switch"]))
                 text = self._gain("helped_fresh", row, values)
                 gains.append((0, -float(row["auc_gain"]), text))
         for folder in self.ablations:
@@ -42,7 +42,8 @@ class Gains:
             studies += bool(rows)
             for row in rows:
                 values = self._switch(folder, row)
-                if row.get("verdict_holm") == "supported" and values["switch"] not in of_fresh:
+                known = (values["net"], values["switch"]) in of_fresh
+                if row.get("verdict_holm") == "supported" and not known:
                     text = self._gain("helped_choice", row, values)
                     gains.append((1, -float(row["auc_gain"]), text))
         if not gains:

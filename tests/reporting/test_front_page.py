@@ -168,13 +168,24 @@ def test_only_switches_beyond_chance_after_holms_correction_are_said_to_help(tmp
     (folder / "ablation.json").write_text(json.dumps(about))
     head = "configuration,text,kind,auc_gain,auc_gain_low,auc_gain_high,verdict,verdict_holm\n"
     row = "{},words,{},0.09,0.04,0.14,supported,{}\n"
-    names = ("- last", "removed", "supported"), ("+ ema", "added", "undecided")
+    names = [("- last", "removed", "supported"), ("+ ema", "added", "undecided")]
+    names.append(("recipe best", "recipe", "supported"))
     (folder / "table.csv").write_text(head + "".join(row.format(*name) for name in names))
     (folder / "README.md").write_text("# Switches\n")
     page = front_of(tmp_path)
     said = "experiment 2 (ResidualChestNet), `last` (words): +0.090 (+0.040 to +0.140) on choice"
     assert said in page and "`ema`" not in page
     assert "`last` (mengambil epoch terakhir" in front_of(tmp_path, "id")
+    of_other = "in experiment 2 (ResidualChestNet), recipe `best` instead of `report`: +0.090"
+    assert of_other in page
+    write_fresh_folds(tmp_path, {("EfficientChestNet", r): 1.0 for r in ("best", "report")})
+    gained = "configuration,over,auc_gain,auc_gain_low,auc_gain_high,verdict_holm\n"
+    gained += "EfficientChestNet_best,EfficientChestNet_report,0.2,0.1,0.3,supported\n"
+    (tmp_path / "studies" / "fresh_folds_small" / "comparisons.csv").write_text(gained)
+    page = front_of(tmp_path)
+    assert (
+        of_other in page and "(EfficientChestNet), recipe `best` instead of `report`: +0.2" in page
+    )
 
 
 def test_a_moved_run_is_not_counted_twice_and_looks_at_phantoms_are_apart(tmp_path):
