@@ -41,7 +41,12 @@ def run_tests() -> str:
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "0", "-q", "tests/training"]
     try:
         done = subprocess.run(
-            command, cwd=HERE.parent, capture_output=True, text=True, timeout=TEST_SECONDS
+            command,
+            cwd=HERE.parent,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=TEST_SECONDS,
         )
     except subprocess.TimeoutExpired:
         return f"not done after {TEST_SECONDS} s"

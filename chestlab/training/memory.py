@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from chestlab.training.augment import to_input
-from chestlab.training.device import autocast
+from chestlab.training.device import autocast, memory_format
 from chestlab.training.inference import batch_on_cuda
 from chestlab.training.optimizer import make_optimizer
 from chestlab.training.recipe import Recipe
@@ -90,7 +90,7 @@ def training_need(
         def forward(rows: torch.Tensor) -> torch.Tensor:
             x = to_input(images[rows], recipe, generator if model.training else None)
             with autocast(images.device, amp):
-                return model(x.contiguous(memory_format=torch.channels_last)).float()
+                return model(x.contiguous(memory_format=memory_format(x.device))).float()
 
         def step() -> None:
             rows = torch.zeros(recipe.batch_size, dtype=torch.int64)
