@@ -26,23 +26,14 @@ from typing import Any
 import numpy as np
 
 from chestlab.data.folds import FRESH_FOLDS_SEED
-from chestlab.evaluation.looks import (
-    FILE_NAME,
-    Look,
-    image_set,
-    looks_dir,
-    predictions_key,
-    record,
-)
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.atomic import atomic_write
-from chestlab.files.errors import InputError, one_line_errors
+from chestlab.files.errors import one_line_errors
 from chestlab.files.progress import StopSignals
-from chestlab.files.run_files import results_dir_of
 from chestlab.runs.crossval import Configuration
 from chestlab.training import onnx_model
 from chestlab.training.pruning import require_torch_pruning
-from chestlab.training.recipe import as_dict, in_words, recipe_hash
+from chestlab.training.recipe import as_dict, recipe_hash
 from studies import deployment_costs
 from studies.deployment_networks import (
     BASE,
@@ -58,8 +49,12 @@ from studies.deployment_networks import (
     variants,
 )
 from studies.deployment_page import TORCH, write_page
-from studies.fresh_folds import LOOK_KIND
-from studies.study import Study, comparison_parser, read_results
+from studies.fresh_folds import count_use
+from studies.study import (
+    Study,
+    add_only,
+    comparison_parser,
+)
 
 REPEATS = 1
 
@@ -131,27 +126,10 @@ class Deployment(Study):
                 "int8": quantised,
             }
             name = f"{deployed.name}_{variant}"
-            self._count(name, about, logits)
+            count_use(self, name, about, logits, "" if variant == BASE else variant)
             self.oof.add(name, logits)
             self.configurations[name] = about
             self._write()
-
-    def _count(self, name: str, about: Mapping[str, Any], logits: np.ndarray) -> None:
-        """Write down that a configuration is evaluated on the fresh folds."""
-        recipe = in_words(about["recipe_name"], about["recipe_changes"]).replace("`", "")
-        look = Look(
-            run=f"{self.folder.name}/{name}",
-            kind=LOOK_KIND,
-            network=about["model"],
-            recipe_name=recipe if about["variant"] == BASE else f"{recipe}, {about['variant']}",
-            recipe=about["recipe"],
-            data=self.data.sha256,
-            images=f"train+val {image_set(self.data, self.splits.pool)}",
-            evaluation=predictions_key(logits),
-        )
-        folder = looks_dir(results_dir_of(self.folder), self.data.phantom)
-        folder.mkdir(exist_ok=True)
-        record(folder / FILE_NAME, look)
 
     def _measure_costs(self) -> None:
         """Sizes and times of all networks; files are made first, so that times come in one go."""
@@ -208,12 +186,10 @@ class Deployment(Study):
 
     def _keep_results(self) -> None:
         """Take over what the folder of results holds for the same images and folds."""
-        if not (self.folder / "deployment.json").exists():
+        kept = self.kept_results("deployment")
+        if kept is None:
             return
-        summary, oof = read_results(self.folder, "deployment", "configurations")
-        same = np.array_equal(oof.folds, self.oof.folds)
-        if not same or summary["data"]["sha256"] != self.data.sha256:
-            raise InputError(f"'{self.folder}' is of other images or folds: move it away")
+        summary, oof = kept
         self.costs = summary["costs"]
         for name, about in summary["configurations"].items():
             self.oof.add(name, oof.logits[name])
@@ -236,14 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors(resume=""), StopSignals() as signals:
         title = __doc__.splitlines()[0]
         parser = comparison_parser("deployment", title, write_page, frozen=True)
-        parser.add_argument(
-            "--only",
-            nargs="+",
-            choices=names,
-            default=names,
-            metavar="NAME",
-            help=f"train these alone, out of {', '.join(names)} (default: all)",
-        )
+        add_only(parser, names)
         parser.add_argument(
             "--costs", action="store_true", help="train nothing; measure sizes and times again"
         )

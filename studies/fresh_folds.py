@@ -44,7 +44,7 @@ from chestlab.evaluation.looks import (
 from chestlab.evaluation.out_of_fold import MEASURES, NESTED_ACCURACY, OutOfFold
 from chestlab.evaluation.verdicts import verdicts
 from chestlab.files.atomic import atomic_write
-from chestlab.files.errors import InputError, one_line_errors
+from chestlab.files.errors import one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.files.run_files import results_dir_of
 from chestlab.reporting.page import NOTHING, Wording
@@ -52,6 +52,7 @@ from chestlab.training.recipe import as_dict, in_words, recipe_hash
 from studies.study import (
     BASELINE_KIND,
     Study,
+    add_only,
     comparison_parser,
     interval_cell,
     interval_columns,
@@ -172,7 +173,7 @@ class FreshFolds(Study):
         about |= {"device": self.device.type, "torch": torch.__version__}
         about |= {key: getattr(outcome, key) for key in ("seconds", "images", "best_epoch")}
         self._keep_results()  # of other processes
-        self._count(frozen.name, about, outcome.logits)
+        count_use(self, frozen.name, about, outcome.logits)
         self._add(frozen.name, outcome.logits, about)
         if outcome.estimated is not None:
             self._add(frozen.name + ESTIMATED, outcome.estimated, about | {"kind": ESTIMATED_KIND})
@@ -182,30 +183,12 @@ class FreshFolds(Study):
         self.oof.add(name, logits, about["kind"] == BASELINE_KIND)
         self.configurations[name] = dict(about)
 
-    def _count(self, name: str, about: Mapping[str, Any], logits: np.ndarray) -> None:
-        """Write down that a configuration is evaluated on the fresh folds."""
-        look = Look(
-            run=f"{self.folder.name}/{name}",
-            kind=LOOK_KIND,
-            network=about["model"],
-            recipe_name=in_words(about["recipe_name"], about["recipe_changes"]).replace("`", ""),
-            recipe=about["recipe"],
-            data=self.data.sha256,
-            images=f"train+val {image_set(self.data, self.splits.pool)}",
-            evaluation=predictions_key(logits),
-        )
-        folder = looks_dir(results_dir_of(self.folder), self.data.phantom)
-        folder.mkdir(exist_ok=True)
-        record(folder / FILE_NAME, look)
-
     def _keep_results(self) -> None:
         """Take over what the folder of results holds for the same images and folds."""
-        if not (self.folder / "fresh_folds.json").exists():
+        kept = self.kept_results("fresh_folds")
+        if kept is None:
             return
-        summary, oof = read_results(self.folder, "fresh_folds", "configurations")
-        same = np.array_equal(oof.folds, self.oof.folds)
-        if not same or summary["data"]["sha256"] != self.data.sha256:
-            raise InputError(f"'{self.folder}' is of other images or folds: move it away")
+        summary, oof = kept
         for name, about in summary["configurations"].items():
             self._add(name, oof.logits[name], about)
 
@@ -222,6 +205,26 @@ class FreshFolds(Study):
         self.oof.write(self.folder / "oof.csv")
         text = json.dumps(summary, indent=2) + "\n"
         atomic_write(self.folder / "fresh_folds.json", text)
+
+
+def count_use(
+    study: Study, name: str, about: Mapping[str, Any], logits: np.ndarray, variant: str = ""
+) -> None:
+    """Write down that a configuration, or a variant of it, is evaluated on the fresh folds."""
+    recipe = in_words(about["recipe_name"], about["recipe_changes"]).replace("`", "")
+    look = Look(
+        run=f"{study.folder.name}/{name}",
+        kind=LOOK_KIND,
+        network=about["model"],
+        recipe_name=f"{recipe}, {variant}" if variant else recipe,
+        recipe=about["recipe"],
+        data=study.data.sha256,
+        images=f"train+val {image_set(study.data, study.splits.pool)}",
+        evaluation=predictions_key(logits),
+    )
+    folder = looks_dir(results_dir_of(study.folder), study.data.phantom)
+    folder.mkdir(exist_ok=True)
+    record(folder / FILE_NAME, look)
 
 
 def order(names: Sequence[str] | Mapping[str, Any]) -> list[str]:
@@ -345,14 +348,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors(resume=""), StopSignals() as signals:
         title = __doc__.splitlines()[0]
         parser = comparison_parser("fresh_folds", title, write_page, frozen=True)
-        parser.add_argument(
-            "--only",
-            nargs="+",
-            choices=names,
-            default=names,
-            metavar="NAME",
-            help=f"train these alone, out of {', '.join(names)} (default: all)",
-        )
+        add_only(parser, names)
         parser.set_defaults(weights="none", repeats=REPEATS)
         FreshFolds(parser.parse_args(argv), signals).run()
 

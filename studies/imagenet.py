@@ -30,7 +30,7 @@ import torch
 from chestlab.evaluation import baselines
 from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
 from chestlab.files.atomic import atomic_write
-from chestlab.files.errors import InputError, one_line_errors
+from chestlab.files.errors import one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.reporting.page import NOTHING, Wording
 from chestlab.runs.crossval import Configuration
@@ -43,6 +43,7 @@ from studies.probes import LITE, Probe, probes
 from studies.study import (
     BASELINE_KIND,
     Study,
+    add_only,
     comparison_parser,
     interval_cell,
     interval_columns,
@@ -240,12 +241,10 @@ class ImageNet(Study):
 
     def _keep_results(self) -> None:
         """Take over what the folder of results holds for the same images and folds."""
-        if not (self.folder / "imagenet.json").exists():
+        kept = self.kept_results("imagenet")
+        if kept is None:
             return
-        summary, oof = read_results(self.folder, "imagenet", "configurations")
-        same = np.array_equal(oof.folds, self.oof.folds)
-        if not same or summary["data"]["sha256"] != self.data.sha256:
-            raise InputError(f"'{self.folder}' is of other images or folds: move it away")
+        summary, oof = kept
         for name, about in summary["configurations"].items():
             self._add(name, oof.logits[name], about)
 
@@ -363,14 +362,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = tuple(row.name for row in ROWS)
     with one_line_errors(resume=""), StopSignals() as signals:
         parser = comparison_parser("imagenet", __doc__.splitlines()[0], write_page, frozen=True)
-        parser.add_argument(
-            "--only",
-            nargs="*",
-            choices=names,
-            default=names,
-            metavar="NAME",
-            help=f"train these alone, out of {', '.join(names)} (default: all)",
-        )
+        add_only(parser, names, "*")
         ImageNet(parser.parse_args(argv), signals).run()
 
 

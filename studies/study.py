@@ -198,6 +198,20 @@ class Study:
         make_folder(self.folder)
         self.store = Store(self.models_dir / STORE)
 
+    def kept_results(self, name: str) -> tuple[dict[str, Any], OutOfFold] | None:
+        """What the folder of results holds already, as of `read_results`; None without results.
+
+        Raises:
+            InputError: it is of other images or folds, or damaged.
+        """
+        if not (self.folder / f"{name}.json").exists():
+            return None
+        summary, oof = read_results(self.folder, name, "configurations")
+        same = np.array_equal(oof.folds, OutOfFold.of(self.splits, {}).folds)
+        if not same or summary["data"]["sha256"] != self.data.sha256:
+            raise InputError(f"'{self.folder}' is of other images or folds: move it away")
+        return summary, oof
+
     def configuration(self, name: str, recipe: str | None = None) -> tuple[Network, Configuration]:
         """A network and its recipe with the changes that the flags ask for.
 
@@ -285,6 +299,18 @@ class Study:
         print(f"{title}: {self.folder / 'README.md'}", flush=True)
         if self.data.phantom:
             print(PHANTOM_MARK, flush=True)
+
+
+def add_only(parser: argparse.ArgumentParser, names: Sequence[str], nargs: str = "+") -> None:
+    """Add the flag ``--only`` with the names of what a study can train."""
+    parser.add_argument(
+        "--only",
+        nargs=nargs,
+        choices=names,
+        default=names,
+        metavar="NAME",
+        help=f"train these alone, out of {', '.join(names)} (default: all)",
+    )
 
 
 def read_results(folder: Path, name: str, entries: str) -> tuple[dict[str, Any], OutOfFold]:
