@@ -32,7 +32,6 @@ from chestlab.training.inference import TrainedModel
 from chestlab.training.layers import parameter_count
 from chestlab.training.pruning import with_zeros, without_channels
 from chestlab.training.recipe import Recipe, as_dict
-from chestlab.training.trainer import Trainer
 from studies.study import Study
 
 if TYPE_CHECKING:
@@ -150,19 +149,14 @@ class FoldNetwork:
         self, build: Callable[[], nn.Module], recipe: Recipe
     ) -> tuple[dict[str, torch.Tensor], float]:
         """The weights that the recipe keeps, on the CPU, and the seconds of the training."""
-        study, val = self.study, self.fold.val
+        study = self.study
         images = crossval.training_images(study.splits, self.fold, recipe)
-        train = images.to(study.device)
-        val = (images.take(np.arange(0)) if val is None else val).to(study.device)
-        trainer: Trainer | None = None
+        configuration = Configuration(self.configuration.name, build, recipe)
         study.signals.check()
         with study.signals.deferred():
-            for number, stage in enumerate(recipe.stages, 1):
-                frozen = number < len(recipe.stages)
-                trainer = Trainer(build, stage, train, val, frozen, previous=trainer)
-                trainer.on_step = study.signals.check
-                trainer.fit()
-        assert trainer is not None  # there is a stage
+            trainer = crossval.fit_fold(
+                configuration, images, self.fold, study.device, study.signals.check
+            )
         seconds = sum(row["seconds"] for row in trainer.history)
         return {name: value.cpu() for name, value in trainer.best_weights.items()}, seconds
 

@@ -176,6 +176,31 @@ def training_images(splits: CrossValidationSplits, fold: Fold, recipe: Recipe) -
     return training_split(data, recipe)
 
 
+def fit_fold(
+    configuration: Configuration,
+    images: Split,
+    fold: Fold,
+    device: torch.device,
+    on_step: Callable[[], None],
+) -> Trainer:
+    """The trainer of one network after its last stage; arguments and errors as `train_fold`.
+
+    Args:
+        images: what `training_images` makes of the fold.
+    """
+    train = images.to(device)
+    val = (images.take(np.arange(0)) if fold.val is None else fold.val).to(device)
+    trainer: Trainer | None = None
+    stages = configuration.recipe.stages
+    for number, stage in enumerate(stages, 1):
+        frozen = number < len(stages)
+        trainer = Trainer(configuration.model, stage, train, val, frozen, previous=trainer)
+        trainer.on_step = on_step
+        trainer.fit()
+    assert trainer is not None  # there is a stage
+    return trainer
+
+
 def train_fold(
     configuration: Configuration,
     splits: CrossValidationSplits,
@@ -203,22 +228,14 @@ def train_fold(
     """
     recipe = configuration.recipe
     images = training_images(splits, fold, recipe)
-    train = images.to(device)
-    val = (images.take(np.arange(0)) if fold.val is None else fold.val).to(device)
-    trainer: Trainer | None = None
-    stages = recipe.stages
-    for number, stage in enumerate(stages, 1):
-        frozen = number < len(stages)
-        trainer = Trainer(configuration.model, stage, train, val, frozen, previous=trainer)
-        trainer.on_step = on_step
-        trainer.fit()
-    assert trainer is not None  # there is a stage
+    trainer = fit_fold(configuration, images, fold, device, on_step)
     trainer.model.load_state_dict(trainer.best_weights)
     held_out = fold.held_out.to(device)[0]
     logits = {tta: predict(trainer.model, held_out, recipe, tta=tta) for tta in VIEWS}
     if recipe.batch_norm == "running":
         layers = batch_norms(trainer.model, trainer.frozen_modules).values()
-        estimate_statistics(trainer.model, layers, train[0], recipe)
+        train = images.to(device)[0]
+        estimate_statistics(trainer.model, layers, train, recipe)
         for tta in VIEWS:
             estimated = predict(trainer.model, held_out, recipe, tta=tta)
             logits[f"{tta}{ESTIMATED}"] = estimated
