@@ -128,9 +128,7 @@ class _Page:
         keys = ["train", "val", "gap", "test"] + ["test_auc"] * (len(self.measures) - 1)
         heads = [self.wording.say("family_network"), self.wording.say("head_parameters")]
         heads += [self.wording.say(f"family_{key}", **first) for key in keys]
-        heads += [
-            self.wording.say(f"family_{key}") for key in ("macs", "latency", "memory", "epoch")
-        ]
+        heads += [self.wording.say(f"family_{key}") for key in ("macs", "memory")]
         measure, cells = self.measures[0], []
         for row in rows:
             memory = row["peak_memory_bytes"]
@@ -143,9 +141,7 @@ class _Page:
                     self.wording.say("points", n=number(100 * row["gap"], ".1f")),
                     *(self._with_interval(row, f"test_{m}", m) for m in self.measures),
                     f"{number(row['multiply_accumulates'] / 1e6, ',.1f')} M",
-                    f"{number(row['batch1_ms'], '.1f')} / {number(row['batch64_ms'], '.1f')}",
                     f"{number(memory / 2**20, ',.0f')} MiB" if memory else MISSING,
-                    number(row["epoch_seconds"], ".1f"),
                 ]
             )
         return markdown_table(heads, cells)

@@ -73,17 +73,9 @@ def network_rows(comparison: Comparison) -> list[dict[str, Any]]:
             values = [run["test"][test_measure] for run in runs]
             row[f"test_{test_measure}_sd_over_seeds"] = _standard_deviation(values)
         costs = [run["costs"] for run in runs]
-        latency = {
-            f"batch{n}_ms": np.median(
-                [(cost[f"inference_batch{n}"] or {}).get("median_ms", np.nan) for cost in costs]
-            )
-            for n in (1, 64)
-        }
         row |= {
             "multiply_accumulates": costs[0]["multiply_accumulates"],
-            **latency,
             "peak_memory_bytes": costs[0]["peak_memory_bytes"],
-            "epoch_seconds": np.median([s for run in runs for s in run["history"]["seconds"]]),
             "epochs": np.mean([run["epochs_run"] for run in runs]),
             "best_epoch": np.mean([run["best_epoch"] for run in runs]),
         }
