@@ -38,17 +38,16 @@ from studies import deployment_costs
 from studies.deployment_networks import (
     BASE,
     DEPLOYED,
-    FOLDER,
     ORDER,
     Deployed,
-    FoldNetwork,
-    architecture,
+    DeployedFold,
     arithmetic,
     checkpoint_bytes,
     int8_of,
     variants,
 )
 from studies.deployment_page import TORCH, write_page
+from studies.fold_networks import architecture
 from studies.fresh_folds import count_use
 from studies.study import (
     Study,
@@ -75,7 +74,7 @@ class Deployment(Study):
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
         onnx_model.require_onnx()
         require_torch_pruning()
-        super().__init__(options, signals, FOLDER, FRESH_FOLDS_SEED, REPEATS)
+        super().__init__(options, signals, "deployment", FRESH_FOLDS_SEED, REPEATS)
         self.oof = OutOfFold.of(self.splits, {})
         self.configurations: dict[str, dict[str, Any]] = {}
         self.costs: dict[str, Any] | None = None
@@ -110,7 +109,7 @@ class Deployment(Study):
             quantised = []
             for repeat in range(self.splits.repeats):
                 for number in range(self.splits.folds):
-                    of_fold = FoldNetwork(self, configuration, repeat, number)
+                    of_fold = DeployedFold(self, configuration, repeat, number)
                     result = of_fold.evaluate(part, precision)
                     logits[repeat, of_fold.fold.rows] = result["logits"]["file"]
                     quantised += [result["int8"]] if result["int8"] else []
@@ -136,7 +135,7 @@ class Deployment(Study):
         networks = []
         for deployed in DEPLOYED:
             _, configuration = self._configuration(deployed)
-            of_fold = FoldNetwork(self, configuration, 0, 0)
+            of_fold = DeployedFold(self, configuration, 0, 0)
             print(f"{deployed.name}: files to time", flush=True)
             networks.append((deployed, of_fold, of_fold.files_of_one_view(deployed)))
             self.signals.check()
@@ -152,7 +151,7 @@ class Deployment(Study):
     def _cost_rows(
         self,
         deployed: Deployed,
-        of_fold: FoldNetwork,
+        of_fold: DeployedFold,
         files: Mapping[str, Path],
         images: np.ndarray,
     ) -> list[dict[str, Any]]:
@@ -160,7 +159,7 @@ class Deployment(Study):
         import onnx
 
         parts = {variant: part for variant, (part, _) in variants(deployed).items()}
-        models = {part: of_fold.network(part, train=False) for part in {"", *parts.values()}}
+        models = {part: of_fold.part(part, train=False) for part in {"", *parts.values()}}
         contents = {variant: path.read_bytes() for variant, path in files.items()}
         trained = {TORCH: of_fold.trained(models[""], "none")}
         timed = deployment_costs.times(trained, contents, images)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,12 +17,8 @@ import torch
 from torch import nn
 
 import export
-from chestlab.data.folds import Fold
 from chestlab.evaluation.alarms import logits_of
 from chestlab.files.atomic import atomic_write, make_folder
-from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
-from chestlab.runs import crossval
-from chestlab.runs.crossval import Configuration
 from chestlab.training import onnx_model
 from chestlab.training.architecture import describe_blocks
 from chestlab.training.augment import to_input
@@ -32,12 +27,10 @@ from chestlab.training.inference import TrainedModel
 from chestlab.training.layers import parameter_count
 from chestlab.training.pruning import with_zeros, without_channels
 from chestlab.training.recipe import Recipe, as_dict
-from studies.study import Study
+from studies.fold_networks import TRAINED, FoldNetwork
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-FOLDER = "deployment"  # of the trained networks, below that of the checkpoints
 
 SHARES = {"pruned25": 0.25, "pruned50": 0.5}  # of the channels; fixed before anything was trained
 
@@ -92,89 +85,22 @@ def variants(deployed: Deployed) -> dict[str, tuple[str, str]]:
 ORDER = tuple(variants(Deployed("", "", "", pruned=True)))
 
 
-class FoldNetwork:
-    """The network of one fold, what pruning leaves of it, and their files.
+class DeployedFold(FoldNetwork):
+    """The network of one fold, what pruning leaves of it, and their files."""
 
-    Args:
-        study: with data, folds and store.
-        configuration: what is trained.
-        repeat, number: of the fold, from 0.
-    """
-
-    def __init__(
-        self, study: Study, configuration: Configuration, repeat: int, number: int
-    ) -> None:
-        recipe = configuration.recipe
-        choosing = recipe.monitor != "last" or recipe.schedule == "plateau"
-        recipe = dataclasses.replace(recipe, seed=(recipe.seed + repeat) % 2**31)
-        self.study, self.recipe = study, recipe
-        self.configuration = dataclasses.replace(configuration, recipe=recipe)
-        self.fold: Fold = study.splits.fold(repeat, number, choosing=choosing)
-        self.key = crossval.fold_key(self.configuration, self.fold, study.data, study.device)
-        text = json.dumps(self.key, sort_keys=True)
-        self.folder = study.models_dir / FOLDER / hashlib.sha256(text.encode()).hexdigest()[:40]
-        self.where = f"{configuration.name}: repeat {repeat + 1}, fold {number + 1}"
-
-    @property
-    def is_trained(self) -> bool:
-        return (self.folder / "trained.pth").exists()
-
-    def network(self, part: str = "", train: bool = True) -> nn.Module:
-        """The trained network, or what pruning has left of it, from the store or trained now.
+    def part(self, name: str, train: bool = True) -> nn.Module:
+        """The network of the fold, or what pruning has left of it, from the store or trained now.
 
         Args:
-            part: empty, or a key of `SHARES`.
+            name: empty, or a key of `SHARES`.
             train: False for a network in its initial state where none is stored.
         """
-        path = self.folder / f"{part or 'trained'}.pth"
-        build, recipe = self.configuration.model, self.recipe
-        if part:
-            whole = self.network("", train)
-            example = to_input(torch.from_numpy(self.fold.held_out.images[:2, None]), recipe)
-            build = partial(copy.deepcopy, without_channels(whole, example, SHARES[part]))
-            recipe = fine_tuning(recipe)
-        if not path.exists():
-            if not train:
-                torch.manual_seed(recipe.seed)
-                return build().eval()
-            weights, seconds = self._train(build, recipe)
-            make_folder(self.folder)
-            save_checkpoint(path, {"weights": weights})
-            print(f"{self.where}: {path.stem} in {seconds:.0f} s", flush=True)
-        model = build()
-        model.load_state_dict(load_checkpoint(path, sealed=True)["weights"])
-        return model.eval()
-
-    def _train(
-        self, build: Callable[[], nn.Module], recipe: Recipe
-    ) -> tuple[dict[str, torch.Tensor], float]:
-        """The weights that the recipe keeps, on the CPU, and the seconds of the training."""
-        study = self.study
-        images = crossval.training_images(study.splits, self.fold, recipe)
-        configuration = Configuration(self.configuration.name, build, recipe)
-        study.signals.check()
-        with study.signals.deferred():
-            trainer = crossval.fit_fold(
-                configuration, images, self.fold, study.device, study.signals.check
-            )
-        seconds = sum(row["seconds"] for row in trainer.history)
-        return {name: value.cpu() for name, value in trainer.best_weights.items()}, seconds
-
-    def trained(self, model: nn.Module, tta: str | None = None) -> TrainedModel:
-        """A network as `predict.py` uses it, with the threshold of cross-validation."""
-        data, name = self.study.data, architecture(self.configuration)
-        about = {"size": data.size, "source": data.source, "sha256": data.sha256, "note": ""}
-        return TrainedModel(
-            name=self.configuration.name,
-            architecture=name,
-            model=model,
-            recipe=self.recipe,
-            threshold=0.5,
-            tta=self.recipe.tta if tta is None else tta,
-            seen={},
-            device=torch.device("cpu"),
-            **about,
-        )
+        whole = self.network(train)
+        if not name:
+            return whole
+        example = to_input(torch.from_numpy(self.fold.held_out.images[:2, None]), self.recipe)
+        build = partial(copy.deepcopy, without_channels(whole, example, SHARES[name]))
+        return self.stored(name, build, fine_tuning(self.recipe), train)
 
     def evaluate(self, part: str, precision: str) -> dict[str, Any]:
         """What a file predicts of the images held out, from the store or measured now."""
@@ -184,7 +110,7 @@ class FoldNetwork:
         images = self.fold.held_out.images[:, None]
         result = self.study.store.get(key, len(images))
         if result is None:
-            model = self.file(self.trained(self.network(part)), precision)
+            model = self.file(self.trained(self.part(part)), precision)
             self.study.signals.check()
             run = onnx_model.run_model(model.SerializeToString())
             logits = logits_of(onnx_model.probabilities(run, images))
@@ -214,22 +140,17 @@ class FoldNetwork:
         whole = {zeros: ("", BASE) for zeros in ZEROS if deployed.pruned}
         paths = {}
         for variant, (part, precision) in {**variants(deployed), **whole}.items():
-            stored = (self.folder / f"{part or 'trained'}.pth").exists()
+            stored = (self.folder / f"{part or TRAINED}.pth").exists()
             folder = self.folder if stored else self.folder / "untrained"
             make_folder(folder)
             path = paths[variant] = folder / f"{variant}.onnx"
             if not path.exists():
-                model = self.network(part, train=False)
+                model = self.part(part, train=False)
                 if variant in ZEROS:
                     model = with_zeros(model, ZEROS[variant])
                 file = self.file(self.trained(model, "none"), precision)
                 atomic_write(path, file.SerializeToString())
         return paths
-
-
-def architecture(configuration: Configuration) -> str:
-    """Name of the class of a configuration's network."""
-    return type(configuration.model()).__name__
 
 
 def arithmetic(model: nn.Module, images: np.ndarray, recipe: Recipe) -> dict[str, int]:

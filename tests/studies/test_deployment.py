@@ -19,7 +19,8 @@ from model import EfficientChestNet
 from model_improved import ResidualChestNet
 from studies import deployment, deployment_costs, deployment_networks, deployment_page
 from studies.deployment_costs import Turns
-from studies.deployment_networks import Deployed, FoldNetwork
+from studies.deployment_networks import Deployed, DeployedFold
+from studies.fold_networks import FoldNetwork
 from studies.fresh_folds import LOOK_KIND
 
 FILES = ["first_fp32", "first_int8", "first_pruned50", "first_pruned50_int8"]
@@ -83,7 +84,7 @@ def files_in_pytorch(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(FoldNetwork, "file", file)
+    monkeypatch.setattr(DeployedFold, "file", file)
     monkeypatch.setattr(onnx_model, "run_model", run_model)
     return made
 
