@@ -6,7 +6,8 @@ the last epoch's weights needs no further images; for any other recipe an eighth
 the other folds, about the share of the official val images, chooses the epoch and is not trained
 on. Classes are told apart at a probability of 0.5, because no image is left to choose a threshold.
 
-Each finished fold is stored, so that an interrupted comparison continues where it stopped. The code
+Each finished fold is stored, so that an interrupted comparison continues where it stopped. Several
+processes that share the store, also on several machines, share the folds, see `claims`. The code
 is not part of the key of a stored fold: after changing a network, remove the store.
 """
 
@@ -14,12 +15,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -31,9 +30,9 @@ from chestlab.data.folds import FOLDS_SEED, CrossValidationSplits, Fold, share_r
 from chestlab.data.splits import Split, TwoClassData
 from chestlab.evaluation import baselines
 from chestlab.evaluation.metrics import roc_auc
-from chestlab.files.atomic import atomic_write, make_folder
 from chestlab.files.errors import TrainingError
 from chestlab.files.progress import Interrupted, StopSignals
+from chestlab.runs.shared_folds import SharedFolds, Store
 from chestlab.training.batch_norm import batch_norms, estimate_statistics
 from chestlab.training.device import resolve_amp
 from chestlab.training.inference import predict
@@ -78,43 +77,6 @@ class Configuration:
             return build()
         start = self.pretrained.with_stem(self.recipe.stem)
         return build(start) if self.staged else load_pretrained(build, start)
-
-
-class Store:
-    """Finished folds on disk, each a file named after a hash of its key.
-
-    Several processes can share a store. A file that cannot be read counts as missing.
-
-    Args:
-        folder: made where it is missing.
-
-    Raises:
-        InputError: the folder cannot be made.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        make_folder(folder)
-
-    def _path(self, key: Mapping[str, Any]) -> Path:
-        text = json.dumps(key, sort_keys=True)
-        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:40]}.json"
-
-    def get(self, key: Mapping[str, Any], images: int) -> dict[str, Any] | None:
-        """The result stored under ``key``, None where there is none with that many logits."""
-        try:
-            result = json.loads(self._path(key).read_text(encoding="utf-8"))["found"]
-            sound = all(
-                np.shape(logits) == (images,) and np.isfinite(logits).all()
-                for logits in result["logits"].values()
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-        return result if sound else None
-
-    def put(self, key: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-        """Store a fold's result; ``key`` and ``result`` are plain values."""
-        atomic_write(self._path(key), json.dumps({"what": key, "found": result}) + "\n")
 
 
 def _digest(split: Split | None) -> str | None:
@@ -280,32 +242,38 @@ def each_fold(
     """
     recipe = configuration.recipe
     choosing = recipe.monitor != "last" or recipe.schedule == "plateau"
-    for repeat in range(splits.repeats):
-        seeded = dataclasses.replace(
-            configuration, recipe=dataclasses.replace(recipe, seed=(recipe.seed + repeat) % 2**31)
-        )
-        for number in range(splits.folds):
-            fold = splits.fold(repeat, number, choosing=choosing, share=share)
-            if configuration.pretrained is not None:
-                provenance.check_unseen(
-                    configuration.pretrained.seen.values(),
-                    "held-out",
-                    fold.held_out,
-                    phantom=splits.data.phantom,
-                    by_patient=True,
-                    source=configuration.pretrained.source,
-                )
-            key = fold_key(seeded, fold, splits.data, device)
-            result = store.get(key, len(fold.rows))
-            if result is None:
-                where = f"repeat {repeat + 1} of {splits.repeats}, fold {number + 1} of "
-                where += str(splits.folds)
-                result = _train_fold_between_signals(seeded, splits, fold, device, signals, where)
-                store.put(key, result)
-                print(f"{seeded.name}: {where}: {_in_words(result, fold, recipe)}", flush=True)
-            estimated = result["logits"].get(recipe.tta + ESTIMATED)
-            logits = {"logits": result["logits"][recipe.tta], "estimated": estimated}
-            yield repeat, fold, {**result, **logits}
+
+    def seeded(repeat: int) -> Configuration:
+        seed = (recipe.seed + repeat) % 2**31
+        return dataclasses.replace(configuration, recipe=dataclasses.replace(recipe, seed=seed))
+
+    def fold_of(repeat: int, number: int) -> Fold:
+        fold = splits.fold(repeat, number, choosing=choosing, share=share)
+        if configuration.pretrained is not None:
+            provenance.check_unseen(
+                configuration.pretrained.seen.values(),
+                "held-out",
+                fold.held_out,
+                phantom=splits.data.phantom,
+                by_patient=True,
+                source=configuration.pretrained.source,
+            )
+        return fold
+
+    def key_of(repeat: int, fold: Fold) -> dict[str, Any]:
+        return fold_key(seeded(repeat), fold, splits.data, device)
+
+    def train(repeat: int, fold: Fold, where: str) -> dict[str, Any]:
+        return _train_fold_between_signals(seeded(repeat), splits, fold, device, signals, where)
+
+    def tell(fold: Fold, where: str, result: Mapping[str, Any]) -> None:
+        print(f"{configuration.name}: {where}: {_in_words(result, fold, recipe)}", flush=True)
+
+    folds = SharedFolds(configuration.name, splits, store, fold_of, key_of, train, tell)
+    for repeat, fold, result in folds.each():
+        estimated = result["logits"].get(recipe.tta + ESTIMATED)
+        logits = {"logits": result["logits"][recipe.tta], "estimated": estimated}
+        yield repeat, fold, {**result, **logits}
 
 
 def _train_fold_between_signals(
@@ -384,33 +352,38 @@ def cross_validate_baseline(
 ) -> Outcome:
     """The same of a classical classifier, which chooses its strength within each training part."""
     logits = np.full((splits.repeats, len(splits.pool)), np.nan)
-    results, features = [], None
-    for repeat in range(splits.repeats):
-        for number in range(splits.folds):
-            fold = splits.fold(repeat, number, choosing=False, share=share)
-            key = {
-                "yardstick": baseline.key,  # as stored folds name it
-                "data": splits.data.sha256,
-                "train": _digest(fold.train),
-                "held_out": _digest(fold.held_out),
-            }
-            result = store.get(key, len(fold.rows))
-            if result is None:
-                if features is None:
-                    features = baseline.features(splits.pool.images)
-                start = time.perf_counter()
-                trained = splits.assignment[repeat] != number
-                trained[trained] = share_rows(splits.pool.take(trained), share, splits.seed(repeat))
-                classifier, _ = baselines.fit(baseline, features[trained], fold.train)
-                p = classifier.predict_proba(features[fold.rows])[:, 1]
-                with np.errstate(divide="ignore"):
-                    values = np.clip(np.log(p) - np.log1p(-p), -LARGEST_LOGIT, LARGEST_LOGIT)
-                result = {
-                    "logits": {"none": values.tolist()},
-                    "seconds": time.perf_counter() - start,
-                    "images": len(fold.train),
-                }
-                store.put(key, result)
-            logits[repeat, fold.rows] = result["logits"]["none"]
-            results.append(result)
+    features = cache(lambda: baseline.features(splits.pool.images))
+
+    def fold_of(repeat: int, number: int) -> Fold:
+        return splits.fold(repeat, number, choosing=False, share=share)
+
+    def key_of(repeat: int, fold: Fold) -> dict[str, Any]:
+        return {
+            "yardstick": baseline.key,  # as stored folds name it
+            "data": splits.data.sha256,
+            "train": _digest(fold.train),
+            "held_out": _digest(fold.held_out),
+        }
+
+    def fit(repeat: int, fold: Fold, where: str) -> dict[str, Any]:
+        rows = features()
+        start = time.perf_counter()
+        trained = np.ones(len(splits.pool), bool)
+        trained[fold.rows] = False
+        trained[trained] = share_rows(splits.pool.take(trained), share, splits.seed(repeat))
+        classifier, _ = baselines.fit(baseline, rows[trained], fold.train)
+        p = classifier.predict_proba(rows[fold.rows])[:, 1]
+        with np.errstate(divide="ignore"):
+            values = np.clip(np.log(p) - np.log1p(-p), -LARGEST_LOGIT, LARGEST_LOGIT)
+        return {
+            "logits": {"none": values.tolist()},
+            "seconds": time.perf_counter() - start,
+            "images": len(fold.train),
+        }
+
+    results = []
+    folds = SharedFolds(baseline.key, splits, store, fold_of, key_of, fit)
+    for repeat, fold, result in folds.each():
+        logits[repeat, fold.rows] = result["logits"]["none"]
+        results.append(result)
     return Outcome(logits, _mean(results, "seconds"), _mean(results, "images"))
