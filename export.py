@@ -26,6 +26,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import chestlab  # noqa: F401  # before PyTorch, for which it sets environment variables
+
+# isort: split
 import torch
 
 from chestlab.data.splits import CLASS_NAMES, NIH_CREDIT, TwoClassData

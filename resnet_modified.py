@@ -26,6 +26,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import chestlab  # noqa: F401  # before PyTorch, for which it sets environment variables
+
+# isort: split
 import torch
 from torch import nn
 

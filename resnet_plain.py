@@ -17,6 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import chestlab  # noqa: F401  # before PyTorch, for which it sets environment variables
+
+# isort: split
 import torch
 from torch import nn
 

@@ -14,6 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import chestlab  # noqa: F401  # before PyTorch, for which it sets environment variables
+
+# isort: split
 from torch import nn
 
 from model import SqueezeExcitation

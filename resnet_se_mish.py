@@ -9,6 +9,9 @@ from random weights.
 
 from __future__ import annotations
 
+import chestlab  # noqa: F401  # before PyTorch, for which it sets environment variables
+
+# isort: split
 from torch import nn
 
 from resnet_se import SEResNet34

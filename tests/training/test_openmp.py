@@ -87,3 +87,57 @@ def test_the_choice_is_made_before_pytorch_is_loaded(module):
         check=True,
     )
     assert {"GOMP_SPINCOUNT", "KMP_BLOCKTIME"} <= set(done.stdout.split())
+
+
+# Imports every script as far as PyTorch, or another library with OpenMP, which it does not load.
+IMPORT_SCRIPTS = """
+import importlib, os, sys
+from chestlab.training.openmp import VARIABLES
+
+class Loaded(BaseException):
+    pass
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "sklearn"):
+            raise Loaded
+
+sys.meta_path.insert(0, Finder())
+for name in sys.argv[1:]:
+    for variable in VARIABLES:
+        os.environ.pop(variable, None)
+    for loaded, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(os.getcwd() + os.sep):
+            del sys.modules[loaded]
+    try:
+        importlib.import_module(name)
+    except Loaded:
+        if "GOMP_SPINCOUNT" not in os.environ:
+            print(name)
+"""
+
+
+def scripts() -> list[str]:
+    """Modules that are run, by name; train_minimal imports nothing of this project."""
+    folders = PROJECT, PROJECT / "studies", PROJECT / "benchmarks"
+    return [
+        ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+        for folder in folders
+        for path in sorted(folder.glob("*.py"))
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+        and path.stem != "train_minimal"
+    ]
+
+
+def test_every_script_makes_the_choice_before_pytorch_is_loaded():
+    names = scripts()
+    assert {"train", "resnet_se", "studies.ablation", "benchmarks.memory"} <= set(names)
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_SCRIPTS, *names],
+        cwd=PROJECT,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == []
