@@ -138,7 +138,8 @@ class FreshFolds(Study):
     def run(self) -> None:
         """Train what is neither stored nor in the results, then write the pages."""
         self.open_store()
-        self._keep_results()
+        with self.alone():
+            self._keep_results()
         for baseline in baselines.BASELINES:
             if baseline.key in BASELINES:
                 outcome = self.cross_validate_baseline(baseline)
@@ -147,8 +148,10 @@ class FreshFolds(Study):
         for frozen in FROZEN:
             if frozen.name in self.options.only:
                 self._measure(frozen)
-        self._write()
-        write_page(self.folder)
+        with self.alone():
+            self._keep_results()  # of other processes
+            self._write()
+            write_page(self.folder)
         self.print_end("fresh folds")
 
     def _measure(self, frozen: Frozen) -> None:
@@ -172,12 +175,14 @@ class FreshFolds(Study):
         )
         about |= {"device": self.device.type, "torch": torch.__version__}
         about |= {key: getattr(outcome, key) for key in ("seconds", "images", "best_epoch")}
-        self._keep_results()  # of other processes
-        count_use(self, frozen.name, about, outcome.logits)
-        self._add(frozen.name, outcome.logits, about)
-        if outcome.estimated is not None:
-            self._add(frozen.name + ESTIMATED, outcome.estimated, about | {"kind": ESTIMATED_KIND})
-        self._write()
+        with self.alone():
+            self._keep_results()  # of other processes
+            count_use(self, frozen.name, about, outcome.logits)
+            self._add(frozen.name, outcome.logits, about)
+            if outcome.estimated is not None:
+                estimated = about | {"kind": ESTIMATED_KIND}
+                self._add(frozen.name + ESTIMATED, outcome.estimated, estimated)
+            self._write()
 
     def _add(self, name: str, logits: np.ndarray, about: Mapping[str, Any]) -> None:
         self.oof.add(name, logits, about["kind"] == BASELINE_KIND)

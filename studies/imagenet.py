@@ -197,7 +197,8 @@ class ImageNet(Study):
     def run(self) -> None:
         """Train what is neither stored nor in the results, then write the pages."""
         self.open_store()
-        self._keep_results()
+        with self.alone():
+            self._keep_results()
         (classical,) = (known for known in baselines.BASELINES if known.key == BASELINE)
         for name, baseline in {**self.probes, BASELINE: classical}.items():
             outcome = self.cross_validate_baseline(baseline)
@@ -206,10 +207,12 @@ class ImageNet(Study):
                 about["start"] = baseline.about["weights"]
             self._add(name, outcome.logits, about | {"seconds": outcome.seconds})
             self.signals.check()
-        self._write()
         for row in self.rows:
             self._measure(row)
-        write_page(self.folder)
+        with self.alone():
+            self._keep_results()  # of other processes
+            self._write()
+            write_page(self.folder)
         self.print_end("imagenet")
 
     def _measure(self, row: Row) -> None:
@@ -229,11 +232,13 @@ class ImageNet(Study):
         outcome = self.cross_validate(configuration, row.share)
         about |= {"device": self.device.type, "torch": torch.__version__}
         about |= {key: getattr(outcome, key) for key in ("seconds", "images", "best_epoch")}
-        self._keep_results()  # of other processes
-        self._add(row.name, outcome.logits, about)
-        if row.name in BOTH_STATISTICS and outcome.estimated is not None:
-            self._add(row.name + ESTIMATED, outcome.estimated, about | {"kind": ESTIMATED_KIND})
-        self._write()
+        with self.alone():
+            self._keep_results()  # of other processes
+            self._add(row.name, outcome.logits, about)
+            if row.name in BOTH_STATISTICS and outcome.estimated is not None:
+                estimated = about | {"kind": ESTIMATED_KIND}
+                self._add(row.name + ESTIMATED, outcome.estimated, estimated)
+            self._write()
 
     def _add(self, name: str, logits: np.ndarray, about: Mapping[str, Any]) -> None:
         self.oof.add(name, logits, about["kind"] == BASELINE_KIND)

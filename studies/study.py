@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -19,6 +20,7 @@ from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.evaluation.baselines import Baseline
 from chestlab.evaluation.bootstrap import BOOTSTRAP_RESAMPLES
 from chestlab.evaluation.out_of_fold import OutOfFold
+from chestlab.files import claims
 from chestlab.files.atomic import atomic_write, check_writable, make_folder, write_csv
 from chestlab.files.errors import InputError, OneLineParser
 from chestlab.files.progress import StopSignals
@@ -198,6 +200,10 @@ class Study:
         make_folder(self.folder)
         self.store = Store(self.models_dir / STORE)
 
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Context in which no other process of the study reads or writes its results."""
+        return claims.turn(self.models_dir / f"{self.folder.name}_results.claim")
+
     def kept_results(self, name: str) -> tuple[dict[str, Any], OutOfFold] | None:
         """What the folder of results holds already, as of `read_results`; None without results.
 
@@ -289,9 +295,10 @@ class Study:
         write_page: Callable[[Path], None],
     ) -> None:
         """Write ``oof.csv`` and ``<name>.json``, and the page that is made of these two."""
-        oof.write(self.folder / "oof.csv")
-        atomic_write(self.folder / f"{name}.json", json.dumps(summary, indent=2) + "\n")
-        write_page(self.folder)
+        with self.alone():
+            oof.write(self.folder / "oof.csv")
+            atomic_write(self.folder / f"{name}.json", json.dumps(summary, indent=2) + "\n")
+            write_page(self.folder)
         self.print_end(name.replace("_", " "))
 
     def print_end(self, title: str) -> None:
