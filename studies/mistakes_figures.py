@@ -146,10 +146,9 @@ class Figures:
                 self.oof.labels, sigmoid(scaled), self.weights
             )
             for number in np.flatnonzero(counts):
-                low, high = percentile_interval(share[:, number])
                 row = {"after": after, "bin": int(number), "n": int(counts[number])}
-                row |= {"probability": mean[0, number], "share": share[0, number]}
-                rows.append(row | {"share_low": low, "share_high": high})
+                row |= {"probability": mean[0, number]}
+                rows.append(row | _interval_of("share", share[:, number]))
         return rows
 
     def thresholds(self, runs: Mapping[str, Mapping[str, Any]]) -> list[Row]:
@@ -212,10 +211,14 @@ class Figures:
         """How often another configuration is wrong where a network is wrong, and where not."""
         row: Row = {"configuration": name, "both": int((mistakes & also).sum())}
         for key, inside in (("where_wrong", mistakes), ("where_right", ~mistakes)):
-            drawn = subgroups.accuracy_within(also, inside, self.weights)
-            low, high = percentile_interval(drawn)
-            row |= {key: drawn[0], f"{key}_low": low, f"{key}_high": high}
+            row |= _interval_of(key, subgroups.accuracy_within(also, inside, self.weights))
         return row
+
+
+def _interval_of(name: str, drawn: np.ndarray) -> Row:
+    """The first of (1 + B,) values and the ends of the others' interval, NaN where all are NaN."""
+    ends = percentile_interval(drawn[1:]) if np.isfinite(drawn[1:]).any() else [math.nan] * 2
+    return {name: drawn[0], f"{name}_low": ends[0], f"{name}_high": ends[1]}
 
 
 class _Subgroup:
@@ -333,9 +336,7 @@ def _property_row(of_network: _Subgroup, known: Property) -> Row:
     row: Row = {"property": known.key}
     alone = weighted_auc(labels, values, counted)
     link = subgroups.rank_correlation_within_classes(labels, values, logits, counted)
-    for key, drawn in (("alone_auc", alone), ("link", link)):
-        ends = percentile_interval(drawn) if np.isfinite(drawn).any() else (math.nan, math.nan)
-        row |= {key: drawn[0], f"{key}_low": ends[0], f"{key}_high": ends[1]}
+    row |= _interval_of("alone_auc", alone) | _interval_of("link", link)
     number = np.zeros(len(oof.labels), int)  # 0: in no group
     for place, inside in enumerate(known.groups.values(), 1):
         number[inside] = place

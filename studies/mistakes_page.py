@@ -141,6 +141,11 @@ def write_texts(folder: Path, summary: Mapping[str, Any], oof: OutOfFold) -> Non
     )
 
 
+def _cell(wording: Wording, row: Row, name: str, form: str = ".3f") -> str:
+    """As `interval_cell`, for a value that there may not be."""
+    return NOTHING if row[name] is None else interval_cell(wording, row, name, form)
+
+
 def _row_of(rows: Sequence[Row], summary: Mapping[str, Any]) -> Row:
     """The row of the network that the page is about."""
     return next(row for row in rows if row["configuration"] == summary["network"]["name"])
@@ -217,7 +222,7 @@ def _mistake_cells(wording: Wording, row: Row, summary: Mapping[str, Any]) -> li
 
 
 def _shared_cells(wording: Wording, row: Row) -> list[str]:
-    shares = [interval_cell(wording, row, key) for key in ("where_wrong", "where_right")]
+    shares = [_cell(wording, row, key) for key in ("where_wrong", "where_right")]
     return [f"`{row['configuration']}`", wording.number(row["both"], "d"), *shares]
 
 
@@ -252,10 +257,8 @@ def _comparison_cells(wording: Wording, row: Row) -> list[str]:
 
 
 def _property_cells(wording: Wording, row: Row) -> list[str]:
-    cells = [
-        interval_cell(wording, row, key, form) if row[key] is not None else NOTHING
-        for key, form in (("alone_auc", ".3f"), ("link", "+.2f"), ("matched", "+.3f"))
-    ]
+    forms = {"alone_auc": ".3f", "link": "+.2f", "matched": "+.3f"}
+    cells = [_cell(wording, row, key, form) for key, form in forms.items()]
     possible = f"**{_word(wording, 'yes')}**" if row["shortcut"] else _word(wording, "no")
     return [_word(wording, row["property"]), *cells, possible]
 
@@ -360,7 +363,11 @@ def _draw_mistakes(summary: Mapping[str, Any], images: Split, path: Path) -> Non
         body_height=1.85 * sum(heights) + 0.35 * len(bands) if bands else 0.5,
     )
     set_padding(figure, hspace=0.03)
-    parts = figure.subfigures(len(bands), 1, height_ratios=heights, squeeze=False)[:, 0]
+    parts = (
+        figure.subfigures(len(bands), 1, height_ratios=heights, squeeze=False)[:, 0]
+        if bands
+        else ()
+    )
     for part, band, height in zip(parts, bands, heights, strict=True):
         label = band[0]["label"]
         heading = f"labelled {CLASS_NAMES[label]}, predicted {CLASS_NAMES[1 - label]}: {len(band)}"

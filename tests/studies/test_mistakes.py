@@ -59,8 +59,9 @@ def write_results(folder, data_path, kinds=None):
     truth = 2.0 * splits.pool.labels - 1
     female = np.where(sexes(splits.pool) == "F", 1.0, -1.0)
     signal = {"best": truth + female, "other": 0.7 * truth, "hog_rbf_svm": 0.5 * truth}
-    scale = {"best": OVERCONFIDENT, "other": 1.0, "hog_rbf_svm": 1.0}
-    logits = {n: scale[n] * (signal[n] + rng.normal(size=shape)) for n in signal}
+    signal["never_wrong"] = 9 * truth
+    scale = {"best": OVERCONFIDENT}
+    logits = {n: scale.get(n, 1) * (signal[n] + rng.normal(size=shape)) for n in signal}
     kinds = kinds or {"best": "network", "other": "network", "hog_rbf_svm": "yardstick"}
     folder.mkdir(parents=True)
     OutOfFold.of(splits, {name: logits[name] for name in kinds}).write(folder / "oof.csv")
@@ -249,6 +250,15 @@ def test_without_names_nothing_is_said_of_patients_and_tables(tmp_path, monkeypa
     page = (made / "README.md").read_text()
     assert "`--table Data_Entry_2017.csv` (NIH's table) was not given" in page
     assert not {"sex", "images_of_patient"} & {row["property"] for row in summary["subgroups"]}
+
+
+def test_a_network_without_mistakes_has_a_page(tmp_path):
+    data = write_npz(tmp_path / "mine.npz")
+    kinds = {"never_wrong": "network", "hog_rbf_svm": "yardstick"}
+    study(tmp_path, write_results(tmp_path / "fresh", data, kinds), data)
+    made, summary = finished(tmp_path)
+    assert summary["mistakes"] == [] and summary["shared"][0]["where_wrong"] is None
+    assert "| `hog_rbf_svm` | 0 | - |" in (made / "README.md").read_text()
 
 
 def refused(capsys, folder, *arguments):
