@@ -1,0 +1,388 @@
+"""Tables, picture and pages of `studies.shifts`, made of what it has stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chestlab.evaluation import verdicts
+from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
+from chestlab.evaluation.packed_logits import read_packed
+from chestlab.evaluation.prevalence import FIGURES, at_prevalence
+from chestlab.evaluation.verdicts import UNKNOWN, Estimate, Noise
+from chestlab.files.errors import InputError
+from chestlab.reporting.page import NOTHING, Wording
+from studies.study import (
+    BASELINE_KIND,
+    ENGLISH,
+    interval_cell,
+    interval_columns,
+    p_cell,
+    write_readmes,
+)
+
+LOGITS = "logits.csv.bz2"
+
+NONE = "none"  # the images as they are
+
+PREVALENCES = (0.5, 0.2)  # of pneumothorax, beside that of the images
+
+LIMITS = {"auc": 0.01, "accuracy": 0.02}  # a loss that is surely smaller does no harm
+
+HURTS, HARMLESS, OPEN, HELPS = "hurts", "harmless", "open", "helps"
+
+WORDS = {
+    "en": {HURTS: "**hurts**", HARMLESS: "harmless", OPEN: "open", HELPS: "helps"},
+    "id": {HURTS: "**merugikan**", HARMLESS: "aman", OPEN: "belum pasti", HELPS: "membantu"},
+}
+
+HEADS = {  # of the first table: shift, change of each measure, warnings
+    "en": ("shift", ("AUC", "accuracy"), "`predict.py` warns"),
+    "id": ("pergeseran", ("AUC", "akurasi"), "peringatan `predict.py`"),
+}
+
+LABELS = {  # of each kind of shift, with its strength
+    "en": {
+        "resample": "{side} px and back, {filter}",
+        "blur": "blur, sd {sd} px",
+        "sharpen": "sharpened",
+        "gamma": "gamma {power}",
+        "window": "window without {percent} % at each end",
+        "contrast": "contrast x {factor}",
+        "brightness": "brightness {added}",
+        "jpeg": "JPEG, quality {quality}",
+        "border": "black border, {width} px",
+        "letter": "letter {letter} in a corner",
+        "tilt": "tilted by {degrees} degrees",
+        "noise": "noise, sd {sd} grey levels",
+        "inverted": "negative",
+        "equalized": "histogram equalized",
+    },
+    "id": {
+        "resample": "{side} px lalu kembali, {filter}",
+        "blur": "kabur, sd {sd} px",
+        "sharpen": "dipertajam",
+        "gamma": "gamma {power}",
+        "window": "jendela tanpa {percent} % di tiap ujung",
+        "contrast": "kontras x {factor}",
+        "brightness": "kecerahan {added}",
+        "jpeg": "JPEG, mutu {quality}",
+        "border": "bingkai hitam, {width} px",
+        "letter": "huruf {letter} di sudut",
+        "tilt": "miring {degrees} derajat",
+        "noise": "derau, sd {sd} tingkat keabuan",
+        "inverted": "negatif",
+        "equalized": "histogram diratakan",
+    },
+}
+
+Row = Mapping[str, Any]
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What ``shifts.json`` holds.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    path = folder / "shifts.json"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        kinds = [about["kind"] for about in summary["networks"].values()]
+        if not kinds or not summary["shifts"] or set(summary["warned"]) < set(summary["shifts"]):
+            raise ValueError("empty")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"'{path}' is missing or damaged") from None
+    return summary
+
+
+def tables_of(
+    summary: Mapping[str, Any], logits: Mapping[str, OutOfFold]
+) -> dict[str, list[dict[str, Any]]]:
+    """For each network a row per shift, with its figures and what it changes.
+
+    Differences are paired with the same network on images as they are. The variance between repeats
+    is pooled over the networks of a shift, and not over shifts, which are too unlike each other in
+    strength; the baseline has its own. Holm's correction is for the shifts of a network, of one
+    measure.
+    """
+    names = list(summary["shifts"])
+    networks = [n for n in logits if summary["networks"][n]["kind"] != BASELINE_KIND]
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for network, oof in logits.items():
+        rows: list[dict[str, Any]] = [{"shift": name} for name in names]
+        alike = networks if network in networks else [network]
+        for measure in MEASURES:
+            changes = [
+                verdicts.gain(
+                    oof.score(name, measure),
+                    oof.score(NONE, measure),
+                    _noise([_differences(logits[n], name, measure) for n in alike]),
+                )
+                for name in names
+            ]
+            found = verdicts.verdicts(changes, [(0, np.inf)] * len(changes))
+            for row, change, verdict in zip(rows, changes, found, strict=True):
+                row[measure] = float(oof.score(row["shift"], measure)[0].mean())
+                row |= interval_columns(f"{measure}_change", change)
+                row |= {f"{measure}_p": verdict.p, f"{measure}_p_holm": verdict.p_holm}
+                row[f"{measure}_verdict"] = _verdict(change, verdict.holm, LIMITS[measure])
+        tables[network] = rows
+    return tables
+
+
+def _differences(oof: OutOfFold, name: str, measure: str) -> np.ndarray:
+    """(R,) of the repeats."""
+    return oof.score(name, measure)[0] - oof.score(NONE, measure)[0]
+
+
+def _noise(differences: Sequence[np.ndarray]) -> Noise:
+    """Variance between repeats of a shift's difference, pooled over networks."""
+    freedom = sum(len(values) - 1 for values in differences)
+    if not freedom:
+        return UNKNOWN
+    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in differences)
+    return Noise(squares / freedom, freedom)
+
+
+def _verdict(change: Estimate, holm: str, limit: float) -> str:
+    if holm != "undecided":
+        return HELPS if change.value > 0 else HURTS
+    return HARMLESS if change.seeds > 1 and change.low > -limit else OPEN
+
+
+def by_damage(summary: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> list[str]:
+    """The shifts, those first that lower the AUC of the networks most, on average."""
+    networks = [n for n in tables if summary["networks"][n]["kind"] != BASELINE_KIND]
+    changes = np.mean([[row["auc_change"] for row in tables[n]] for n in networks], axis=0)
+    names = list(summary["shifts"])
+    return [names[k] for k in np.argsort(changes, kind="stable")]
+
+
+def prevalence_table(oof: OutOfFold) -> list[dict[str, Any]]:
+    """A row for each share of pneumothorax, with what changes from that of the images.
+
+    A predictive value is left out where a repeat predicts one class alone.
+    """
+    own = float(oof.labels.mean())
+    at_own = at_prevalence(oof, NONE, own)
+    rows = []
+    for share in (own, *PREVALENCES):
+        row: dict[str, Any] = {"share": share, "own": share == own}
+        scores = at_prevalence(oof, NONE, share)
+        for figure in FIGURES:
+            if np.isfinite(scores[figure][0]).all():
+                row |= interval_columns(figure, verdicts.estimate(*scores[figure]))
+        change = verdicts.gain(scores["accuracy"], at_own["accuracy"])
+        rows.append(row | interval_columns("accuracy_change", change))
+    return rows
+
+
+def write_page(folder: Path) -> None:
+    """Write ``shifts.png`` and the page in two languages.
+
+    Raises:
+        InputError: the logits or ``shifts.json`` are missing or damaged, or not of one study.
+    """
+    summary, logits = read_summary(folder), read_packed(folder / LOGITS)
+    shifts = {NONE, *summary["shifts"]}
+    if set(logits) != set(summary["networks"]) or any(
+        set(o.logits) != shifts for o in logits.values()
+    ):
+        raise InputError(f"'{folder}': {LOGITS} and shifts.json are not of the same study")
+    tables = tables_of(summary, logits)
+    order = by_damage(summary, tables)
+    tables = {
+        n: sorted(rows, key=lambda row: order.index(row["shift"])) for n, rows in tables.items()
+    }
+    _draw(summary, tables, folder / "shifts.png")
+    networks = [n for n in tables if summary["networks"][n]["kind"] != BASELINE_KIND]
+    prevalences = {name: prevalence_table(logits[name]) for name in networks}
+    first = logits[networks[0]]
+    images = OutOfFold(first.origin, first.index, first.labels, first.patients, first.folds, {})
+
+    def values(wording: Wording) -> dict[str, Any]:
+        return {
+            "shifts": len(order),
+            "answers": [_answer(wording, summary, n, tables[n], logits[n]) for n in tables],
+            "overview_heads": _overview_heads(wording, list(tables)),
+            "overview": [_overview_cells(wording, summary, tables, name) for name in order],
+            "details": [
+                (n, [_cells(wording, summary, row) for row in rows]) for n, rows in tables.items()
+            ],
+            "prevalences": [
+                _prevalence_cells(wording, n, row) for n in networks for row in prevalences[n]
+            ],
+            "warned_none": wording.percent(summary["warned"][NONE]["any"]),
+            "inverted": wording.percent(summary["warned"]["inverted"]["inverted"]),
+            "not_inverted": wording.percent(summary["warned"][NONE]["inverted"]),
+            "normalized": [
+                n for n in networks if summary["networks"][n]["normalize"] == "per-image"
+            ],
+            "rotations": " / ".join(
+                wording.number(summary["networks"][n]["rotate"], "g") for n in networks
+            ),
+            "limits": {key: wording.number(value, ".2f") for key, value in LIMITS.items()},
+        }
+
+    write_readmes(folder, "shifts", summary, images, values)
+
+
+def label(wording: Wording, summary: Mapping[str, Any], name: str) -> str:
+    """A shift in words."""
+    strength = dict(summary["shifts"][name])
+    kind = strength.pop("kind")
+    texts = {
+        key: value
+        if isinstance(value, str)
+        else wording.number(value, "+g" if key == "added" else "g")
+        for key, value in strength.items()
+    }
+    return LABELS[wording.language][kind].format(**texts)
+
+
+def _answer(
+    wording: Wording, summary: Mapping[str, Any], name: str, rows: Sequence[Row], oof: OutOfFold
+) -> dict[str, Any]:
+    """What the page says first of a network: the shifts of each verdict on its AUC."""
+
+    def listed(wanted: Sequence[Row], measure: str) -> str:
+        worst = sorted(wanted, key=lambda row: row[f"{measure}_change"])
+        return ", ".join(
+            f"{label(wording, summary, row['shift'])} "
+            f"({wording.number(row[f'{measure}_change'], '+.3f')})"
+            for row in worst
+        )
+
+    of = {v: [row for row in rows if row["auc_verdict"] == v] for v in WORDS["en"]}
+    threshold = [
+        row for row in rows if row["accuracy_verdict"] == HURTS and row["auc_verdict"] != HURTS
+    ]
+    as_is = {measure: verdicts.estimate(*oof.score(NONE, measure)) for measure in MEASURES}
+    about = summary["networks"][name]
+    return {
+        "name": name,
+        "baseline": about["kind"] == BASELINE_KIND,
+        "repeats": about["repeats"],
+        **{
+            measure: interval_cell(wording, interval_columns(measure, value), measure)
+            for measure, value in as_is.items()
+        },
+        "hurt": len(of[HURTS]),
+        "worst": listed(sorted(of[HURTS], key=lambda row: row["auc_change"])[:5], "auc"),
+        "hurting": listed(of[HURTS], "auc"),
+        "threshold": listed(threshold, "accuracy"),
+        "harmless": ", ".join(label(wording, summary, row["shift"]) for row in of[HARMLESS]),
+        "open": listed(of[OPEN], "auc"),
+        "helping": listed(of[HELPS], "auc"),
+    }
+
+
+def _overview_heads(wording: Wording, networks: Sequence[str]) -> list[str]:
+    first, measures, last = HEADS[wording.language]
+    changes = [f"{measure}, `{network}`" for measure in measures for network in networks]
+    return [first, *changes, last]
+
+
+def _overview_cells(
+    wording: Wording, summary: Mapping[str, Any], tables: Mapping[str, Sequence[Row]], name: str
+) -> list[str]:
+    """A line of the first table: what a shift changes, for every network."""
+    words = WORDS[wording.language]
+    cells = [label(wording, summary, name)]
+    for measure in MEASURES:
+        for rows in tables.values():
+            (row,) = (row for row in rows if row["shift"] == name)
+            change = wording.number(row[f"{measure}_change"], "+.3f")
+            cells.append(f"{change} {words[row[f'{measure}_verdict']]}")
+    return [*cells, wording.percent(summary["warned"][name]["any"])]
+
+
+def _cells(wording: Wording, summary: Mapping[str, Any], row: Row) -> list[str]:
+    """A line of a network's own table."""
+    cells = [label(wording, summary, row["shift"])]
+    for measure in MEASURES:
+        cells.append(wording.number(row[measure]))
+        cells.append(interval_cell(wording, row, f"{measure}_change", "+.3f"))
+        cells.append(p_cell(row[f"{measure}_p_holm"], wording))
+        cells.append(WORDS[wording.language][row[f"{measure}_verdict"]])
+    return cells
+
+
+def _prevalence_cells(wording: Wording, name: str, row: Row) -> list[str]:
+    cells = [f"`{name}`", wording.percent(row["share"])]
+    for figure in FIGURES:
+        cells.append(interval_cell(wording, row, figure) if figure in row else NOTHING)
+    cells.append(NOTHING if row["own"] else interval_cell(wording, row, "accuracy_change", "+.3f"))
+    return cells
+
+
+def _draw(summary: Mapping[str, Any], tables: Mapping[str, Sequence[Row]], path: Path) -> None:
+    """Draw what each shift changes, the most harmful first, a point for each network."""
+    from matplotlib.lines import Line2D
+
+    from chestlab.reporting.style import (
+        BLUE,
+        GREY,
+        INK,
+        SMALL,
+        VERMILLION,
+        finish,
+        tidy,
+        titled_figure,
+    )
+
+    colors = iter((BLUE, VERMILLION))
+    looks = {
+        name: (GREY, "s") if about["kind"] == BASELINE_KIND else (next(colors), "o")
+        for name, about in summary["networks"].items()
+    }
+    names = [row["shift"] for row in next(iter(tables.values()))]
+    first = next(iter(tables))
+    hurt = sum(row["auc_verdict"] == HURTS for row in tables[first])
+    figure = titled_figure(
+        f"{hurt} of {len(names)} made-up shifts lower the AUC of {first}\n"
+        f"{summary['data']['source']} · train + val, fresh folds, trained on images as they are",
+        body_height=0.9 + 0.36 * len(names),
+    )
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, measure, text in zip(panels, MEASURES, ("AUC", "accuracy at 0.5"), strict=True):
+        axes.axvline(0, color=INK, linewidth=1.2, zorder=1)
+        for number, (network, rows) in enumerate(tables.items()):
+            color, marker = looks[network]
+            aside = 0.24 * (number - (len(tables) - 1) / 2)
+            for place, row in enumerate(rows):
+                value, low, high = (row[f"{measure}_change{e}"] for e in ("", "_low", "_high"))
+                sure = row[f"{measure}_verdict"] in (HURTS, HELPS)
+                axes.errorbar(
+                    [value],
+                    [place + aside],
+                    xerr=[[max(0, value - low)], [max(0, high - value)]],
+                    color=color,
+                    marker=marker,
+                    markersize=5,
+                    markerfacecolor=color if sure else "white",
+                    elinewidth=1.2,
+                )
+        # losses range from a thousandth to a half: linear near 0, logarithmic beyond
+        axes.set_xscale("symlog", linthresh=0.02, linscale=0.6)
+        axes.set_xticks([-0.5, -0.2, -0.05, -0.02, 0, 0.02, 0.05])
+        axes.set_xticklabels(["-.5", "-.2", "-.05", "-.02", "0", ".02", ".05"])
+        axes.minorticks_off()
+        tidy(axes, f"\N{LEFTWARDS ARROW} hurts   change of {text}", "")
+    labels = [label(ENGLISH, summary, name) for name in names]
+    panels[0].set_yticks(range(len(names)), labels, fontsize=SMALL)
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
+    handles = [
+        Line2D([], [], label=name, color=color, marker=marker, linestyle="")
+        for name, (color, marker) in looks.items()
+    ]
+    notes = [
+        "Filled: different from 0 after Holm's correction. Bars: 95 % intervals over patients and "
+        "repeats. Beyond 0.02 the axis is logarithmic."
+    ]
+    finish(figure, path, handles, notes)
