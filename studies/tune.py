@@ -4,8 +4,8 @@
 
 A trial draws learning rate, weight decay, batch size, the network's dropout and the switches of an
 ablation; its value is the mean AUC over the folds. A trial that falls behind is stopped between two
-folds. The search is kept in a database below trained_models/: the same command continues it, also
-from several processes at once. Needs Optuna: pip install -r requirements-tune.txt
+folds. The search is kept in a file below trained_models/: the same command continues it, also from
+several processes and machines at once. Needs Optuna: pip install -r requirements-tune.txt
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 
 from chestlab.evaluation.metrics import roc_auc
 from chestlab.evaluation.out_of_fold import OutOfFold
+from chestlab.files import claims
 from chestlab.files.errors import InputError, TrainingError, one_line_errors
 from chestlab.files.progress import Interrupted, StopSignals
 from chestlab.reporting.page import Wording
@@ -49,8 +50,6 @@ RATES, DECAYS, BATCHES, LARGEST_DROPOUT = (1e-4, 1e-2), (1e-5, 1e-1), (16, 32, 6
 AS_BASE = "base"  # the choice that leaves a switch as the base recipe has it
 
 STARTUP_TRIALS = 5  # finished before a trial can be given up
-
-HEARTBEAT = 60  # seconds; a process that has been silent for three of these has died
 
 SHOWN = 10  # trials in the page's table
 
@@ -101,14 +100,16 @@ class Search(Study):
         """Run the trials asked for, then write the page.
 
         Raises:
-            InputError: the database cannot be read or written, or is of another search.
+            InputError: the search cannot be read or written, or is another one.
         """
         from sqlalchemy.exc import SQLAlchemyError
 
         optuna = self.optuna
         self.open_store()
         optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-        path = (self.models_dir / f"{self.folder.name}.db").resolve()
+        path = (self.models_dir / f"{self.folder.name}.journal").resolve()
+        if path.with_suffix(".db").exists():  # searches begun before there were journals
+            path = path.with_suffix(".db")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -121,14 +122,33 @@ class Search(Study):
 
     def _open(self, path: Path) -> Any:
         """Optuna's study, made if need be, with the base recipe as its first trial."""
+        with claims.turn(self._claim("begin")):
+            return self._open_alone(path)
+
+    def _storage(self, path: Path) -> Any:
+        """A journal, which several machines can write on NFS (O_EXCL), or an older database.
+
+        Raises:
+            InputError: a journal cannot be read.
+        """
+        storages = self.optuna.storages
+        if path.suffix == ".db":
+            return storages.RDBStorage(
+                f"sqlite:///{path.as_posix()}", engine_kwargs={"connect_args": {"timeout": 60}}
+            )
+        journal = storages.journal
+        lock = journal.JournalFileOpenLock(str(path))
+        try:
+            return storages.JournalStorage(journal.JournalFileBackend(str(path), lock_obj=lock))
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"the search '{path}' cannot be read: it is damaged; move it away to start anew"
+            ) from None
+
+    def _open_alone(self, path: Path) -> Any:
         optuna = self.optuna
-        storage = optuna.storages.RDBStorage(
-            f"sqlite:///{path.as_posix()}",
-            engine_kwargs={"connect_args": {"timeout": 60}},
-            heartbeat_interval=HEARTBEAT,
-        )
         study = optuna.create_study(
-            storage=storage,
+            storage=self._storage(path),
             study_name=self.folder.name,
             direction="maximize",
             load_if_exists=True,
@@ -148,22 +168,40 @@ class Search(Study):
 
     def _run(self, study: Any) -> None:
         for _ in range(self.options.trials):
-            try:
-                study.optimize(self._objective, n_trials=1, catch=(TrainingError,))
-            except Interrupted as interruption:
-                self._give_back(study)
-                raise Interrupted(interruption.signum, interruption.when) from None
+            self._run_trial(study)
             last = study.trials[self.trial.number]
             value = "" if last.value is None else f", AUC {last.value:.3f}"
             print(f"trial {last.number}: {last.state.name.lower()}{value}", flush=True)
 
-    def _give_back(self, study: Any) -> None:
-        """Let the next process begin with the trial that was stopped; its folds are stored."""
+    def _claim(self, name: object) -> Path:
+        return self.models_dir / f"{self.folder.name}_{name}.claim"
+
+    def _run_trial(self, study: Any) -> None:
+        """Run one trial; first those that died with their process are given back."""
         states = self.optuna.trial.TrialState
-        if self.trial is None or study.trials[self.trial.number].state != states.RUNNING:
-            return
-        study.tell(self.trial.number, state=states.FAIL)
-        study.enqueue_trial(self.trial.params)
+        with contextlib.ExitStack() as held:
+            with claims.turn(self._claim("begin")):  # so that no trial runs without a claim
+                for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+                    with claims.claim(self._claim(f"trial{trial.number}")) as holder:
+                        if not holder:
+                            self._give_back(study, trial)
+                self.trial = study.ask()
+                held.enter_context(claims.claim(self._claim(f"trial{self.trial.number}")))
+            try:
+                study.tell(self.trial, self._objective(self.trial))
+            except self.optuna.TrialPruned:
+                study.tell(self.trial, state=states.PRUNED)
+            except TrainingError:
+                study.tell(self.trial, state=states.FAIL)
+            except Interrupted:
+                self._give_back(study, self.trial)
+                raise
+
+    def _give_back(self, study: Any, trial: Any) -> None:
+        """Let the next process begin with a trial that was stopped; its folds are stored."""
+        study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
+        if trial.params:
+            study.enqueue_trial(trial.params)
 
     def _base_values(self) -> dict[str, Any]:
         recipe = self.base.recipe
@@ -202,7 +240,6 @@ class Search(Study):
 
     def _objective(self, trial: Any) -> float:
         """Mean AUC over all folds of all repeats; may be stopped between two folds."""
-        self.trial = trial
         configuration = dataclasses.replace(self.draw(trial), name=f"trial {trial.number}")
         arguments = configuration, self.splits, self.store, self.device, self.signals
         start, aucs = time.perf_counter(), []

@@ -80,14 +80,6 @@ def turn(path: Path) -> Iterator[None]:
         time.sleep(PAUSE_SECONDS / 10)
 
 
-def holder_of(path: Path) -> str:
-    """Which process has claimed a piece of work, in words; empty where none that lives has."""
-    number = 0
-    while (holder := _holder(_numbered(path, number))) == "":
-        number += 1
-    return holder or ""
-
-
 def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}{number}")
 

@@ -79,16 +79,13 @@ class Checkpoints:
             InputError: the best weights are missing, or of another epoch than the state says.
         """
         stored = state["trainer"]
-        files = self.experiment.files
+        files, processes = self.experiment.files, self.experiment.processes
         best_in_state = stored["best_epoch"] == len(stored["history"])
         best = None
         if not best_in_state:
-            best = self.experiment.load(files.best)
-            if best["epoch"] != stored["best_epoch"]:
-                raise InputError(
-                    f"'{files.best}' is of epoch {best['epoch']}, and the best so far is "
-                    f"epoch {stored['best_epoch']}: --overwrite starts anew"
-                )
+            best = processes.from_first(
+                self._best(stored["best_epoch"]) if processes.first else None
+            )
         trainer.load_state_dict(stored, best and best["weights"])
         if best_in_state:
             self.save_weights(files.best, trainer)
@@ -99,6 +96,17 @@ class Checkpoints:
                 "the numbers will not be those of an uninterrupted run",
                 file=sys.stderr,
             )
+
+    def _best(self, epoch: int) -> dict[str, Any]:
+        """The checkpoint of the best epoch so far; other machines may not have the file."""
+        path = self.experiment.files.best
+        best = self.experiment.load(path)
+        if best["epoch"] != epoch:
+            raise InputError(
+                f"'{path}' is of epoch {best['epoch']}, and the best so far is epoch {epoch}: "
+                "--overwrite starts anew"
+            )
+        return best
 
     def _write_history(self, trainer: Trainer) -> None:
         if not self.experiment.processes.first:

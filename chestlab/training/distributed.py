@@ -4,6 +4,9 @@ Every process holds all images and draws the same random numbers: order, augment
 dropout of whole batches. It then computes its share of each batch. `DistributedDataParallel`
 averages the gradients, and batch norm takes its statistics over the whole batch, so that losses
 and weights equal those of one process up to rounding.
+
+On several machines the first process of all prints the progress and writes the files. The first one
+of each machine reports errors there, and downloads and caches what is not on its disk.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +42,7 @@ class Processes:
     """The processes of a training and this one's place among them, as ``torchrun`` sets it.
 
     Attributes:
-        rank: of this process; the one of rank 0 prints and writes files.
+        rank: of this process among all; the one of rank 0 prints and writes files.
         size: number of processes, 1 without ``torchrun``.
         local_rank: rank among the processes on this machine, and the number of this one's GPU.
     """
@@ -60,6 +64,11 @@ class Processes:
     def first(self) -> bool:
         """Whether this process prints and writes files."""
         return self.rank == 0
+
+    @property
+    def first_here(self) -> bool:
+        """Whether this process is the first one on its machine, which reports errors."""
+        return self.local_rank == 0
 
     def share(self, n: int) -> torch.Tensor:
         """This process's rows of a batch of n, int64; shares differ in size by one at most."""
@@ -85,9 +94,9 @@ class Processes:
 
     @contextlib.contextmanager
     def together(self, signals: StopSignals) -> Iterator[None]:
-        """Context of the process group; only the first process prints and reports errors.
+        """Context of the process group; only the first process prints.
 
-        Does nothing for one process.
+        Errors are reported by the first process of each machine. Does nothing for one process.
 
         Raises:
             TrainingError: another process has ended.
@@ -107,7 +116,7 @@ class Processes:
                 dist.barrier()
                 dist.destroy_process_group()
         except (InputError, Interrupted, TrainingError) as error:
-            self._exit_unless_first(error)
+            self._exit_unless_first_here(error)
             raise
         except RuntimeError as error:
             if not LOST.search(str(error)):
@@ -116,34 +125,37 @@ class Processes:
                 time.sleep(SIGNAL_SECONDS)  # the signal that ended the other one may come here
                 signals.check()
             except Interrupted as interruption:
-                self._exit_unless_first(interruption)
+                self._exit_unless_first_here(interruption)
                 raise
             ended = TrainingError("another process of this training has ended")
-            self._exit_unless_first(ended)
+            self._exit_unless_first_here(ended)
             raise ended from None
 
-    def _exit_unless_first(self, error: BaseException) -> None:
-        """End any process but the first one silently: the first reports the same error."""
-        if not self.first:
+    def _exit_unless_first_here(self, error: BaseException) -> None:
+        """End silently, where the first process of this machine reports the same error."""
+        if not self.first_here:
             if isinstance(error, Interrupted):
                 sys.exit(128 + error.signum)
             sys.exit(2 if isinstance(error, InputError) else 1)
 
     @contextlib.contextmanager
     def first_goes_first(self) -> Iterator[None]:
-        """Context that the first process leaves before the others enter; these print no warnings.
+        """Context of reading files that may have to be downloaded or cached.
 
-        For reading files that the first process may have to download or cache.
+        The first process of all leaves it before the first one of each other machine enters, which
+        finds the files if the machines share a folder; the others come last. Only the first one of
+        all prints warnings.
         """
-        if self.size == 1:
-            yield
-        elif self.first:
-            yield
+        turn = 0 if self.first else 1 if self.first_here else 2
+        quiet = contextlib.ExitStack()
+        if not self.first:
+            quiet.enter_context(contextlib.redirect_stderr(quiet.enter_context(_nowhere())))
+        for _ in range(turn if self.size > 1 else 0):
             dist.barrier()
-        else:
+        with quiet:
+            yield
+        for _ in range(2 - turn if self.size > 1 else 0):
             dist.barrier()
-            with _nowhere() as nowhere, contextlib.redirect_stderr(nowhere):
-                yield
 
     def from_first(self, value: Any) -> Any:
         """The first process's ``value``, in every process."""
@@ -226,7 +238,9 @@ class SharedBatches:
         """The network whose forward pass has its gradients averaged over the processes."""
         if self.processes.size == 1:
             return network
-        return DistributedDataParallel(network, broadcast_buffers=False)
+        with warnings.catch_warnings():  # of the argument's new name in PyTorch 2.14
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(network, broadcast_buffers=False)
 
     def take(
         self, views: list[torch.Tensor], labels: torch.Tensor

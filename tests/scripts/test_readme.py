@@ -110,8 +110,10 @@ SLOW = (
     ),
     *("--find-lr", "--precision"),
 )
-LANGUAGES = {"sh", "python", "mermaid", "js", "csharp"}
-OF_TORCHRUN = {"--nproc-per-node"}
+LANGUAGES = {"sh", "python", "mermaid", "js", "csharp", "bash"}  # bash: for SLURM, not run here
+OF_TORCHRUN = {"--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port"}
+OF_SLURM = {f"--{name}" for name in ("array", "nodes", "requeue", "cpus-per-task")}
+OF_SLURM |= {"--ntasks-per-node", "--gpus-per-node"}
 BY_THE_READER = {"train_mine.py", "studies/mirrored.py", "studies.mirrored"}
 DIVIDING = ["split"], ["pack"]  # what `datareader.py` does, with flags of its own
 ADDED_FLAGS = {"--noise"}  # by the reader of the page on the architecture
@@ -352,7 +354,7 @@ def test_every_flag_within_a_sentence_exists():
     scripts = [path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text()]
     scripts.remove("train_minimal.py")  # has none
     scripts += [f"studies/{path.name}" for path in studies()]
-    known = OF_TORCHRUN | ADDED_FLAGS
+    known = OF_TORCHRUN | OF_SLURM | ADDED_FLAGS
     for words in DIVIDING:
         known |= flags_in(help_of("datareader.py", *words))
     for script in scripts:

@@ -2,14 +2,16 @@
 
 import csv
 import dataclasses
+import os
 import re
 import shlex
+import subprocess
 import sys
 from itertools import pairwise
 
 import pytest
 from comparisons import BASE, tiny_networks, trained  # noqa: F401 (fixtures)
-from conftest import ROOT, run_script
+from conftest import ROOT
 
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.errors import TrainingError
@@ -159,11 +161,12 @@ def test_a_study_of_something_else_is_not_gone_on_with(command, capsys, tmp_path
         command(1, "--epochs", "9")
     assert end.value.code == 2
     assert "is a search with another base" in capsys.readouterr().err
-    (tmp_path / "trained_models" / "s.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(SystemExit) as end:
-        command(1)
-    assert end.value.code == 2
-    assert "cannot be read or written" in capsys.readouterr().err.strip().splitlines()[-1]
+    for name, reason in (("s.journal", "cannot be read: it is damaged"), ("s.db", "or written")):
+        (tmp_path / "trained_models" / name).write_bytes(b"no search\n" * 1000)
+        with pytest.raises(SystemExit) as end:
+            command(1)
+        assert end.value.code == 2
+        assert reason in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_the_search_holds_no_test_image(command, request, monkeypatch):
@@ -180,25 +183,72 @@ def test_the_search_holds_no_test_image(command, request, monkeypatch):
     assert len(data.test) == 0 and len(data.train) == 64 and len(data.val) == 24
 
 
-@pytest.mark.usefixtures("trained")
-def test_two_processes_share_one_study(command, phantom_npz, tmp_path):
-    """The second is another process indeed; SQLite keeps their trials apart."""
+OTHER = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import comparisons, networks
+from chestlab.runs import crossval
+from studies import study, tune
+
+dropout = comparisons.hyperparameter(0.2, '', low=0, high=0.9)
+found = networks.Network(
+    'train_tiny', comparisons.TinyChest, {'report': comparisons.BASE}, {'dropout': dropout}
+)
+study.network = lambda name, device='auto': found
+whole, begun = crossval.train_fold, []
+
+def stuck_in_the_fifth(*arguments):
+    begun.append(1)
+    if len(begun) == 5:
+        print('stuck', flush=True)
+        time.sleep(600)
+    return whole(*arguments)
+
+crossval.train_fold = stuck_in_the_fifth
+tune.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_two_processes_share_one_search_and_a_killed_ones_trial_is_done_by_the_other(
+    command, request, phantom_npz, tmp_path
+):
+    """The other process finishes a trial, and is killed in the second fold of its next one."""
+    done = request.getfixturevalue("trained")
     command(2)
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import comparisons, networks;"
-        "from studies import study, tune;"
-        "found = networks.Network('train_tiny', comparisons.TinyChest, {'report':"
-        " comparisons.BASE}, {'dropout': comparisons.hyperparameter(0.2, '', low=0, high=0.9)});"
-        "study.network = lambda name, device='auto': found; tune.main(sys.argv[2:])"
-    )
     script = tmp_path / "other.py"
-    script.write_text(code)
-    given = [*SHORT, *SWITCH, "--data", str(phantom_npz), "--trials", "2"]
-    ended = run_script(script, ROOT / "tests", *given, cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
+    script.write_text(OTHER)
+    given = [*SHORT, *SWITCH, "--data", str(phantom_npz), "--trials", "9"]
+    other = subprocess.Popen(
+        [sys.executable, str(script), str(ROOT / "tests"), *given],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None and "stuck\n" in iter(other.stdout.readline, "")
+    rows = trials_of(command(1))  # a living process's trial is left to it
+    assert [row["state"] for row in rows] == ["complete"] * 3 + ["running", "complete"]
+    other.kill()
+    other.communicate()
+    assert len(done) == 9
     rows = trials_of(command(1))
-    assert [int(row["trial"]) for row in rows] == [0, 1, 2, 3, 4]
-    assert {row["state"] for row in rows} <= {"complete", "pruned"}
+    assert [row["state"] for row in rows] == ["complete"] * 3 + ["fail"] + ["complete"] * 2
+    chosen = [key for key in rows[0] if key not in ("trial", "state", "auc", "folds", "seconds")]
+    assert [rows[5][key] for key in chosen] == [rows[3][key] for key in chosen]
+    assert len(done) == 9 + 2  # of the killed trial's folds the first was stored
+    assert not list((tmp_path / "trained_models").rglob("*.claim*"))
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_search_in_an_older_database_goes_on_in_it(command, tmp_path):
+    folder = tmp_path / "trained_models"
+    folder.mkdir()
+    (folder / "s.db").touch()  # an empty file is an empty database
+    first = trials_of(command(1))
+    rows = trials_of(command(1))
+    assert len(rows) == 2 and rows[:1] == first
+    assert not (folder / "s.journal").exists()
 
 
 def test_switches_that_share_a_hyperparameter_exclude_each_other():
