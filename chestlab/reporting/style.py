@@ -154,8 +154,12 @@ def wrapped(figure: Figure, text: str, fontsize: float, weight: str = "normal") 
     lines: list[str] = []
     for line in re.sub(" (?=[·%])", NO_BREAK, text).splitlines():
         pieces = [line]
+        measured = None
         for characters in range(min(len(line), 200), 0, -1):
             pieces = textwrap.wrap(line, characters, break_on_hyphens=False)
+            if pieces == measured:  # breaks at the same words as before
+                continue
+            measured = pieces
             probe.set_text("\n".join(pieces))
             if probe.get_window_extent().width <= room:
                 break
