@@ -146,15 +146,17 @@ class Processes:
         finds the files if the machines share a folder; the others come last. Only the first one of
         all prints warnings.
         """
-        turn = 0 if self.first else 1 if self.first_here else 2
-        quiet = contextlib.ExitStack()
-        if not self.first:
-            quiet.enter_context(contextlib.redirect_stderr(quiet.enter_context(_nowhere())))
-        for _ in range(turn if self.size > 1 else 0):
-            dist.barrier()
-        with quiet:
+        if self.size == 1:
             yield
-        for _ in range(2 - turn if self.size > 1 else 0):
+            return
+        turn = 0 if self.first else 1 if self.first_here else 2
+        for _ in range(turn):
+            dist.barrier()
+        with contextlib.ExitStack() as quiet:
+            if not self.first:
+                quiet.enter_context(contextlib.redirect_stderr(quiet.enter_context(_nowhere())))
+            yield
+        for _ in range(2 - turn):
             dist.barrier()
 
     def from_first(self, value: Any) -> Any:

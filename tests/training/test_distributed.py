@@ -15,6 +15,8 @@ from conftest import ROOT
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from chestlab.files.errors import InputError, TrainingError
+from chestlab.files.progress import StopSignals
 from chestlab.training.distributed import (
     GatheredBatchNorm,
     Processes,
@@ -133,6 +135,35 @@ def test_shares_together_are_the_batch():
         shares = [Processes(rank, size).share(n) for rank in range(size)]
         assert torch.cat(shares).tolist() == list(range(n))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_files_are_read_by_the_first_process_then_the_first_on_each_machine(monkeypatch, capsys):
+    """Two machines of two processes; how many of two barriers each passes before it reads."""
+    passed = []
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: passed.append(1))
+    before = []
+    for rank in range(4):
+        passed.clear()
+        with Processes(rank, 4, rank % 2).first_goes_first():
+            before.append(len(passed))
+            print(f"warning of {rank}", file=sys.stderr)
+        assert len(passed) == 2
+    assert before == [0, 2, 1, 2]
+    assert capsys.readouterr().err == "warning of 0\n"
+
+
+@pytest.mark.parametrize(
+    ("place", "silent"), [((0, 4, 0), False), ((1, 4, 1), True), ((2, 4, 0), False)]
+)
+@pytest.mark.parametrize(("error", "status"), [(InputError("x"), 2), (TrainingError("x"), 1)])
+def test_the_first_process_of_each_machine_reports_errors(
+    place, silent, error, status, monkeypatch
+):
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend: None)
+    ends = pytest.raises((SystemExit, type(error)))
+    with ends as end, StopSignals() as signals, Processes(*place).together(signals):
+        raise error
+    assert end.value.code == status if silent else end.value is error
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 4, 3, 3)])
