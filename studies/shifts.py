@@ -137,17 +137,29 @@ class Shifts(Study):
     def _measure_baseline(self) -> None:
         """The same of a classical classifier, fitted on images as they are."""
         (baseline,) = (b for b in baselines.BASELINES if b.key == BASELINE)
-        features = {name: baseline.features(images) for name, images in self.images.items()}
+        features: dict[str, np.ndarray] = {}
         logits = self._empty()
+        about = {"baseline": BASELINE, "data": self.data.sha256, "shifts": _strengths()}
+        about |= {"shift_seed": SEED, "first_seed": self.splits.first_seed}
         for repeat in range(self.splits.repeats):
             for number in range(self.splits.folds):
                 self.signals.check()
                 fold = self.splits.fold(repeat, number, choosing=False)
-                outside = self.splits.assignment[repeat] != number
-                classifier, _ = baselines.fit(baseline, features[NONE][outside], fold.train)
+                key = {**about, "folds": self.splits.folds, "repeat": repeat, "fold": number}
+                result = self.store.get(key, len(fold.rows))
+                if result is None:
+                    features = features or {
+                        name: baseline.features(images) for name, images in self.images.items()
+                    }
+                    outside = self.splits.assignment[repeat] != number
+                    classifier, _ = baselines.fit(baseline, features[NONE][outside], fold.train)
+                    p = {
+                        n: classifier.predict_proba(x[fold.rows])[:, 1] for n, x in features.items()
+                    }
+                    result = {"logits": {name: logits_of(p[name]).tolist() for name in p}}
+                    self.store.put(key, result)
                 for name in self.images:
-                    p = classifier.predict_proba(features[name][fold.rows])[:, 1]
-                    logits[name][repeat, fold.rows] = logits_of(p)
+                    logits[name][repeat, fold.rows] = result["logits"][name]
         repeats = list(range(1, self.splits.repeats + 1))
         about = {"kind": BASELINE_KIND, "model": baseline.model, "repeats": repeats}
         self.networks[BASELINE], self.logits[BASELINE] = about, logits

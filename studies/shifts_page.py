@@ -33,11 +33,27 @@ PREVALENCES = (0.5, 0.2)  # of pneumothorax, beside that of the images
 
 LIMITS = {"auc": 0.01, "accuracy": 0.02}  # a loss that is surely smaller does no harm
 
+SILENT = 0.1  # `predict.py` warns of fewer: the loss comes without a warning
+
 HURTS, HARMLESS, OPEN, HELPS = "hurts", "harmless", "open", "helps"
 
+UNTESTED = "untested"  # with a single repeat
+
 WORDS = {
-    "en": {HURTS: "**hurts**", HARMLESS: "harmless", OPEN: "open", HELPS: "helps"},
-    "id": {HURTS: "**merugikan**", HARMLESS: "aman", OPEN: "belum pasti", HELPS: "membantu"},
+    "en": {
+        HURTS: "**hurts**",
+        HARMLESS: "harmless",
+        OPEN: "open",
+        HELPS: "helps",
+        UNTESTED: NOTHING,
+    },
+    "id": {
+        HURTS: "**merugikan**",
+        HARMLESS: "aman",
+        OPEN: "belum pasti",
+        HELPS: "membantu",
+        UNTESTED: NOTHING,
+    },
 }
 
 HEADS = {  # of the first table: shift, change of each measure, warnings
@@ -51,7 +67,7 @@ LABELS = {  # of each kind of shift, with its strength
         "blur": "blur, sd {sd} px",
         "sharpen": "sharpened",
         "gamma": "gamma {power}",
-        "window": "window without {percent} % at each end",
+        "window": "window, {percent} % cut at each end",
         "contrast": "contrast x {factor}",
         "brightness": "brightness {added}",
         "jpeg": "JPEG, quality {quality}",
@@ -67,7 +83,7 @@ LABELS = {  # of each kind of shift, with its strength
         "blur": "kabur, sd {sd} px",
         "sharpen": "dipertajam",
         "gamma": "gamma {power}",
-        "window": "jendela tanpa {percent} % di tiap ujung",
+        "window": "jendela, {percent} % dipotong di tiap ujung",
         "contrast": "kontras x {factor}",
         "brightness": "kecerahan {added}",
         "jpeg": "JPEG, mutu {quality}",
@@ -150,9 +166,11 @@ def _noise(differences: Sequence[np.ndarray]) -> Noise:
 
 
 def _verdict(change: Estimate, holm: str, limit: float) -> str:
+    if change.seeds < 2:
+        return UNTESTED
     if holm != "undecided":
         return HELPS if change.value > 0 else HURTS
-    return HARMLESS if change.seeds > 1 and change.low > -limit else OPEN
+    return HARMLESS if change.low > -limit else OPEN
 
 
 def by_damage(summary: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> list[str]:
@@ -202,6 +220,8 @@ def write_page(folder: Path) -> None:
     _draw(summary, tables, folder / "shifts.png")
     networks = [n for n in tables if summary["networks"][n]["kind"] != BASELINE_KIND]
     prevalences = {name: prevalence_table(logits[name]) for name in networks}
+    hurting = {row["shift"] for n in networks for row in tables[n] if row["auc_verdict"] == HURTS}
+    silent = [n for n in order if n in hurting and summary["warned"][n]["any"] < SILENT]
     first = logits[networks[0]]
     images = OutOfFold(first.origin, first.index, first.labels, first.patients, first.folds, {})
 
@@ -214,6 +234,7 @@ def write_page(folder: Path) -> None:
             "details": [
                 (n, [_cells(wording, summary, row) for row in rows]) for n, rows in tables.items()
             ],
+            "silent": ", ".join(label(wording, summary, name) for name in silent),
             "prevalences": [
                 _prevalence_cells(wording, n, row) for n in networks for row in prevalences[n]
             ],
@@ -274,6 +295,8 @@ def _answer(
         },
         "hurt": len(of[HURTS]),
         "worst": listed(sorted(of[HURTS], key=lambda row: row["auc_change"])[:5], "auc"),
+        "safe": len(of[HARMLESS]),
+        "untested": listed(of[UNTESTED], "auc"),
         "hurting": listed(of[HURTS], "auc"),
         "threshold": listed(threshold, "accuracy"),
         "harmless": ", ".join(label(wording, summary, row["shift"]) for row in of[HARMLESS]),
@@ -298,7 +321,7 @@ def _overview_cells(
         for rows in tables.values():
             (row,) = (row for row in rows if row["shift"] == name)
             change = wording.number(row[f"{measure}_change"], "+.3f")
-            cells.append(f"{change} {words[row[f'{measure}_verdict']]}")
+            cells.append(f"{change} {words[row[f'{measure}_verdict']]}".removesuffix(f" {NOTHING}"))
     return [*cells, wording.percent(summary["warned"][name]["any"])]
 
 
@@ -345,7 +368,7 @@ def _draw(summary: Mapping[str, Any], tables: Mapping[str, Sequence[Row]], path:
     first = next(iter(tables))
     hurt = sum(row["auc_verdict"] == HURTS for row in tables[first])
     figure = titled_figure(
-        f"{hurt} of {len(names)} made-up shifts lower the AUC of {first}\n"
+        f"{hurt} of {len(names)} made-up shifts lower the AUC of {first} (after Holm)\n"
         f"{summary['data']['source']} · train + val, fresh folds, trained on images as they are",
         body_height=0.9 + 0.36 * len(names),
     )

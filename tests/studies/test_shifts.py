@@ -19,7 +19,7 @@ from chestlab.evaluation.verdicts import Estimate
 from studies import shifts, shifts_page
 from studies.fold_networks import FoldNetwork
 from studies.fresh_folds import LOOK_KIND, Frozen
-from studies.shifts_page import HARMLESS, HELPS, HURTS, NONE, OPEN
+from studies.shifts_page import HARMLESS, HELPS, HURTS, NONE, OPEN, UNTESTED
 
 FILES = ["README.id.md", "README.md", "logits.csv.bz2", "shifts.json", "shifts.png"]
 
@@ -127,7 +127,8 @@ def test_trained_takes_the_repeats_that_are_there(command, trainings, tmp_path, 
     assert summary["networks"]["first"]["repeats"] == [2] and "second" not in summary["networks"]
     logits = read_packed(folder / "logits.csv.bz2")
     assert logits["first"].folds.shape[0] == 1 and logits["hog_rbf_svm"].folds.shape[0] == 2
-    assert "`first`: repeat 2." in (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text()
+    assert "`first`: repeat 2." in text and "One repeat gives no verdict." in text
 
 
 def test_both_languages_have_every_row_and_redrawing_changes_nothing(command):
@@ -191,7 +192,7 @@ def test_another_prevalence_weights_the_classes():
         (0.05, 0.02, "supported", 3, HELPS),
         (-0.002, -0.009, "undecided", 3, HARMLESS),
         (-0.002, -0.011, "undecided", 3, OPEN),
-        (-0.002, -0.009, "undecided", 1, OPEN),
+        (-0.05, -0.08, "undecided", 1, UNTESTED),
     ],
 )
 def test_a_shift_is_harmless_only_where_a_loss_is_excluded(value, low, holm, seeds, verdict):
