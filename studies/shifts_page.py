@@ -234,7 +234,7 @@ def write_page(folder: Path) -> None:
             "details": [
                 (n, [_cells(wording, summary, row) for row in rows]) for n, rows in tables.items()
             ],
-            "silent": ", ".join(label(wording, summary, name) for name in silent),
+            "silent": "; ".join(label(wording, summary, name) for name in silent),
             "prevalences": [
                 _prevalence_cells(wording, n, row) for n in networks for row in prevalences[n]
             ],
@@ -273,7 +273,7 @@ def _answer(
 
     def listed(wanted: Sequence[Row], measure: str) -> str:
         worst = sorted(wanted, key=lambda row: row[f"{measure}_change"])
-        return ", ".join(
+        return "; ".join(
             f"{label(wording, summary, row['shift'])} "
             f"({wording.number(row[f'{measure}_change'], '+.3f')})"
             for row in worst
@@ -299,7 +299,7 @@ def _answer(
         "untested": listed(of[UNTESTED], "auc"),
         "hurting": listed(of[HURTS], "auc"),
         "threshold": listed(threshold, "accuracy"),
-        "harmless": ", ".join(label(wording, summary, row["shift"]) for row in of[HARMLESS]),
+        "harmless": "; ".join(label(wording, summary, row["shift"]) for row in of[HARMLESS]),
         "open": listed(of[OPEN], "auc"),
         "helping": listed(of[HELPS], "auc"),
     }
