@@ -244,7 +244,8 @@ def table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
     for name in order(summary["configurations"]):
         about = summary["configurations"][name]
         row = {"configuration": name, "kind": about["kind"], "model": about["model"]}
-        row["recipe"] = in_words(about.get("recipe_name", ""), about.get("recipe_changes", {}))
+        recipe = about.get("recipe_name")
+        row["recipe"] = in_words(recipe, about["recipe_changes"]) if recipe else ""
         for measure in (*MEASURES, NESTED_ACCURACY):
             row |= interval_columns(measure, oof.estimate(name, measure))
         row["images_seen"] = about.get("images", 0) * (about.get("best_epoch") or 0) or ""
@@ -334,7 +335,8 @@ def _cells(wording: Wording, row: Mapping[str, Any], uses: Counter[str]) -> list
     seen = wording.number(row["images_seen"], ",.0f") if row["images_seen"] else NOTHING
     used = wording.number(uses[row["configuration"]], "d") if row["kind"] == NETWORK_KIND else ""
     of_what = wording.say(f"judged_{row['kind']}")
-    return [f"`{row['configuration']}`", row["recipe"], of_what, *figures, seen, used or NOTHING]
+    recipe = row["recipe"] or NOTHING
+    return [f"`{row['configuration']}`", recipe, of_what, *figures, seen, used or NOTHING]
 
 
 def comparison_cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:

@@ -99,12 +99,13 @@ class FrontPage:
             repeats=fresh.summary["repeats"],
             folds=fresh.summary["folds"],
         )
-        beaten = [row for row in self.rows if row.fresh and row.fresh != best.fresh]
-        key = "lead_uncertain" if unclear else "lead_certain" if beaten else ""
-        if key:
-            *names, last = map(self._name, unclear or beaten)
-            others = f"{', '.join(names)}{say('and')}{last}" if names else last
-            text += f" {say(key, others=others)}"
+        others = [row for row in self.rows if row.fresh and row.fresh != best.fresh]
+        beaten = [row for row in others if row not in unclear]
+        for key, rows in (("lead_certain", beaten), ("lead_uncertain", unclear)):
+            if rows:
+                *names, last = map(self._name, rows)
+                listed = f"{', '.join(names)}{say('and')}{last}" if names else last
+                text += f" {say(key, others=listed)}"
         unmeasured = sum(row.fresh is None and row.kind == "network" for row in self.rows)
         return f"{text} {say('unmeasured', n=unmeasured)}" if unmeasured else text
 

@@ -81,6 +81,14 @@ def test_the_best_on_fresh_folds_is_named_with_its_figures_and_bold_only_if_clea
     )
     assert not any(row_of(page, name)[1].startswith("**") for name in ("1 EfficientChestNet",))
 
+    shutil.rmtree(tmp_path / "studies")
+    svm = {"yardstick": True, "recipe": {"name": "svm_best"}, "model": "svm"}
+    make_run(tmp_path / "studies", "svm_small", **svm)
+    write_fresh_folds(tmp_path, {**dict.fromkeys(skills, 1.5), ("svm", "best"): 0.0})
+    page = front_of(tmp_path)
+    assert "Its AUC is above that of svm: the 95 % interval" in page
+    assert re.search(r"may be chance over experiment [12] \(\w+ChestNet\);", page)
+
 
 def test_what_was_not_measured_on_fresh_folds_says_so(tmp_path):
     make_run(tmp_path, "one_small", model="EfficientChestNet", recipe_name="best")
