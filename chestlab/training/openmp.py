@@ -7,8 +7,8 @@ another program the thread that is waited for has no core, because the waiting o
 spin then lets it work; where nothing else runs, sleeping at once would cost up to a third.
 
 Measured with experiment 1 on two cores (AMD EPYC), median seconds per epoch: alone 3.1, as with
-GNU's default; beside a program with two busy threads 7.5, where the default takes 11, and 79 for the
-first epoch.
+GNU's default; beside a program with two busy threads 7.5, where the default takes 11, and 79 for
+the first epoch.
 
 Sources: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html,
 https://openmp.llvm.org/design/Runtimes.html#kmp-blocktime
