@@ -16,7 +16,6 @@ sizes and times again and trains nothing. ``--redraw FOLDER`` writes the page ag
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -48,7 +47,7 @@ from studies.deployment_networks import (
 )
 from studies.deployment_page import TORCH, write_page
 from studies.fold_networks import architecture
-from studies.fresh_folds import count_use
+from studies.fresh_folds import count_use, frozen_configuration
 from studies.study import (
     Study,
     add_only,
@@ -96,10 +95,8 @@ class Deployment(Study):
     def _configuration(self, deployed: Deployed) -> tuple[str, Configuration]:
         """Name of its script, and what is trained."""
         self.options.weights = deployed.weights
-        network, configuration = self.configuration(deployed.network, deployed.recipe)
-        recipe = dataclasses.replace(configuration.recipe, **deployed.changes)
-        name = deployed.name
-        return network.script, dataclasses.replace(configuration, name=name, recipe=recipe)
+        network, configuration = frozen_configuration(self, deployed)
+        return network.script, configuration
 
     def _measure(self, deployed: Deployed) -> None:
         """Train and export a network on every fold, and predict the images held out."""

@@ -6,8 +6,7 @@ import copy
 import dataclasses
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from chestlab.training.layers import parameter_count
 from chestlab.training.pruning import with_zeros, without_channels
 from chestlab.training.recipe import Recipe, as_dict
 from studies.fold_networks import TRAINED, FoldNetwork
+from studies.fresh_folds import Frozen
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -42,22 +42,14 @@ BASE, INT8 = "fp32", "int8"
 
 
 @dataclass(frozen=True)
-class Deployed:
-    """A network with its frozen recipe.
+class Deployed(Frozen):
+    """A frozen recipe whose networks are exported.
 
     Attributes:
-        name: of its rows.
-        network: one of `networks.NAMES`.
-        recipe: name of a recipe of its script.
-        changes: hyperparameters that differ from it.
         weights: what it starts from, as ``--weights`` of the training scripts.
         pruned: it is pruned as well.
     """
 
-    name: str
-    network: str
-    recipe: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
     weights: str = "none"
     pruned: bool = False
 

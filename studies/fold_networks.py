@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
 
 import torch
@@ -15,6 +12,7 @@ from chestlab.files.atomic import make_folder
 from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
 from chestlab.runs import crossval
 from chestlab.runs.crossval import Configuration
+from chestlab.runs.shared_folds import name_of
 from chestlab.training.inference import TrainedModel
 from chestlab.training.recipe import Recipe
 from studies.study import Study
@@ -43,15 +41,13 @@ class FoldNetwork:
     def __init__(
         self, study: Study, configuration: Configuration, repeat: int, number: int
     ) -> None:
-        recipe = configuration.recipe
-        choosing = recipe.monitor != "last" or recipe.schedule == "plateau"
-        recipe = dataclasses.replace(recipe, seed=(recipe.seed + repeat) % 2**31)
-        self.study, self.recipe = study, recipe
-        self.configuration = dataclasses.replace(configuration, recipe=recipe)
+        self.study = study
+        self.configuration = crossval.in_repeat(configuration, repeat)
+        self.recipe = self.configuration.recipe
+        choosing = crossval.needs_val(self.recipe)
         self.fold: Fold = study.splits.fold(repeat, number, choosing=choosing)
         self.key = crossval.fold_key(self.configuration, self.fold, study.data, study.device)
-        text = json.dumps(self.key, sort_keys=True)
-        self.folder = study.models_dir / FOLDER / hashlib.sha256(text.encode()).hexdigest()[:40]
+        self.folder = study.models_dir / FOLDER / name_of(self.key)
         self.where = f"{configuration.name}: repeat {repeat + 1}, fold {number + 1}"
 
     @property

@@ -48,7 +48,9 @@ from chestlab.files.errors import one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.files.run_files import results_dir_of
 from chestlab.reporting.page import NOTHING, Wording
+from chestlab.runs.crossval import Configuration
 from chestlab.training.recipe import as_dict, in_words, recipe_hash
+from networks import Network
 from studies.study import (
     BASELINE_KIND,
     Study,
@@ -119,6 +121,13 @@ COMPARISONS = (  # fixed before anything was trained: the first is claimed to ha
 )
 
 
+def frozen_configuration(study: Study, frozen: Frozen) -> tuple[Network, Configuration]:
+    """The network of a frozen recipe, and what is trained under its name."""
+    network, configuration = study.configuration(frozen.network, frozen.recipe)
+    recipe = dataclasses.replace(configuration.recipe, **frozen.changes)
+    return network, dataclasses.replace(configuration, name=frozen.name, recipe=recipe)
+
+
 class FreshFolds(Study):
     """Trains the frozen configurations on the fresh folds, then writes the pages.
 
@@ -156,8 +165,7 @@ class FreshFolds(Study):
 
     def _measure(self, frozen: Frozen) -> None:
         """Cross-validate a configuration, unless the results have it already."""
-        network, configuration = self.configuration(frozen.network, frozen.recipe)
-        recipe = dataclasses.replace(configuration.recipe, **frozen.changes)
+        network, configuration = frozen_configuration(self, frozen)
         model = configuration.build.__name__
         about = {
             "kind": NETWORK_KIND,
@@ -165,14 +173,12 @@ class FreshFolds(Study):
             "script": network.script,
             "recipe_name": frozen.recipe,
             "recipe_changes": dict(frozen.changes),
-            "recipe": recipe_hash(as_dict(recipe)),
+            "recipe": recipe_hash(as_dict(configuration.recipe)),
         }
         before = self.configurations.get(frozen.name, {})
         if all(before.get(key) == value for key, value in about.items()):
             return
-        outcome = self.cross_validate(
-            dataclasses.replace(configuration, name=frozen.name, recipe=recipe)
-        )
+        outcome = self.cross_validate(configuration)
         about |= {"device": self.device.type, "torch": torch.__version__}
         about |= {key: getattr(outcome, key) for key in ("seconds", "images", "best_epoch")}
         with self.alone():

@@ -16,7 +16,6 @@ are stored, and `studies.deployment` shares them; the same command continues whe
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +36,14 @@ from chestlab.training.inference import predict
 from chestlab.training.likeness import Likeness, doubts
 from chestlab.training.recipe import as_dict, recipe_hash
 from studies.fold_networks import FoldNetwork, architecture
-from studies.fresh_folds import BASELINES, FROZEN, NETWORK_KIND, Frozen, count_use
+from studies.fresh_folds import (
+    BASELINES,
+    FROZEN,
+    NETWORK_KIND,
+    Frozen,
+    count_use,
+    frozen_configuration,
+)
 from studies.shifts_page import LOGITS, NONE, read_summary, write_page
 from studies.study import BASELINE_KIND, Study, add_only, comparison_parser
 
@@ -88,9 +94,7 @@ class Shifts(Study):
 
     def _wanted(self, frozen: Frozen) -> tuple[Frozen, str, Configuration, list[int]]:
         """A frozen recipe, its script, what is trained, and the repeats to take, from 0."""
-        network, configuration = self.configuration(frozen.network, frozen.recipe)
-        recipe = dataclasses.replace(configuration.recipe, **frozen.changes)
-        configuration = dataclasses.replace(configuration, name=frozen.name, recipe=recipe)
+        network, configuration = frozen_configuration(self, frozen)
         repeats, folds = range(self.splits.repeats), range(self.splits.folds)
         taken = [
             repeat

@@ -110,3 +110,15 @@ def without_times(value):
         return value
     ends = ("seconds", "_ms", "per_second")
     return {k: without_times(v) for k, v in value.items() if not str(k).endswith(ends)}
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """The recipes of the networks that were trained for good, see `studies.fold_networks`."""
+    from studies.fold_networks import FoldNetwork
+
+    done, train = [], FoldNetwork._train
+    monkeypatch.setattr(
+        FoldNetwork, "_train", lambda self, *args: done.append(args[1]) or train(self, *args)
+    )
+    return done

@@ -19,6 +19,7 @@ from chestlab.evaluation.bootstrap import (
     weighted_mean,
 )
 from chestlab.evaluation.metrics import choose_threshold, sigmoid
+from chestlab.evaluation.reliability import nested_values
 from chestlab.evaluation.verdicts import (
     Estimate,
     Scores,
@@ -137,11 +138,9 @@ class OutOfFold:
     def _nested_accuracy(self, logits: np.ndarray, folds: np.ndarray) -> np.ndarray:
         """Accuracy at thresholds chosen on other folds; resamples keep those of all images."""
         probabilities = sigmoid(logits)
-        correct = np.zeros(len(logits), bool)
-        for number in np.unique(folds):
-            inside = folds == number
-            threshold = choose_threshold(self.labels[~inside], probabilities[~inside])
-            correct[inside] = (probabilities[inside] >= threshold) == (self.labels[inside] == 1)
+        arrays = self.labels, probabilities[None], folds[None]
+        (thresholds,) = nested_values(*arrays, choose_threshold)
+        correct = (probabilities >= thresholds) == (self.labels == 1)
         return weighted_mean(correct, self._weights)
 
     def estimate(self, name: str, measure: str) -> Estimate:

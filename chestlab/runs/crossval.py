@@ -138,6 +138,18 @@ def training_images(splits: CrossValidationSplits, fold: Fold, recipe: Recipe) -
     return training_split(data, recipe)
 
 
+def needs_val(recipe: Recipe) -> bool:
+    """Whether a training chooses its epoch or rate on images that it is not trained on."""
+    return recipe.monitor != "last" or recipe.schedule == "plateau"
+
+
+def in_repeat(configuration: Configuration, repeat: int) -> Configuration:
+    """The configuration with the seed of a repeat, from 0."""
+    seed = (configuration.recipe.seed + repeat) % 2**31
+    recipe = dataclasses.replace(configuration.recipe, seed=seed)
+    return dataclasses.replace(configuration, recipe=recipe)
+
+
 def fit_fold(
     configuration: Configuration,
     images: Split,
@@ -196,8 +208,7 @@ def train_fold(
     logits = {tta: predict(trainer.model, held_out, recipe, tta=tta) for tta in VIEWS}
     if recipe.batch_norm == "running":
         layers = batch_norms(trainer.model, trainer.frozen_modules).values()
-        train = images.to(device)[0]
-        estimate_statistics(trainer.model, layers, train, recipe)
+        estimate_statistics(trainer.model, layers, trainer.train_images, recipe)
         for tta in VIEWS:
             estimated = predict(trainer.model, held_out, recipe, tta=tta)
             logits[f"{tta}{ESTIMATED}"] = estimated
@@ -240,12 +251,7 @@ def each_fold(
             too few patients are left to choose the epoch on.
         TrainingError: a loss or a logit is not finite.
     """
-    recipe = configuration.recipe
-    choosing = recipe.monitor != "last" or recipe.schedule == "plateau"
-
-    def seeded(repeat: int) -> Configuration:
-        seed = (recipe.seed + repeat) % 2**31
-        return dataclasses.replace(configuration, recipe=dataclasses.replace(recipe, seed=seed))
+    recipe, choosing = configuration.recipe, needs_val(configuration.recipe)
 
     def fold_of(repeat: int, number: int) -> Fold:
         fold = splits.fold(repeat, number, choosing=choosing, share=share)
@@ -261,10 +267,11 @@ def each_fold(
         return fold
 
     def key_of(repeat: int, fold: Fold) -> dict[str, Any]:
-        return fold_key(seeded(repeat), fold, splits.data, device)
+        return fold_key(in_repeat(configuration, repeat), fold, splits.data, device)
 
     def train(repeat: int, fold: Fold, where: str) -> dict[str, Any]:
-        return _train_fold_between_signals(seeded(repeat), splits, fold, device, signals, where)
+        seeded = in_repeat(configuration, repeat)
+        return _train_fold_between_signals(seeded, splits, fold, device, signals, where)
 
     def tell(fold: Fold, where: str, result: Mapping[str, Any]) -> None:
         print(f"{configuration.name}: {where}: {_in_words(result, fold, recipe)}", flush=True)

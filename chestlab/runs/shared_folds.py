@@ -19,6 +19,12 @@ from chestlab.files import claims
 from chestlab.files.atomic import atomic_write, make_folder
 
 
+def name_of(key: Mapping[str, Any]) -> str:
+    """Names a fold's files: a hash of what its result depends on, 40 hexadecimal digits."""
+    text = json.dumps(key, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
 class Store:
     """Finished folds on disk, each a file named after a hash of its key.
 
@@ -37,8 +43,7 @@ class Store:
         make_folder(folder)
 
     def _path(self, key: Mapping[str, Any]) -> Path:
-        text = json.dumps(key, sort_keys=True)
-        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:40]}.json"
+        return self.folder / f"{name_of(key)}.json"
 
     def get(self, key: Mapping[str, Any], images: int) -> dict[str, Any] | None:
         """The result stored under ``key``, None where there is none with that many logits."""

@@ -20,7 +20,6 @@ from model_improved import ResidualChestNet
 from studies import deployment, deployment_costs, deployment_networks, deployment_page
 from studies.deployment_costs import Turns
 from studies.deployment_networks import Deployed, DeployedFold
-from studies.fold_networks import FoldNetwork
 from studies.fresh_folds import LOOK_KIND
 
 FILES = ["first_fp32", "first_int8", "first_pruned50", "first_pruned50_int8"]
@@ -92,16 +91,6 @@ def files_in_pytorch(monkeypatch):
 @pytest.fixture
 def no_picture(monkeypatch):
     monkeypatch.setattr(deployment_page, "_draw", lambda *arguments: None)
-
-
-@pytest.fixture
-def trainings(monkeypatch):
-    """The recipes of the networks that were trained."""
-    done, train = [], FoldNetwork._train
-    monkeypatch.setattr(
-        FoldNetwork, "_train", lambda self, *args: done.append(args[1]) or train(self, *args)
-    )
-    return done
 
 
 @pytest.fixture

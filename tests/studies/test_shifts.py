@@ -17,23 +17,12 @@ from chestlab.evaluation.packed_logits import read_packed
 from chestlab.evaluation.prevalence import at_prevalence
 from chestlab.evaluation.verdicts import Estimate
 from studies import shifts, shifts_page
-from studies.fold_networks import FoldNetwork
 from studies.fresh_folds import LOOK_KIND, Frozen
 from studies.shifts_page import HARMLESS, HELPS, HURTS, NONE, OPEN, UNTESTED
 
 FILES = ["README.id.md", "README.md", "logits.csv.bz2", "shifts.json", "shifts.png"]
 
 FEW = ("bilinear_14", "darker", "inverted")
-
-
-@pytest.fixture
-def trainings(monkeypatch):
-    """The recipes of the networks that were trained."""
-    done, train = [], FoldNetwork._train
-    monkeypatch.setattr(
-        FoldNetwork, "_train", lambda self, *args: done.append(args[1]) or train(self, *args)
-    )
-    return done
 
 
 @pytest.fixture
