@@ -62,11 +62,7 @@ def claim(path: Path) -> Iterator[str]:
         with _renewed(_numbered(path, number)):
             yield ""
     finally:
-        file.close()
-        if not _numbered(path, number + 1).exists():  # else this process was taken for dead
-            for earlier in range(number + 1):  # this one last: see `_take`
-                with contextlib.suppress(OSError):
-                    _numbered(path, earlier).unlink()
+        _give_back(path, number, file)
 
 
 @contextlib.contextmanager
@@ -103,7 +99,7 @@ def _take(path: Path) -> tuple[int, IO[bytes]] | str:
             _sign(file)
             return number, file
         file.close()
-        own.unlink()
+        _remove(own)
         number = 0
 
 
@@ -173,6 +169,35 @@ def _now(folder: Path) -> float:
         file.flush()
         os.fsync(file.fileno())
         return os.fstat(file.fileno()).st_mtime
+
+
+def _give_back(path: Path, number: int, file: IO[bytes]) -> None:
+    """Remove a claim's file and those of the dead before it.
+
+    Between its unlocking and its removal the file looks like a dead process's. Until then the
+    next number is kept, empty, so that nobody takes over what is about to be free.
+    """
+    try:
+        _numbered(path, number + 1).open("xb").close()
+    except OSError:  # this process was taken for dead, or the disk is full
+        file.close()
+        return
+    file.close()
+    for own in range(number + 2):  # the next number last
+        _remove(_numbered(path, own))
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, which Windows refuses while another process reads it."""
+    for _ in range(100):
+        try:
+            path.unlink(missing_ok=True)
+        except PermissionError:
+            time.sleep(0.01)
+        except OSError:
+            return
+        else:
+            return
 
 
 @contextlib.contextmanager
