@@ -266,6 +266,11 @@ ROWS = (
                 "a rectangle blacked out with probability {erase:g}",
                 "satu persegi panjang dihitamkan dengan peluang {erase:g}",
             ),
+            Entry(
+                _given("degrade"),
+                "coarser, noisier, with a black border: each with probability {degrade:g}",
+                "lebih kasar, berderau, berbingkai hitam: masing-masing dengan peluang {degrade:g}",
+            ),
             Entry(_given("mixup"), "MixUp, alpha {mixup:g}", "MixUp, alpha {mixup:g}"),
             Entry(_given("cutmix"), "CutMix, alpha {cutmix:g}", "CutMix, alpha {cutmix:g}"),
         ),

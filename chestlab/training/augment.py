@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 
+from chestlab.training.degrade import degrade
 from chestlab.training.policies import apply_policy
 from chestlab.training.recipe import Recipe
 
@@ -35,7 +36,8 @@ def to_input(
     """What the network sees: resized, augmented if a generator is given, then normalised.
 
     What a warp pulls in from outside is black. The mean and standard deviation that normalise an
-    image are those before augmentation, as in evaluation: a black border would shift them.
+    image are those before augmentation, as in evaluation: a black border would shift them. A
+    degraded image has its own, for it stands for a picture from elsewhere.
 
     Args:
         images: (N, 1, S, S) uint8.
@@ -56,6 +58,8 @@ def to_input(
             align_corners=False,
             antialias=smaller,
         )
+    if generator is not None and recipe.degrade:
+        x = degrade(x, recipe.degrade, generator)
     mean, std = statistics(x, recipe)
     if generator is not None:
         x = augment(x, recipe, generator)

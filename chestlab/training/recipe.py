@@ -221,6 +221,13 @@ class Recipe:
         0.3, "randaugment: strength of its two operations", low=0, high=1
     )
     erase: float = hyperparameter(0.0, "probability that a rectangle is blacked out", low=0, high=1)
+    degrade: float = hyperparameter(
+        0.0,
+        "probability of each of: reduced and enlarged again, noise, a black border; against "
+        "pictures that were reduced in another way",
+        low=0,
+        high=1,
+    )
     mixup: float = hyperparameter(0.0, "alpha of MixUp, 0 for none", low=0, high=10)
     cutmix: float = hyperparameter(0.0, "alpha of CutMix, 0 for none", low=0, high=10)
     drop_path: float = hyperparameter(

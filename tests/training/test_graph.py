@@ -105,6 +105,7 @@ CHANGES = {
     "accumulation": {"batch_size": 4, "accumulation": 2, "label_smoothing": 0.1},
     "warps": {"flip": 0.5, "rotate": 10.0, "translate": 0.1, "scale": 0.1, "image_size": 10},
     "others": {"vertical_flip": 0.5, "jitter": 0.3, "erase": 0.5, "normalize": "per-image"},
+    "degraded": {"degrade": 0.5, "normalize": "per-image"},
     "randaugment": {"policy": "randaugment"},
     "autoaugment": {"policy": "autoaugment"},
     "mixing": {"mixup": 0.4, "cutmix": 1.0},
