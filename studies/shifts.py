@@ -16,36 +16,23 @@ are stored, and `studies.deployment` shares them; the same command continues whe
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import torch
 
 from chestlab.data.folds import FRESH_FOLDS_SEED
-from chestlab.data.shifts import SEED, SHIFTS, shifted
+from chestlab.data.shifts import SEED, SHIFTS
 from chestlab.evaluation import baselines
 from chestlab.evaluation.alarms import logits_of
-from chestlab.evaluation.packed_logits import read_packed, write_packed
-from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.runs.crossval import Configuration
-from chestlab.training.inference import predict
 from chestlab.training.likeness import Likeness, doubts
-from chestlab.training.recipe import as_dict, recipe_hash
-from studies.fold_networks import FoldNetwork, architecture
-from studies.fresh_folds import (
-    BASELINES,
-    FROZEN,
-    NETWORK_KIND,
-    Frozen,
-    count_use,
-    frozen_configuration,
-)
-from studies.shifts_page import LOGITS, NONE, read_summary, write_page
-from studies.study import BASELINE_KIND, Study, add_only, comparison_parser
+from studies.fold_networks import FoldNetwork
+from studies.fresh_folds import BASELINES, FROZEN, Frozen, count_use, frozen_configuration
+from studies.shifted_networks import ShiftedNetworks
+from studies.shifts_page import NONE, write_page
+from studies.study import BASELINE_KIND, add_only, comparison_parser
 
 NAMES = ("efficientchestnet", "residualchestnet")  # of `FROZEN`
 
@@ -54,7 +41,7 @@ BASELINE = BASELINES[0]
 REPEATS = 3
 
 
-class Shifts(Study):
+class Shifts(ShiftedNetworks):
     """Predicts shifted images by the networks of the fresh folds, then writes the pages.
 
     Args:
@@ -67,30 +54,20 @@ class Shifts(Study):
 
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
         super().__init__(options, signals, "shifts", FRESH_FOLDS_SEED, REPEATS)
-        self.images: dict[str, np.ndarray] = {}
-        self.networks: dict[str, dict[str, Any]] = {}
-        self.logits: dict[str, dict[str, np.ndarray]] = {}
 
     def run(self) -> None:
         """Train what is not stored, predict, and write the pages."""
         wanted = [self._wanted(frozen) for frozen in FROZEN if frozen.name in self.options.only]
         if not any(repeats for *_, repeats in wanted):
             raise InputError("--trained: no repeat has all of its folds trained; leave it out")
-        self.open_store()
-        self._keep_results()
-        pool = self.splits.pool.images
-        self.images = {NONE: pool, **{name: shifted(pool, name) for name in SHIFTS}}
+        self.begin("shifts", SHIFTS)
         self._measure_baseline()
         for frozen, script, configuration, repeats in wanted:
             if repeats:
                 self._measure(frozen, script, configuration, repeats)
             else:
                 print(f"{frozen.name}: no repeat has all of its folds trained", flush=True)
-        summary = self._summary()
-        write_packed(self.folder / LOGITS, self.splits, self.logits)
-        atomic_write(self.folder / "shifts.json", json.dumps(summary, indent=2) + "\n")
-        write_page(self.folder)
-        self.print_end("shifts")
+        self.finish("shifts", (*NAMES, BASELINE), write_page, warned=self._warned())
 
     def _wanted(self, frozen: Frozen) -> tuple[Frozen, str, Configuration, list[int]]:
         """A frozen recipe, its script, what is trained, and the repeats to take, from 0."""
@@ -107,33 +84,9 @@ class Shifts(Study):
     def _measure(
         self, frozen: Frozen, script: str, configuration: Configuration, repeats: list[int]
     ) -> None:
-        """The logits of a configuration's networks, each of the images held out of its training."""
-        logits = self._empty()
-        for repeat in repeats:
-            for number in range(self.splits.folds):
-                of_fold = FoldNetwork(self, configuration, repeat, number)
-                trained = of_fold.trained(of_fold.network())
-                rows = of_fold.fold.rows
-                for name, images in self.images.items():
-                    self.signals.check()
-                    tensor, tta = trained.tensor(images[rows]), trained.tta
-                    values = predict(trained.model, tensor, trained.recipe, tta=tta)
-                    logits[name][repeat, rows] = values
-                print(f"{of_fold.where}: {len(self.images)} predictions", flush=True)
-        recipe = configuration.recipe
-        about = {
-            "kind": NETWORK_KIND,
-            "model": architecture(configuration),
-            "script": script,
-            "recipe_name": frozen.recipe,
-            "recipe_changes": dict(frozen.changes),
-            "recipe": recipe_hash(as_dict(recipe)),
-            "normalize": recipe.normalize,
-            "rotate": recipe.rotate,
-            "repeats": [repeat + 1 for repeat in repeats],
-            "device": self.device.type,
-            "torch": torch.__version__,
-        }
+        """The logits of a configuration's networks, each a use of the fresh folds."""
+        logits = self.predict(configuration, repeats)
+        about = self.about_network(frozen, script, configuration, repeats)
         for name, values in logits.items():
             count_use(self, frozen.name, about, values, "" if name == NONE else f"under {name}")
         self.networks[frozen.name], self.logits[frozen.name] = about, logits
@@ -142,8 +95,8 @@ class Shifts(Study):
         """The same of a classical classifier, fitted on images as they are."""
         (baseline,) = (b for b in baselines.BASELINES if b.key == BASELINE)
         features: dict[str, np.ndarray] = {}
-        logits = self._empty()
-        about = {"baseline": BASELINE, "data": self.data.sha256, "shifts": _strengths()}
+        logits = self.empty()
+        about = {"baseline": BASELINE, "data": self.data.sha256, "shifts": self.shifts}
         about |= {"shift_seed": SEED, "first_seed": self.splits.first_seed}
         for repeat in range(self.splits.repeats):
             for number in range(self.splits.folds):
@@ -168,10 +121,6 @@ class Shifts(Study):
         about = {"kind": BASELINE_KIND, "model": baseline.model, "repeats": repeats}
         self.networks[BASELINE], self.logits[BASELINE] = about, logits
 
-    def _empty(self) -> dict[str, np.ndarray]:
-        shape = self.splits.repeats, len(self.splits.pool)
-        return {name: np.full(shape, np.nan) for name in self.images}
-
     def _warned(self) -> dict[str, dict[str, float]]:
         """Shares of held-out images of which `predict.py` says that they look inverted, or any."""
         shares = {name: {"inverted": 0, "any": 0} for name in self.images}
@@ -187,45 +136,6 @@ class Shifts(Study):
                     shares[name]["inverted"] += sum(inverted)
         images = self.splits.repeats * len(self.splits.pool)
         return {name: {k: n / images for k, n in of.items()} for name, of in shares.items()}
-
-    def _summary(self) -> dict[str, Any]:
-        order = [name for name in (*NAMES, BASELINE) if name in self.networks]
-        self.logits = {name: self.logits[name] for name in order}
-        return {
-            **self.about(),
-            "first_seed": self.splits.first_seed,
-            "shift_seed": SEED,
-            "shifts": _strengths(),
-            "networks": {name: self.networks[name] for name in order},
-            "warned": self._warned(),
-        }
-
-    def _keep_results(self) -> None:
-        """Take over networks that the folder of results holds, of the same images and shifts.
-
-        Raises:
-            InputError: it is of other images, folds or shifts, or damaged.
-        """
-        if not (self.folder / "shifts.json").exists():
-            return
-        summary, tables = read_summary(self.folder), read_packed(self.folder / LOGITS)
-        stored = summary["data"]["sha256"], summary["folds"], summary["repeats"], summary["shifts"]
-        here = self.data.sha256, self.splits.folds, self.splits.repeats, _strengths()
-        if stored != here or summary["shift_seed"] != SEED:
-            text = f"'{self.folder}' is of other images, folds or shifts: move it away"
-            raise InputError(text)
-        for name, about in summary["networks"].items():
-            rows = np.array(about["repeats"]) - 1
-            logits = {}
-            for shift, values in tables[name].logits.items():
-                logits[shift] = np.full((self.splits.repeats, len(self.splits.pool)), np.nan)
-                logits[shift][rows] = values
-            self.networks[name], self.logits[name] = about, logits
-
-
-def _strengths() -> dict[str, dict[str, Any]]:
-    """`SHIFTS` as plain values."""
-    return {name: {"kind": kind, **strength} for name, (kind, strength) in SHIFTS.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -99,21 +99,36 @@ LABELS = {  # of each kind of shift, with its strength
 Row = Mapping[str, Any]
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """What ``shifts.json`` holds.
+def read_summary(folder: Path, name: str) -> dict[str, Any]:
+    """What ``<name>.json`` holds.
 
     Raises:
         InputError: it is missing or damaged.
     """
-    path = folder / "shifts.json"
+    path = folder / f"{name}.json"
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         kinds = [about["kind"] for about in summary["networks"].values()]
-        if not kinds or not summary["shifts"] or set(summary["warned"]) < set(summary["shifts"]):
+        if not kinds or not summary["shifts"]:
             raise ValueError("empty")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"'{path}' is missing or damaged") from None
     return summary
+
+
+def read_stored(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, OutOfFold]]:
+    """What ``<name>.json`` holds, and the logits by network.
+
+    Raises:
+        InputError: one of the files is missing or damaged, or they are not of one study.
+    """
+    summary, logits = read_summary(folder, name), read_packed(folder / LOGITS)
+    shifts = {NONE, *summary["shifts"]}
+    if set(logits) != set(summary["networks"]) or any(
+        set(of_network.logits) != shifts for of_network in logits.values()
+    ):
+        raise InputError(f"'{folder}': {LOGITS} and {name}.json are not of the same study")
+    return summary, logits
 
 
 def tables_of(
@@ -206,12 +221,9 @@ def write_page(folder: Path) -> None:
     Raises:
         InputError: the logits or ``shifts.json`` are missing or damaged, or not of one study.
     """
-    summary, logits = read_summary(folder), read_packed(folder / LOGITS)
-    shifts = {NONE, *summary["shifts"]}
-    if set(logits) != set(summary["networks"]) or any(
-        set(o.logits) != shifts for o in logits.values()
-    ):
-        raise InputError(f"'{folder}': {LOGITS} and shifts.json are not of the same study")
+    summary, logits = read_stored(folder, "shifts")
+    if set(summary.get("warned", ())) != {NONE, *summary["shifts"]}:
+        raise InputError(f"'{folder / 'shifts.json'}' is missing or damaged")
     tables = tables_of(summary, logits)
     order = by_damage(summary, tables)
     tables = {

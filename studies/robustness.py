@@ -1,0 +1,83 @@
+"""Does training on degraded images help under made-up shifts, and what does it cost without one?
+
+    python -m studies.robustness --data FILE.npz
+
+On the choice folds a network is trained twice, by its recipe and by the recipe with ``--degrade``,
+which makes training images coarser, noisier or bordered. Both predict the patients held out, from
+their images as they are and under every shift of `chestlab.data.shifts`. On these folds recipes are
+chosen: a figure to quote needs the fresh folds.
+
+results/studies/robustness_<data>/ gets the logits, a picture and a page in two languages. The
+weights of finished folds are kept, and the same command continues where it was stopped. ``--only
+NAME`` trains some of the networks. ``--redraw FOLDER`` writes the page again from the logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from chestlab.data.folds import FOLDS_SEED
+from chestlab.data.shifts import SHIFTS
+from chestlab.files.errors import one_line_errors
+from chestlab.files.progress import StopSignals
+from studies.fresh_folds import Frozen, frozen_configuration
+from studies.robustness_page import DEGRADED, write_page
+from studies.shifted_networks import ShiftedNetworks
+from studies.study import add_only, comparison_parser
+
+DEGRADE = {"degrade": 0.25}  # fixed before anything was trained
+
+NETWORKS = (
+    Frozen("efficientchestnet", "efficientchestnet", "best"),
+    Frozen(f"efficientchestnet{DEGRADED}", "efficientchestnet", "best", DEGRADE),
+    Frozen("residualchestnet", "residualchestnet", "best"),
+    Frozen(f"residualchestnet{DEGRADED}", "residualchestnet", "best", DEGRADE),
+)
+
+REPEATS = 1
+
+
+class Robustness(ShiftedNetworks):
+    """Trains networks with and without degraded images, predicts shifted ones, writes the pages.
+
+    Args:
+        options: of `main`.
+        signals: checked after every optimiser step.
+
+    Raises:
+        InputError: the flags cannot be used. Nothing has been written.
+    """
+
+    def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
+        super().__init__(options, signals, "robustness", FOLDS_SEED, REPEATS)
+
+    def run(self) -> None:
+        """Train what is not kept, predict, and write the pages after each network."""
+        wanted = [
+            (one, *frozen_configuration(self, one))
+            for one in NETWORKS
+            if one.name in self.options.only
+        ]
+        self.begin("robustness", SHIFTS)
+        repeats = range(self.splits.repeats)
+        for one, network, configuration in wanted:
+            about = self.about_network(one, network.script, configuration, repeats)
+            if self.networks.get(one.name, {}).get("recipe") != about["recipe"]:
+                self.logits[one.name] = self.predict(configuration, repeats)
+                self.networks[one.name] = about
+                self.finish("robustness", [each.name for each in NETWORKS], write_page)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; exit statuses of `chestlab.runs.run`."""
+    with one_line_errors(resume=""), StopSignals() as signals:
+        title = __doc__.splitlines()[0]
+        parser = comparison_parser("robustness", title, write_page, frozen=True)
+        add_only(parser, [one.name for one in NETWORKS])
+        parser.set_defaults(weights="none", repeats=REPEATS)
+        Robustness(parser.parse_args(argv), signals).run()
+
+
+if __name__ == "__main__":
+    main()
