@@ -74,6 +74,7 @@ APPENDED = {  # by the beginning of a command, the longest counts
     "python -m studies.seeds": SHORT,
     "python -m studies.strides": ["--epochs", "1", "--folds", "2", "--seeds", "1"],
     "python -m studies.pretrain": [*SHORT, "--name", PRETRAINED],
+    "python -m studies.mirrored": STUDY,
     "torchrun --nproc-per-node 2 train.py": [*SHORT, "--name", "shared"],
     "torchrun --nproc-per-node 2 -m studies.pretrain": [*SHORT, "--name", "shared_start"],
     "%run train.py": [*SHORT, "--name", "cell"],
@@ -115,6 +116,7 @@ LANGUAGES = {"sh", "python", "mermaid", "js", "csharp", "bash"}  # bash: for SLU
 OF_TORCHRUN = {"--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port"}
 OF_SLURM = {f"--{name}" for name in ("array", "nodes", "requeue", "cpus-per-task")}
 OF_SLURM |= {"--ntasks-per-node", "--gpus-per-node"}
+BY_THE_READER = {"train_mine.py", "studies/mirrored.py", "studies.mirrored"}
 DIVIDING = ["split"], ["pack"]  # what `datareader.py` does, with flags of its own
 ADDED_FLAGS = {"--noise"}  # by the reader of the page on the architecture
 
@@ -507,6 +509,7 @@ def test_the_network_flag_and_picture_that_a_reader_adds_work(extended):
 def test_the_study_that_a_reader_adds_writes_its_page(extended):
     folder, phantom = extended
     flags = "--data", phantom, "--epochs", 1, "--folds", 2, "--repeats", 1
+    module = "-m studies.mirrored"
     result = run_script(module, *flags, "--name", "page", cwd=folder, PYTHONPATH=str(folder))
     assert result.returncode == 0, result.stderr
     assert "AUC gained" in (folder / "results" / "studies" / "page" / "README.md").read_text()
