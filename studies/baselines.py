@@ -106,7 +106,9 @@ def measure(
     seconds = time.perf_counter() - start
 
     del splits["train"]
-    _draw(f"{name} · {baseline.model}", data, folder, threshold, splits, probabilities, figures)
+    if any(np.ptp(values) for values in probabilities.values()):  # a constant has no curve
+        title = f"{name} · {baseline.model}"
+        _draw(title, data, folder, threshold, splits, probabilities, figures)
     splits["oof"], probabilities["oof"], validated = cross_validate(baseline, data)
     figures["oof"] = evaluate_probabilities(
         splits["oof"].labels,
