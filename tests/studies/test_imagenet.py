@@ -13,14 +13,16 @@ from torch import nn
 
 from chestlab.evaluation import out_of_fold
 from chestlab.evaluation.baselines import BASELINES
+from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
 from chestlab.files.errors import InputError
 from chestlab.runs.crossval import Configuration
 from chestlab.training.recipe import Recipe
 from chestlab.training.trainer import Trainer
 from chestlab.training.weights import PretrainedWeights
 from networks import network
-from studies import baselines, imagenet, probes, switches
+from studies import baselines, imagenet, imagenet_chests, pretrain, probes, switches
 from studies.imagenet import Row
+from studies.imagenet_chests import CHESTS
 
 timm = pytest.importorskip("timm", reason="needs timm: pip install timm")
 
@@ -242,6 +244,100 @@ def test_networks_are_trained_and_judged_with_estimated_statistics_too(command, 
     assert not np.allclose(oof.logits["imagenet"], oof.logits["imagenet_estimated"], rtol=1e-3)
     images = float(rows["imagenet"]["images"])
     assert float(rows["imagenet"]["images_seen"]) == images  # of one epoch
+
+
+# ImageNet, then chests, then two classes
+
+
+NAMES = ("imagenet_chests", "chests")  # in the order of `CHESTS`
+
+
+@pytest.fixture
+def chest_rows(monkeypatch):
+    """The study has the row ``imagenet`` and those that start from files."""
+    starts = zip(NAMES, CHESTS.values(), strict=True)
+    rows = (Row(name, weights=weights, network=SMALL) for name, weights in starts)
+    monkeypatch.setattr(imagenet, "ROWS", (ROWS[0], *rows))
+    monkeypatch.setattr(imagenet_chests, "LITE", SMALL)
+
+
+@pytest.fixture
+def chests(command, chest_rows, start, phantom_npz, tmp_path, monkeypatch):
+    """The file that a pre-training from ImageNet has written."""
+    monkeypatch.setattr(pretrain, "read_pretrained", lambda choice, url: start)
+    flags = ["--net", SMALL, "--weights", "imagenet", "--exclude-fold", "all", "--lr", "1e-7"]
+    flags += ["--data", str(phantom_npz), "--image-size", "32", "--epochs", "1", "--device", "cpu"]
+    pretrain.main([*flags, "--name", "pretrained"])
+    return tmp_path / "trained_models" / "pretrained_final.pth"
+
+
+def changed(path, **changes):
+    """A copy of a checkpoint beside it, with other values; None leaves one out."""
+    state = {**load_checkpoint(path), **changes}
+    copy = path.with_name(f"{len(list(path.parent.iterdir()))}.pth")
+    save_checkpoint(copy, {key: value for key, value in state.items() if value is not None})
+    return str(copy)
+
+
+def test_networks_that_learned_chests_first_are_compared_with_either_step_alone(
+    command,
+    trained,  # noqa: F811
+    start,
+    chests,
+):
+    state, first = load_checkpoint(chests), start.state["conv_stem.weight"].sum(1, keepdim=True)
+    learned = state["weights"]["backbone.conv_stem.weight"]
+    assert torch.allclose(learned, first, atol=1e-6) and not torch.equal(learned, first)
+    other = {name: torch.ones_like(value) for name, value in state["weights"].items()}
+    other = changed(chests, starting_weights=None, weights=other)
+
+    folder = command("--repeats", "1", "--chests", str(chests), other)
+    stems = {c.name: c.model().backbone.conv_stem.weight for c in trained}
+    assert torch.equal(stems["imagenet_chests"], learned)
+    assert torch.equal(stems["imagenet"], first) and (stems["chests"] == 1).all()
+    table = rows_of(folder / "table.csv")
+    assert [table[name]["start"] for name in NAMES] == ["imagenet + findings", "findings"]
+    with (folder / "comparisons.csv").open() as file:
+        pairs = [(row["configuration"], row["over"]) for row in csv.DictReader(file)]
+    assert pairs[-2:] == [("imagenet_chests", "imagenet"), ("imagenet_chests", "chests")]
+    for page in ("README.md", "README.id.md"):
+        for name in NAMES:
+            line = (folder / page).read_text().split(f"\n- `{name}`: ")[1].split("\n- ")[0]
+            assert " 6 " in line and " 1 epoch" in line  # of 70 images, 64 have one of the classes
+
+
+def test_without_files_what_starts_there_is_left_out_and_named(
+    command,
+    chest_rows,
+    trained,  # noqa: F811
+):
+    folder = command("--repeats", "1")
+    assert {configuration.name for configuration in trained} == {"imagenet"}
+    for page, flag in (("README.md", "files: `--chests"), ("README.id.md", "berkas: `--chests")):
+        head = (folder / page).read_text().split("Data: ")[0]
+        assert "`imagenet_chests`, `chests`" in head and flag in head
+
+
+def test_files_that_rows_cannot_start_from_write_nothing(command, chests, tmp_path, capsys):
+    seen = load_checkpoint(chests)["seen"]
+    seen["trained"]["rows"]["train"] = list(range(70))
+    wrong = {
+        "has seen": ["--chests", changed(chests, seen=seen)],
+        "NAME_final.pth": ["--chests", changed(chests, model_arguments={"arch": "resnet50"})],
+        "SimCLR": ["--chests", changed(chests, objective={"name": "simclr"})],
+        "itself started": ["--chests", changed(chests, starting_weights={"source": "a.pth"})],
+        "one file from": ["--chests", str(chests), changed(chests)],
+        "existing file": ["--chests", "nowhere.pth"],
+        "--chests FILE": ["--only", "chests", "--chests", str(chests)],
+    }
+    for told, flags in wrong.items():
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            command(*flags)
+        error = capsys.readouterr().err.splitlines()
+        assert end.value.code == 2 and len([x for x in error if x.startswith("error: ")]) == 1
+        assert told.replace("SimCLR", "NAME_final.pth") in error[-1]
+    assert not (tmp_path / "results" / "studies").exists()
 
 
 def test_rows_differ_and_comparisons_name_them():

@@ -1,0 +1,67 @@
+"""Weights for `studies.imagenet` that learned the 14 findings of chests first, see `pretrain`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from chestlab.data.folds import CrossValidationSplits
+from chestlab.data.provenance import check_unseen
+from chestlab.files.errors import InputError
+from chestlab.training.weights import PretrainedWeights, read_pretrained
+from studies.probes import LITE
+
+CHESTS = {  # what a row starts from, by what the network learned the findings from
+    "imagenet": "imagenet + findings",
+    "none": "findings",
+}
+
+
+def read_chests(file: str, splits: CrossValidationSplits) -> tuple[str, PretrainedWeights]:
+    """Read a checkpoint of `pretrain`.
+
+    Args:
+        file: its path.
+        splits: the images that networks which start from it are evaluated on.
+
+    Returns:
+        Which of `CHESTS` it is, and the weights.
+
+    Raises:
+        InputError: it is of another network, objective or start, or knows patients of the folds.
+    """
+    start = read_pretrained(file, None)
+    state = start.state or {}
+    arch = (state.get("model_arguments") or {}).get("arch")
+    if arch != LITE or (state.get("objective") or {}).get("name") != "findings":
+        raise InputError(
+            f"--chests '{file}': wanted is NAME_final.pth of python -m studies.pretrain "
+            f"--net {LITE} --exclude-fold all"
+        )
+    before = (state.get("starting_weights") or {}).get("source", "none")
+    if before not in CHESTS:
+        raise InputError(
+            f"--chests '{file}' itself started from '{before}': allowed are {' and '.join(CHESTS)}"
+        )
+    check_unseen(
+        start.seen.values(),
+        "held-out",
+        splits.pool,
+        phantom=splits.data.phantom,
+        by_patient=True,
+        source=file,
+    )
+    return CHESTS[before], start
+
+
+def record_of(start: PretrainedWeights, learned: str) -> dict[str, Any]:
+    """What the results keep of the weights, with ``learned``, one of `CHESTS`, and how long."""
+    state = start.state or {}
+    images, epochs = state["data"]["images"], state["epoch"]
+    return {**start.record, "learned": learned, "images": images, "epochs": epochs}
+
+
+def learned_in(configurations: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The records of `record_of` in the results, by the row."""
+    starts = {name: about.get("start") or {} for name, about in configurations.items()}
+    return {name: start for name, start in starts.items() if "learned" in start}
