@@ -349,6 +349,15 @@ def evaluate_findings(
     }
 
 
+def bin_of(probabilities: np.ndarray, bins: int = CALIBRATION_BINS) -> np.ndarray:
+    """Number of each probability's bin, in the shape of ``probabilities``.
+
+    A probability on the edge of two bins is in the upper one, and 1 in the last.
+    """
+    edges = np.arange(bins + 1) / bins
+    return np.clip(np.searchsorted(edges, probabilities, side="right") - 1, 0, bins - 1)
+
+
 def calibration(
     labels: np.ndarray, probabilities: np.ndarray, bins: int = CALIBRATION_BINS
 ) -> dict[str, Any]:
@@ -366,15 +375,14 @@ def calibration(
         bin (Naeini et al., AAAI 2015).
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
-    edges = np.arange(bins + 1) / bins
-    place = np.clip(np.searchsorted(edges, probabilities, side="right") - 1, 0, bins - 1)
+    place = bin_of(probabilities, bins)
     rows = []
     for number in np.unique(place):
         inside = place == number
         rows.append(
             {
-                "low": float(edges[number]),
-                "high": float(edges[number + 1]),
+                "low": float(number / bins),
+                "high": float((number + 1) / bins),
                 "n": int(inside.sum()),
                 "probability": float(probabilities[inside].mean()),
                 "share": float(labels[inside].mean()),

@@ -12,6 +12,7 @@ import numpy as np
 
 from chestlab.data.splits import FINDINGS, Split
 from chestlab.evaluation.metrics import choose_threshold, evaluate, evaluate_findings
+from chestlab.evaluation.reliability import threshold_interval
 
 GOAL = 0.90  # validation accuracy the reports aim at
 
@@ -39,13 +40,17 @@ class TwoClassTask:
         """The values chosen on the validation images, besides the epoch."""
         return {"threshold": choose_threshold(labels, probabilities)}
 
+    def decision_intervals(self, split: Split, probabilities: np.ndarray) -> dict[str, list[float]]:
+        """How what `decide` chooses moves when the validation images are resampled by patient."""
+        return {"threshold_ci95": threshold_interval(split.labels, probabilities, split.patients)}
+
     def evaluate(self, split: Split, logits: np.ndarray, threshold: float) -> dict[str, Any]:
         """The split's figures, as of `metrics.evaluate`."""
         return evaluate(split.labels, logits, threshold, split.patients)
 
     def way(self, metrics: Mapping[str, Any]) -> str:
         """How val and test were evaluated, in words."""
-        return f"{VIEWS[metrics['tta']]}, threshold {metrics['threshold']:.2f} chosen on val"
+        return f"{VIEWS[metrics['tta']]}, {threshold_in_words(metrics)}"
 
     def line(self, figures: Mapping[str, Any]) -> str:
         """A split's figures in one line."""
@@ -69,6 +74,10 @@ class FindingsTask:
         """No value: an area under the curve needs no threshold."""
         return {}
 
+    def decision_intervals(self, split: Split, probabilities: np.ndarray) -> dict[str, list[float]]:
+        """No interval: nothing is chosen."""
+        return {}
+
     def evaluate(self, split: Split, logits: np.ndarray) -> dict[str, Any]:
         """The split's figures, as of `metrics.evaluate_findings`."""
         return evaluate_findings(split.labels, logits, FINDINGS, split.patients)
@@ -89,6 +98,18 @@ class FindingsTask:
     def goal(self, figures: Mapping[str, Any]) -> str:
         """Empty: the reports' goal is for two classes."""
         return ""
+
+
+def threshold_in_words(metrics: Mapping[str, Any]) -> str:
+    """The threshold of a `metrics.json` with its interval, and which images it was chosen on.
+
+    An older version stored no interval, and a single run not what it always chooses on, val.
+    """
+    low, high = metrics.get("threshold_ci95") or (None, None)
+    interval = "" if low is None else f" ({low:.2f} to {high:.2f})"
+    out_of_fold = metrics.get("threshold_chosen_on") == "out-of-fold"
+    where = "out of fold" if out_of_fold else "on val"
+    return f"threshold {metrics['threshold']:.2f}{interval} chosen {where}"
 
 
 def _auc(figures: Mapping[str, Any]) -> str:

@@ -25,7 +25,8 @@ from chestlab.evaluation.looks import (
 )
 from chestlab.evaluation.metrics import choose_threshold, evaluate_probabilities, paired_difference
 from chestlab.evaluation.predictions import MEMBERS, write_members, write_probabilities
-from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores
+from chestlab.evaluation.reliability import calibration_out_of_fold, threshold_interval
+from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores, threshold_in_words
 from chestlab.files.atomic import atomic_write
 from chestlab.files.run_files import results_dir_of
 from chestlab.reporting.lab_report import report_on
@@ -93,6 +94,7 @@ def write_average(
             "counts": data.counts(),
         },
         **_evaluate(folder, data, members, averages, averaged, about),
+        **_calibration(members, averages),
     }
     metrics["warnings"] = _warnings(data, members, averages, metrics["threshold"])
     for name, (split, probabilities) in averages.items():
@@ -101,7 +103,7 @@ def write_average(
         write_members(folder / MEMBERS, _predicted(members, averages, averaged))
     _draw(folder, averages, metrics)
     atomic_write(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    print(f"\n{folder.name}, the average of {about['kind']}, threshold {metrics['threshold']:.2f}")
+    print(f"\n{folder.name}, the average of {about['kind']}, {threshold_in_words(metrics)}")
     print_scores(metrics)
     report_on(folder, results_dir_of(folder))
     print(f"results: {folder}", flush=True)
@@ -136,6 +138,7 @@ def _evaluate(
     basis = "oof" if "oof" in averages else "val"
     split, probabilities = averages[basis]
     threshold = choose_threshold(split.labels, probabilities)
+    interval = threshold_interval(split.labels, probabilities, split.patients)
     figures = {}
     for name, (split, probabilities) in averages.items():
         known = split.labels, probabilities, threshold, split.patients
@@ -156,6 +159,7 @@ def _evaluate(
     )
     return {
         "threshold": threshold,
+        "threshold_ci95": interval,
         "threshold_chosen_on": "out-of-fold" if basis == "oof" else basis,
         "seconds": sum(member.metrics["seconds"] for member in members),
         "train": None,
@@ -174,6 +178,27 @@ def _evaluate(
         },
         "costs": _costs([member.metrics["costs"] for member in members]),
     }
+
+
+def _calibration(members: Sequence[Member], averages: Averages) -> dict[str, Any]:
+    """Of single networks on the fold that each has not seen; empty where there are no folds.
+
+    A member's own temperature is undone: over train and val it was fitted to that very fold.
+    """
+    parts = [member.probabilities.get("held_out") for member in members]
+    folds = [part for part in parts if part is not None]
+    if len(folds) < len(members):
+        return {}
+    logits = [
+        logits_of(part) * member.metrics.get("temperature", 1.0)
+        for part, member in zip(folds, members, strict=True)
+    ]
+    images = averages["oof"][0]  # in the members' order
+    numbers = np.repeat(np.arange(len(folds)), [len(part) for part in folds])
+    figures = calibration_out_of_fold(
+        images.labels, np.concatenate(logits), numbers, images.patients
+    )
+    return {"calibration_out_of_fold": figures}
 
 
 def _warnings(
@@ -259,7 +284,7 @@ def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
         for split in COLUMNS
         if metrics.get(split) is not None
     }
-    keys = ("name", "seed", "best_epoch", "epochs_run", "threshold", "seconds")
+    keys = ("name", "seed", "best_epoch", "epochs_run", "threshold", "threshold_ci95", "seconds")
     return {**{key: metrics[key] for key in keys if key in metrics}, **figures}
 
 

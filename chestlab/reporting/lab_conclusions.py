@@ -9,6 +9,8 @@ from chestlab.reporting.lab_rules import Rule, Topic, always
 
 ORIGINAL_PIXELS = 1024  # side of NIH's images, Wang et al., CVPR 2017
 
+THRESHOLD_STEP = 0.01  # of the thresholds that are tried
+
 LIMITS = {
     "generated": Topic(
         ("phantom",),
@@ -99,6 +101,30 @@ LIMITS = {
                 "validation accuracy is optimistic.",
                 "Ambang {threshold:.2f} dipilih dengan citra validasi, sehingga akurasi "
                 "validasinya terlalu optimistis.",
+            ),
+        ),
+    ),
+    "threshold_interval": Topic(
+        ("threshold_low", "threshold_high", "unit"),
+        (
+            Rule(
+                lambda f: f["threshold_high"] - f["threshold_low"] < THRESHOLD_STEP,
+                "When the {unit} are resampled, the threshold hardly moves; that does not show "
+                "that others are worse, since of equally accurate ones the nearest to 0.5 is "
+                "taken.",
+                "Bila citra itu diambil ulang per {unit}, ambangnya hampir tidak bergeser; ini "
+                "tidak berarti ambang lain lebih buruk, karena dari ambang yang sama akuratnya "
+                "dipilih yang terdekat dengan 0,5.",
+            ),
+            Rule(
+                always,
+                "When the {unit} are resampled, the threshold moves between {threshold_low:.2f} "
+                "and {threshold_high:.2f} (95 %): a wide interval means that these images hardly "
+                "tell thresholds apart, so that another one may be better on new images.",
+                "Bila citra itu diambil ulang per {unit}, ambangnya bergeser antara "
+                "{threshold_low:.2f} dan {threshold_high:.2f} (95 %): selang yang lebar berarti "
+                "citra itu hampir tidak dapat membedakan ambang yang baik dari yang kurang baik, "
+                "sehingga ambang lain mungkin lebih baik pada citra baru.",
             ),
         ),
     ),

@@ -91,6 +91,8 @@ def facts_of(
         "temperature": metrics.get("temperature"),
         "threshold": metrics.get("threshold"),
         "chosen_on": metrics.get("threshold_chosen_on", "val"),
+        **_ends("threshold", metrics),
+        **_single_network_facts(metrics.get("calibration_out_of_fold")),
         "epoch_chosen": (metrics.get("recipe") or {}).get("monitor", "last") != "last",
         "looks": looks,
         "patients": None if patients is None else patients.number,
@@ -269,15 +271,31 @@ def _out_of_fold_facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _interval(measure: str, figures: Mapping[str, Any]) -> dict[str, float]:
-    """Ends and width, in points, of a figure's interval."""
+def _ends(measure: str, figures: Mapping[str, Any]) -> dict[str, float]:
+    """Ends of a figure's interval; nothing where none is stored."""
     if not figures.get(f"{measure}_ci95"):
         return {}
     low, high = figures[f"{measure}_ci95"]
+    return {f"{measure}_low": low, f"{measure}_high": high}
+
+
+def _interval(measure: str, figures: Mapping[str, Any]) -> dict[str, float]:
+    """Ends and width, in points, of a figure's interval."""
+    if not (ends := _ends(measure, figures)):
+        return {}
+    width = 100 * (ends[f"{measure}_high"] - ends[f"{measure}_low"])
+    return {**ends, f"{measure}_width_points": width}
+
+
+def _single_network_facts(figures: Mapping[str, Any] | None) -> dict[str, float]:
+    """The temperature of single networks, out of fold; nothing for runs without folds."""
+    if not figures:
+        return {}
+    low, high = figures["temperature_ci95"]
     return {
-        f"{measure}_low": low,
-        f"{measure}_high": high,
-        f"{measure}_width_points": 100 * (high - low),
+        "single_temperature": figures["temperature"],
+        "single_low": low,
+        "single_high": high,
     }
 
 

@@ -129,6 +129,13 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
     "confusion_title": ("Errors by class", "Kesalahan per kelas"),
     "roc_title": ("ROC curve", "Kurva ROC"),
     "calibration_title": ("Calibration", "Kalibrasi"),
+    "measure_loss": ("log loss", "log loss"),
+    "measure_brier": ("Brier score", "skor Brier"),
+    "measure_ece": ("expected calibration error", "expected calibration error"),
+    "measure_ece_by_chance": (
+        "the same of probabilities that are exactly right, by chance",
+        "nilai yang sama bila probabilitasnya tepat, hanya karena kebetulan",
+    ),
     "findings_title": ("AUC of each finding", "AUC setiap temuan"),
     "examples_title": ("Right and wrong examples", "Contoh yang benar dan yang salah"),
     "mistakes": (
@@ -244,6 +251,12 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
         "Validation images that are predicted wrong with the highest probability.",
         "Citra validasi yang diprediksi salah dengan probabilitas tertinggi.",
     ),
+    "table_single_networks": (
+        "Calibration of single networks on {n} out-of-fold images. The temperature of a fold is "
+        "that of the other folds.",
+        "Kalibrasi jaringan tunggal pada {n} citra out-of-fold. Temperature untuk suatu fold "
+        "berasal dari fold lainnya.",
+    ),
     "table_members": ("The members alone.", "Para anggota, masing-masing sendiri."),
     "table_cost": (
         "What training and prediction take; times depend on the machine and its other load.",
@@ -281,6 +294,10 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
     "head_true": ("true class", "kelas sebenarnya"),
     "head_answer": ("predicted class", "kelas prediksi"),
     "head_probability": ("its probability", "probabilitasnya"),
+    "head_measure": ("measure", "ukuran"),
+    "head_before": ("without temperature", "tanpa temperature"),
+    "head_after": ("with temperature", "dengan temperature"),
+    "head_change": ("change", "perubahan"),
     "head_member": ("member", "anggota"),
     "head_epoch": ("epoch kept", "epoch yang dipakai"),
     "head_threshold": ("threshold", "ambang"),

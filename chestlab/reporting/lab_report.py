@@ -169,6 +169,8 @@ class _Page:
             classes=lab_tables.class_table(self.wording, metrics),
             roc=self._said(lab_verdicts.ROC),
             calibration=self._said(lab_verdicts.CALIBRATION),
+            single_networks=self._said(lab_verdicts.SINGLE_NETWORKS),
+            single_network_table=lab_tables.single_network_table(self.wording, metrics),
             examples=self._said(lab_verdicts.EXAMPLES),
             errors=lab_tables.error_table(self.wording, run),
             mistakes=(run.folder / "mistakes.md").exists(),
@@ -223,8 +225,12 @@ class _Page:
             key = "table_finding_counts"
         if name == "cost" and "members" in self.metrics:
             key = "table_cost_average"
-        words = {"size": self._input_size(), "final": self.facts["final"]}
-        words["final"] = self.wording.say(words["final"])
+        of_folds = self.metrics.get("calibration_out_of_fold") or {}
+        words = {
+            "size": self._input_size(),
+            "final": self.wording.say(self.facts["final"]),
+            "n": self.wording.number(of_folds.get("n"), ","),
+        }
         caption = self.wording.say(key, **words)
         caption = self.wording.say("table", number=self.tables, caption=caption) + self._mark()
         return f"*{caption}*\n\n{table}"
@@ -369,8 +375,12 @@ class _Page:
         }
         if "threshold" not in metrics:
             return say("unit_of_findings", **values).strip()
-        threshold = self.wording.number(metrics["threshold"], ".2f")
-        return say("unit_of_intervals", threshold=threshold, **values).strip()
+        return say("unit_of_intervals", threshold=self._threshold(), **values).strip()
+
+    def _threshold(self) -> str:
+        """With its interval; an older version stored none."""
+        interval = self.wording.interval(self.metrics.get("threshold_ci95"), ".2f")
+        return f"{self.wording.number(self.metrics['threshold'], '.2f')} {interval}".strip()
 
     def _of_members(self) -> str:
         """What was averaged; empty for a single network."""
@@ -380,7 +390,7 @@ class _Page:
         return say(
             "members",
             averaged=say(f"averaged_{metrics.get('averaged', 'probabilities')}"),
-            threshold=self.wording.number(metrics["threshold"], ".2f"),
+            threshold=self._threshold(),
             chosen_on=say(f"chosen_on_{metrics['threshold_chosen_on']}"),
         )
 

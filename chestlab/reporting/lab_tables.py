@@ -191,6 +191,23 @@ def error_table(wording: LabWording, run: StoredRun) -> str:
     return _table(wording, ["head_index", "head_true", "head_answer", "head_probability"], rows, 3)
 
 
+def single_network_table(wording: LabWording, metrics: Mapping[str, Any]) -> str:
+    """Calibration of the networks of an average of folds, without and with a temperature."""
+    stages = metrics.get("calibration_out_of_fold")
+    if not stages:
+        return ""
+    forms = {"before": ".3f", "after": ".3f", "change": "+.3f"}
+    rows = []
+    for measure in ("loss", "brier", "ece", "ece_by_chance"):
+        row = [wording.say(f"measure_{measure}")]
+        for stage, form in forms.items():
+            figures = stages[stage]
+            number = wording.number(figures.get(measure), form)
+            row.append(wording.above_interval(number, figures.get(f"{measure}_ci95"), form))
+        rows.append(row)
+    return _table(wording, [f"head_{head}" for head in ("measure", *forms)], rows)
+
+
 def member_table(wording: LabWording, metrics: Mapping[str, Any]) -> str:
     """Every member of an average alone, then mean and standard deviation."""
     if "members" not in metrics:
@@ -204,7 +221,9 @@ def member_table(wording: LabWording, metrics: Mapping[str, Any]) -> str:
             wording.say("of", part=member["best_epoch"], whole=member["epochs_run"])
             if "best_epoch" in member
             else NOTHING,
-            wording.number(member.get("threshold"), ".2f"),
+            wording.above_interval(
+                wording.number(member.get("threshold"), ".2f"), member.get("threshold_ci95"), ".2f"
+            ),
             _time(wording, member["seconds"]),
         ]
         for member in metrics["members"]

@@ -322,6 +322,56 @@ CALIBRATION = {
     ),
 }
 
+SINGLE_NETWORKS = {
+    "single_temperature": Topic(
+        ("single_temperature", "single_low", "single_high"),
+        (
+            Rule(
+                always,
+                "Out of fold, where each image is predicted by the one network that has not seen "
+                "it, the loss is smallest when the logits are divided by "
+                "{single_temperature:.2f} ({single_low:.2f} to {single_high:.2f}).",
+                "Pada prediksi out-of-fold, yaitu setiap citra diprediksi oleh satu jaringan yang "
+                "belum pernah melihatnya, loss terkecil diperoleh bila logit dibagi dengan "
+                "{single_temperature:.2f} ({single_low:.2f} s.d. {single_high:.2f}).",
+            ),
+        ),
+    ),
+    "single_certainty": Topic(
+        ("single_low", "single_high"),
+        (
+            Rule(
+                lambda f: f["single_low"] > 1,
+                "Single networks of this recipe are overconfident.",
+                "Jaringan tunggal dengan resep ini terlalu yakin.",
+            ),
+            Rule(
+                lambda f: f["single_high"] < 1,
+                "Single networks of this recipe are underconfident.",
+                "Jaringan tunggal dengan resep ini terlalu ragu.",
+            ),
+            Rule(
+                always,
+                "The interval contains 1: over- or underconfidence is not shown.",
+                "Selang itu mencakup 1: belum terbukti terlalu yakin ataupun terlalu ragu.",
+            ),
+        ),
+    ),
+    "single_only": Topic(
+        ("single_temperature",),
+        (
+            Rule(
+                always,
+                "This is a measurement of single networks of the recipe: the temperature is not "
+                "applied to the average, whose averaging already makes probabilities less extreme.",
+                "Ini pengukuran untuk jaringan tunggal dengan resep ini: temperature itu tidak "
+                "diterapkan pada rerata, karena pererataan sudah membuat probabilitasnya kurang "
+                "ekstrem.",
+            ),
+        ),
+    ),
+}
+
 EXAMPLES = {
     "errors": Topic(
         ("val_wrong", "val_images", "val_certain_wrong", "certain"),

@@ -60,6 +60,7 @@ def write_results(experiment: Experiment, trainer: Trainer, checkpoints: Checkpo
     before = time.perf_counter()
     decision = experiment.task.decide(experiment.data.val.labels, probabilities["val"])
     choosing = time.perf_counter() - before
+    intervals = experiment.task.decision_intervals(experiment.data.val, probabilities["val"])
     figures = {}
     for name, split in splits.items():
         evaluate = partial(experiment.task.evaluate, split, logits[name], **decision)
@@ -81,7 +82,7 @@ def write_results(experiment: Experiment, trainer: Trainer, checkpoints: Checkpo
         checkpoints.save_weights(experiment.files.finished, trainer, **decision)
         stages["threshold"] = _stage_result(figures, choosing)
     seconds = sum(row["seconds"] for row in trainer.history) + time.perf_counter() - start
-    metrics = _metrics(experiment, trainer, figures, decision, seconds, stages)
+    metrics = _metrics(experiment, trainer, figures, decision | intervals, seconds, stages)
     metrics["warnings"] = _warnings(experiment, trainer, raw, probabilities, decision)
     if "threshold" in decision:
         metrics["statistics"] = both_statistics(experiment, trainer, single)

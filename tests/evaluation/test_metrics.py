@@ -8,6 +8,7 @@ from chestlab.evaluation import bootstrap
 from chestlab.evaluation.bootstrap import BOOTSTRAP_SEED, bootstrap_weights, weighted_auc
 from chestlab.evaluation.metrics import (
     THRESHOLDS,
+    bin_of,
     bootstrap_intervals,
     calibration,
     choose_threshold,
@@ -207,6 +208,14 @@ def test_calibration_of_a_case_worked_by_hand():
     assert result["bins"][0]["share"] == 0.5
     # (2 |0.125 - 0.5| + 1 |0.3 - 1| + 2 |0.975 - 0.5|) / 5
     np.testing.assert_allclose(result["error"], (0.75 + 0.7 + 0.95) / 5)
+
+
+def test_a_probability_on_an_edge_is_in_the_upper_bin_and_one_in_the_last():
+    assert bin_of(np.array([0.0, 0.1, 0.2999, 0.3, 0.7, 1.0])).tolist() == [0, 1, 2, 3, 7, 9]
+    edges = np.arange(11) / 10
+    rows = calibration(np.tile([0, 1], 10), np.repeat((edges[:-1] + edges[1:]) / 2, 2))["bins"]
+    assert [row["low"] for row in rows] == edges[:-1].tolist()
+    assert [row["high"] for row in rows] == edges[1:].tolist()
 
 
 def test_calibrated_probabilities_have_a_small_error():

@@ -9,6 +9,7 @@ from chestlab.evaluation.metrics import (
     calibration,
     choose_threshold,
     fit_temperature,
+    mean_loss,
     roc_auc,
     sigmoid,
 )
@@ -44,6 +45,58 @@ def test_thresholds_and_temperatures_of_resamples_are_those_of_the_repeated_imag
         labels, logits = repeated(LABELS, row), repeated(LOGITS, row)
         assert threshold == choose_threshold(labels, sigmoid(logits))
         assert temperature == pytest.approx(fit_temperature(labels, logits), rel=0.02)
+
+
+def test_the_interval_of_a_threshold_is_that_of_the_resampled_patients(monkeypatch):
+    monkeypatch.setattr(reliability, "BOOTSTRAP_RESAMPLES", 300)
+    p, patients = sigmoid(LOGITS), np.arange(N) // 3
+    for groups in (None, patients):
+        weights = bootstrap_weights(N, groups, 300)
+        naive = [choose_threshold(repeated(LABELS, w), repeated(p, w)) for w in weights]
+        expected = np.percentile(naive, [2.5, 97.5])
+        assert reliability.threshold_interval(LABELS, p, groups) == pytest.approx(expected)
+        assert expected[0] < choose_threshold(LABELS, p) < expected[1]
+
+
+def test_the_threshold_of_separated_classes_does_not_move():
+    labels, p = np.repeat([0, 1], 30), np.repeat([0.605, 0.655], 30)
+    assert choose_threshold(labels, p) == 0.61
+    assert reliability.threshold_interval(labels, p, np.arange(60) // 2) == [0.61, 0.61]
+    two_images = reliability.threshold_interval(labels[[0, -1]], p[[0, -1]])
+    assert two_images == [0.5, 0.61]  # of class 1 alone all are right, of class 0 those from 0.61
+
+
+def test_the_temperature_of_a_fold_is_fitted_to_the_other_folds(monkeypatch):
+    monkeypatch.setattr(reliability, "BOOTSTRAP_RESAMPLES", 200)
+    rng = np.random.default_rng(2)
+    folds, labels = np.repeat([0, 1], 200), np.tile([0, 1], 200)
+    logits = (2 * labels - 1) + rng.normal(size=400) * np.sqrt(2)  # right for equal variances of 2
+    logits[folds == 0] *= 4  # the first network is four times too sure
+    figures = reliability.calibration_out_of_fold(labels, logits, folds, np.arange(400) // 2)
+    own = [fit_temperature(labels[folds == k], logits[folds == k]) for k in (0, 1)]
+    assert own[0] > 3 * own[1]
+    assert figures["temperature_without_fold"] == [own[1], own[0]]
+    scaled = logits / np.where(folds == 0, own[1], own[0])
+    assert figures["before"]["loss"] == pytest.approx(mean_loss(labels, logits))
+    assert figures["after"]["loss"] == pytest.approx(mean_loss(labels, scaled))
+    not_nested = mean_loss(labels, logits / figures["temperature"])
+    assert figures["temperature"] == fit_temperature(labels, logits)
+    assert not_nested < figures["after"]["loss"] - 0.02  # chosen on the judged images, optimistic
+    for stage, values in (("before", logits), ("after", scaled)):
+        p, found = sigmoid(values), figures[stage]
+        assert found["brier"] == pytest.approx(np.mean((p - labels) ** 2))
+        assert found["ece"] == calibration(labels, p)["error"]
+        assert found["ece_by_chance"] == reliability.chance_calibration_error(p)
+    change = figures["change"]
+    assert change["loss"] == pytest.approx(figures["after"]["loss"] - figures["before"]["loss"])
+    assert change["ece"] == pytest.approx(figures["after"]["ece"] - figures["before"]["ece"])
+    weights = bootstrap_weights(400, np.arange(400) // 2, 200)
+    losses = np.logaddexp(0, scaled) - labels * scaled - np.logaddexp(0, logits) + labels * logits
+    expected = np.percentile([repeated(losses, w).mean() for w in weights], [2.5, 97.5])
+    assert change["loss_ci95"] == pytest.approx(expected)
+    temperatures = [fit_temperature(repeated(labels, w), repeated(logits, w)) for w in weights]
+    expected = np.percentile(temperatures, [2.5, 97.5])
+    assert figures["temperature_ci95"] == pytest.approx(expected, rel=0.025)
 
 
 def test_calibration_errors_of_resamples_are_those_of_the_repeated_images():

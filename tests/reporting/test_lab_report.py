@@ -305,6 +305,7 @@ def test_an_average_tells_its_members_and_what_averaging_gained(tmp_path):
     members = [
         {"name": f"seed{k}", "seconds": 30.0 * k, "threshold": 0.5, "best_epoch": k}
         | {"epochs_run": 12, "val": {"accuracy": 0.8, "auc": 0.9}, "test": {"accuracy": 0.7}}
+        | ({"threshold_ci95": [0.4, 0.625]} if k == 3 else {})
         | {"test": {"accuracy": 0.7 + k / 100, "auc": 0.85}}
         for k in (1, 2, 3)
     ]
@@ -337,8 +338,50 @@ def test_an_average_tells_its_members_and_what_averaging_gained(tmp_path):
         "standard deviation",
     ]
     assert table[2][5:] == ["2 of 12", "0.50", "1:00"]
+    assert table[3][6] == "0.50<br>(0.40 to 0.62)"
     assert "rerata 3 seed" in indonesian.splitlines()[0]
     assert "Training stopped" not in english and "was trained once" not in english
+
+
+def test_a_threshold_has_an_interval_where_one_is_stored(tmp_path):
+    write_run(tmp_path / "older")
+    for page, interval in zip(pages_of(tmp_path / "older"), ("0.45.", "0,45."), strict=True):
+        assert f"{interval} " in page
+        assert "resampled, the threshold" not in page and "ambangnya" not in page
+    write_run(tmp_path / "one", threshold_ci95=[0.31, 0.66])
+    english, indonesian = pages_of(tmp_path / "one")
+    assert "its probability is at least 0.45 (0.31 to 0.66)." in english
+    assert "When the patients are resampled, the threshold moves between 0.31 and 0.66" in english
+    assert "paling sedikit 0,45 (0,31 s.d. 0,66)." in indonesian
+    assert "diambil ulang per pasien, ambangnya bergeser antara 0,31 dan 0,66" in indonesian
+
+
+def test_the_calibration_of_single_networks_is_a_table_and_not_applied(tmp_path):
+    before = {"loss": 0.5, "loss_ci95": [0.4, 0.6], "brier": 0.2, "brier_ci95": [0.1, 0.3]}
+    after = {"loss": 0.45, "loss_ci95": [0.4, 0.5], "brier": 0.19, "brier_ci95": [0.1, 0.28]}
+    change = {"loss": -0.05, "loss_ci95": [-0.08, 0.0], "brier": -0.01, "brier_ci95": [-0.02, 0.0]}
+    stages = {
+        "before": before | {"ece": 0.125, "ece_by_chance": 0.031},
+        "after": after | {"ece": 0.0625, "ece_by_chance": 0.04},
+        "change": change | {"ece": -0.0625},
+    }
+    temperature = {"n": 1498, "temperature": 1.5, "temperature_ci95": [1.2, 1.75]}
+    write_run(tmp_path / "one", calibration_out_of_fold=temperature | stages)
+    pages = pages_of(tmp_path / "one")
+    (english,) = (table for table in tables_of(pages[0]) if table[0][0] == "measure")
+    assert english[0] == ["measure", "without temperature", "with temperature", "change"]
+    loss = ["log loss", "0.500<br>(0.400 to 0.600)", "0.450<br>(0.400 to 0.500)"]
+    assert english[1] == [*loss, "-0.050<br>(-0.080 to +0.000)"]
+    assert english[2][0] == "Brier score" and english[2][2] == "0.190<br>(0.100 to 0.280)"
+    assert english[3] == ["expected calibration error", "0.125", "0.062", "-0.062"]
+    assert english[4][1:] == ["0.031", "0.040", "-"]
+    assert "divided by 1.50 (1.20 to 1.75). Single networks of this recipe are over" in pages[0]
+    assert "is not applied to the average" in pages[0] and "on 1,498 out-of-fold" in pages[0]
+    (indonesian,) = (table for table in tables_of(pages[1]) if table[0][0] == "ukuran")
+    assert indonesian[1][3] == "-0,050<br>(-0,080 s.d. +0,000)"
+    assert "tidak diterapkan pada rerata" in pages[1] and "1.498 citra" in pages[1]
+    assert not ENGLISH.findall(prose(pages[1]).replace("out-of-fold", ""))
+    assert len(pages[0].splitlines()) == len(pages[1].splitlines())
 
 
 @pytest.mark.parametrize("name", [*lab_experiments.EXPERIMENTS, "MyNet"])

@@ -26,6 +26,7 @@ GROUPS = {
     **{f"confusion {name}": topic for name, topic in lab_verdicts.CONFUSION.items()},
     **lab_verdicts.ROC,
     **lab_verdicts.CALIBRATION,
+    **lab_verdicts.SINGLE_NETWORKS,
     **lab_verdicts.EXAMPLES,
     **lab_verdicts.AVERAGE,
     **{f"limit {name}": topic for name, topic in lab_conclusions.LIMITS.items()},
@@ -159,6 +160,12 @@ BOUNDARIES = [  # topic, facts, number of the rule that must be chosen (None: no
     ("certainty", {"overconfidence_points": 5.1}, 0),
     ("certainty", {"overconfidence_points": -5.1}, 1),
     ("certainty", {"overconfidence_points": 5.0}, 2),
+    ("single_temperature", {}, 0),
+    ("single_certainty", {"single_low": 1.01, "single_high": 1.2}, 0),
+    ("single_certainty", {"single_low": 0.8, "single_high": 0.99}, 1),
+    ("single_certainty", {"single_low": 1, "single_high": 1.2}, 2),
+    ("single_certainty", {"single_low": 0.8, "single_high": 1}, 2),
+    ("single_only", {}, 0),
     ("errors", {"val_wrong": 0}, 0),
     ("errors", {"val_wrong": 1, "val_certain_wrong": 1}, 1),
     ("errors", {"val_wrong": 1, "val_certain_wrong": 0}, 2),
@@ -178,6 +185,8 @@ BOUNDARIES = [  # topic, facts, number of the rule that must be chosen (None: no
     ("limit chosen", {"chosen_on": "out-of-fold"}, 0),
     ("limit chosen", {"members": None}, 1),
     ("limit chosen", {"members": None, "epoch_chosen": False}, 2),
+    ("limit threshold_interval", {"threshold_low": 0.5, "threshold_high": 0.505}, 0),
+    ("limit threshold_interval", {"threshold_low": 0.5, "threshold_high": 0.511}, 1),
     ("limit looks", {"looks": 0}, 0),
     ("limit looks", {"tested": False}, 0),
     ("limit looks", {"looks": 1}, 1),
@@ -255,6 +264,8 @@ def test_facts_have_the_names_that_rules_use(tmp_path):
     elsewhere |= {"patients", "temperature", "findings_n", "oof_n", "oof_auc"}
     elsewhere |= {"oof_accuracy", "oof_auc_low", "oof_auc_high", "first_epoch_at_goal"}
     elsewhere |= {"running_auc", "estimated_auc", "estimated_minus_running", "members"}
+    elsewhere |= {"single_temperature", "single_low", "single_high"}
+    elsewhere |= {"threshold_low", "threshold_high"}  # an older version stored none
     needed = {name for topic in GROUPS.values() for name in topic.needs}
     needed |= {name for rule in all_rules() for name in fields(rule.en)}
     assert needed - LIMITS_OF_RULES.keys() - elsewhere <= known

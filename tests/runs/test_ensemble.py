@@ -22,8 +22,9 @@ from chestlab.data import provenance, sources
 from chestlab.data.folds import join, make_folds
 from chestlab.data.splits import Split, TwoClassData, nih_patients
 from chestlab.evaluation.looks import read_looks
-from chestlab.evaluation.metrics import choose_threshold, paired_difference
+from chestlab.evaluation.metrics import choose_threshold, fit_temperature, paired_difference
 from chestlab.evaluation.predictions import read_members
+from chestlab.evaluation.reliability import threshold_interval
 from chestlab.files import progress
 from chestlab.files.checkpoint import load_checkpoint
 from chestlab.files.errors import InputError
@@ -228,6 +229,10 @@ def test_members_are_averaged_and_nothing_finished_is_trained_again(tmp_path, na
     mean = np.mean([values["probability"] for values in own.values()], axis=0)
     np.testing.assert_allclose(averaged["probability"], mean, rtol=1e-12)
     assert metrics["threshold"] == choose_threshold(averaged["label"], mean)
+    val_patients = sources.load(str(named_npz)).val.patients
+    resampled = threshold_interval(averaged["label"], averaged["probability"], val_patients)
+    assert metrics["threshold_ci95"] == resampled
+    assert "calibration_out_of_fold" not in metrics
     of_image, _, _, predicted = read_members(folder / "member_probabilities.csv")
     for name, values in own.items():
         np.testing.assert_array_equal(predicted[name][of_image == "val"], values["probability"])
@@ -331,6 +336,17 @@ def test_folds_are_judged_out_of_fold(tmp_path, named_npz, over):
     np.testing.assert_array_equal(outside, parts)
     assert metrics["threshold"] == choose_threshold(oof["label"], oof["probability"])
     assert metrics["oof"]["auc"] == pytest.approx(roc_auc_score(oof["label"], oof["probability"]))
+    images = join([e.held_out or e.val for e in make_folds(data, 2, over)])
+    resampled = threshold_interval(images.labels, oof["probability"], images.patients)
+    assert metrics["threshold_ci95"] == resampled
+    single = metrics["calibration_out_of_fold"]
+    assert single["n"] == len(oof["label"])
+    assert single["before"]["loss"] == pytest.approx(metrics["oof"]["loss"])
+    other = [fit_temperature(of["label"], logit(of["probability"])) for of in reversed(own)]
+    assert single["temperature_without_fold"] == pytest.approx(other, rel=1e-4)
+    page = (folder / "README.md").read_text()
+    assert f"divided by {single['temperature']:.2f} (" in page
+    assert f"| log loss | {single['before']['loss']:.3f}<br>" in page
     assert metrics["val"]["n"] == len(data.val)
     assert "fold" not in metrics["data"]
     assert metrics["data"]["counts"] == data.counts()
@@ -344,6 +360,20 @@ def test_folds_are_judged_out_of_fold(tmp_path, named_npz, over):
         mean = np.mean([values["probability"] for values in both], axis=0)
         val = table(folder / "val_probabilities.csv")
         np.testing.assert_allclose(val["probability"], mean, rtol=1e-12)
+
+
+def test_the_calibration_of_single_networks_is_that_before_their_own_temperatures(
+    tmp_path, named_npz
+):
+    arguments = "--folds", 2, "--folds-over", "train+val", "--temperature", "on", "--no-test"
+    assert call(TinyNet, FAST, tmp_path, "--data", named_npz, *arguments, "--name", "own") == 0
+    folder = tmp_path / "results/own_folds2_trainval"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    fitted = [
+        json.loads((folder / f"fold{k}/metrics.json").read_text())["temperature"] for k in (2, 1)
+    ]  # to the fold itself, which is the other's "other fold"
+    single = metrics["calibration_out_of_fold"]
+    assert single["temperature_without_fold"] == pytest.approx(fitted, rel=1e-4)
 
 
 def test_members_are_evaluated_on_test_only_if_asked_for_and_every_evaluation_counts_once(
@@ -517,6 +547,9 @@ def test_finished_runs_are_averaged_image_by_image(fold_runs, named_npz):
     assert metrics["threshold_chosen_on"] == "out-of-fold"
     assert metrics["bootstrap_unit"] == "patient"
     assert metrics["blend"] == [A, B]
+    assert "calibration_out_of_fold" not in metrics  # its images have no single networks
+    low, high = metrics["threshold_ci95"]
+    assert 0.3 <= low <= high <= 0.7
     assert metrics["parameters"] == 4 * 689
     own = {name: json.loads((fold_runs / name / "metrics.json").read_text()) for name in (A, B)}
     best = max(own, key=lambda name: [own[name]["oof"][key] for key in ("accuracy", "auc")])

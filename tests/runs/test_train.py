@@ -10,6 +10,7 @@ from conftest import TINY, run_script, without_times
 from PIL import Image
 
 from chestlab.evaluation.metrics import choose_threshold
+from chestlab.evaluation.reliability import threshold_interval
 from model import EfficientChestNet
 
 PICTURES = ("training_curves", "val_predictions", "confusion_matrix", "roc_curve", "calibration")
@@ -121,6 +122,18 @@ def test_every_figure_can_be_recomputed_from_the_probabilities(finished, phantom
     assert metrics[split]["confusion"][1][1] == (called & (labels == 1)).sum()
     if split == "val":
         assert metrics["threshold"] == choose_threshold(labels, probabilities)
+        assert metrics["threshold_ci95"] == threshold_interval(labels, probabilities)
+
+
+def test_the_threshold_is_shown_with_its_interval_at_the_end_and_on_the_page(finished):
+    folder, result = finished
+    metrics = json.loads((folder / "results/one/metrics.json").read_text())
+    low, high = metrics["threshold_ci95"]
+    shown = f"{metrics['threshold']:.2f} ({low:.2f} to {high:.2f})"
+    assert f"threshold {shown} chosen on val" in result.stdout
+    page = (folder / "results/one/README.md").read_text()
+    assert f"its probability is at least {shown}." in page
+    assert "When the images are resampled, the threshold" in page
 
 
 def test_history_agrees_with_metrics_and_the_best_epoch_is_the_first_best(finished):
