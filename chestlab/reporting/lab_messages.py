@@ -126,6 +126,7 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
         "Every prediction is averaged over the image, its mirror image and random warps.",
         "Setiap prediksi adalah rerata dari citra, citra cerminnya, dan distorsi acak.",
     ),
+    "stages_title": ("Step by step", "Langkah demi langkah"),
     "confusion_title": ("Errors by class", "Kesalahan per kelas"),
     "roc_title": ("ROC curve", "Kurva ROC"),
     "calibration_title": ("Calibration", "Kalibrasi"),
@@ -242,6 +243,12 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "table_recipe": ("The recipe.", "Resep pelatihan."),
     "table_figures": ("Figures of each split.", "Hasil untuk setiap bagian data."),
+    "table_stages": (
+        "The validation images after each step of training and evaluation; the threshold is 0.5 "
+        "before the last step.",
+        "Citra validasi setelah setiap langkah pelatihan dan evaluasi; ambangnya 0,5 sebelum "
+        "langkah terakhir.",
+    ),
     "table_classes": ("Each class on the {final} images.", "Hasil per kelas pada citra {final}."),
     "table_findings": (
         "Each finding on the {final} images.",

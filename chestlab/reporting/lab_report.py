@@ -21,6 +21,7 @@ from chestlab.evaluation.looks import Look
 from chestlab.files.atomic import atomic_write
 from chestlab.reporting import lab_conclusions, lab_experiments, lab_rules, lab_tables, lab_verdicts
 from chestlab.reporting.lab_facts import History, Patients, facts_of, final_split, patients_of
+from chestlab.reporting.lab_stages import stage_note, stage_table
 from chestlab.reporting.lab_warnings import in_indonesian
 from chestlab.reporting.lab_wording import LabWording
 from chestlab.reporting.look_tables import all_looks, look_count, looks_at_images_of
@@ -164,6 +165,8 @@ class _Page:
             unit=self._unit(),
             figures=lab_tables.figure_table(self.wording, metrics),
             evaluation=self._sentences(lab_verdicts.EVALUATION),
+            stages=stage_table(self.wording, run),
+            of_stages=stage_note(self.wording, run, self.facts),
             findings=lab_tables.finding_table(self.wording, metrics),
             confusion=self._said(lab_verdicts.CONFUSION),
             classes=lab_tables.class_table(self.wording, metrics),

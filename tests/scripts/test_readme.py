@@ -74,6 +74,7 @@ APPENDED = {  # by the beginning of a command, the longest counts
     "python -m studies.seeds": SHORT,
     "python -m studies.strides": ["--epochs", "1", "--folds", "2", "--seeds", "1"],
     "python -m studies.pretrain": [*SHORT, "--name", PRETRAINED],
+    "python -m studies.pretrain --net timm": [*BACKBONE, "--name", "chests"],
     "python -m studies.mirrored": STUDY,
     "torchrun --nproc-per-node 2 train.py": [*SHORT, "--name", "shared"],
     "torchrun --nproc-per-node 2 -m studies.pretrain": [*SHORT, "--name", "shared_start"],
