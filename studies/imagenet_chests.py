@@ -33,7 +33,8 @@ def read_chests(file: str, splits: CrossValidationSplits) -> tuple[str, Pretrain
     start = read_pretrained(file, None)
     state = start.state or {}
     arch = (state.get("model_arguments") or {}).get("arch")
-    if arch != LITE or (state.get("objective") or {}).get("name") != "findings":
+    objective = (state.get("objective") or {}).get("name")
+    if arch != LITE or objective != "findings" or "trained" not in start.seen:
         raise InputError(
             f"--chests '{file}': wanted is NAME_final.pth of python -m studies.pretrain "
             f"--net {LITE} --exclude-fold all"
