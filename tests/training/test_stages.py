@@ -234,6 +234,9 @@ def test_a_two_stage_run_leaves_its_checkpoints_ladder_and_one_history(two_stage
         assert stage_result["seconds"] > 0
     for figure in ("accuracy", "auc"):
         assert metrics["ladder"]["threshold"]["val"][figure] == metrics["val"][figure]
+    steps = (folder / "results/s/README.md").read_text().split("### Step by step")[1]
+    steps = [line for line in steps.split("\n### ")[0].splitlines() if line.startswith("| ")]
+    assert len(steps) == 2 + len(metrics["ladder"])
     assert [look.kind for look in read_looks(folder / "results/phantom/test_looks.csv")] == ["run"]
     with (folder / "results/s/history.csv").open() as file:
         rows = list(csv.DictReader(file))
