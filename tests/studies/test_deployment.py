@@ -317,8 +317,31 @@ def test_ratios_say_what_is_faster_smaller_and_lost():
         "2.50 yes",
         "0.80 **no**",
         "2.00 yes",
+        "-",
+        "-",
         "+0.0010 (-0.0020 to +0.0040) yes",
     ]
+
+
+def test_two_threads_and_an_interval_around_0_are_said():
+    def cost(variant, one, two):
+        row = {"network": "n", "variant": variant, "bytes": 100, "zipped": 90, "trained": True}
+        row |= {"input_size": 28, "multiply_accumulates": 1000}
+        for batch in (1, 64):
+            row |= {f"batch{batch}_threads1_cpu_median_ms": one}
+            row |= {f"batch{batch}_threads2_median_ms": two}
+        return row
+
+    costs = [cost("torch", 8.0, 5.0), cost("fp32", 4.0, 2.0)]
+    costs += [cost("int8", 2.0, 4.0), cost("zeros_2_4", 4.0, 6.0)]
+    gain = {"auc_gain": -0.001, "auc_gain_low": -0.004, "auc_gain_high": 0.002}
+    expected = deployment_page.ratios(costs, [{"network": "n", "variant": "int8", **gain}])
+    assert expected[0]["int8_faster_batch64_threads2"] == 0.5
+    assert deployment_page._slower(expected) == dict.fromkeys((1, 64), {"of": 1, "slower": 1})
+    [zeros] = deployment_page.zeros_table(costs)
+    assert (zeros["time_batch1"], zeros["time_batch1_threads2"]) == (1.0, 3.0)
+    [loss] = deployment_page._losses(deployment_page.Wording("en"), expected)
+    assert loss == {"network": "n", "change": "-0.0010 (-0.0040 to +0.0020)", "lost": False}
 
 
 def test_every_network_has_its_recipe():
