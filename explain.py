@@ -155,6 +155,8 @@ def explain(options: argparse.Namespace) -> None:
     checkpoint = pick_checkpoint(options)
     trained = load_model(checkpoint, network_class, pick_device(options.device))
     out = options.out or results_file(trained, checkpoint, options.results_dir)
+    if out.suffix != ".png":
+        raise InputError(f"--out '{out}': the name of the picture ends in .png")
     check_writable(out.parent, "--out")
     data = load_data(trained, options.data, options.root, checkpoint)
     split: Split = getattr(data, options.split)

@@ -154,11 +154,20 @@ def network_class(name: str, script: str = "") -> Callable[..., nn.Module]:
     if script.isidentifier() and (PROJECT / f"{script}.py").is_file():
         if str(PROJECT) not in sys.path:
             sys.path.insert(0, str(PROJECT))
-        found = getattr(importlib.import_module(script), name, None)
+        try:
+            found = getattr(importlib.import_module(script), name, None)
+        except Exception as error:
+            raise InputError(
+                f"'{script}.py', which has the checkpoint's network '{name}', cannot be imported: "
+                f"{type(error).__name__}: {error}"
+            ) from None
         if isinstance(found, type) and issubclass(found, nn.Module):
             return found
-    where = f"neither in networks.py nor in '{script}.py'" if script else "not in networks.py"
-    raise InputError(f"the checkpoint's network '{name}' is {where}: add it to networks.py")
+    where, remedy = "not in networks.py", "add it to networks.py"
+    if script:
+        where = f"neither in networks.py nor in '{script}.py'"
+        remedy = f"put '{script}.py' with this class back, or {remedy}"
+    raise InputError(f"the checkpoint's network '{name}' is {where}: {remedy}")
 
 
 def record() -> None:

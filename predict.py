@@ -51,6 +51,8 @@ COLUMNS = ("file", "class", "probability", "threshold", "window", "warnings")
 
 BATCH = 128  # files
 
+LISTED = 10  # files that are not read; the others are counted
+
 
 def _check_outputs(options: argparse.Namespace) -> None:
     """Refuse places that cannot be written to, and overlays without Captum."""
@@ -58,11 +60,23 @@ def _check_outputs(options: argparse.Namespace) -> None:
         check_writable(options.csv.parent, "--csv")
         if options.csv.is_dir():
             raise InputError(f"--csv '{options.csv}' is a folder; wanted is a file's name")
+        if options.csv.exists() and not _is_table(options.csv):
+            raise InputError(
+                f"--csv '{options.csv}' exists and is no table of predict.py: it would be lost; "
+                "give another name"
+            )
     if options.overlay is not None:
         from chestlab.training.gradcam import require_captum
 
         require_captum()
         check_writable(options.overlay, "--overlay")
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file is what ``--csv`` has written before, or empty."""
+    head = ",".join(COLUMNS).encode()
+    with path.open("rb") as file:
+        return file.read(len(head)) in (head, b"")
 
 
 class Table:
@@ -106,8 +120,11 @@ def _find(options: argparse.Namespace, table: Table) -> list[Path]:
     found = find_files(options.images, options.recursive, outputs)
     for path, reason in found.failed.items():
         table.add_failed(path, reason)
-    for path, reason in found.others.items():
+    others = list(found.others.items())
+    for path, reason in others[:LISTED]:
         complain(path, reason)
+    if more := others[LISTED:]:
+        print(f"and {count(len(more), 'more file')} of no kind that is read", file=sys.stderr)
     if found.not_entered:
         folders = count(len(found.not_entered), "folder")
         why = "links are not followed" if options.recursive else "--recursive enters them"

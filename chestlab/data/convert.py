@@ -88,6 +88,8 @@ def read_labels(
     array = NpzArray(archive, f"{split}_labels")
     form = _label_form(array)
     if form != "columns" and classes is None:
+        for start, block in array.blocks():
+            _check_label_values(array, form, start, block)
         second = "v[:, 1]" if form == "two" else "v.ravel()"
         says = "one label per image" if form == "one" else "one column per class"
         raise ArrayError(

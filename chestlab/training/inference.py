@@ -214,6 +214,11 @@ def load_model(
         }
     except (KeyError, TypeError, AttributeError, InputError) as error:
         raise InputError(f"checkpoint '{path}' is of another version: {error}") from None
+    if not 0 <= fields["threshold"] <= 1:
+        raise InputError(
+            f"checkpoint '{path}' is damaged: its threshold is {fields['threshold']}, allowed are "
+            "probabilities from 0 to 1; train again, or take another checkpoint"
+        )
     if size is None:
         raise InputError(
             f"checkpoint '{path}' does not say how large the images of its training were: "
@@ -247,4 +252,6 @@ def _build(state: Mapping[str, Any], path: Path, network_class: NetworkClass) ->
     except (TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"checkpoint '{path}' does not fit {state['model']}: {reason}") from None
+    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+        raise InputError(f"checkpoint '{path}' holds weights that are not finite: train again")
     return model

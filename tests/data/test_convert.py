@@ -441,6 +441,8 @@ def test_the_line_of_a_refusal_mends_the_file(tmp_path, case):
 def test_one_label_per_image_that_is_neither_0_nor_1(tmp_path, labels, message):
     arrays = plain_arrays()
     path = saved(tmp_path / "bad.npz", arrays, labels=labels)
+    with pytest.raises(InputError, match=message):  # not: --classes reads it
+        load(str(path))
     with pytest.raises(InputError, match=message) as refusal:
         load(str(path), classes=ORDER)
     text = str(refusal.value)

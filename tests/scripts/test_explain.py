@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import math
 
 import numpy as np
 import pytest
@@ -421,6 +422,8 @@ def test_a_network_is_rebuilt_with_the_arguments_that_its_checkpoint_stores(
     ("change", "message"),
     [
         ({"threshold": None}, "has no threshold yet"),
+        ({"threshold": math.nan}, "its threshold is nan, allowed are probabilities"),
+        ({"threshold": 7.0}, "its threshold is 7.0, allowed are probabilities"),
         ({"weights": None}, "has no threshold yet"),
         ({"model": "NoSuchNet"}, "'NoSuchNet' is neither in"),
         ({"model": "Recipe"}, "'Recipe' is neither in"),
@@ -441,6 +444,31 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(change, message, run_of_one
     save_checkpoint(path, {key: value for key, value in state.items() if value is not None})
     with pytest.raises(InputError, match=message):
         load_model(path, network_class)
+
+
+def test_weights_that_are_not_finite_predict_nothing(run_of_one_epoch, tmp_path):
+    state = load_checkpoint(run_of_one_epoch[0] / "trained_models" / "one_best.pth", sealed=True)
+    next(iter(state["weights"].values())).view(-1)[0] = math.nan
+    save_checkpoint(tmp_path / "one_best.pth", state)
+    with pytest.raises(InputError, match="weights that are not finite"):
+        load_model(tmp_path / "one_best.pth", network_class)
+
+
+def test_a_script_that_cannot_be_imported_is_named(monkeypatch, tmp_path):
+    (tmp_path / "train_broken.py").write_text("class MyNet(:\n")
+    monkeypatch.setattr("networks.PROJECT", tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match=r"'train_broken.py'.* cannot be imported: SyntaxError"):
+        network_class("MyNet", "train_broken")
+    with pytest.raises(InputError, match=r"put 'train_gone.py' with this class back"):
+        network_class("MyNet", "train_gone")
+
+
+def test_a_picture_is_not_written_over_a_file_of_another_kind(run_of_one_epoch, tmp_path, capsys):
+    page, checkpoint = tmp_path / "README.md", run_of_one_epoch[0] / "trained_models/one_best.pth"
+    page.write_text("mine")
+    assert explain.main(["--checkpoint", str(checkpoint), "--out", str(page)]) == 2
+    assert "ends in .png" in capsys.readouterr().err and page.read_text() == "mine"
 
 
 def test_a_checkpoint_to_resume_from_is_refused_and_one_best_is_named(run_of_one_epoch):

@@ -305,6 +305,7 @@ def test_folders_are_searched_in_order_each_file_once_and_without_earlier_overla
         ([], "required"),
         (["empty", "--csv", "empty"], "is a folder"),
         (["empty", "--csv", "text.txt/table.csv"], "is not a folder"),
+        (["text.txt", "--csv", "text.txt"], "is no table of predict.py: it would be lost"),
         (["empty", "--device", "tpu"], "--device"),
         (["empty", "--checkpoint", "missing.pth"], "'missing.pth': there is no such file"),
         (["empty", "--checkpoint", "text.txt"], "damaged or none"),
