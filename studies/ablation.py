@@ -330,15 +330,17 @@ def _draw(
     for row in rows:
         name, kind = row["configuration"], row["kind"]
         gains = {measure: _gain(oof, name, kind, measure) for measure in MEASURES}
-        bars.append((effect_of(name, kind), row["verdict"], gains))
+        decided = row["verdict_holm"], row["verdict"]
+        bars.append((effect_of(name, kind), decided, gains))
     draw_gains(
         bars,
         path,
         title=f"{summary['net']} · base: recipe {recipe}\n"
         f"{summary['data']['source']} · train + val n = {len(oof.labels)}, {summary['repeats']} x "
-        f"{summary['folds']} folds",
+        f"{summary['folds']} choice folds",
         caption="With the switch less without it, whichever of the two the base is. Bars: 95 % "
-        "intervals over patients and repeats; the verdict is on the AUC.",
+        "intervals over patients and repeats; the verdict is on the AUC, without Holm's "
+        "correction where hollow.",
     )
 
 

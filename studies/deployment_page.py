@@ -53,9 +53,8 @@ def predictions_table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[s
 def ratios(costs: Sequence[Row], predictions: Sequence[Row]) -> list[dict[str, Any]]:
     """A row per network with what was expected: how many times faster or smaller.
 
-    Ratios whose name ends in ``threads2`` are of the time of the clock with two threads, of networks
-    where it was measured; the others of processor time of one thread, which other programs change
-    least.
+    Ratios whose name ends in ``threads2`` are of the time of the clock with two threads, where it
+    was measured; the others of processor time of one thread, which other programs change least.
     """
     by_name = {(row["network"], row["variant"]): row for row in costs}
     gains = {(row["network"], row["variant"]): row for row in predictions}

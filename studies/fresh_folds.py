@@ -299,7 +299,7 @@ def write_page(folder: Path) -> None:
         "intervals over patients and repeats. Accuracy at a probability of 0.5.",
     )
     missing = [frozen.name for frozen in FROZEN if frozen.name not in oof.logits]
-    uses = _uses(folder)
+    uses = _uses(folder, summary)
     write_readmes(
         folder,
         "fresh_folds",
@@ -315,12 +315,24 @@ def write_page(folder: Path) -> None:
     )
 
 
-def _uses(folder: Path) -> Counter[str]:
-    """How often each configuration was evaluated on the fresh folds, by the table of looks."""
+def _uses(folder: Path, summary: Mapping[str, Any]) -> dict[str, int]:
+    """How often each network was evaluated on the fresh folds, by this study and all others.
+
+    Counted in the table of looks: lines of the same data, network and recipe, also where its
+    pictures were changed, or its weights pruned or quantised.
+    """
     results_dir = results_dir_of(folder)
     looks = read_looks(results_dir / FILE_NAME) + read_looks(results_dir / "phantom" / FILE_NAME)
-    of_study = [look.run.split("/") for look in looks if look.kind == LOOK_KIND]
-    return Counter(name for study, name in of_study if study == folder.name)
+    counts = Counter(
+        (look.network, look.recipe)
+        for look in looks
+        if look.kind == LOOK_KIND and look.data == summary["data"]["sha256"]
+    )
+    return {
+        name: counts[about["model"], about["recipe"]]
+        for name, about in summary["configurations"].items()
+        if about["kind"] == NETWORK_KIND
+    }
 
 
 def _best(wording: Wording, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -336,13 +348,13 @@ def _best(wording: Wording, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]
     return texts
 
 
-def _cells(wording: Wording, row: Mapping[str, Any], uses: Counter[str]) -> list[str]:
+def _cells(wording: Wording, row: Mapping[str, Any], uses: Mapping[str, int]) -> list[str]:
     figures = [interval_cell(wording, row, measure) for measure in (*MEASURES, NESTED_ACCURACY)]
     seen = wording.number(row["images_seen"], ",.0f") if row["images_seen"] else NOTHING
-    used = wording.number(uses[row["configuration"]], "d") if row["kind"] == NETWORK_KIND else ""
+    used = wording.number(uses.get(row["configuration"]), "d")
     of_what = wording.say(f"judged_{row['kind']}")
     recipe = row["recipe"] or NOTHING
-    return [f"`{row['configuration']}`", recipe, of_what, *figures, seen, used or NOTHING]
+    return [f"`{row['configuration']}`", recipe, of_what, *figures, seen, used]
 
 
 def comparison_cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:

@@ -374,8 +374,20 @@ def write_page(folder: Path) -> None:
                 (row["configuration"], row["over"]): interval_cell(wording, row, "auc_gain", "+.3f")
                 for row in compared
             },
+            "certain": {
+                (row["configuration"], row["over"]): _certain(wording, row, summary["repeats"])
+                for row in compared
+            },
         },
     )
+
+
+def _certain(wording: Wording, row: Mapping[str, Any], repeats: int) -> str:
+    """The verdict on a difference, after Holm's correction, as the page's answer ends with it."""
+    if repeats < 2:
+        return wording.say("single_repeat")
+    decided = row["verdict_holm"] != "undecided"
+    return wording.say("beyond_chance" if decided else "maybe_chance")
 
 
 def _cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:

@@ -192,7 +192,7 @@ def write_page(folder: Path) -> None:
         [row for row in rows if row["name"] != baselines.BASELINES[0].model],
         folder / "learning_curve.png",
         title=f"{summary['data']['source']} · train + val n = {len(oof.labels)} · means over "
-        f"{summary['repeats']} x {summary['folds']} folds",
+        f"{summary['repeats']} x {summary['folds']} choice folds",
         caption=("" if summary["repeats"] < EXTRAPOLATED_REPEATS else EXTRAPOLATED)
         + "Bars: 95 % intervals.",
     )

@@ -60,7 +60,7 @@ WORDS = {  # by language: of verdicts, properties and groups, as the JSON names 
         "several": "beberapa",
         "brightness": "kecerahan",
         "contrast": "kontras",
-        "black_border": "tepi hitam",
+        "black_border": "bingkai hitam",
         "none": "tanpa",
         "some": "ada",
         "split": "bagian data",

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from chestlab.evaluation.verdicts import Estimate
 from chestlab.reporting.family_plots import LOOKS
@@ -35,6 +36,11 @@ BASELINE_LOOKS = (  # grey, so that networks stand out
 )
 
 
+ASIDE = 4.0  # points between learning curves
+
+TICK_SPACE = 0.08  # of the logarithmic axis, below which two ticks' labels would touch
+
+
 def _point(color: str, marker: str, filled: bool = True) -> dict[str, Any]:
     """Look of a point without a line."""
     face = color if filled else "white"
@@ -42,10 +48,12 @@ def _point(color: str, marker: str, filled: bool = True) -> dict[str, Any]:
     return {**style, "markeredgecolor": INK, "linestyle": ""}
 
 
-MARKS = {  # verdict: what it says of a switch, and the look of its point
-    "supported": ("helps (supported)", _point(BLUE, "o")),
-    "undecided": ("undecided", _point(GREY, "s", False)),
-    "refuted": ("hurts (refuted)", _point(VERMILLION, "X")),
+MARKS = {  # verdicts after and without Holm's correction: what they say, and the look of the point
+    ("supported", "supported"): ("helps, after Holm", _point(BLUE, "o")),
+    ("undecided", "supported"): ("helps without correction only", _point(BLUE, "o", False)),
+    ("undecided", "undecided"): ("undecided", _point(GREY, "s", False)),
+    ("undecided", "refuted"): ("hurts without correction only", _point(VERMILLION, "X", False)),
+    ("refuted", "refuted"): ("hurts, after Holm", _point(VERMILLION, "X")),
 }
 
 KINDS = {  # of an estimate: what it is called, and the look of its point
@@ -57,36 +65,45 @@ KINDS = {  # of an estimate: what it is called, and the look of its point
 
 
 def draw_gains(
-    rows: Sequence[tuple[str, str, Mapping[str, Estimate]]], path: Path, *, title: str, caption: str
+    rows: Sequence[tuple[str, tuple[str, str], Mapping[str, Estimate]]],
+    path: Path,
+    *,
+    title: str,
+    caption: str,
 ) -> None:
     """Draw a forest plot: AUC (left) and accuracy (right) with a switch less without it.
 
     Args:
-        rows: from the top, the switch, verdict on the AUC, and the gain with its 95 % interval by
-            measure.
+        rows: from the top, the switch, verdicts on the AUC after and without Holm's correction (a
+            key of `MARKS`), and the gain with its 95 % interval by measure.
         path: PNG to write; its folder must exist.
         title: of which data; a heading with the figures is put before it.
         caption: says what the bars are.
     """
-    counts = Counter(verdict for _, verdict, _ in rows)
+    counts = Counter(after_holm for _, (after_holm, _), _ in rows)
     heading = (
-        f"Effect of {len(rows)} switch{'es' if len(rows) > 1 else ''} on the AUC: "
+        f"Effect of {len(rows)} switch{'es' if len(rows) > 1 else ''} on the AUC, after Holm: "
         f"helps {counts['supported']}, hurts {counts['refuted']}, undecided {counts['undecided']}"
     )
     figure = titled_figure(f"{heading}\n{title}", body_height=0.9 + 0.3 * len(rows))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, measure, label in zip(panels, ("auc", "accuracy"), ("AUC", "accuracy"), strict=True):
         axes.axvline(0, color=INK, linewidth=1.2, zorder=1)
-        for place, (_, verdict, gains) in enumerate(rows):
+        for place, (_, verdicts, gains) in enumerate(rows):
             gain = gains[measure]
             ends = [[gain.value - gain.low], [gain.high - gain.value]]
-            look = MARKS[verdict][1]
+            look = MARKS[verdicts][1]
             axes.errorbar([gain.value], [place], xerr=ends, elinewidth=2, capsize=3.5, **look)
         tidy(axes, f"\N{LEFTWARDS ARROW} hurts   {label}   helps \N{RIGHTWARDS ARROW}", "")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     panels[0].set_yticks(range(len(rows)), [label for label, _, _ in rows], fontsize=SMALL)
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
-    handles = [Line2D([], [], label=text, **look) for text, look in MARKS.values()]
+    shown = {verdicts for _, verdicts, _ in rows}
+    handles = [
+        Line2D([], [], label=text, **MARKS[key][1])
+        for key, (text, _) in MARKS.items()
+        if key in shown
+    ]
     finish(figure, path, handles, [caption])
 
 
@@ -153,23 +170,25 @@ def draw_learning_curves(
     for axes, measure, label in zip(panels, ("auc", "accuracy"), ("AUC", "accuracy"), strict=True):
         for number, name in enumerate(names):
             of_name = [row for row in rows if row["name"] == name]
-            # bars at the same place end in caps of different widths; moved aside, they would be
-            # read at another number of images
-            _draw_learning_curve(axes, of_name, measure, 2 + 1.5 * number, looks[name])
+            aside = ASIDE * (number - (len(names) - 1) / 2)
+            _draw_learning_curve(axes, of_name, measure, aside, looks[name])
         if len(measured) < len(rows):
             axes.axvline(1.25 * max(measured), color=INK, linestyle=":", linewidth=1.4)
         axes.set_xscale("log")
         ticks = sorted({round(row["images"]) for row in rows})
-        apart = [tick for tick, above in pairwise(ticks) if above > 1.4 * tick]
+        least = (ticks[-1] / ticks[0]) ** TICK_SPACE
+        apart = [tick for tick, above in pairwise(ticks) if above > least * tick]
         apart.append(ticks[-1])
         axes.set_xticks(apart, [f"{tick:,}" for tick in apart])
         axes.minorticks_off()
         tidy(axes, "training images", label)
-    finish(figure, path, panels[0].get_legend_handles_labels()[0], [caption])
+    aside = "Curves are drawn side by side; the numbers of images are those of the axis."
+    notes = [f"{caption} {aside}".strip() if len(names) > 1 else caption]
+    finish(figure, path, panels[0].get_legend_handles_labels()[0], notes)
 
 
 def _draw_learning_curve(
-    axes: Axes, rows: Sequence[Mapping[str, Any]], measure: str, cap: float, look: tuple
+    axes: Axes, rows: Sequence[Mapping[str, Any]], measure: str, aside: float, look: tuple
 ) -> None:
     """One model's measured points as a line, its extrapolated ones hollow.
 
@@ -177,16 +196,18 @@ def _draw_learning_curve(
         axes: of one measure.
         rows: of one model.
         measure: ``auc`` or ``accuracy``.
-        cap: half the width of the bars' ends, in points.
+        aside: how far to the right everything is drawn, in points, so that bars at the same number
+            of images do not lie over each other; on the axis they keep their number.
         look: colour, line style and marker.
     """
     color, line, marker = look
+    moved = ScaledTranslation(aside / 72, 0, axes.figure.dpi_scale_trans)
     for extrapolated in (False, True):
         shown = [row for row in rows if row["extrapolated"] == extrapolated]
         x = np.array([row["images"] for row in shown])
         y = np.array([row[measure] for row in shown])
         low, high = ([row[f"{measure}_{end}"] for row in shown] for end in ("low", "high"))
-        style = {"color": color, "marker": marker, "markersize": 6.5, "capsize": cap}
+        style = {"color": color, "marker": marker, "markersize": 6.5, "capsize": 2.5}
         style |= {
             "linestyle": "" if extrapolated else line,
             "elinewidth": 0.8 if color == GREY else 1.4,
@@ -195,7 +216,9 @@ def _draw_learning_curve(
             style |= {"markerfacecolor": "white", "markeredgewidth": 1.6}
         label = None if extrapolated else rows[0]["name"]
         if len(x):
-            axes.errorbar(x, y, yerr=[y - low, high - y], label=label, **style)
+            drawn = axes.errorbar(x, y, yerr=[y - low, high - y], label=label, **style)
+            for artist in drawn.get_children():
+                artist.set_transform(axes.transData + moved)
 
 
 def draw_trials(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:

@@ -219,7 +219,8 @@ def test_pictures_of_families_maps_and_studies_are_opaque_white_and_small(tmp_pa
     assert_good_file(path.read_bytes())
     family_plots.draw_side_by_side(family_runs("abcdef"), path)
     assert_good_file(path.read_bytes())
-    rows = [("rotate (on in the base)", "refuted", dict.fromkeys(MEASURES, estimate(-0.1)))]
+    refuted = ("refuted", "refuted")
+    rows = [("rotate (on in the base)", refuted, dict.fromkeys(MEASURES, estimate(-0.1)))]
     study_plots.draw_gains(rows, path, title="small.npz", caption="bars")
     assert_good_file(path.read_bytes())
 
@@ -253,18 +254,24 @@ def test_side_by_side_fits_one_screen(drawn, tmp_path):
 
 def test_gains_say_in_which_direction_a_switch_helps(drawn):
     rows = [
-        ("last (on in the base)", "supported", dict.fromkeys(MEASURES, estimate(0.09))),
-        ("rotate (on in the base)", "undecided", dict.fromkeys(MEASURES, estimate(-0.019))),
-        ("cutmix", "refuted", dict.fromkeys(MEASURES, estimate(-0.143))),
+        (name, (after_holm, without), dict.fromkeys(MEASURES, estimate(gain)))
+        for name, after_holm, without, gain in (
+            ("last (on in the base)", "supported", "supported", 0.09),
+            ("rotate (on in the base)", "undecided", "undecided", -0.019),
+            ("erase", "undecided", "refuted", -0.062),
+            ("cutmix", "refuted", "refuted", -0.143),
+        )
     ]
     figure = drawn(study_plots.draw_gains, rows, title="small.npz", caption="Bars: intervals.")
     heading = title_lines(figure)[0].get_text()
-    assert heading == "Effect of 3 switches on the AUC: helps 1, hurts 1, undecided 1"
+    assert heading == ("Effect of 4 switches on the AUC, after Holm: helps 1, hurts 1, undecided 2")
     for axes in figure.axes:
         hurts, helps = re.search("hurts(.*)helps", axes.get_xlabel()).span()
         assert hurts < helps and axes.get_xlim()[0] < 0 < axes.get_xlim()[1]
         drawn_at = [float(container.lines[0].get_xdata()[0]) for container in axes.containers]
-        assert drawn_at == pytest.approx([0.09, -0.019, -0.143])
+        assert drawn_at == pytest.approx([0.09, -0.019, -0.062, -0.143])
+        faces = [c.lines[0].get_markerfacecolor() for c in axes.containers]
+        assert [face == "white" for face in faces] == [False, True, True, False]
     assert_nothing_clipped(figure)
 
 
@@ -288,13 +295,16 @@ def test_learning_curves_and_searches_draw_points_at_their_values(drawn):
             **{f"{m}{end}": 0.8 + d for m in MEASURES for end, d in ENDS.items()},
         }
         for name, kind in (("net", "network"), ("HOG", "yardstick"))
-        for images in (92, 172, 332)
+        for images in (92, 172, 256, 332)
     ]
     figure = drawn(study_plots.draw_learning_curves, rows, title="small.npz", caption="")
     for axes in figure.axes:
         assert [container.lines[0].get_xdata().tolist() for container in axes.containers] == [
-            [92, 172, 332]
+            [92, 172, 256, 332]
         ] * 2
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["92", "172", "256", "332"]
+        shown_at = [c.lines[0].get_transform().transform((92, 0.8))[0] for c in axes.containers]
+        assert shown_at[1] - shown_at[0] == pytest.approx(study_plots.ASIDE / 72 * figure.dpi)
     assert_nothing_clipped(figure)
     trials = [
         {"trial": n, "state": state, "auc": 0.8 + n / 100, "lr": 2e-5 * 4**n, "weight_decay": 0.01}

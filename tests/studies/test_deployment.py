@@ -337,7 +337,7 @@ def test_two_threads_and_an_interval_around_0_are_said():
     gain = {"auc_gain": -0.001, "auc_gain_low": -0.004, "auc_gain_high": 0.002}
     expected = deployment_page.ratios(costs, [{"network": "n", "variant": "int8", **gain}])
     assert expected[0]["int8_faster_batch64_threads2"] == 0.5
-    assert deployment_page._slower(expected) == dict.fromkeys((1, 64), {"of": 1, "slower": 1})
+    assert deployment_page._slower(expected) == {batch: {"of": 1, "slower": 1} for batch in (1, 64)}
     [zeros] = deployment_page.zeros_table(costs)
     assert (zeros["time_batch1"], zeros["time_batch1_threads2"]) == (1.0, 3.0)
     [loss] = deployment_page._losses(deployment_page.Wording("en"), expected)

@@ -10,7 +10,7 @@ from comparisons import tiny_networks, trained  # noqa: F401 (fixtures)
 
 from chestlab.data.folds import FOLDS_SEED, FRESH_FOLDS_SEED
 from chestlab.evaluation import out_of_fold
-from chestlab.evaluation.looks import FILE_NAME, read_looks
+from chestlab.evaluation.looks import FILE_NAME, read_looks, record
 from chestlab.evaluation.metrics import choose_threshold, sigmoid
 from chestlab.evaluation.out_of_fold import NESTED_ACCURACY, OutOfFold
 from chestlab.files.errors import InputError
@@ -90,8 +90,14 @@ def test_each_configuration_is_counted_once_and_test_is_not_read(command):
     folder = command("--only", "first")
     folder = command()
     command()
-    looks = read_looks(folder.parent.parent / "phantom" / FILE_NAME)
+    path = folder.parent.parent / "phantom" / FILE_NAME
+    looks = read_looks(path)
     assert [look.run for look in looks] == [f"a/{name}" for name in NAMES]
+    elsewhere = dataclasses.replace(looks[0], run="shifts/first", evaluation="other")
+    record(path, elsewhere)
+    summary = json.loads((folder / "fresh_folds.json").read_text())
+    counted = {"first": 2, "second": 1, "first_twisted": 1}
+    assert fresh_folds._uses(folder, summary) == counted
     assert {look.kind for look in looks} == {fresh_folds.LOOK_KIND}
     assert all(look.images.startswith("train+val ") for look in looks)
 

@@ -15,6 +15,7 @@ from chestlab.evaluation import out_of_fold
 from chestlab.evaluation.baselines import BASELINES
 from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
 from chestlab.files.errors import InputError
+from chestlab.reporting.page import Wording
 from chestlab.runs.crossval import Configuration
 from chestlab.training.recipe import Recipe
 from chestlab.training.trainer import Trainer
@@ -354,6 +355,16 @@ def test_rows_differ_and_comparisons_name_them():
     for row in imagenet.ROWS:
         for key, value in row.changes.items():
             assert getattr(imagenet.BASE, key) != value
+
+
+def test_a_gain_is_said_with_its_verdict():
+    undecided, decided = {"verdict_holm": "undecided"}, {"verdict_holm": "supported"}
+    says = [(decided, 1), (undecided, 2), (decided, 2)]
+    assert [imagenet._certain(Wording("en"), *of) for of in says] == [
+        "undecided with a single repeat",
+        "which may be chance",
+        "more than chance",
+    ]
 
 
 # Switches of an ablation

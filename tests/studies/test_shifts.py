@@ -19,6 +19,7 @@ from chestlab.evaluation.verdicts import Estimate
 from studies import shifts, shifts_page
 from studies.fresh_folds import LOOK_KIND, Frozen
 from studies.shifts_page import HARMLESS, HELPS, HURTS, NONE, OPEN, UNTESTED
+from studies.study import p_cell
 
 FILES = ["README.id.md", "README.md", "logits.csv.bz2", "shifts.json", "shifts.png"]
 
@@ -197,3 +198,12 @@ def test_noise_is_pooled_over_networks_with_their_own_repeats():
 def test_every_shift_has_a_label_in_both_languages():
     for labels in shifts_page.LABELS.values():
         assert set(labels) == {kind for kind, _ in SHIFTS.values()}
+
+
+def test_a_p_value_shows_on_which_side_of_the_limit_it_lies():
+    assert [p_cell(p) for p in (0.0502, 0.05, 0.0496, 0.0004)] == [
+        "0.0502",
+        "0.050",
+        "0.050",
+        "< 0.001",
+    ]
