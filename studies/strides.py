@@ -23,40 +23,79 @@ import numpy as np
 import torch
 
 from chestlab.data import sources
-from chestlab.data.folds import fold_rows, train_and_val
-from chestlab.files.atomic import atomic_write, make_folder
-from chestlab.files.errors import InputError, one_line_errors
+from chestlab.data.folds import fold_rows, train_and_val, warn_without_patients
+from chestlab.data.phantom import PHANTOM_MARK
+from chestlab.files.atomic import atomic_write, check_writable, make_folder
+from chestlab.files.errors import InputError, OneLineParser, one_line_errors
+from chestlab.files.progress import StopSignals
+from chestlab.files.run_files import STUDIES
 from chestlab.reporting.page import Wording, render
-from chestlab.reporting.stored_runs import source_stem
+from chestlab.runs.flags import add_data, add_folder, checked
+from chestlab.runs.naming import check_name, output_folders, run_name
+from chestlab.training.recipe import hyperparameter
 from chestlab.training.trainer import Trainer
 from model import EfficientChestNet
-from studies.study import TEMPLATES, add_redraw
+from studies.study import FOLDS, TEMPLATES, add_redraw
 from train import REPORT
 
-STUDIES = Path(__file__).resolve().parent
-
 FILE = "strides.json"
+
+SHAPE = {  # metavar, usual value and meaning; another value is told in the folder's name
+    "epochs": ("N", hyperparameter(12, "", low=1, high=1000), "of every training"),
+    "folds": ("K", FOLDS, "parts of the images, patients together; each is held out once"),
+    "seeds": ("R", hyperparameter(2, "", low=1, high=100), "repetitions with other folds"),
+}
 
 # No layout with 28 x 28 pixels through stage 2: it takes four times the time of the others.
 LAYOUTS = ((2, 1, 2, 2), (2, 1, 2, 1), (1, 2, 2, 1), (1, 2, 2, 2), (2, 1, 1, 2))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure every layout and write the table, after every repetition anew."""
-    parser = argparse.ArgumentParser(
-        prog="python -m studies.strides", description=__doc__.splitlines()[0]
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog="python -m studies.strides",
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=96),
     )
-    parser.add_argument("--data", required=True, help="an npz with names, to know the patients")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=2, help="repetitions with other folds")
+    add_data(parser)
+    for name, (metavar, field, what) in SHAPE.items():
+        parser.add_argument(
+            f"--{name}",
+            type=checked(field),
+            default=field.default,
+            metavar=metavar,
+            help=f"{what} (default: %(default)s)",
+        )
+    add_folder(parser, "--results-dir", "results")
+    parser.add_argument("--name", help="of the folder of results (default: strides and the data)")
     add_redraw(parser, write_page, "the page")
-    with one_line_errors(resume=""):
-        options = parser.parse_args(argv)
+    return parser
 
-    data = sources.load(options.data)
-    folder = STUDIES.parent / "results" / "studies" / f"strides_{source_stem(data.source)}"
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; exit statuses of `chestlab.runs.run`."""
+    with one_line_errors(resume=None), StopSignals():
+        run(_parser().parse_args(argv))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure every layout and write the table, after every repetition anew.
+
+    Raises:
+        InputError: folder, name or data cannot be used.
+    """
+    options.models_dir = options.results_dir  # no network is kept
+    check_writable(options.results_dir, "--results-dir")
+    data = sources.load(options.data, options.root, options.source_size)
+    values = {
+        name: (getattr(options, name), field.default) for name, (_, field, _) in SHAPE.items()
+    }
+    changes = {name: value for name, (value, usual) in values.items() if value != usual}
+    name = options.name or run_name("strides", options.data, data.size, changes)
+    check_name(name)
+    folder = output_folders(options, data)[0] / STUDIES / name
     pool, device = train_and_val(data), torch.device("cpu")
+    warn_without_patients(pool)
     aucs: dict[tuple[int, ...], list[float]] = {layout: [] for layout in LAYOUTS}
     seconds = dict.fromkeys(LAYOUTS, 0.0)
     for seed in range(options.seeds):
@@ -79,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         atomic_write(folder / FILE, json.dumps(about, indent=2) + "\n")
         write_page(folder)
     print((folder / "README.md").read_text(encoding="utf-8"))
+    if data.phantom:
+        print(PHANTOM_MARK)
 
 
 def layout_rows(

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from chestlab.evaluation.tasks import GOAL
 from chestlab.reporting.numbers import short_number
+from chestlab.reporting.stored_runs import kind_of_average, networks_of
 from chestlab.reporting.style import (
     BLUE,
     GOAL_PERCENT,
@@ -140,14 +141,15 @@ def _draw_point(axes: Axes, x: float, row: int, kind: str) -> None:
 
 
 def _highest(runs: Sequence[Mapping[str, Any]]) -> str:
-    """The highest accuracy on test with its interval, and whether it reaches the goal."""
-    best = max(runs, key=lambda run: run["accuracy"])
-    low, high = (100 * end for end in best["interval"])
-    reached = "" if best["accuracy"] >= GOAL else f"no run reaches {GOAL_PERCENT} %; "
-    return (
-        f"Test accuracy: {reached}the highest is {100 * best['accuracy']:.1f} % "
-        f"({low:.1f} to {high:.1f}), {best['name']}"
-    )
+    """The highest accuracy on test, whose it is, and whether it reaches the goal."""
+    highest = max(run["accuracy"] for run in runs)
+    reached = "" if highest >= GOAL else f"no run reaches {GOAL_PERCENT} %; "
+    names = [
+        f"{run['name']} ({100 * run['interval'][0]:.1f} to {100 * run['interval'][1]:.1f})"
+        for run in runs
+        if run["accuracy"] == highest
+    ]
+    return f"Test accuracy: {reached}the highest is {100 * highest:.1f} %, of {' and '.join(names)}"
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
@@ -177,10 +179,10 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
         OSError: ``path`` cannot be written.
     """
     members = metrics["members"]
-    best = metrics["best_member"]["name"]
+    chosen = _chosen(metrics)
     short = _without_common_end([m["name"] for m in members])
     names = [
-        f"{name} (chosen)" if member["name"] == best else name
+        f"{name} (chosen)" if member["name"] == chosen else name
         for name, member in zip(short, members, strict=True)
     ]
     rows = [*names, "average of all"]
@@ -212,19 +214,30 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
         axes.set_ylim(last + 0.5, -0.5)
     panels[0].set_yticks(range(len(rows)), rows, fontsize=NORMAL)
     handles = panels[0].get_legend_handles_labels()[0]
-    chosen_on = metrics["best_member"].get("chosen_on", "val")
-    note = f"Bars: 95 % intervals. Chosen: the best single member by {chosen_on}."
+    note = "Bars: 95 % intervals."
+    if chosen:
+        chosen_on = metrics["best_member"].get("chosen_on", "val")
+        note += f" Chosen: the best single member by {chosen_on}."
     finish(figure, path, handles, [note])
+
+
+def _chosen(metrics: Mapping[str, Any]) -> str:
+    """The best member; none of folds, which were judged on different images."""
+    return "" if kind_of_average(metrics) == "folds" else metrics["best_member"]["name"]
 
 
 def _of_average(metrics: Mapping[str, Any]) -> str:
     """The figures of an average on the images that tell most: test, else out of fold, else val."""
     names = {"test": "test", "oof": "out of fold", "val": "val"}
     split = next(split for split in names if metrics.get(split))
-    figures, members = metrics[split], len(metrics["members"])
+    figures, members = metrics[split], f"{len(metrics['members'])} networks"
+    if metrics.get("blend"):
+        members = f"{len(metrics['members'])} averages"
+        if networks := networks_of(metrics):
+            members += f" ({networks} networks)"
     auc = "undefined" if figures["auc"] is None else f"{figures['auc']:.3f}"
     return (
-        f"Average of {members} networks and each alone: {names[split]} accuracy "
+        f"Average of {members} and each alone: {names[split]} accuracy "
         f"{100 * figures['accuracy']:.1f} %, AUC {auc}"
     )
 

@@ -190,11 +190,11 @@ def _heading(
     if row is None:
         return f"Training curves of {epochs} epoch{'s' if epochs > 1 else ''}"
     auc = number(values["val_auc"][row], ".3f")
+    figures, passed = f"{measure} {auc}", "single pass"
     if "val_accuracy" in values:
         figures = f"accuracy {number(values['val_accuracy'][row], '.1f')} %, AUC {auc}"
-    else:
-        figures = f"{measure} {auc}"
-    return f"Validation {figures} at the {kept} epoch, {row + 1} of {epochs}"
+        passed = "single pass, at 0.5"
+    return f"Validation {figures} ({passed}) at the {kept} epoch, {row + 1} of {epochs}"
 
 
 def _draw_curve(

@@ -285,7 +285,8 @@ def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
         if metrics.get(split) is not None
     }
     keys = ("name", "seed", "best_epoch", "epochs_run", "threshold", "threshold_ci95", "seconds")
-    return {**{key: metrics[key] for key in keys if key in metrics}, **figures}
+    of_average = {"networks": len(metrics["members"])} if "members" in metrics else {}
+    return {**{key: metrics[key] for key in keys if key in metrics}, **of_average, **figures}
 
 
 def _mean_and_sd(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -99,10 +99,10 @@ AVERAGES: dict[str, tuple[Texts, Texts]] = {  # question and reason, by what is 
     ),
     "runs": (
         (
-            "What do {members} different networks, {model}, gain by having their predictions "
+            "What do {members} cross-validated runs of {model} gain by having their predictions "
             "averaged?",
-            "Apa yang diperoleh bila prediksi {members} jaringan yang berbeda, {model}, "
-            "dirata-ratakan?",
+            "Apa yang diperoleh bila prediksi dari {members} percobaan bervalidasi silang dengan "
+            "{model} dirata-ratakan?",
         ),
         (
             "Different networks err in part on different images, so that averaging cancels errors.",

@@ -265,6 +265,7 @@ def _out_of_fold_facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "oof_n": figures["n"],
         "oof_accuracy": figures["accuracy"],
+        "oof_threshold": metrics.get("oof_threshold"),
         "oof_auc": figures["auc"],
         "oof_auc_low": figures["auc_ci95"][0],
         "oof_auc_high": figures["auc_ci95"][1],

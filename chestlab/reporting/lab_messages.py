@@ -11,7 +11,10 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
     "title_recipe": ("{title}, recipe {recipe}", "{title}, resep {recipe}"),
     "title_seeds": ("{title}, average of {members} seeds", "{title}, rerata {members} seed"),
     "title_folds": ("{title}, average of {members} folds", "{title}, rerata {members} fold"),
-    "title_runs": ("{title}, average of {members} networks", "{title}, rerata {members} jaringan"),
+    "title_runs": (
+        "{title}, average of {members} averages with {networks} networks",
+        "{title}, rerata dari {members} rerata dengan {networks} jaringan",
+    ),
     "run": ("Run", "Percobaan"),
     "finished": ("finished on {date}", "selesai pada {date}"),
     "all_results": ("All results", "Semua hasil"),
@@ -63,6 +66,13 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
         "Rerata ini terdiri atas {members} jaringan dengan total {parameters} parameter. "
         "Masing-masing dimulai dari {start}.",
     ),
+    "network_average_of_runs": (
+        "The average consists of {members} averages with {networks} networks in all, which have "
+        "{parameters} parameters together. Each network starts from {start}.",
+        "Rerata ini terdiri atas {members} rerata dengan {networks} jaringan seluruhnya dan total "
+        "{parameters} parameter. Setiap jaringan dimulai dari {start}.",
+    ),
+    "several": ("several", "beberapa"),
     "not_pretrained": (
         "In the course report this network starts from ImageNet's weights, so that this run is not "
         "the report's experiment.",
@@ -109,6 +119,16 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
         "Dalam kurung: selang bootstrap 95 %, dengan pengambilan ulang per {unit}. Kelas positif "
         "adalah pneumotoraks, yang diprediksi bila probabilitasnya paling sedikit {threshold}. "
         "{view}",
+    ),
+    "oof_threshold": (
+        "The out-of-fold row is at the threshold {threshold}, which was not chosen on its images.",
+        "Baris out-of-fold memakai ambang {threshold}, yang tidak dipilih dengan citranya.",
+    ),
+    "oof_threshold_chosen": (
+        "The out-of-fold row is at a threshold that was chosen on its own images, so that its "
+        "accuracy is optimistic.",
+        "Baris out-of-fold memakai ambang yang dipilih dengan citranya sendiri, sehingga "
+        "akurasinya optimistis.",
     ),
     "unit_of_findings": (
         "In brackets: 95 % bootstrap intervals, which resample {unit}. {view}",
@@ -160,6 +180,14 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
         "of networks that were trained once; training again would move them further.",
         "Anggota terbaik adalah `{name}`, menurut akurasi lalu AUC pada {split}. Perbandingan ini "
         "hanya untuk jaringan yang dilatih satu kali; pelatihan ulang akan menggeser angkanya.",
+    ),
+    "below_folds": (
+        "The member with the highest accuracy and then AUC on its own fold is `{name}`. The folds "
+        "are different images, so that this chooses nothing. These comparisons are of networks "
+        "that were trained once; training again would move them further.",
+        "Anggota dengan akurasi lalu AUC tertinggi pada fold-nya sendiri adalah `{name}`. "
+        "Citra setiap fold berbeda, sehingga hal itu tidak memilih apa pun. Perbandingan ini hanya "
+        "untuk jaringan yang dilatih satu kali; pelatihan ulang akan menggeser angkanya.",
     ),
     "cost_title": ("Cost", "Biaya komputasi"),
     "environment_title": ("Environment", "Lingkungan"),

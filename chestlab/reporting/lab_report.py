@@ -27,7 +27,13 @@ from chestlab.reporting.lab_wording import LabWording
 from chestlab.reporting.look_tables import all_looks, look_count, looks_at_images_of
 from chestlab.reporting.messages import LANGUAGES, MESSAGES
 from chestlab.reporting.page import escaped, link, render
-from chestlab.reporting.stored_runs import StoredRun, read_history, read_two_class_run
+from chestlab.reporting.stored_runs import (
+    StoredRun,
+    kind_of_average,
+    networks_of,
+    read_history,
+    read_two_class_run,
+)
 
 EXTRAS = "report"  # folder, in that of a run, of what the report alone needs
 
@@ -246,8 +252,7 @@ class _Page:
         experiment = lab_experiments.experiment_of(metrics)
         title = self.facts["title"]
         if "members" in metrics:
-            kind = _kind_of_average(metrics)
-            title = say(f"title_{kind}", title=title, members=len(metrics["members"]))
+            title = say(f"title_{kind_of_average(metrics)}", title=title, **self._counts())
         if metrics.get("recipe_name") in lab_experiments.RECIPES:
             title = say("title_recipe", title=title, recipe=metrics["recipe_name"])
         if experiment.number:
@@ -284,7 +289,7 @@ class _Page:
         experiment = lab_experiments.experiment_of(self.metrics)
         texts = experiment.question
         if "members" in self.metrics:
-            texts = lab_experiments.AVERAGES[_kind_of_average(self.metrics)][0]
+            texts = lab_experiments.AVERAGES[kind_of_average(self.metrics)][0]
         return self.wording.texts(texts, self.facts)
 
     def _hypothesis(self) -> str:
@@ -296,7 +301,7 @@ class _Page:
         if experiment.pretrained and _starts_from(metrics) == "imagenet":
             texts = experiment.pretrained
         if "members" in metrics:
-            texts = lab_experiments.AVERAGES[_kind_of_average(metrics)][1]
+            texts = lab_experiments.AVERAGES[kind_of_average(metrics)][1]
         common = lab_experiments.COMMON
         if self.run.phantom:
             common = lab_experiments.COMMON_PHANTOM
@@ -339,7 +344,8 @@ class _Page:
         if "members" not in self.metrics:
             parts = [say("network", model=escaped(self.metrics["model"]), **values)]
         else:
-            parts = [say("network_average", members=len(self.metrics["members"]), **values)]
+            of_runs = "_of_runs" if kind_of_average(self.metrics) == "runs" else ""
+            parts = [say(f"network_average{of_runs}", **self._counts(), **values)]
         if (self.metrics.get("starting_weights") or {}).get("note"):
             parts.append(say("not_pretrained"))
         if blocks is None and not self.metrics.get("blend"):
@@ -347,6 +353,11 @@ class _Page:
         elif "members" in self.metrics and blocks is not None:
             parts.append(say("blocks_of_one"))
         return " ".join(parts)
+
+    def _counts(self) -> dict[str, Any]:
+        """Members of an average, and networks of an average of averages."""
+        networks = networks_of(self.metrics) or self.wording.say("several")
+        return {"members": len(self.metrics["members"]), "networks": networks}
 
     def _recipe(self) -> str:
         """Which recipe it is, and what was changed from the published one."""
@@ -378,7 +389,13 @@ class _Page:
         }
         if "threshold" not in metrics:
             return say("unit_of_findings", **values).strip()
-        return say("unit_of_intervals", threshold=self._threshold(), **values).strip()
+        text = say("unit_of_intervals", threshold=self._threshold(), **values).strip()
+        if self.run.kind != "baseline" or not metrics.get("oof"):
+            return text
+        threshold = metrics.get("oof_threshold")  # older versions chose one on these images
+        if threshold is None:
+            return f"{text} {say('oof_threshold_chosen')}"
+        return f"{text} {say('oof_threshold', threshold=self.wording.number(threshold, '.2f'))}"
 
     def _threshold(self) -> str:
         """With its interval; an older version stored none."""
@@ -402,6 +419,8 @@ class _Page:
         if "members" not in self.metrics:
             return ""
         best = self.metrics["best_member"]
+        if kind_of_average(self.metrics) == "folds":  # each was judged on images of its own
+            return self.wording.say("below_folds", name=best["name"])
         of_val = best["chosen_on"].endswith("val")
         split = self.wording.say("split_val" if of_val else "split_held_out")
         return self.wording.say("below_members", name=best["name"], split=split)
@@ -413,12 +432,6 @@ class _Page:
         names += [f"{split}_probabilities.csv" for split in splits]
         present = [name for name in names if (self.run.folder / name).exists()]
         return ", ".join(f"[{name}]({name})" for name in present)
-
-
-def _kind_of_average(metrics: Mapping[str, Any]) -> str:
-    """What was averaged: ``seeds``, ``folds`` or ``runs``."""
-    words = str(metrics.get("kind")).split()
-    return next((kind for kind in ("folds", "runs") if kind in words), "seeds")
 
 
 def _starts_from(metrics: Mapping[str, Any]) -> str:

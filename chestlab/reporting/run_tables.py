@@ -17,7 +17,7 @@ from chestlab.reporting.look_tables import look_count, recipe_text
 from chestlab.reporting.messages import MESSAGES
 from chestlab.reporting.page import NOTHING, Wording, escaped, link, markdown_table, unbroken
 from chestlab.reporting.pairs import clearly_above, difference
-from chestlab.reporting.stored_runs import StoredRun, read_patients
+from chestlab.reporting.stored_runs import StoredRun, kind_of_average, read_patients
 
 Best = tuple[StoredRun, list[StoredRun]]
 
@@ -86,8 +86,7 @@ def _about(wording: Wording, run: StoredRun) -> list[str]:
     metrics = run.metrics
     about: list[str | None] = [model_name(wording, run)]
     if run.kind == "ensemble":
-        words = str(metrics.get("kind")).split()
-        kind = next((kind for kind in ("folds", "runs") if kind in words), "seeds")
+        kind = kind_of_average(metrics)
         about.append(wording.say(f"average_of_{kind}", n=len(metrics["members"])))
         about.append(recipe_text(metrics))
     elif run.kind == "network":

@@ -193,6 +193,20 @@ def shortened(text: str, length: int = 100) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
+def kind_of_average(metrics: Mapping[str, Any]) -> str:
+    """What was averaged: ``seeds``, ``folds`` or ``runs``."""
+    words = str(metrics.get("kind")).split()
+    return next((kind for kind in ("folds", "runs") if kind in words), "seeds")
+
+
+def networks_of(metrics: Mapping[str, Any]) -> int | None:
+    """How many networks a run has; None for an average of averages that has not stored it."""
+    members = metrics.get("members", [{}])
+    if metrics.get("blend") and not all("networks" in member for member in members):
+        return None
+    return sum(member.get("networks", 1) for member in members)
+
+
 def read_two_class_run(path: Path) -> StoredRun | None:
     """The run of a ``metrics.json``, checked; None if its task is the 14 findings.
 

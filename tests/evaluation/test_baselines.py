@@ -70,6 +70,10 @@ def test_figures_are_those_of_the_tables_at_the_threshold_of_val(results, baseli
         assert ((values > 0) & (values < 1)).all()
         expected = evaluate_probabilities(labels, values, metrics["threshold"])
         assert metrics[split] == expected
+    labels, values, _ = probabilities(folder, "oof")
+    out_of_fold = metrics["oof"]["accuracy"]  # at a threshold that was not chosen on these images
+    assert metrics["oof_threshold"] == 0.5
+    assert out_of_fold == pytest.approx(np.mean((values >= 0.5) == (labels == 1)))
     assert metrics["yardstick"] is True and metrics["parameters"] >= 1
     assert metrics["chosen_strength"] in (baseline.grid or (None,))
 

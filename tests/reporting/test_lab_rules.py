@@ -132,7 +132,8 @@ BOUNDARIES = [  # topic, facts, number of the rule that must be chosen (None: no
     ("result result", {}, 1),
     ("result result", {"patients": None}, 2),
     ("result result_findings", {}, 0),
-    ("result out_of_fold", {}, 0),
+    ("result out_of_fold", {"oof_threshold": 0.5}, 0),
+    ("result out_of_fold", {"oof_threshold": None}, 1),
     ("result untested", {"tested": False}, 0),
     ("result untested", {"tested": True}, None),
     ("result goal_on_val", {"val_accuracy": 0.9}, 0),
@@ -265,7 +266,7 @@ def test_facts_have_the_names_that_rules_use(tmp_path):
     elsewhere |= {"oof_accuracy", "oof_auc_low", "oof_auc_high", "first_epoch_at_goal"}
     elsewhere |= {"running_auc", "estimated_auc", "estimated_minus_running", "members"}
     elsewhere |= {"single_temperature", "single_low", "single_high"}
-    elsewhere |= {"threshold_low", "threshold_high"}  # an older version stored none
+    elsewhere |= {"threshold_low", "threshold_high", "oof_threshold"}  # in no older version
     needed = {name for topic in GROUPS.values() for name in topic.needs}
     needed |= {name for rule in all_rules() for name in fields(rule.en)}
     assert needed - LIMITS_OF_RULES.keys() - elsewhere <= known

@@ -86,8 +86,9 @@ def test_training_curves_say_what_they_show(drawn):
     )
     best = make_history(30)[19]
     accuracy, auc = f"{100 * best['val_accuracy']:.1f} %", f"{best['val_auc']:.3f}"
-    heading = f"Validation accuracy {accuracy}, AUC {auc} at the best epoch, 20 of 30"
-    assert title_lines(figure)[0].get_text() == heading
+    heading = f"Validation accuracy {accuracy}, AUC {auc} (single pass, at 0.5) at the best epoch"
+    heading += ", 20 of 30"
+    assert " ".join(title_lines(figure)[0].get_text().split()) == heading
     shown = [axes.get_title() for axes in figure.axes]
     assert shown == [f"epoch 20: val {v}" for v in (f"{best['val_loss']:.3f}", accuracy, auc)]
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy at 0.5 (%)", "AUC"]
