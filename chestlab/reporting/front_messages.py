@@ -44,14 +44,14 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "goal_reached": (
         "**Validation accuracy of {goal}, the goal of the course reports:** reached by {names}."
-        " This is optimistic, since the same images chose the threshold ({of}).",
-        "**Akurasi validasi {goal}, sasaran laporan praktikum:** dicapai oleh {names}. Angka "
-        "ini optimistis, karena ambangnya dipilih dengan citra yang sama ({of}).",
+        " This is optimistic, since these images took part in choosing the threshold ({of}).",
+        "**Akurasi validasi {goal}, target laporan praktikum:** dicapai oleh {names}. Angka "
+        "ini optimistis, karena citra itu ikut dipakai untuk memilih ambang ({of}).",
     ),
     "goal_missed": (
         "**Validation accuracy of {goal}, the goal of the course reports:** reached by no run; "
         "the highest is {name} ({of}).",
-        "**Akurasi validasi {goal}, sasaran laporan praktikum:** tidak dicapai oleh satu "
+        "**Akurasi validasi {goal}, target laporan praktikum:** tidak dicapai oleh satu "
         "percobaan pun; yang tertinggi {name} ({of}).",
     ),
     "test_missed": (
@@ -60,11 +60,12 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "adalah {name}, pada {of}.",
     ),
     "goal_inside": (
-        "Its interval includes {goal}: so few images neither show nor exclude it.",
-        "Selangnya memuat {goal}: citra sesedikit itu tidak membuktikan dan tidak menyangkalnya.",
+        "{goal} lies within the interval: so few images neither show nor exclude it.",
+        "{goal} masih di dalam selang: citra sesedikit itu tidak membuktikan dan tidak "
+        "menyangkalnya.",
     ),
     "goal_above": (
-        "Its interval lies below {goal}.",
+        "The interval lies below {goal}.",
         "Selangnya berada di bawah {goal}.",
     ),
     "seeds_in_sentence": (
@@ -113,6 +114,10 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "{number}, resep laporan ({n} seed)",
     ),
     "average_of": ("Average of {of}", "Rerata {of}"),
+    "average_of_networks": (
+        "the average of experiments {of} ({n} networks)",
+        "rerata eksperimen {of} ({n} jaringan)",
+    ),
     "average_in_sentence": ("the average of experiments {of}", "rerata eksperimen {of}"),
     "folds_in_sentence": ("{name} (average of {n} networks)", "{name} (rerata {n} jaringan)"),
     "and": (" and ", " dan "),
@@ -145,6 +150,10 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     "fresh_note": (
         "{label}: on fresh folds with recipe {recipe}",
         "{label}: pada fold baru dengan resep {recipe}",
+    ),
+    "average_note": (
+        "{label}: on fresh folds of one network each, on val and test of {n} networks",
+        "{label}: pada fold baru masing-masing satu jaringan, pada validasi dan uji {n} jaringan",
     ),
     "size_note": (
         '"{size} px": the same X-rays, from a file with {size} x {size} pixels',

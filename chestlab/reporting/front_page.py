@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from chestlab.reporting.front_plots import Interval, Point, draw_front
 from chestlab.reporting.front_rows import Row, averaged, number_of, page_of, table_rows, title_of
 from chestlab.reporting.page import NOTHING, Wording, escaped, markdown_table, unbroken
 from chestlab.reporting.run_tables import best_on_test, model_name
-from chestlab.reporting.stored_runs import StoredRun, read_patients
+from chestlab.reporting.stored_runs import StoredRun, networks_of, read_patients
 
 MOST_ROWS = 24  # of networks; more are on the page of all runs
 
@@ -113,16 +114,22 @@ class FrontPage:
         """What a row is called in a sentence."""
         if row.kind == "seeds":
             return self.wording.say("seeds_in_sentence", number=number_of(row.metrics))
-        number, _, name = row.label.partition(" ")
+        number, _, name = re.sub(r", \d+ px$", "", row.label).partition(" ")
         if number.isdecimal():
             return self.wording.say("experiment_in_sentence", number=number, name=name)
         if row.kind != "average":
             return row.label
-        if row.run is not None:
+        if self.fresh is None or row.fresh is None:
+            assert row.run is not None  # else it would have no row
             return self._in_sentence(row.run)
-        assert self.fresh is not None and row.fresh is not None  # else it would have no row
         models = self.fresh.configurations[row.fresh]["model"].split(NETWORKS_BETWEEN)
-        return self.wording.say("average_in_sentence", of=averaged(self.wording, models))
+        return self._average(models, len(models))
+
+    def _average(self, models: Sequence[str], networks: int | None) -> str:
+        """What an average is called, with the number of its networks where that is known."""
+        of = averaged(self.wording, models)
+        key = "average_of_networks" if networks else "average_in_sentence"
+        return self.wording.say(key, of=of, n=networks)
 
     def _goal_on_val(self) -> str:
         say, of = self.wording.say, self._images("val")
@@ -136,14 +143,16 @@ class FrontPage:
         reached, best = self._by_accuracy("test")
         key, of = "test_reached" if reached else "test_missed", self._images("test")
         text = self.wording.say(key, goal=self._goal(), names=reached, name=best, of=of)
-        highest = self._sorted_by_accuracy("test")[0].metrics["test"].get("accuracy_ci95")
-        if reached or not highest:
+        known = [run.metrics["test"] for run in self._sorted_by_accuracy("test")]
+        highest = [of for of in known if of["accuracy"] == known[0]["accuracy"]]
+        if reached or not all(of.get("accuracy_ci95") for of in highest):
             return text
-        open_or_not = "goal_inside" if highest[1] >= GOAL else "goal_above"
+        inside = any(of["accuracy_ci95"][1] >= GOAL for of in highest)
+        open_or_not = "goal_inside" if inside else "goal_above"
         return f"{text} {self.wording.say(open_or_not, goal=self._goal())}"
 
     def _by_accuracy(self, split: str) -> tuple[str, str]:
-        """The runs whose accuracy reaches the goal, and the one with the highest, in words."""
+        """The runs whose accuracy reaches the goal, and those with the highest, in words."""
         known = self._sorted_by_accuracy(split)
         names = [
             self.wording.say(
@@ -154,7 +163,9 @@ class FrontPage:
             for run in known
         ]
         reached = sum(run.metrics[split]["accuracy"] >= GOAL for run in known)
-        return ", ".join(names[:reached]), names[0]
+        first = known[0].metrics[split]["accuracy"]
+        highest = sum(run.metrics[split]["accuracy"] == first for run in known)
+        return ", ".join(names[:reached]), self.wording.say("and").join(names[:highest])
 
     def _sorted_by_accuracy(self, split: str) -> list[StoredRun]:
         known = [run for run in self.runs if split in run.predictions]
@@ -165,8 +176,7 @@ class FrontPage:
     def _in_sentence(self, run: StoredRun) -> str:
         """What a run is called in a sentence."""
         if run.metrics.get("blend"):
-            models = run.metrics["model"].split(" + ")
-            return self.wording.say("average_in_sentence", of=averaged(self.wording, models))
+            return self._average(run.metrics["model"].split(" + "), networks_of(run.metrics))
         if run.kind == "ensemble":
             n, name = len(run.metrics["members"]), title_of(run.metrics)
             return self.wording.say("folds_in_sentence", name=name, n=n)
@@ -235,6 +245,12 @@ class FrontPage:
         notes += [say("warned")] if warned else []
         notes += [
             say("fresh_note", label=row.label, recipe=row.note) for row in self.rows if row.note
+        ]
+        notes += [
+            say("average_note", label=row.label, n=networks)
+            for row in self.rows
+            if row.kind == "average" and row.fresh and row.run
+            if (networks := networks_of(row.run.metrics))
         ]
         sizes = {
             row.run.metrics["data"].get("size")

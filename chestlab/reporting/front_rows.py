@@ -190,6 +190,8 @@ def _with_fresh_folds(rows: Sequence[Row], fresh: FreshFolds) -> list[Row]:
             about = fresh.configurations[names[0]]
             found[place] = names[0]
             notes[place] = in_words(about["recipe_name"], about["recipe_changes"])
+            if row.metrics["data"]["sha256"] != fresh.sha256:  # the same X-rays in another size
+                notes[place] += f", {fresh.summary['data']['size']} px"
     return [
         dataclasses.replace(row, fresh=found.get(place), note=notes.get(place, ""))
         for place, row in enumerate(rows)

@@ -124,7 +124,7 @@ def test_an_average_and_baselines_have_rows_with_their_figures_on_fresh_folds(tm
         value = oof.estimate(name, "auc").value
         assert row_of(page, label)[1].startswith(f"{value:.3f}<br>")
     assert "(studies/fresh_folds_small/README.md)" in row_of(page, "Average of 1 and 2")[0]
-    assert "Best so far: the average of experiments 1 and 2, with" in page
+    assert "Best so far: the average of experiments 1 and 2 (2 networks), with" in page
 
 
 def test_several_seeds_are_a_mean_and_stand_in_the_place_of_one_run(tmp_path, monkeypatch):
