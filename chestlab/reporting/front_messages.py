@@ -184,7 +184,7 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     "axis_fresh_auc": ("AUC on fresh folds", "AUC pada fold baru"),
     "axis_val_auc": ("AUC on validation images, as selected", "AUC validasi, hasil pemilihan"),
     "axis_test_accuracy": ("test accuracy (%)", "akurasi uji (%)"),
-    "legend_goal": ("{goal} % goal of the reports", "sasaran laporan {goal} %"),
+    "legend_goal": ("{goal} % goal of the reports", "target laporan {goal} %"),
     "legend_baseline": ("best baseline", "pembanding terbaik"),
     "legend_network": ("network", "jaringan"),
     "legend_seeds": ("mean of seeds ± sd", "rerata seed ± sb"),
