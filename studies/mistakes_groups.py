@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ def _read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     try:
         with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, EOFError, ValueError, csv.Error) as error:
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         reason = getattr(error, "strerror", None) or "it is damaged"
         raise InputError(f"'{path}' cannot be read as a table: {reason}") from None
     lacking = [column for column in columns if not rows or rows[0].get(column) is None]

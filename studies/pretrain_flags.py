@@ -124,6 +124,7 @@ def parse(argv: Sequence[str], description: str | None = None) -> argparse.Names
 
 def _parser(description: str | None) -> OneLineParser:
     parser = OneLineParser(
+        prog="python -m studies.pretrain",
         description=description,
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(

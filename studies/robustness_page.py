@@ -143,8 +143,11 @@ def _draw(
     from chestlab.reporting.style import BLUE, INK, SMALL, VERMILLION, finish, tidy, titled_figure
 
     rows = next(iter(tables.values()))
-    title = "What training on degraded images changes\n"
-    title += f"{summary['data']['source']} · train + val, choice folds"
+    (_, without), first = next(iter(tables.items()))
+    gained = {row["name"]: f"{row['auc_gain']:+.3f}" for row in first}
+    title = f"Training {without} on degraded images changes its AUC by {gained[NONE]}"
+    title += f", by {gained[ALIKE]} under shifts like those" if ALIKE in gained else ""
+    title += f"\n{summary['data']['source']} · train + val, choice folds"
     figure = titled_figure(title, body_height=0.9 + 0.34 * len(rows))
     axes = figure.subplots()
     axes.axvline(0, color=INK, linewidth=1.2, zorder=1)
@@ -171,4 +174,5 @@ def _draw(
     axes.set_ylim(len(rows) - 0.4, -0.6)
     means = [place for place, row in enumerate(rows) if row["name"] in MEANS["en"]]
     axes.axhline(max(means) + 0.5, color=INK, linewidth=0.6)
-    finish(figure, path, handles, ["Bars: 95 % intervals over patients and repeats."])
+    repeats = " and repeats" if summary["repeats"] > 1 else ""
+    finish(figure, path, handles, [f"Bars: 95 % intervals over patients{repeats}."])

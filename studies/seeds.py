@@ -21,11 +21,15 @@ import numpy as np
 
 from chestlab.evaluation.predictions import MEMBERS, read_members, write_members
 from chestlab.files.atomic import atomic_write, make_folder
-from chestlab.files.errors import InputError, one_line_errors
+from chestlab.files.errors import InputError, OneLineParser, one_line_errors
 from chestlab.files.run_files import STUDIES
 from chestlab.reporting.lab_warnings import warning_in
 from chestlab.reporting.page import Wording, render
 from chestlab.reporting.stored_runs import StoredRun, read_two_class_run
+from chestlab.runs.ensemble import SEEDS
+from chestlab.runs.flags import add_folder
+from chestlab.runs.naming import check_name
+from networks import NETWORKS
 from studies.study import TEMPLATES, add_redraw
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,26 +41,48 @@ FIGURES = (("val", "accuracy"), ("val", "auc"), ("test", "accuracy"), ("test", "
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train the seeds that are not finished, then write the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m studies.seeds", description=__doc__.splitlines()[0]
+    parser = OneLineParser(
+        prog="python -m studies.seeds", description=__doc__.splitlines()[0], allow_abbrev=False
     )
     parser.add_argument("script", help="of this project, e.g. train.py")
     parser.add_argument(
         "--name", required=True, help="of the first run; <name>_seed<seed> of the others"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 123, 456, 789, 1011])
-    parser.add_argument("--results-dir", type=Path, default=ROOT / "results")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=SEEDS,
+        metavar="N",
+        help=f"two or more, all different (default: {' '.join(map(str, SEEDS))})",
+    )
+    add_folder(parser, "--results-dir", "results")
     add_redraw(parser, write_page, "the page")
     with one_line_errors(resume=""):
-        options, flags = parser.parse_known_args(argv)
+        run(*parser.parse_known_args(argv))
 
+
+def run(options: argparse.Namespace, flags: Sequence[str]) -> None:
+    """Train and write; ``flags`` go to the script.
+
+    Raises:
+        InputError: the script, the name or the seeds cannot be used.
+        SystemExit: a training has ended with another status than 0, which this one takes over.
+    """
+    if not (ROOT / options.script).is_file():
+        scripts = sorted({f"{known.script}.py" for known in NETWORKS.values()})
+        raise InputError(f"'{options.script}' is no script here; there are {', '.join(scripts)}")
+    if len(options.seeds) < 2 or len(set(options.seeds)) < len(options.seeds):
+        raise InputError("--seeds: two or more are compared, and none twice")
+    check_name(options.name)
     runs: list[StoredRun] = []
     for seed in options.seeds:
         name = options.name + (f"_seed{seed}" if seed != options.seeds[0] else "")
         command = [sys.executable, str(ROOT / options.script), *flags, "--resume"]
         command += ["--seed", str(seed), "--name", name]
         command += ["--results-dir", str(options.results_dir)]
-        subprocess.run(command, check=True)
+        if status := subprocess.run(command, check=False).returncode:
+            raise SystemExit(status if status > 0 else 128 - status)  # as a shell tells a signal
         runs.append(_read_run(options.results_dir, name))
     folder = write(options.script, options.name, runs)
     print((folder / "README.md").read_text(encoding="utf-8"))

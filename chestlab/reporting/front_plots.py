@@ -89,8 +89,8 @@ def draw_front(
     left.set_ylim(len(points) - 0.4, -0.6)
     for place, point in enumerate(points):
         if point.left is None:
-            at = (0.97, place), ("axes fraction", "data")
-            left.annotate(point.missing, at[0], xycoords=at[1], **UNDEFINED)
+            at = (0.03, place), ("axes fraction", "data")  # away from the line of the baseline
+            left.annotate(point.missing, at[0], xycoords=at[1], **{**UNDEFINED, "ha": "left"})
     handles = [
         Line2D([], [], linestyle="", **_marker(kind), label=words[kind])
         for kind in KINDS

@@ -129,3 +129,28 @@ def test_alarms_of_configurations_are_translated():
 
 def test_every_switch_is_told_in_indonesian():
     assert {switch.name for switch in SWITCHES} <= SWITCHES_IN_INDONESIAN.keys()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["nosuch.py", "--name", "x"], "'nosuch.py' is no script here; there are resnet_"),
+        (["train.py", "--name", "x", "--seeds", "3"], "--seeds: two or more are compared"),
+        (["train.py", "--name", "x", "--seeds", "3", "3"], "and none twice"),
+        (["train.py", "--name", "../x"], "../x"),
+        (["train.py"], "--name"),
+    ],
+)
+def test_seeds_refuses_what_it_cannot_use(flags, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        seeds.main(flags)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and error.count("\n") == 1
+
+
+def test_seeds_ends_as_the_training_that_failed(capfd, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        seeds.main(["train.py", "--name", "x", "--results-dir", str(tmp_path), "--nosuch"])
+    error = capfd.readouterr().err
+    assert stop.value.code == 2 and "--nosuch" in error and "Traceback" not in error
+    assert not list(tmp_path.iterdir())
