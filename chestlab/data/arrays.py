@@ -8,6 +8,7 @@ import io
 import math
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -58,12 +59,20 @@ class ArrayError(InputError):
 
 @contextlib.contextmanager
 def open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open an npz file after checking its directory, where damage could hide optional arrays."""
+    """Open an npz file after checking its directory, where damage could hide optional arrays.
+
+    Raises:
+        InputError: it holds an array twice.
+    """
     # A member that is still open would keep the file open on its own, and with it an exception that
     # a notebook remembers; Windows then lets nobody replace or delete the file.
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             archive.open(member).close()  # raises if the directory's name is not the member's own
+        for name, count in Counter(archive.namelist()).items():
+            if count > 1:
+                name = name.removesuffix(".npy")
+                raise InputError(f"it holds '{name}' {count} times; write it with each array once")
         yield archive
 
 

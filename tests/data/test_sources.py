@@ -193,6 +193,15 @@ def test_names_of_another_type_are_named(tmp_path):
             filter_npz(tmp_path / "a.npz")
 
 
+def test_an_array_that_is_there_twice_is_named(tmp_path, source):
+    path = tmp_path / "twice.npz"
+    path.write_bytes(Path(source).read_bytes())
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("train_labels.npy", archive.read("train_labels.npy"))
+    with pytest.raises(InputError, match="'train_labels' 2 times; write it with each array once"):
+        load(str(path))
+
+
 def test_arrays_in_fortran_order_are_the_same_arrays(tmp_path, monkeypatch):
     """What a table from pandas becomes; one too large to be read at once is refused."""
     arrays = source_arrays()
