@@ -64,7 +64,6 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
     "switch": ("switch", "opsi"),
     "gain_auc": ("gain in AUC (95 %)", "kenaikan AUC (95 %)"),
     "gain_accuracy": ("gain in accuracy (95 %)", "kenaikan akurasi (95 %)"),
-    "training_time": ("training time", "waktu latih"),
     "verdict": ("verdict", "putusan"),
     "verdict_holm": ("verdict,<br>Holm", "putusan,<br>Holm"),
     "detectable": ("detectable<br>gain in AUC", "kenaikan AUC<br>terdeteksi"),
@@ -276,10 +275,10 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
         "terakhir; pembanding dasar tidak memilih apa pun di sana.",
     ),
     "comparison_caption": (
-        "Test accuracy and AUC of every run with 95 % intervals, its parameters and its training "
-        "time; the numbers are those of the table.",
-        "Akurasi uji dan AUC setiap percobaan dengan selang 95 %, banyaknya parameter, dan waktu "
-        "latihnya; nomornya sama dengan nomor di tabel.",
+        "Test accuracy and AUC of every run with 95 % intervals, and its parameters; the numbers "
+        "are those of the table.",
+        "Akurasi uji dan AUC setiap percobaan dengan selang 95 %, dan banyaknya parameter; "
+        "nomornya sama dengan nomor di tabel.",
     ),
     "pairs_title": ("Pairs of runs on the test images", "Pasangan percobaan pada citra uji"),
     "some_pairs": (
