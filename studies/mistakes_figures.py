@@ -11,7 +11,12 @@ from typing import Any
 import numpy as np
 
 from chestlab.evaluation import bootstrap, reliability, subgroups
-from chestlab.evaluation.bootstrap import percentile_interval, weighted_auc, weighted_mean
+from chestlab.evaluation.bootstrap import (
+    percentile_interval,
+    percentile_p,
+    weighted_auc,
+    weighted_mean,
+)
 from chestlab.evaluation.metrics import choose_threshold, fit_temperature, sigmoid
 from chestlab.evaluation.out_of_fold import NESTED_ACCURACY, OutOfFold
 from chestlab.evaluation.verdicts import (
@@ -283,7 +288,8 @@ def subgroup_tables(figures: Figures, best: str, known: Sequence[Property]) -> d
     Returns:
         ``subgroups``, a row per group; ``comparisons``, a row per property and measure, the last
         group less the first; ``properties``, a row per property: what it tells of the class by
-        itself, how it goes with the logit within a class, and the AUC among equals.
+        itself, how it goes with the logit within a class, both with p, the AUC among equals, and
+        whether it is a possible shortcut after Holm's correction for all properties.
     """
     of_network = _Subgroup(figures, best)
     groups = list(itertools.chain(*(_group_rows(of_network, p) for p in known)))
@@ -292,6 +298,8 @@ def subgroup_tables(figures: Figures, best: str, known: Sequence[Property]) -> d
         row["p_holm"] = p_holm
         row["differs"] = bool(p_holm <= ALPHA)
     rows = [_property_row(of_network, p) for p in known if p.key != "class"]
+    for row, p_holm in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row |= {"p_holm": p_holm, "shortcut": bool(p_holm < ALPHA)}
     return {"subgroups": groups, "comparisons": comparisons, "properties": rows}
 
 
@@ -329,6 +337,12 @@ def _comparison_rows(of_network: _Subgroup, known: Property) -> list[Row]:
 
 
 def _property_row(of_network: _Subgroup, known: Property) -> Row:
+    """What a property tells of the class and of the logit, with p of a possible shortcut.
+
+    A shortcut tells the class by itself and goes with the logit in the same direction. Because both
+    must hold, p is the larger of the two (intersection-union test: Berger, Technometrics 24, 1982,
+    295-300), and 1 where the directions differ.
+    """
     oof, weights = of_network.oof, of_network.figures.weights
     seen = np.isfinite(known.values)
     labels, values, counted = oof.labels[seen], known.values[seen], weights[:, seen]
@@ -342,6 +356,6 @@ def _property_row(of_network: _Subgroup, known: Property) -> Row:
         number[inside] = place
     gain = of_network.estimate(partial(of_network.matched, number), -1)
     row |= interval_columns("matched", gain)
-    up = row["alone_auc_low"] > 0.5 and row["link_low"] > 0
-    down = row["alone_auc_high"] < 0.5 and row["link_high"] < 0
-    return row | {"shortcut": bool(up or down)}
+    row |= {"alone_p": percentile_p(alone[1:], 0.5), "link_p": percentile_p(link[1:], 0)}
+    p = float(np.maximum(row["alone_p"], row["link_p"]))  # NaN where either is
+    return row | {"p": 1.0 if (alone[0] - 0.5) * link[0] < 0 else p}

@@ -259,6 +259,8 @@ def _comparison_cells(wording: Wording, row: Row) -> list[str]:
 def _property_cells(wording: Wording, row: Row) -> list[str]:
     forms = {"alone_auc": ".3f", "link": "+.2f", "matched": "+.3f"}
     cells = [_cell(wording, row, key, form) for key, form in forms.items()]
+    for key in ("p", "p_holm"):
+        cells.append(p_cell(float("nan") if row[key] is None else row[key], wording))
     possible = f"**{_word(wording, 'yes')}**" if row["shortcut"] else _word(wording, "no")
     return [_word(wording, row["property"]), *cells, possible]
 

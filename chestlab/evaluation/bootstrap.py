@@ -98,6 +98,24 @@ def percentile_interval(values: np.ndarray) -> list[float]:
     return [float(v) for v in np.percentile(values[np.isfinite(values)], [2.5, 97.5])]
 
 
+def percentile_p(values: np.ndarray, null: float) -> float:
+    """Two-sided p of a true value of ``null``: that of `percentile_interval` turned round.
+
+    Twice the smaller share of resamples on one side of ``null``; the sample itself counts as one
+    more, so that p is never 0 (Davison and Hinkley, Bootstrap Methods and their Application, 1997,
+    4.2).
+
+    Args:
+        values: of the resamples; those that are not finite are left out, NaN where none is left.
+        null: the value.
+    """
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return math.nan
+    fewest = min((values <= null).sum(), (values >= null).sum())
+    return min(1.0, float(2 * (1 + fewest) / (1 + len(values))))
+
+
 def monte_carlo_error(values: np.ndarray) -> float:
     """Standard error of the ends of `percentile_interval`: how far another seed moves them.
 

@@ -239,6 +239,16 @@ def test_mcnemar_is_exact(only_first, only_second, p):
     assert mcnemar(second, first)["p"] == result["p"]
 
 
+def test_a_p_from_resamples_agrees_with_their_interval_and_is_never_zero():
+    values = np.arange(1.0, 1000)  # 999 of them
+    for null, p in ((0, 2 / 1000), (24, 50 / 1000), (27, 56 / 1000), (976, 50 / 1000), (500, 1)):
+        assert bootstrap.percentile_p(values, null) == pytest.approx(p)
+        low, high = bootstrap.percentile_interval(values)
+        assert (bootstrap.percentile_p(values, null) <= 0.05) == (not low <= null <= high)
+    assert bootstrap.percentile_p(np.append(values, np.nan), 0) == 2 / 1000
+    assert np.isnan(bootstrap.percentile_p(np.array([np.nan]), 0))
+
+
 def test_the_monte_carlo_error_is_how_much_another_seed_moves_an_interval(monkeypatch):
     rng = np.random.default_rng(4)
     labels = rng.integers(0, 2, 120)
