@@ -31,14 +31,13 @@ from chestlab.training.augment import warps_anything
 from chestlab.training.recipe import Recipe, as_dict, in_words
 from chestlab.training.weights import PretrainedWeights, read_pretrained
 from networks import NAMES
+from studies.stored_results import BASELINE_KIND, read_results
 from studies.study import (
-    BASELINE_KIND,
     Study,
     comparison_parser,
     interval_cell,
     interval_columns,
     p_cell,
-    read_results,
     write_readmes,
     write_table,
 )

@@ -22,7 +22,7 @@ from chestlab.runs.flags import parse
 from chestlab.runs.naming import check_name, name_of
 from chestlab.training.device import pick_device
 from networks import NETWORKS
-from studies.study import add_redraw
+from studies.redraw import add_redraw
 
 SEEDS = (42, 123, 456)
 

@@ -11,7 +11,8 @@ import numpy as np
 from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
 from chestlab.reporting.page import NOTHING, Wording
 from studies.deployment_costs import BATCHES, THREADS, busy
-from studies.study import interval_columns, read_results, write_readmes, write_table
+from studies.stored_results import read_results
+from studies.study import interval_columns, write_readmes, write_table
 
 TORCH, BASE, INT8, ZEROS = "torch", "fp32", "int8", "zeros_"  # variants, and how some begin
 

@@ -51,15 +51,14 @@ from chestlab.reporting.page import NOTHING, Wording
 from chestlab.runs.crossval import Configuration
 from chestlab.training.recipe import as_dict, in_words, recipe_hash
 from networks import Network
+from studies.stored_results import BASELINE_KIND, read_results
 from studies.study import (
-    BASELINE_KIND,
     Study,
     add_only,
     comparison_parser,
     interval_cell,
     interval_columns,
     p_cell,
-    read_results,
     write_readmes,
     write_table,
 )

@@ -43,14 +43,13 @@ from networks import network
 from studies.fresh_folds import comparison_cells, comparison_table
 from studies.imagenet_chests import CHESTS, learned_in, read_chests, record_of
 from studies.probes import LITE, Probe, probes
+from studies.stored_results import BASELINE_KIND, read_results
 from studies.study import (
-    BASELINE_KIND,
     Study,
     add_only,
     comparison_parser,
     interval_cell,
     interval_columns,
-    read_results,
     write_readmes,
     write_table,
 )

@@ -29,13 +29,12 @@ from chestlab.reporting.page import Wording
 from chestlab.runs.crossval import Outcome
 from chestlab.training.recipe import in_words
 from networks import NAMES
+from studies.stored_results import BASELINE_KIND, read_results
 from studies.study import (
-    BASELINE_KIND,
     Study,
     comparison_parser,
     interval_cell,
     interval_columns,
-    read_results,
     write_readmes,
     write_table,
 )

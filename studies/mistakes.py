@@ -36,7 +36,8 @@ from studies import fresh_folds
 from studies.mistakes_figures import Figures, subgroup_tables
 from studies.mistakes_groups import properties, read_tables
 from studies.mistakes_page import write_page
-from studies.study import Study, interval_columns, read_results
+from studies.stored_results import read_results
+from studies.study import Study, interval_columns
 
 SHOWN = 30  # mistakes in the picture and the table
 

@@ -22,6 +22,7 @@ import numpy as np
 from chestlab.evaluation.predictions import MEMBERS, read_members, write_members
 from chestlab.files.atomic import atomic_write, make_folder
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
+from chestlab.files.reading import read_json
 from chestlab.files.run_files import STUDIES
 from chestlab.reporting.lab_warnings import warning_in
 from chestlab.reporting.page import Wording, render
@@ -30,7 +31,8 @@ from chestlab.runs.ensemble import SEEDS
 from chestlab.runs.flags import add_folder
 from chestlab.runs.naming import check_name
 from networks import NETWORKS
-from studies.study import TEMPLATES, add_redraw
+from studies.redraw import add_redraw
+from studies.study import TEMPLATES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -145,15 +147,12 @@ def write_page(folder: Path) -> None:
     """
     from chestlab.reporting.overview import PAGES
 
-    path = folder / "seeds.json"
+    about = read_json(folder / "seeds.json")
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
         predicted = read_members(folder / MEMBERS)[3]
-        pages = {
-            page: _page(Wording(language), about, predicted) for language, page in PAGES.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise InputError(f"'{path}' or '{MEMBERS}' beside it is missing or damaged") from None
+    except (OSError, ValueError, KeyError, IndexError):
+        raise InputError(f"'{folder / MEMBERS}' is missing or damaged") from None
+    pages = {page: _page(Wording(language), about, predicted) for language, page in PAGES.items()}
     for page, text in pages.items():
         atomic_write(folder / page, text)
 

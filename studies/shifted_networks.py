@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from chestlab.data.shifts import SEED, shifted
-from chestlab.evaluation.packed_logits import read_packed, write_packed
+from chestlab.evaluation.packed_logits import write_packed
 from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError
 from chestlab.files.progress import StopSignals
@@ -21,7 +21,7 @@ from chestlab.training.inference import predict
 from chestlab.training.recipe import as_dict, recipe_hash
 from studies.fold_networks import FoldNetwork, architecture
 from studies.fresh_folds import NETWORK_KIND, Frozen
-from studies.shifts_page import LOGITS, NONE, read_summary
+from studies.shifts_page import LOGITS, NONE, read_stored
 from studies.study import Study
 
 
@@ -72,10 +72,10 @@ class ShiftedNetworks(Study):
         self.images = {NONE: pool, **{shift: shifted(pool, shift) for shift in shifts}}
 
     def _keep_results(self, name: str) -> None:
-        summary, tables = read_summary(self.folder, name), read_packed(self.folder / LOGITS)
+        summary, tables = read_stored(self.folder, name)
         stored = summary["data"]["sha256"], summary["folds"], summary["repeats"], summary["shifts"]
         here = self.data.sha256, self.splits.folds, self.splits.repeats, self.shifts
-        if stored != here or summary["shift_seed"] != SEED:
+        if stored != here or summary.get("shift_seed") != SEED:
             text = f"'{self.folder}' is of other images, folds or shifts: move it away"
             raise InputError(text)
         for network, about in summary["networks"].items():

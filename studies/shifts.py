@@ -32,7 +32,8 @@ from studies.fold_networks import FoldNetwork
 from studies.fresh_folds import BASELINES, FROZEN, Frozen, count_use, frozen_configuration
 from studies.shifted_networks import ShiftedNetworks
 from studies.shifts_page import NONE, write_page
-from studies.study import BASELINE_KIND, add_only, comparison_parser
+from studies.stored_results import BASELINE_KIND
+from studies.study import add_only, comparison_parser
 
 NAMES = ("efficientchestnet", "residualchestnet")  # of `FROZEN`
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,8 @@ from chestlab.evaluation.prevalence import FIGURES, at_prevalence
 from chestlab.evaluation.verdicts import UNKNOWN, Estimate, Noise
 from chestlab.files.errors import InputError
 from chestlab.reporting.page import NOTHING, Wording
-from studies.study import (
-    BASELINE_KIND,
-    ENGLISH,
-    interval_cell,
-    interval_columns,
-    p_cell,
-    write_readmes,
-)
+from studies.stored_results import BASELINE_KIND, read_summary, unlike_images
+from studies.study import ENGLISH, interval_cell, interval_columns, p_cell, write_readmes
 
 LOGITS = "logits.csv.bz2"
 
@@ -99,20 +92,15 @@ LABELS = {  # of each kind of shift, with its strength
 Row = Mapping[str, Any]
 
 
-def read_summary(folder: Path, name: str) -> dict[str, Any]:
+def read_shifts(folder: Path, name: str) -> dict[str, Any]:
     """What ``<name>.json`` holds.
 
     Raises:
         InputError: it is missing or damaged.
     """
-    path = folder / f"{name}.json"
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        kinds = [about["kind"] for about in summary["networks"].values()]
-        if not kinds or not summary["shifts"]:
-            raise ValueError("empty")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"'{path}' is missing or damaged") from None
+    summary = read_summary(folder, name, "networks")
+    if not isinstance(summary.get("shifts"), dict) or not summary["shifts"]:
+        raise InputError(f"'{folder / f'{name}.json'}': 'shifts' is missing, empty or no object")
     return summary
 
 
@@ -122,12 +110,21 @@ def read_stored(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, OutO
     Raises:
         InputError: one of the files is missing or damaged, or they are not of one study.
     """
-    summary, logits = read_summary(folder, name), read_packed(folder / LOGITS)
+    summary, logits = read_shifts(folder, name), read_packed(folder / LOGITS)
     shifts = {NONE, *summary["shifts"]}
     if set(logits) != set(summary["networks"]) or any(
         set(of_network.logits) != shifts for of_network in logits.values()
     ):
         raise InputError(f"'{folder}': {LOGITS} and {name}.json are not of the same study")
+    for network, oof in logits.items():
+        repeats, of_study = summary["networks"][network].get("repeats"), summary["repeats"]
+        wrong = unlike_images(summary, oof)
+        if not isinstance(repeats, list) or len(repeats) != len(oof.folds):
+            wrong = f"'repeats' of '{network}' are not the {len(oof.folds)} that have logits"
+        elif not all(repeat in range(1, of_study + 1) for repeat in repeats):
+            wrong = f"'repeats' of '{network}' are not from 1 to {of_study}"
+        if wrong:
+            raise InputError(f"'{folder}': {LOGITS} is not of the study of {name}.json: {wrong}")
     return summary, logits
 
 

@@ -26,8 +26,9 @@ from chestlab.data import sources
 from chestlab.data.folds import fold_rows, train_and_val, warn_without_patients
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.files.atomic import atomic_write, check_writable, make_folder
-from chestlab.files.errors import InputError, OneLineParser, one_line_errors
+from chestlab.files.errors import OneLineParser, one_line_errors
 from chestlab.files.progress import StopSignals
+from chestlab.files.reading import read_json
 from chestlab.files.run_files import STUDIES
 from chestlab.reporting.page import Wording, render
 from chestlab.runs.flags import add_data, add_folder, checked
@@ -35,7 +36,8 @@ from chestlab.runs.naming import check_name, output_folders, run_name
 from chestlab.training.recipe import hyperparameter
 from chestlab.training.trainer import Trainer
 from model import EfficientChestNet
-from studies.study import FOLDS, TEMPLATES, add_redraw
+from studies.redraw import add_redraw
+from studies.study import FOLDS, TEMPLATES
 from train import REPORT
 
 FILE = "strides.json"
@@ -153,12 +155,8 @@ def write_page(folder: Path) -> None:
     """
     from chestlab.reporting.overview import PAGES
 
-    path = folder / FILE
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        pages = {page: _page(Wording(language), about) for language, page in PAGES.items()}
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        raise InputError(f"'{path}' is missing or damaged") from None
+    about = read_json(folder / FILE)
+    pages = {page: _page(Wording(language), about) for language, page in PAGES.items()}
     for page, text in pages.items():
         atomic_write(folder / page, text)
 

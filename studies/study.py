@@ -44,6 +44,8 @@ from chestlab.training.layers import check_input, set_drop_paths
 from chestlab.training.recipe import Recipe, hyperparameter
 from chestlab.training.weights import read_pretrained
 from networks import Network, network
+from studies.redraw import add_redraw
+from studies.stored_results import read_results
 
 REPEATS = hyperparameter(2, "", low=1, high=100)
 
@@ -51,42 +53,7 @@ FOLDS = hyperparameter(5, "", low=2, high=100)
 
 ENGLISH = Wording("en")
 
-BASELINE_KIND = "yardstick"  # of a classical classifier's row, in the stored tables
-
 TEMPLATES = Path(__file__).parent / "templates"
-
-
-class _Redraw(argparse.Action):
-    """Writes the page in a folder again and ends the program, as ``--help`` does."""
-
-    def __init__(self, *args: Any, write_page: Callable[[Path], None], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.write_page = write_page
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, options: Any, values: Any, option: Any = None
-    ) -> None:
-        from chestlab.reporting.overview import PAGES
-
-        self.write_page(values)
-        print(*(values / page for page in PAGES.values()), sep="\n", flush=True)
-        parser.exit()
-
-
-def add_redraw(
-    parser: argparse.ArgumentParser,
-    write_page: Callable[[Path], None],
-    what: str = "table, picture and page",
-) -> None:
-    """Add ``--redraw FOLDER``, which calls ``write_page`` and writes ``what`` again."""
-    parser.add_argument(
-        "--redraw",
-        type=Path,
-        action=_Redraw,
-        write_page=write_page,
-        metavar="FOLDER",
-        help=f"train nothing; write {what} of these results again",
-    )
 
 
 def comparison_parser(
@@ -219,12 +186,15 @@ class Study:
             raise InputError(f"'{self.folder}' is of other images or folds: move it away")
         return summary, oof
 
-    def configuration(self, name: str, recipe: str | None = None) -> tuple[Network, Configuration]:
+    def configuration(
+        self, name: str, recipe: str | None = None, weights: str | None = None
+    ) -> tuple[Network, Configuration]:
         """A network and its recipe with the changes that the flags ask for.
 
         Args:
             name: one of `networks.NAMES`.
             recipe: a name of its script's, by default the script's default.
+            weights: what it starts from, by default what ``--weights`` says.
 
         Raises:
             InputError: the network has no such recipe, or does not fit the flags.
@@ -236,13 +206,14 @@ class Study:
             raise InputError(f"'{recipe}': the recipes of {found.script}.py are {allowed}")
         changes, pretrained = dict(self.changes), None
         staged = found.imagenet_url is not None
-        if not staged and self.options.weights not in ("imagenet", "none"):
-            pretrained = read_pretrained(self.options.weights, None)
+        weights = weights or self.options.weights
+        if not staged and weights not in ("imagenet", "none"):
+            pretrained = read_pretrained(weights, None)
         if staged:
-            if self.options.weights == "none":
+            if weights == "none":
                 changes.setdefault("stage1_epochs", 0)
                 changes.setdefault("stem", Recipe.stem)  # there is no other one to adapt
-            pretrained = read_pretrained(self.options.weights, found.imagenet_url)
+            pretrained = read_pretrained(weights, found.imagenet_url)
         changed = dataclasses.replace(found.recipes[recipe], **changes)
         if changed.stage1_epochs and not staged:
             raise InputError(
@@ -319,30 +290,6 @@ def add_only(parser: argparse.ArgumentParser, names: Sequence[str], nargs: str =
         metavar="NAME",
         help=f"train these alone, out of {', '.join(names)} (default: all)",
     )
-
-
-def read_results(folder: Path, name: str, entries: str) -> tuple[dict[str, Any], OutOfFold]:
-    """What `Study.write` has written.
-
-    Args:
-        folder: of the results.
-        name: of the JSON file.
-        entries: key of the mapping in there that has an entry for each column of logits.
-
-    Raises:
-        InputError: a file is missing or damaged, or they are not of the same study.
-    """
-    path = folder / f"{name}.json"
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {key: entry["kind"] for key, entry in summary[entries].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"'{path}' is missing or damaged") from None
-    oof = OutOfFold.read(folder / "oof.csv")
-    if set(oof.logits) != set(kinds):
-        raise InputError(f"'{folder}': oof.csv and {path.name} are not of the same study")
-    oof.classical = frozenset(name for name, kind in kinds.items() if kind == BASELINE_KIND)
-    return summary, oof
 
 
 def interval_columns(name: str, estimate: Any) -> dict[str, float]:

@@ -33,13 +33,13 @@ from chestlab.runs.crossval import Configuration, each_fold
 from chestlab.runs.flags import checked
 from chestlab.training.recipe import Recipe, as_dict, hyperparameter
 from networks import NAMES, Network
+from studies.stored_results import read_results
 from studies.study import (
     Study,
     about_images,
     comparison_parser,
     interval_cell,
     interval_columns,
-    read_results,
     write_readmes,
     write_table,
 )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from chestlab.evaluation.verdicts import (
 )
 from chestlab.files.atomic import write_csv
 from chestlab.files.errors import InputError
+from chestlab.files.reading import read_csv, shown
 
 MEASURES = ("auc", "accuracy")
 
@@ -37,7 +37,9 @@ NESTED_ACCURACY = "nested_accuracy"
 
 IMAGE_COLUMNS = ("split", "index", "label")  # of a table, with its patient
 
-FOLD = "fold"
+PATIENT, FOLD = "patient", "fold"
+
+ORIGINS = ("train", "val")  # splits that are cross-validated
 
 
 def _as_stored(logits: ArrayLike) -> np.ndarray:
@@ -193,7 +195,7 @@ class OutOfFold:
         patients = [""] * len(self.labels) if self.patients is None else self.patients.tolist()
         columns = {
             **dict(zip(IMAGE_COLUMNS, (self.origin, self.index, self.labels), strict=True)),
-            "patient": patients,
+            PATIENT: patients,
             **{f"{FOLD} {number}": self.folds[number - 1] + 1 for number in repeats},
             **{
                 f"{name} {number}": [str(logit) for logit in logits[number - 1].astype(np.float32)]
@@ -208,28 +210,111 @@ class OutOfFold:
         """Read what `write` has written.
 
         Raises:
-            InputError: the table is missing or damaged.
+            InputError: the table is missing, or is not as `write` has written it; the message
+                names the line.
         """
+        head, rows = read_csv(path, (*IMAGE_COLUMNS, PATIENT, f"{FOLD} 1"))
+        return _Table(path, head, rows).out_of_fold()
+
+
+class _Table:
+    """The cells of a file that `OutOfFold.write` has written, checked.
+
+    Args:
+        path: of the file, for messages.
+        head: names of the columns.
+        rows: cells of each row, by the number of its line.
+
+    Raises:
+        InputError: there is no row, or one has more or fewer cells than the head.
+    """
+
+    def __init__(self, path: Path, head: Sequence[str], rows: Mapping[int, list[str]]) -> None:
+        self.path, self.lines = path, list(rows)
+        for line, row in rows.items():
+            if len(row) != len(head):
+                raise self.error(line, f"has {len(row)} cells; the first line has {len(head)}")
+        if not rows:
+            raise InputError(f"'{path}' has no row below its first line")
+        self.columns = dict(zip(head, zip(*rows.values(), strict=True), strict=True))
+
+    def error(self, line: int, text: str) -> InputError:
+        return InputError(f"'{self.path}', line {line}: {text}")
+
+    def out_of_fold(self) -> OutOfFold:
+        """All columns as arrays.
+
+        Raises:
+            InputError: a column is missing or a cell cannot be used.
+        """
+        origin = np.array(self.columns.pop("split"))
+        self._check(np.isin(origin, ORIGINS), "split", origin, " or ".join(ORIGINS))
+        index = self._numbers("index", integers=True, low=0)
+        labels = self._numbers("label", integers=True, low=0, high=1).astype(np.uint8)
+        images: dict[tuple[str, int], int] = {}
+        for line, image in zip(self.lines, zip(origin, index, strict=True), strict=True):
+            if (first := images.setdefault(image, line)) != line:
+                text = f"image {image[1]} of {image[0]} is there already, in line {first}"
+                raise self.error(line, text)
+        patients = np.array(self.columns.pop(PATIENT))
+        known = patients != ""
+        if known.any():
+            self._check(known, PATIENT, patients, "a patient, which other rows have")
+        by_name: dict[str, list[str]] = {}
+        for column in self.columns:
+            name, _, number = column.rpartition(" ")
+            names = by_name.setdefault(name, [])
+            names.append(column)
+            if not name or number != str(len(names)):
+                raise InputError(
+                    f"'{self.path}': the column '{shown(column)}' is not in its place; wanted are "
+                    "a name and 1, the same name and 2, and so on"
+                )
+        numbers = [self._numbers(name, integers=True, low=1) for name in by_name.pop(FOLD)]
+        folds = np.stack(numbers) - 1
+        for name, columns in by_name.items():
+            if len(columns) != len(folds):
+                raise InputError(
+                    f"'{self.path}' has {len(columns)} columns of '{shown(name)}' and "
+                    f"{len(folds)} of '{FOLD}'"
+                )
+        logits = {
+            name: _as_stored(np.stack([self._numbers(column) for column in columns]))
+            for name, columns in by_name.items()
+        }
+        return OutOfFold(origin, index, labels, patients if known.all() else None, folds, logits)
+
+    def _numbers(
+        self, column: str, integers: bool = False, low: float = -np.inf, high: float = np.inf
+    ) -> np.ndarray:
+        """(N,) numbers of a column, which is taken out of ``columns``."""
+        cells = self.columns.pop(column)
+        kind = np.int64 if integers else np.float64
+        wanted = "an integer" if integers else "a finite number"
+        if np.isfinite(low):
+            wanted += f" from {low:g}" + (f" to {high:g}" if np.isfinite(high) else " up")
         try:
-            with path.open(encoding="utf-8", newline="") as file:
-                head, *rows = csv.reader(file)
-            columns = dict(zip(head, zip(*rows, strict=True), strict=True))
-            kinds = zip(IMAGE_COLUMNS, (str, np.int64, np.uint8), strict=True)
-            origin, index, labels = (np.array(columns.pop(name), kind) for name, kind in kinds)
-            patients = np.array(columns.pop("patient"))
-            by_name: dict[str, list] = {}
-            for column, values in columns.items():
-                name, number = column.rsplit(" ", 1)
-                by_name.setdefault(name, []).append(values)
-                if int(number) != len(by_name[name]):
-                    raise ValueError(column)
-            folds = np.array(by_name.pop(FOLD), np.int64) - 1
-            logits = {name: _as_stored(values) for name, values in by_name.items()}
-            same = all(values.shape == folds.shape for values in logits.values())
-            same = same and all(np.isfinite(values).all() for values in logits.values())
-        except (OSError, ValueError, KeyError, csv.Error):
-            same = False
-        if not same:
-            raise InputError(f"'{path}' is missing, or not a table of out-of-fold logits")
-        known = patients if np.all(patients != "") else None
-        return cls(origin, index, labels, known, folds, logits)
+            values = np.array(cells, kind)
+        except (ValueError, OverflowError):
+            values = np.array([_number(cell, int if integers else float) for cell in cells])
+        with np.errstate(over="ignore"):  # a logit is stored in float32
+            finite = np.isfinite(values.astype(np.float32))
+        self._check(finite & (values >= low) & (values <= high), column, cells, wanted)
+        return values
+
+    def _check(
+        self, good: np.ndarray, column: str, cells: Sequence[str] | np.ndarray, wanted: str
+    ) -> None:
+        """Refuse the first row where ``good`` (N,) is false."""
+        if not good.all():
+            row = int(np.argmin(good))
+            value = f"'{shown(cells[row])}'" if cells[row] else "empty"
+            raise self.error(self.lines[row], f"{column} is {value}; wanted is {wanted}")
+
+
+def _number(cell: str, kind: Callable[[str], float]) -> float:
+    """A cell as a number of a kind, NaN where it is none."""
+    try:
+        return float(kind(cell))
+    except (ValueError, OverflowError):
+        return float("nan")

@@ -8,7 +8,7 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +23,8 @@ REPLACE_SECONDS = 5.0  # of trying again on Windows, see `replace_file`
 # Of a path on Windows, unless long paths are switched on. Source:
 # https://learn.microsoft.com/windows/win32/fileio/maximum-file-path-limitation
 LONGEST_PATH = 259  # characters
+
+_waiting: list[tuple[Path, Path]] | None = None  # new files and their places, `written_together`
 
 FILE_ROOM = 60  # characters that a run's longest file name adds to its folder while it is written
 
@@ -51,13 +53,37 @@ def atomic_write(path: Path, content: bytes | str | Callable[[IO[bytes]], Any]) 
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~_UMASK)  # mkstemp makes files private
-        replace_file(Path(temporary), path)
+        if _waiting is None:
+            replace_file(Path(temporary), path)
+        else:
+            _waiting.append((Path(temporary), path))
     except BaseException as error:
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a failed write does not know which file it was for
         raise
+
+
+@contextlib.contextmanager
+def written_together() -> Iterator[None]:
+    """Context whose calls of `atomic_write` take their places at its end, in their order.
+
+    After an error inside of it no file has changed. Not for several threads, and not nested.
+    """
+    global _waiting
+    _waiting = waiting = []
+    try:
+        yield
+        _waiting = None
+        while waiting:
+            replace_file(*waiting[0])
+            del waiting[0]
+    finally:
+        _waiting = None
+        for temporary, _ in waiting:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def replace_file(source: Path, destination: Path) -> None:

@@ -19,7 +19,7 @@ from chestlab.evaluation.metrics import sigmoid
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.errors import InputError
 from studies import fresh_folds, mistakes, mistakes_groups, mistakes_page
-from studies.study import read_results
+from studies.stored_results import read_results
 
 OVERCONFIDENT = 6.0  # times the logits that would be right
 SEX = {0: "M", 1: "F"}  # of most images of a class, and what the network "best" looks at
@@ -67,7 +67,7 @@ def write_results(folder, data_path, kinds=None):
     OutOfFold.of(splits, {name: logits[name] for name in kinds}).write(folder / "oof.csv")
     about = {"recipe_name": "best", "recipe_changes": {}, "recipe": "abc"}
     summary = {
-        "data": {"sha256": data.sha256, "source": data.source},
+        "data": {"sha256": data.sha256, "source": data.source, "counts": data.counts()},
         "folds": 3,
         "repeats": 2,
         "first_seed": FRESH_FOLDS_SEED,
@@ -275,7 +275,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(project, tmp_path, capsys):
     _, source, data, (table, boxes) = project
     other = write_npz(tmp_path / "other.npz", named=False)
     assert "is of other images or folds" in refused(capsys, tmp_path, source, other)
-    assert "missing or damaged" in refused(capsys, tmp_path, tmp_path / "nowhere", data)
+    assert "fresh_folds.json is missing" in refused(capsys, tmp_path, tmp_path / "nowhere", data)
     only = write_results(tmp_path / "only", data, {"hog_rbf_svm": "yardstick"})
     assert "no network yet" in refused(capsys, tmp_path, only, data)
     with gzip.open(table, "rt") as file:

@@ -4,9 +4,14 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
+from chestlab.data import sources
+from chestlab.data.folds import FRESH_FOLDS_SEED, CrossValidationSplits
+from chestlab.evaluation.out_of_fold import OutOfFold
+from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError
 from chestlab.reporting import family_page
 from chestlab.reporting.front_messages import SWITCHES_IN_INDONESIAN
@@ -14,6 +19,8 @@ from chestlab.reporting.lab_warnings import warning_in
 from chestlab.reporting.overview import PAGES
 from chestlab.reporting.page import Wording
 from studies import seeds, strides, tune
+from studies.redraw import redraw
+from studies.stored_results import read_results
 from studies.switches import SWITCHES
 
 STUDIES = ROOT / "results" / "studies"
@@ -154,3 +161,165 @@ def test_seeds_ends_as_the_training_that_failed(capfd, tmp_path):
     error = capfd.readouterr().err
     assert stop.value.code == 2 and "--nosuch" in error and "Traceback" not in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def stored(phantom_npz, tmp_path):
+    """Results of a study of two networks, in two repeats of three fresh folds of 88 images."""
+    data = sources.load(str(phantom_npz))
+    splits = CrossValidationSplits(data, 3, 2, FRESH_FOLDS_SEED)
+    logits = np.random.default_rng(0).normal(size=(2, *splits.assignment.shape))
+    OutOfFold.of(splits, {"one": logits[0], "two": logits[1]}).write(tmp_path / "oof.csv")
+    summary = {
+        "data": {"source": data.source, "sha256": data.sha256, "counts": data.counts()},
+        "folds": 3,
+        "repeats": 2,
+        "first_seed": FRESH_FOLDS_SEED,
+        "networks": {name: {"kind": "network"} for name in ("one", "two")},
+    }
+    (tmp_path / "study.json").write_text(json.dumps(summary))
+    return tmp_path
+
+
+def refusal(folder):
+    """The line that damaged results are refused with."""
+    with pytest.raises(InputError) as error:
+        read_results(folder, "study", "networks")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_results_are_read_as_written_also_with_a_byte_order_mark_and_windows_lines(stored):
+    summary, oof = read_results(stored, "study", "networks")
+    text = (stored / "oof.csv").read_text()
+    (stored / "oof.csv").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    again, marked = read_results(stored, "study", "networks")
+    assert again == summary and np.array_equal(marked.folds, oof.folds)
+    assert all(np.array_equal(marked.logits[name], oof.logits[name]) for name in ("one", "two"))
+
+
+def cells_changed(**by_column):
+    """Line 5 of a table with other cells."""
+
+    def change(text):
+        head, *rows = (line.split(",") for line in text.splitlines())
+        for column, cell in by_column.items():
+            rows[3][head.index(column.replace("_", " "))] = cell
+        return "\n".join(map(",".join, [head, *rows]))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: "", "oof.csv' is empty"),
+        (lambda text: text.replace(",", ";"), "has ';' between its columns, as spreadsheets"),
+        (lambda text: text.replace(",", "\t"), "has a tab between its columns"),
+        (lambda text: text.replace("label,", "class,"), "lacks the column 'label'"),
+        (lambda text: text.replace("two 1,", "one 1,"), "has the column 'one 1' twice"),
+        (lambda text: text.replace(",two 2", ",two 3"), "the column 'two 3' is not in its place"),
+        (lambda text: text[: text.rindex(",")], "line 89: has 9 cells; the first line has 10"),
+        (lambda text: text.splitlines()[0], "no row below its first line"),
+        (lambda text: text.replace(text.splitlines()[4] + "\n", ""), "there are logits of "),
+        (lambda text: text + text.splitlines()[4], "line 90: image 3 of train is there already"),
+        (cells_changed(one_2="nan"), "line 5: one 2 is 'nan'; wanted is a finite number"),
+        (cells_changed(two_1=""), "line 5: two 1 is empty; wanted is a finite number"),
+        (cells_changed(two_2="1e999"), "line 5: two 2 is '1e999'; wanted is a finite number"),
+        (cells_changed(label="2"), "line 5: label is '2'; wanted is an integer from 0 to 1"),
+        (cells_changed(split="test"), "line 5: split is 'test'; wanted is train or val"),
+        (cells_changed(index="3.0"), "line 5: index is '3.0'; wanted is an integer from 0 up"),
+        (cells_changed(fold_1="0"), "line 5: fold 1 is '0'; wanted is an integer from 1 up"),
+        (cells_changed(fold_1="9"), "has not the folds 1 to 3, as 'folds' tells"),
+        (cells_changed(patient="x"), "line 2: patient is empty; wanted is a patient"),
+        (cells_changed(one_1='"x'), "line 89: no valid CSV"),
+    ],
+)
+def test_a_damaged_table_of_logits_is_refused_with_the_line(stored, change, message):
+    path = stored / "oof.csv"
+    path.write_text(change(path.read_text()))
+    assert message in refusal(stored)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (["folds"], None, "'folds' is missing; wanted is an integer from 2 up"),
+        (["folds"], "3", "'folds' is '3'; wanted is an integer from 2 up"),
+        (["folds"], 4, "has not the folds 1 to 4"),
+        (["repeats"], 3, "oof.csv has 2 repeats, and 'repeats' is 3"),
+        (["repeats"], True, "'repeats' is 'True'"),
+        (["first_seed"], 42, "fold 1 in oof.csv is not what the seed 42 makes"),
+        (["first_seed"], -1, "'first_seed' is '-1'; wanted is an integer from 0 up"),
+        (["data"], [], "'data' is missing or no object"),
+        (["data", "sha256"], None, "'sha256' in 'data' is missing or no text"),
+        (["data", "counts", "val"], 3, "'counts' in 'data' lacks the number of images"),
+        (["data", "counts", "val", "pneumothorax"], 99, "of pneumothorax in val, of 99 told"),
+        (["networks"], {}, "'networks' is missing, empty or no object"),
+        (["networks", "one"], {"kind": 1}, "'one' in 'networks' has no 'kind'"),
+        (["networks", "three"], {"kind": "network"}, "'three' is in the latter alone"),
+    ],
+)
+def test_a_summary_that_does_not_fit_is_refused_with_the_key(stored, keys, value, message):
+    path = stored / "study.json"
+    summary = within = json.loads(path.read_text())
+    for key in keys[:-1]:
+        within = within[key]
+    within[keys[-1]] = value
+    path.write_text(json.dumps(summary))
+    assert message in refusal(stored)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "study.json' is empty"),
+        (b'{"folds": 3,\n', "study.json', line 2: no valid JSON, it ends early"),
+        (b"[]", "wanted is a JSON object"),
+        (b'{"folds": NaN}', "NaN is no number"),
+        ("{}".encode("utf-16"), "is UTF-16 text; wanted is UTF-8"),
+        (b'{\n"\xff": 1}', "study.json', line 2: is no text in UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_json_object_is_refused(stored, content, message):
+    (stored / "study.json").write_bytes(content)
+    assert message in refusal(stored)
+
+
+def test_a_folder_of_another_study_is_named(stored):
+    (stored / "study.json").rename(stored / "ablation.json")
+    assert "study.json is missing: it is of another study, with ablation.json" in refusal(stored)
+    assert "is no folder of results" in refusal(stored / "oof.csv")
+
+
+def test_redrawing_changes_all_files_or_none(tmp_path):
+    (tmp_path / "README.md").write_text("old")
+
+    def write_page(folder, lacking=True):
+        atomic_write(folder / "table.csv", "new")
+        atomic_write(folder / "README.md", "new")
+        if lacking:
+            raise KeyError("recipes")
+
+    with pytest.raises(InputError, match="its files lack 'recipes': take the files"):
+        redraw(tmp_path, write_page)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "old"
+    redraw(tmp_path, lambda folder: write_page(folder, lacking=False))
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"new"}
+
+
+def test_a_study_that_lacks_what_its_page_shows_is_refused_in_one_line(tmp_path, capsys):
+    (folder,) = folders("strides")
+    copy = tmp_path / "strides"
+    shutil.copytree(folder, copy)
+    about = json.loads((copy / strides.FILE).read_text())
+    about["layouts"][0]["auc"] = "high"
+    (copy / strides.FILE).write_text(json.dumps(about))
+    before = pages_of(copy)
+    with pytest.raises(SystemExit) as stop:
+        strides.main(["--redraw", str(copy)])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert "hold a value of another kind than the page shows" in error
+    assert pages_of(copy) == before
