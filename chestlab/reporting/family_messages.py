@@ -58,6 +58,18 @@ FAMILY_MESSAGES: dict[str, tuple[str, str]] = {
         "test gain over no SE in points (95 %)",
         "kenaikan uji atas tanpa SE dalam poin (95 %)",
     ),
+    "reduction_alike": (
+        "No difference from no SE is shown (Holm's correction for {n}).",
+        "Tidak terlihat perbedaan dari tanpa SE (koreksi Holm untuk {n}).",
+    ),
+    "reduction_differs": (
+        "{reductions}: differs from no SE (Holm's correction for {n}).",
+        "{reductions}: berbeda dari tanpa SE (koreksi Holm untuk {n}).",
+    ),
+    "reduction_untested": (
+        "No difference from no SE was tested.",
+        "Perbedaan dari tanpa SE tidak diuji.",
+    ),
     "no_se": ("no SE", "tanpa SE"),
     "gradients_start": ("at initialisation", "pada inisialisasi"),
     "gradients_best": ("after training", "setelah pelatihan"),

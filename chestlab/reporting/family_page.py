@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chestlab.evaluation.tasks import GOAL
+from chestlab.evaluation.verdicts import ALPHA
 from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError
 from chestlab.reporting import family_plots
@@ -35,7 +36,9 @@ NOTES = tuple(key for key in FAMILY_MESSAGES if key.startswith("note_"))
 
 
 def write_pages(folder: Path) -> None:
-    """Write ``gradients.png``, where its values are stored, and the page in both languages.
+    """Write the pictures of stored values, if there are any, and the page in both languages.
+
+    The pictures are ``gradients.png`` and ``se_ablation.png``.
 
     Raises:
         InputError: ``family.json`` or a table is missing or damaged.
@@ -44,6 +47,8 @@ def write_pages(folder: Path) -> None:
         about = json.loads((folder / FILE).read_text(encoding="utf-8"))
         if about.get("gradients"):
             _draw_gradients(about, folder / "gradients.png")
+        if reductions := _read_rows(folder / "se_ablation.csv"):
+            _draw_reductions(about, reductions, folder / "se_ablation.png")
         texts = {
             page: _Page(Wording(language), folder, about).text() for language, page in PAGES.items()
         }
@@ -73,6 +78,27 @@ def _draw_gradients(about: Mapping[str, Any], path: Path) -> None:
             f"training mode. After training: weights of the best epoch. {family_plots.RANGE}"
         ),
     )
+
+
+def _draw_reductions(about: Mapping[str, Any], rows: Rows, path: Path) -> None:
+    family_plots.draw_ablation(
+        rows,
+        path,
+        finding=_reduction_finding(Wording("en"), rows),
+        title=picture_title(about, "SE-ResNet-34: reduction of the attention", "val", "test"),
+        caption=f"Bars: 95 % intervals over seeds and {about['bootstrap_unit']}s.",
+    )
+
+
+def _reduction_finding(wording: Wording, rows: Rows) -> str:
+    """Which reductions differ from no SE after Holm's correction for all that are tested."""
+    p_values = {row["reduction"]: row.get("gain_over_no_se_p_holm", math.nan) for row in rows}
+    tested = [reduction for reduction, p in p_values.items() if math.isfinite(p)]
+    if not tested:
+        return wording.say("reduction_untested")
+    differing = [f"r = {reduction}" for reduction in tested if p_values[reduction] <= ALPHA]
+    key = "reduction_differs" if differing else "reduction_alike"
+    return wording.say(key, n=len(tested), reductions=", ".join(differing))
 
 
 class _Page:
@@ -119,6 +145,7 @@ class _Page:
             margin=f"{CATCH_UP_MARGIN:g}",
             catch_up_epochs=CATCH_UP_EPOCHS,
             reductions=self._reduction_table(reductions) if reductions else "",
+            reduction_finding=_reduction_finding(self.wording, reductions),
             diagnostics=self._diagnostics(),
         )
 
@@ -231,16 +258,19 @@ class _Page:
         say = self.wording.say
         heads = [say("head_reduction"), say("head_parameters"), say("head_val_auc_selected")]
         heads += [say("family_test_auc"), say("head_gain_over_no_se"), say("head_smallest")]
+        heads += ["p", say("head_p_holm")]
         cells = []
         for row in rows:
             gain = self._points(row, "gain_over_no_se", 100)
-            detectable = self._if_known(100 * row["gain_over_no_se_detectable"], ".1f")
+            tested = [self._if_known(100 * row["gain_over_no_se_detectable"], ".1f")]
+            p_values = (row.get(f"gain_over_no_se_{key}", math.nan) for key in ("p", "p_holm"))
+            tested += [self._if_known(p, ".3f") for p in p_values]
             cells.append(
                 [
                     self.wording.translated(str(row["reduction"]), "no_se"),
                     self.wording.number(row["parameters"], ","),
                     *(self._with_interval(row, f"{split}_auc", "auc") for split in ("val", "test")),
-                    *(("", "") if gain == MISSING else (gain, detectable)),
+                    *([""] * 4 if gain == MISSING else (gain, *tested)),
                 ]
             )
         return markdown_table(heads, cells)

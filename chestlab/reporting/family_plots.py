@@ -54,7 +54,7 @@ Runs = Mapping[
 SCREEN = 1280 / DPI, 720 / DPI  # inches: the side-by-side picture fits a small screen whole
 
 
-def draw_side_by_side(runs: Runs, path: Path) -> None:
+def draw_side_by_side(runs: Runs, path: Path, note: str = "") -> None:
     """Draw loss (above) and accuracy or AUC (below), a column per network on the same scales.
 
     The grey lines in a panel are the validation curves of the other networks. The picture is 1280
@@ -64,6 +64,7 @@ def draw_side_by_side(runs: Runs, path: Path) -> None:
         runs: one or more per network; the lines are means over them, the areas reach from the
             lowest to the highest.
         path: PNG to write; its folder must exist.
+        note: whether differences are shown, below the picture.
     """
     first = next(iter(runs.values()))
     measure = measure_of(first[0])
@@ -93,7 +94,7 @@ def draw_side_by_side(runs: Runs, path: Path) -> None:
     handles = list(entries.values())
     if len(runs) > 1:
         handles.append(Line2D([], [], label="the others", **OTHERS))
-    finish(figure, path, handles, [RANGE if len(first) > 1 else ""], 5, SCREEN[1])
+    finish(figure, path, handles, [RANGE if len(first) > 1 else "", note], 5, SCREEN[1])
 
 
 def _figures(runs: Sequence[Mapping[str, Any]], measure: str) -> list[str]:
@@ -197,35 +198,38 @@ def draw_silent_units(
 
 
 def draw_ablation(
-    points: Sequence[tuple[str, int, Mapping[str, Any]]], path: Path, *, title: str, caption: str
+    rows: Sequence[Mapping[str, Any]], path: Path, *, finding: str, title: str, caption: str
 ) -> None:
     """Draw AUC over parameters with 95 % intervals, validation and test.
 
     Args:
-        points: label, parameters, and the `verdicts.Estimate` of ``val`` and of ``test``.
+        rows: of ``se_ablation.csv``: ``reduction``, ``parameters``, AUC of ``val`` and ``test``.
         path: PNG to write; its folder must exist.
-        title: of which networks and data; a heading with the figures is put before it.
+        finding: whether a reduction differs from no SE; a heading with the figures ends with it.
+        title: of which networks and data.
         caption: says what the bars are.
     """
-    of_test = [estimates["test"].value for _, _, estimates in points]
-    heading = f"Reduction of the attention: test AUC from {min(of_test):.3f} to {max(of_test):.3f}"
+    of_test = [row["test_auc"] for row in rows]
+    figures = f"test AUC from {min(of_test):.3f} to {max(of_test):.3f}"
+    heading = f"Reduction of the attention: {figures}. {finding}"
     figure = titled_figure(f"{heading}\n{title}", body_height=3.8)
     axes = figure.subplots()
     for split, label, shift, color, marker in (
         ("val", "validation (as selected)", -1, BLUE, "s"),
         ("test", "test (held out)", 1, ORANGE, "o"),
     ):
-        of_split = [estimates[split] for _, _, estimates in points]
-        positions = np.arange(len(points)) + 0.08 * shift
-        values = np.array([estimate.value for estimate in of_split])
-        low, high = ([getattr(e, end) for e in of_split] for end in ("low", "high"))
+        positions = np.arange(len(rows)) + 0.08 * shift
+        values, low, high = (
+            np.array([row[f"{split}_auc{end}"] for row in rows]) for end in ("", "_low", "_high")
+        )
         errors = [values - low, high - values]
         style = {"color": color, "marker": marker, "markersize": 8, "markeredgecolor": INK}
         style |= {"linestyle": "", "capsize": 5, "elinewidth": 2.2}
         axes.errorbar(positions, values, yerr=errors, label=label, **style)
-    names = [f"{label}\n{parameters:,}" for label, parameters, _ in points]
-    axes.set_xticks(range(len(points)), names)
-    axes.set_xlim(-0.5, len(points) - 0.5)
+    labels = [r if isinstance(r, str) else f"r = {r}" for r in (row["reduction"] for row in rows)]
+    names = [f"{label}\n{row['parameters']:,}" for label, row in zip(labels, rows, strict=True)]
+    axes.set_xticks(range(len(rows)), names)
+    axes.set_xlim(-0.5, len(rows) - 0.5)
     tidy(axes, "reduction (parameters below)", "AUC, mean over seeds")
     finish(figure, path, axes.get_legend_handles_labels()[0], [caption])
 

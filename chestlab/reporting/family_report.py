@@ -23,7 +23,6 @@ from chestlab.reporting.family_comparison import Comparison, Member
 from chestlab.reporting.family_page import FILE, Rows, picture_title, write_pages
 from chestlab.reporting.family_tables import (
     network_rows,
-    reduction_networks,
     reduction_rows,
     verdict_rows,
 )
@@ -57,13 +56,11 @@ def write_report(
     """
     comparison = Comparison(members, files, data, device)
     comparison.write_runs(folder)
-    reductions = reduction_rows(comparison)
     _write_rows(folder / "table.csv", network_rows(comparison))
-    _write_rows(folder / "verdicts.csv", verdict_rows(comparison))
-    _write_rows(folder / "se_ablation.csv", reductions)
+    verdicts = verdict_rows(comparison)
+    _write_rows(folder / "verdicts.csv", verdicts)
+    _write_rows(folder / "se_ablation.csv", reduction_rows(comparison))
     about = _about(comparison, recipes[comparison.first["recipe_name"]])
-    if reductions:
-        _draw_reductions(comparison, about, folder / "se_ablation.png")
     if {"plain34", "resnet34"} <= set(comparison.runs):
         about |= _gradients(comparison)
     if {"resnet34", "mishresnet34"} & set(comparison.runs):
@@ -74,7 +71,9 @@ def write_report(
         if "reduction" not in members[name].flags
     }
     if overlay:
-        family_plots.draw_side_by_side(overlay, folder / "validation_curves.png")
+        family_plots.draw_side_by_side(
+            overlay, folder / "validation_curves.png", decided_note(verdicts)
+        )
     atomic_write(folder / FILE, json.dumps(about, indent=1) + "\n")
     write_pages(folder)
 
@@ -122,21 +121,23 @@ def _write_rows(path: Path, rows: Rows) -> None:
         write_csv(path, tuple(rows[0]), [tuple(row.values()) for row in rows])
 
 
-def _draw_reductions(comparison: Comparison, about: Mapping[str, Any], path: Path) -> None:
-    points = [
-        (
-            "no SE" if reduction is None else f"r = {reduction}",
-            comparison.runs[name][0]["parameters"],
-            {split: comparison.estimate(name, split, "auc") for split in ("val", "test")},
-        )
-        for name, reduction in reduction_networks(comparison).items()
+def decided_note(rows: Rows) -> str:
+    """Which hypotheses on differences are decided after Holm's correction, in English.
+
+    Args:
+        rows: of ``verdicts.csv``.
+    """
+    tested = [row for row in rows if not row["note"]]
+    if not tested:
+        return "No hypothesis on a difference could be tested."
+    measures = {measure: Wording("en").say(measure) for measure in ("accuracy", "auc")}
+    decided = [
+        f"{row['hypothesis']} ({row['images']} {measures[row['measure']]}): {row['verdict_holm']}"
+        for row in tested
+        if row["verdict_holm"] != "undecided"
     ]
-    family_plots.draw_ablation(
-        points,
-        path,
-        title=picture_title(about, "SE-ResNet-34: reduction of the attention", "val", "test"),
-        caption=f"Bars: 95 % intervals over seeds and {comparison.first['bootstrap_unit']}s.",
-    )
+    found = "; ".join(decided) or "no difference is shown"
+    return f"Hypotheses on differences, after Holm's correction for {len(tested)}: {found}."
 
 
 def _gradients(comparison: Comparison) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from chestlab.evaluation.verdicts import Estimate, verdicts
+from chestlab.evaluation.verdicts import Estimate, holm, p_value, verdicts
 from chestlab.reporting.family_comparison import Comparison
 
 CATCH_UP_EPOCHS = 30  # the reports expect it after 30 to 50
@@ -176,7 +176,7 @@ def reduction_networks(comparison: Comparison) -> dict[str, int | None]:
 
 
 def reduction_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """AUC and gain over no SE, a row for each of `reduction_networks`."""
+    """AUC and gain over no SE, a row for each of `reduction_networks`, with p and p after Holm."""
     rows = []
     for name, reduction in reduction_networks(comparison).items():
         row = {
@@ -190,5 +190,8 @@ def reduction_rows(comparison: Comparison) -> list[dict[str, Any]]:
         else:
             gain = comparison.unknown()
         row |= _with_ends("gain_over_no_se", gain)
-        rows.append(row | {"gain_over_no_se_detectable": gain.detectable})
+        row |= {"gain_over_no_se_detectable": gain.detectable}
+        rows.append(row | {"gain_over_no_se_p": p_value(gain, 0)})
+    for row, p_holm in zip(rows, holm([row["gain_over_no_se_p"] for row in rows]), strict=True):
+        row["gain_over_no_se_p_holm"] = p_holm
     return rows

@@ -1,6 +1,7 @@
 """What makes a picture right: points at their values, readable text, colours that all can tell."""
 
 import dataclasses
+import math
 import re
 from itertools import combinations
 
@@ -29,7 +30,9 @@ from chestlab.evaluation.verdicts import Estimate
 from chestlab.reporting import (
     comparison_plots,
     evaluation_plots,
+    family_page,
     family_plots,
+    family_report,
     gradcam_plots,
     prediction_grids,
     study_plots,
@@ -253,6 +256,48 @@ def test_side_by_side_fits_one_screen(drawn, tmp_path):
     own = [line for line in figure.axes[7].lines if line.get_label() == "validation"]
     expected = 100 * np.mean([run["history"]["val_accuracy"] for run in runs["ResNet-34"]], axis=0)
     assert own[0].get_ydata() == pytest.approx(expected)
+
+
+def reductions(*p_values):
+    """Rows of ``se_ablation.csv``; the first is without SE."""
+    rows = []
+    for place, p_holm in enumerate((math.nan, *p_values)):
+        row = {"reduction": 2 ** (6 - place) if place else "no SE", "parameters": 21_000_000}
+        row |= {
+            f"{split}_auc{end}": 0.7 + d for split in ("val", "test") for end, d in ENDS.items()
+        }
+        rows.append(row | {"gain_over_no_se_p_holm": p_holm})
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("p_values", "finding"),
+    [
+        ((0.9, 0.051), "No difference from no SE is shown (Holm's correction for 2)."),
+        ((0.9, 0.04), "r = 16: differs from no SE (Holm's correction for 2)."),
+        ((math.nan, math.nan), "No difference from no SE was tested."),
+    ],
+)
+def test_the_picture_of_reductions_says_whether_a_difference_is_shown(drawn, p_values, finding):
+    about = {"counts": {"val": 58, "test": 107}, "seeds": [42, 123], "source": "small.npz"}
+    about |= {"recipe": {"image_size": 64}, "bootstrap_unit": "patient"}
+    figure = drawn(family_page._draw_reductions, about, reductions(*p_values))
+    heading = " ".join(title_lines(figure)[0].get_text().split())
+    assert heading == f"Reduction of the attention: test AUC from 0.700 to 0.700. {finding}"
+    assert_nothing_clipped(figure)
+
+
+def test_the_curves_of_a_family_say_which_hypotheses_are_decided(drawn):
+    row = {"images": "test", "measure": "auc", "note": "", "verdict_holm": "undecided"}
+    rows = [row | {"hypothesis": name} for name in ("SE", "Mish", "Plain")]
+    rows[2]["note"] = "one seed"
+    note = family_report.decided_note(rows)
+    figure = drawn(family_plots.draw_side_by_side, family_runs("ab"), note=note)
+    correction = "Hypotheses on differences, after Holm's correction for 2: "
+    assert correction + "no difference is shown." in " ".join(" ".join(texts(figure)).split())
+    rows[1]["verdict_holm"] = "supported"
+    assert family_report.decided_note(rows) == correction + "Mish (test AUC): supported."
+    assert "could be tested" in family_report.decided_note(rows[2:])
 
 
 def test_gains_say_in_which_direction_a_switch_helps(drawn):
