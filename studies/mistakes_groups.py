@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import math
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import numpy as np
 
 from chestlab.data.splits import CLASS_NAMES, Split, image_keys
 from chestlab.files.errors import InputError
+from chestlab.files.reading import SEPARATORS, read_csv, shown
 
 BLACK = 16  # of 255; a row or column at the edge without a brighter pixel is border
 
@@ -29,6 +30,10 @@ NAME, AGE, SEX, VIEW, FINDINGS, BOX = (
 )
 
 TABLE_COLUMNS, BOX_COLUMNS = (NAME, AGE, SEX, VIEW), (NAME, BOX)
+
+FORMS = "read are CSV files in UTF-8 with ',', ';' or a tab between the columns, also gzipped"
+
+GZIP = b"\x1f\x8b"  # first bytes
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ def read_tables(images: Split, table: Path | None, boxes: Path | None) -> Tables
         boxes: ``BBox_List_2017.csv``, also gzipped, or None.
 
     Raises:
-        InputError: the images have no names, a table cannot be read, lacks a column or an image.
+        InputError: the images have no names, a table cannot be read, lacks a column or an image,
+            or has an image twice with other values.
     """
     if table is None and boxes is None:
         return Tables()
@@ -85,45 +91,74 @@ def read_tables(images: Split, table: Path | None, boxes: Path | None) -> Tables
     keys = image_keys(images.names).tolist()
     found = {}
     if table is not None:
-        rows = {row[NAME].lower(): row for row in _read(table, TABLE_COLUMNS)}
-        missing = [key for key in keys if key not in rows]
-        if missing:
-            raise InputError(f"'{table}' lacks {len(missing)} of the images, '{missing[0]}' first")
-        of_images = [rows[key] for key in keys]
+        of_images = _of_images(keys, table, _read(table, TABLE_COLUMNS))
+        rows = of_images.values()
         found = {
-            "views": np.array([row[VIEW].strip().upper() for row in of_images]),
-            "sexes": np.array([row[SEX].strip().upper() for row in of_images]),
-            "ages": np.array([_age(row[AGE], table) for row in of_images]),
-            "findings": np.array([row.get(FINDINGS) or "" for row in of_images]),
+            "views": np.array([row[VIEW].strip().upper() for row in rows]),
+            "sexes": np.array([row[SEX].strip().upper() for row in rows]),
+            "ages": np.array([_age(row[AGE], table, line) for line, row in of_images.items()]),
+            "findings": np.array([row.get(FINDINGS) or "" for row in rows]),
         }
     if boxes is not None:
-        drawn = {(row[NAME].lower(), row[BOX].strip().lower()) for row in _read(boxes, BOX_COLUMNS)}
+        marked = _read(boxes, BOX_COLUMNS).values()
+        drawn = {(row[NAME].strip().lower(), row[BOX].strip().lower()) for row in marked}
         labels = [CLASS_NAMES[label] for label in images.labels]
         pairs = zip(keys, labels, strict=True)
         found["marked"] = np.array([pair in drawn for pair in pairs])
     return Tables(**found)
 
 
-def _read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file.
+def _read(path: Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
+    """The rows of a CSV file by the number of their line, without those that lack a needed cell.
 
     Raises:
-        InputError: it cannot be read, or lacks a column.
+        InputError: it cannot be read, lacks a column, or has no row.
     """
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
+        content = path.read_bytes()
+        if content.startswith(GZIP):
+            content = gzip.decompress(content)
+        head, rows = read_csv(path, columns, tuple(SEPARATORS), content)
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or "it is damaged"
-        raise InputError(f"'{path}' cannot be read as a table: {reason}") from None
-    lacking = [column for column in columns if not rows or rows[0].get(column) is None]
-    if lacking:
-        raise InputError(f"'{path}' lacks the column '{lacking[0]}'; needed: {', '.join(columns)}")
-    return [row for row in rows if all(row[column] is not None for column in columns)]
+        raise InputError(f"'{path}' cannot be read as a table: {reason}; {FORMS}") from None
+    except InputError as error:
+        raise InputError(f"{error}; {FORMS}") from None
+    needed = 1 + max(head.index(column) for column in columns)
+    short = [line for line, row in rows.items() if len(row) < needed]
+    if len(short) == len(rows):
+        raise InputError(f"'{path}' has no row with {needed} cells below its first line; {FORMS}")
+    if short:
+        print(
+            f"NOTE: '{path}': rows left out, as they have fewer than {needed} cells: {len(short)}, "
+            f"the first in line {short[0]}",
+            file=sys.stderr,
+        )
+    whole = {line: row for line, row in rows.items() if len(row) >= needed}
+    return {line: dict(zip(head, row, strict=False)) for line, row in whole.items()}
 
 
-def _age(text: str, table: Path) -> float:
+def _of_images(
+    keys: Sequence[str], table: Path, rows: Mapping[int, dict[str, str]]
+) -> dict[int, dict[str, str]]:
+    """The row of each image, by the number of its line, in the order of the images.
+
+    Raises:
+        InputError: an image has no row, or several that differ.
+    """
+    lines: dict[str, int] = {}
+    for line, row in rows.items():
+        first = lines.setdefault(row[NAME].strip().lower(), line)
+        if any(row[column] != rows[first][column] for column in TABLE_COLUMNS[1:]):
+            what = f"'{shown(row[NAME])}' is there already in line {first}, with other values"
+            raise InputError(f"'{table}', line {line}: {what}")
+    missing = [key for key in keys if key not in lines]
+    if missing:
+        raise InputError(f"'{table}' lacks {len(missing)} of the images, '{missing[0]}' first")
+    return {lines[key]: rows[lines[key]] for key in keys}
+
+
+def _age(text: str, table: Path, line: int) -> float:
     """Years; older versions of the table write ``058Y``.
 
     Raises:
@@ -131,7 +166,7 @@ def _age(text: str, table: Path) -> float:
     """
     digits = text.strip().upper().removesuffix("Y")
     if not digits.isdecimal():
-        raise InputError(f"'{table}': '{text}' is no age in years")
+        raise InputError(f"'{table}', line {line}: '{shown(text)}' is no age in years")
     return float(digits)
 
 

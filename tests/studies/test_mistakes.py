@@ -289,6 +289,51 @@ def test_what_cannot_be_used_is_refused_in_one_line(project, tmp_path, capsys):
         assert message in refused(capsys, tmp_path, source, data, flag, str(file))
 
 
+@pytest.mark.parametrize(("separator", "start"), [(",", b""), (";", b"\xef\xbb\xbf"), ("\t", b"")])
+def test_tables_are_read_as_spreadsheets_save_them(project, tmp_path, separator, start):
+    _, _, data, (table, boxes) = project
+    pool = CrossValidationSplits(sources.load(str(data)), 3, 1).pool
+    expected = mistakes_groups.read_tables(pool, table, boxes)
+    assert expected.ages[0] == 20 and expected.sexes.tolist() == sexes(pool).tolist()
+    saved = []
+    for path, text in ((table, gzip.decompress(table.read_bytes())), (boxes, boxes.read_bytes())):
+        saved.append(tmp_path / path.name)  # one called .gz that is not gzipped any more
+        saved[-1].write_bytes(start + text.replace(b",", separator.encode()))
+    found = mistakes_groups.read_tables(pool, *saved)
+    for key, values in vars(expected).items():
+        assert np.array_equal(getattr(found, key), values), key
+
+
+def test_short_and_contradicting_rows_of_tables_are_named_with_their_line(
+    project, tmp_path, capsys
+):
+    _, _, data, (table, _) = project
+    pool = CrossValidationSplits(sources.load(str(data)), 3, 1).pool
+    head, first, *rows = gzip.decompress(table.read_bytes()).decode().splitlines()
+    changed = tmp_path / "table.csv"
+
+    def read(*lines):
+        changed.write_text("\n".join(lines))
+        return mistakes_groups.read_tables(pool, changed, None)
+
+    assert len(read(head, first, "cut,off", "", "x", *rows).ages) == len(pool)
+    said = "rows left out, as they have fewer than 5 cells: 2, the first in line 3"
+    assert said in capsys.readouterr().err
+    read(head, first, *rows, first)
+    name = first.split(",")[0]
+    for wrong, message in (
+        ([first.replace("020Y", "abc"), *rows], "line 2: 'abc' is no age in years"),
+        ([first, *rows, first.replace("020Y", "021Y")], f"line 202: '{name}' is there already in"),
+        ([first.split(",")[0]], "has no row with 5 cells below its first line; read are CSV files"),
+        ([], "has no row with 5 cells"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            read(head, *wrong)
+    changed.write_bytes("ä".encode("latin-1"))
+    with pytest.raises(InputError, match="line 1: is no text in UTF-8; read are CSV files in UTF"):
+        mistakes_groups.read_tables(pool, changed, None)
+
+
 def test_tables_need_names(tmp_path):
     pool = CrossValidationSplits(
         sources.load(str(write_npz(tmp_path / "plain.npz", named=False))), 3, 1
