@@ -5,7 +5,8 @@
 Every configuration of `FROZEN`, two baselines and the average of experiments 1 and 2 are
 cross-validated over train and val in three repeats of five folds, whose seeds are used for nothing
 else. Nothing is chosen on a fold that is held out, and test is not read. Each configuration that is
-evaluated on these folds is a line of `test_looks.csv`, of kind "fresh folds".
+evaluated on these folds is a line of `test_looks.csv`, of kind "fresh folds". What starts from
+ImageNet weights needs ``pip install -r requirements-timm.txt``, and is left out without.
 
 results/studies/fresh_folds_<data>/ gets logits, table, picture and a page in two languages.
 Finished folds are stored, and the same command continues where it was stopped; a configuration that
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,13 +46,15 @@ from chestlab.evaluation.looks import (
 from chestlab.evaluation.out_of_fold import MEASURES, NESTED_ACCURACY, OutOfFold
 from chestlab.evaluation.verdicts import verdicts
 from chestlab.files.atomic import atomic_write
-from chestlab.files.errors import one_line_errors
+from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.files.run_files import results_dir_of
 from chestlab.reporting.page import NOTHING, Wording
 from chestlab.runs.crossval import Configuration
 from chestlab.training.recipe import as_dict, in_words, recipe_hash
+from chestlab.training.weights_sources import OTHERWISE
 from networks import Network
+from studies.probes import LITE
 from studies.stored_results import BASELINE_KIND, read_results
 from studies.study import (
     Study,
@@ -78,15 +82,17 @@ class Frozen:
 
     Attributes:
         name: of the row.
-        network: key of `networks.NETWORKS`; from random numbers.
+        network: one of `networks.NAMES`.
         recipe: name of a recipe of its script.
         changes: hyperparameters that differ from it.
+        weights: what it starts from, as ``--weights`` of its script.
     """
 
     name: str
     network: str
     recipe: str
     changes: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = "none"
 
 
 _AS_LONG = train_improved.BEST.epochs  # epochs, so that `report` sees as many images as `best`
@@ -104,25 +110,29 @@ FROZEN = (
     ),
     Frozen("mobilenetv3_estimated", "mobilenetv3", "report", {"batch_norm": "estimated"}),
     Frozen("densenet121_scratch", "densenet121", "scratch"),
+    Frozen("efficientnet_lite0_transfer", LITE, "transfer", weights="imagenet"),
 )
 
 AVERAGE, AVERAGED = "average_1_and_2", ("efficientchestnet", "residualchestnet")
 
 BASELINES = ("hog_rbf_svm", "logistic_pixels")
 
-COMPARISONS = (  # fixed before anything was trained: the first is claimed to have the higher AUC
+# Fixed before the first of the two was trained, which is claimed to have the higher AUC.
+COMPARISONS = (
     *((name, BASELINES[0]) for name in (*(frozen.name for frozen in FROZEN), AVERAGE)),
     ("efficientchestnet", "efficientchestnet_report"),
     ("residualchestnet", "residualchestnet_report"),
     ("residualchestnet", f"residualchestnet_report_epochs{_AS_LONG}"),
     ("residualchestnet", "efficientchestnet"),
     (AVERAGE, "residualchestnet"),
+    ("efficientnet_lite0_transfer", "mobilenetv3_estimated"),
+    ("efficientnet_lite0_transfer", "residualchestnet"),
 )
 
 
 def frozen_configuration(study: Study, frozen: Frozen) -> tuple[Network, Configuration]:
     """The network of a frozen recipe, and what is trained under its name."""
-    network, configuration = study.configuration(frozen.network, frozen.recipe)
+    network, configuration = study.configuration(frozen.network, frozen.recipe, frozen.weights)
     recipe = dataclasses.replace(configuration.recipe, **frozen.changes)
     return network, dataclasses.replace(configuration, name=frozen.name, recipe=recipe)
 
@@ -140,8 +150,30 @@ class FreshFolds(Study):
 
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
         super().__init__(options, signals, "fresh_folds", FRESH_FOLDS_SEED, REPEATS)
+        wanted = [frozen for frozen in FROZEN if frozen.name in options.only]
+        self.to_train = [of for frozen in wanted if (of := self._configuration_of(frozen))]
         self.configurations: dict[str, dict[str, Any]] = {}
         self.oof = OutOfFold.of(self.splits, {})
+
+    def _configuration_of(self, frozen: Frozen) -> tuple[Frozen, Network, Configuration] | None:
+        """A recipe with its `frozen_configuration`.
+
+        Without the weights that it starts from, None and a line on stderr.
+
+        Raises:
+            InputError: ``--only`` asks for a recipe whose weights cannot be had.
+        """
+        try:
+            return frozen, *frozen_configuration(self, frozen)
+        except InputError as error:
+            if frozen.weights == "none":
+                raise
+            why = str(error).removesuffix(f"; {OTHERWISE}")
+            why += "; pip install -r requirements-timm.txt brings network and weights"
+            if len(self.options.only) < len(FROZEN):
+                raise InputError(f"--only {frozen.name}: {why}") from None
+            print(f"NOTE: {frozen.name} is not trained: {why}", file=sys.stderr)
+            return None
 
     def run(self) -> None:
         """Train what is neither stored nor in the results, then write the pages."""
@@ -153,18 +185,16 @@ class FreshFolds(Study):
                 outcome = self.cross_validate_baseline(baseline)
                 about = {"kind": BASELINE_KIND, "model": baseline.model}
                 self._add(baseline.key, outcome.logits, about | {"seconds": outcome.seconds})
-        for frozen in FROZEN:
-            if frozen.name in self.options.only:
-                self._measure(frozen)
+        for frozen, network, configuration in self.to_train:
+            self._measure(frozen, network, configuration)
         with self.alone():
             self._keep_results()  # of other processes
             self._write()
             write_page(self.folder)
         self.print_end("fresh folds")
 
-    def _measure(self, frozen: Frozen) -> None:
+    def _measure(self, frozen: Frozen, network: Network, configuration: Configuration) -> None:
         """Cross-validate a configuration, unless the results have it already."""
-        network, configuration = frozen_configuration(self, frozen)
         model = configuration.build.__name__
         about = {
             "kind": NETWORK_KIND,
@@ -174,6 +204,8 @@ class FreshFolds(Study):
             "recipe_changes": dict(frozen.changes),
             "recipe": recipe_hash(as_dict(configuration.recipe)),
         }
+        if frozen.weights != "none" and configuration.pretrained is not None:
+            about["start"] = configuration.pretrained.record
         before = self.configurations.get(frozen.name, {})
         if all(before.get(key) == value for key, value in about.items()):
             return
@@ -373,7 +405,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         title = __doc__.splitlines()[0]
         parser = comparison_parser("fresh_folds", title, write_page, frozen=True)
         add_only(parser, names)
-        parser.set_defaults(weights="none", repeats=REPEATS)
+        parser.set_defaults(repeats=REPEATS)
         FreshFolds(parser.parse_args(argv), signals).run()
 
 

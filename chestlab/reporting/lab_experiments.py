@@ -317,6 +317,12 @@ RECIPES: Mapping[str, Texts] = {  # what a recipe is, by the name ``--recipe`` k
         "`scratch`: for a start from random weights",
         "`scratch`: untuk memulai dari bobot acak",
     ),
+    "transfer": (
+        "`transfer`: for a start from ImageNet weights, all layers at once, the first ones with "
+        "lower learning rates",
+        "`transfer`: untuk memulai dari bobot ImageNet, semua lapisan sekaligus, dengan learning "
+        "rate lebih kecil di lapisan awal",
+    ),
     "cosine": (
         "`cosine`: a learning rate that falls along a cosine, from a course report",
         "`cosine`: learning rate turun mengikuti kosinus, dari salah satu laporan praktikum",

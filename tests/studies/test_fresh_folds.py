@@ -3,11 +3,13 @@
 import csv
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
 from comparisons import tiny_networks, trained  # noqa: F401 (fixtures)
 
+import networks
 from chestlab.data.folds import FOLDS_SEED, FRESH_FOLDS_SEED
 from chestlab.evaluation import out_of_fold
 from chestlab.evaluation.looks import FILE_NAME, read_looks, record
@@ -53,7 +55,7 @@ def rows_of(path):
 def test_its_folder_has_the_plain_name_with_the_usual_repeats(phantom_npz, tmp_path, repeats, end):
     flags = ["--data", str(phantom_npz), "--device", "cpu", *repeats]
     parser = study.comparison_parser("fresh_folds", "", frozen=True)
-    parser.set_defaults(weights="none", repeats=fresh_folds.REPEATS, results_dir=tmp_path)
+    parser.set_defaults(repeats=fresh_folds.REPEATS, results_dir=tmp_path)
     parser.set_defaults(models_dir=tmp_path / "models", only=())
     folder = fresh_folds.FreshFolds(parser.parse_args(flags), None).folder
     assert folder.name == f"fresh_folds_{phantom_npz.stem}{end}"
@@ -122,6 +124,36 @@ def test_what_the_results_hold_is_not_trained_again_but_a_changed_recipe_is(
     assert len(read_looks(folder.parent.parent / "phantom" / FILE_NAME)) == 3
 
 
+def test_without_timm_the_others_are_trained_and_a_line_says_how_to_get_it(
+    command,
+    tiny_networks,  # noqa: F811
+    trained,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
+    name = "efficientnet_lite0_transfer"
+    missing = fresh_folds.Frozen(name, "timm/resnet18", "transfer", {}, "imagenet")
+    monkeypatch.setattr(fresh_folds, "FROZEN", (*fresh_folds.FROZEN[:1], missing))
+    names = {True: networks.network, False: lambda name, device: tiny_networks}
+    monkeypatch.setattr(
+        study, "network", lambda name, device: names[name.startswith("timm/")](name, device)
+    )
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(SystemExit) as stop:
+        command("--only", name)
+    errors = [line for line in capsys.readouterr().err.splitlines() if name in line]
+    assert stop.value.code == 2 and errors[0].startswith(f"error: --only {name}: ")
+    assert not (tmp_path / "results" / "studies").exists()
+    folder = command()
+    told = [line for line in capsys.readouterr().err.splitlines() if name in line]
+    assert len(told) == len(errors) == 1 and told[0].startswith(f"NOTE: {name} is not trained: ")
+    assert {configuration.name for configuration in trained} == {"first"}
+    for page in ("README.md", "README.id.md"):
+        head = (folder / page).read_text().split("Data:")[0]
+        assert f"`{name}` " in head and "`pip install -r requirements-timm.txt`" in head
+
+
 @pytest.mark.usefixtures("trained")
 def test_results_of_other_folds_are_not_mixed_in(command, capsys):
     command("--only", "first")
@@ -148,6 +180,8 @@ def test_every_frozen_configuration_exists_and_is_unlike_the_others(name, monkey
     from networks import network
 
     frozen = next(frozen for frozen in fresh_folds.FROZEN if frozen.name == name)
+    if frozen.network.startswith("timm/"):
+        pytest.importorskip("timm", reason="needs timm: pip install timm")
     recipe = network(frozen.network).recipes[frozen.recipe]
     for key, value in frozen.changes.items():
         assert getattr(recipe, key) != value

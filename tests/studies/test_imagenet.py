@@ -11,17 +11,30 @@ import torch
 from comparisons import trained  # noqa: F401 (a fixture)
 from torch import nn
 
+import train_densenet
 from chestlab.evaluation import out_of_fold
 from chestlab.evaluation.baselines import BASELINES
+from chestlab.evaluation.looks import read_looks
 from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
-from chestlab.files.errors import InputError
+from chestlab.files.errors import InputError, TrainingError
 from chestlab.reporting.page import Wording
+from chestlab.runs import crossval
 from chestlab.runs.crossval import Configuration
-from chestlab.training.recipe import Recipe
+from chestlab.runs.flags import parse
+from chestlab.training.recipe import Recipe, as_dict, recipe_hash
 from chestlab.training.trainer import Trainer
 from chestlab.training.weights import PretrainedWeights
 from networks import network
-from studies import baselines, imagenet, imagenet_chests, pretrain, probes, switches
+from studies import (
+    baselines,
+    fresh_folds,
+    imagenet,
+    imagenet_chests,
+    pretrain,
+    probes,
+    study,
+    switches,
+)
 from studies.imagenet import Row
 from studies.imagenet_chests import CHESTS
 
@@ -355,6 +368,78 @@ def test_rows_differ_and_comparisons_name_them():
     for row in imagenet.ROWS:
         for key, value in row.changes.items():
             assert getattr(imagenet.BASE, key) != value
+
+
+# The recipe on the fresh folds
+
+TRANSFERRED = "efficientnet_lite0_transfer"
+
+
+def test_the_recipe_that_is_studied_and_frozen_is_the_one_that_the_script_offers():
+    words = ["--arch", probes.LITE, "--recipe", "transfer"]
+    options = parse(train_densenet.RECIPES, words, True, {"arch": train_densenet.ARCH})
+    assert options.recipe_changes == {}
+    offered = recipe_hash(as_dict(options.recipe))
+    assert recipe_hash(as_dict(imagenet.BASE)) == offered
+    (frozen,) = (each for each in fresh_folds.FROZEN if each.name == TRANSFERRED)
+    known = network(frozen.network)
+    assert recipe_hash(as_dict(known.recipes[frozen.recipe])) == offered
+    assert (frozen.network, frozen.weights, frozen.changes) == (probes.LITE, options.weights, {})
+
+
+@pytest.fixture
+def fresh(start, phantom_npz, tmp_path, monkeypatch):
+    """Run the study on fresh folds of a small network from ImageNet; where its results are."""
+    monkeypatch.chdir(tmp_path)
+    small = {"epochs": 1, "image_size": 32}
+    frozen = fresh_folds.Frozen(TRANSFERRED, SMALL, "transfer", small, "imagenet")
+    monkeypatch.setattr(fresh_folds, "FROZEN", (frozen,))
+    monkeypatch.setattr(study, "read_pretrained", lambda choice, url: {"imagenet": start}[choice])
+    monkeypatch.setattr(out_of_fold, "BOOTSTRAP_RESAMPLES", 50)
+
+    def run():
+        flags = ["--folds", "2", "--repeats", "2", "--device", "cpu", "--name", "a"]
+        fresh_folds.main(["--data", str(phantom_npz), *flags])
+        return tmp_path / "results"
+
+    return run
+
+
+def test_on_fresh_folds_it_starts_from_imagenet_goes_on_after_a_stop_and_is_counted_once(
+    fresh, start, monkeypatch
+):
+    fit, done, summed = crossval.train_fold, [], start.state["conv_stem.weight"].sum(1, True)
+
+    def train_fold(configuration, *others):
+        if len(done) == 1:
+            raise TrainingError("stopped")
+        assert torch.equal(configuration.model().backbone.conv_stem.weight, summed)
+        done.append(configuration.recipe)
+        return fit(configuration, *others)
+
+    monkeypatch.setattr(crossval, "train_fold", train_fold)
+    with pytest.raises(SystemExit) as end:
+        fresh()
+    assert end.value.code == 1 and len(done) == 1
+    looks = "phantom/test_looks.csv"
+    done.append(None)
+    folder = fresh()
+    assert len(done) == 5  # of four networks, the first was stored
+    for store in (folder.parent / "trained_models" / crossval.STORE).iterdir():
+        store.unlink()
+    fresh()
+    assert len(done) == 5
+    (look,) = read_looks(folder / looks)
+    recipe = dataclasses.replace(train_densenet.TRANSFER, epochs=1, image_size=32)
+    assert (look.run, look.kind) == (f"a/{TRANSFERRED}", fresh_folds.LOOK_KIND)
+    assert (look.network, look.recipe) == (SMALL, recipe_hash(as_dict(recipe)))
+    rows = rows_of(folder / "studies/a/table.csv")
+    assert {TRANSFERRED, f"{TRANSFERRED}_estimated"} < set(rows)
+    for page, told in (
+        ("README.md", "starts from ImageNet weights (timm, licence apache-2.0, SHA-256 0000"),
+        ("README.id.md", "dimulai dari bobot ImageNet (timm, lisensi apache-2.0, SHA-256 0000"),
+    ):
+        assert f"- `{TRANSFERRED}` {told}" in (folder / "studies/a" / page).read_text()
 
 
 def test_a_gain_is_said_with_its_verdict():

@@ -375,7 +375,7 @@ def test_a_recipe_that_is_not_the_default_names_the_run_too(tmp_path, phantom_np
     folder = tmp_path / "results/mobilenet_v2_scratch_small_epochs1_image-size32_weightsnone"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["recipe_name"] == "scratch" and metrics["recipe"]["monitor"] == "last"
-    assert list(network("mobilenet_v2").recipes) == ["report", "scratch"]
+    assert list(network("mobilenet_v2").recipes) == ["report", "scratch", "transfer"]
 
 
 @pytest.mark.parametrize(
