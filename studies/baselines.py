@@ -59,6 +59,7 @@ from chestlab.training.recipe import Recipe, recipe_hash
 from chestlab.training.weights import read_pretrained
 from networks import NAMES, network
 from studies.probes import INPUT, LITE, OF_INPUT, Probe, probes
+from studies.study import refuse_classes
 
 OOF_THRESHOLD = 0.5  # of all folds: one chosen on these images would flatter their accuracy
 
@@ -294,6 +295,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )
     add_data(parser)
+    refuse_classes(parser)
     parser.add_argument("--no-test", action="store_true", help="leave the test images alone")
     add_folder(parser, "--results-dir", "results")
     parser.add_argument("--name", help="prefix of the runs' names (default: made of the data's)")

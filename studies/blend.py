@@ -29,6 +29,7 @@ from chestlab.reporting.stored_runs import Predictions, StoredRun, read_runs
 from chestlab.runs.flags import add_data, add_folder
 from chestlab.runs.naming import check_name, output_folders, run_name
 from chestlab.training.averages import mean_of_logits
+from studies.study import refuse_classes
 
 
 def blend(options: argparse.Namespace) -> Path:
@@ -152,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of results, by name")
     add_data(parser)
+    refuse_classes(parser)
     add_folder(parser, "--results-dir", "results")
     parser.add_argument("--name", help="of the folder of results (default: blend and the data)")
     parser.set_defaults(models_dir=Path())  # nothing is kept there

@@ -37,7 +37,7 @@ from studies.mistakes_figures import Figures, subgroup_tables
 from studies.mistakes_groups import properties, read_tables
 from studies.mistakes_page import write_page
 from studies.stored_results import read_results
-from studies.study import Study, interval_columns
+from studies.study import Study, interval_columns, refuse_classes
 
 SHOWN = 30  # mistakes in the picture and the table
 
@@ -219,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     help_from = "results of studies.fresh_folds"
     add("--from", dest="source", type=Path, required=True, metavar="FOLDER", help=help_from)
     add_data(parser)
+    refuse_classes(parser)
     help_table = "NIH's Data_Entry_2017.csv (.gz): view position, sex, age"
     add("--table", type=Path, metavar="FILE.csv", help=help_table)
     help_boxes = "NIH's BBox_List_2017.csv (.gz): findings marked by a radiologist"

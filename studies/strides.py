@@ -37,7 +37,7 @@ from chestlab.training.recipe import hyperparameter
 from chestlab.training.trainer import Trainer
 from model import EfficientChestNet
 from studies.redraw import add_redraw
-from studies.study import FOLDS, TEMPLATES
+from studies.study import FOLDS, TEMPLATES, refuse_classes
 from train import REPORT
 
 FILE = "strides.json"
@@ -60,6 +60,7 @@ def _parser() -> OneLineParser:
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=96),
     )
     add_data(parser)
+    refuse_classes(parser)
     for name, (metavar, field, what) in SHAPE.items():
         parser.add_argument(
             f"--{name}",

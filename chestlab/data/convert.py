@@ -92,13 +92,14 @@ def read_labels(
             _check_label_values(array, form, start, block)
         second = "v[:, 1]" if form == "two" else "v.ravel()"
         says = "one label per image" if form == "one" else "one column per class"
+        positive = "1" if form == "one" else "the second"
         raise ArrayError(
             f"{array.about}, {says}: --classes {','.join(CLASS_NAMES)} reads it where "
             f"{'0 is' if form == 'one' else 'the first is'} {CLASS_NAMES[0]}, and --classes "
             f"{','.join(CLASS_NAMES[::-1])} where it is {CLASS_NAMES[1]}",
             array.alike(),
             f"{_EYE}[np.where({second} == 1, 7, 1)]",
-            "without the flag",
+            f"for commands without that flag, if {positive} is {CLASS_NAMES[1]}",
         )
     keep, flags = [], []
     for start, block in array.blocks():

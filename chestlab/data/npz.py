@@ -89,7 +89,8 @@ def filter_npz(
     with npz_errors(path), open_npz(path) as archive:
         _check_arrays(archive, path)
         wanted = _all if findings else two_class_mask
-        labels = {name: read_labels(archive, name, wanted, classes) for name in SPLITS}
+        named_by = classes or (CLASS_NAMES if findings else None)  # findings need 14 columns anyway
+        labels = {name: read_labels(archive, name, wanted, named_by) for name in SPLITS}
         named = all(part.named for part in labels.values())
         if findings and not named:
             raise InputError("there are no 14 label columns, which the findings need")

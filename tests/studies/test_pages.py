@@ -10,6 +10,7 @@ from conftest import ROOT
 
 from chestlab.data import sources
 from chestlab.data.folds import FRESH_FOLDS_SEED, CrossValidationSplits
+from chestlab.data.splits import SPLITS
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError
@@ -18,7 +19,7 @@ from chestlab.reporting.front_messages import SWITCHES_IN_INDONESIAN
 from chestlab.reporting.lab_warnings import warning_in
 from chestlab.reporting.overview import PAGES
 from chestlab.reporting.page import Wording
-from studies import seeds, strides, tune
+from studies import baselines, blend, learning_curve, seeds, strides, tune
 from studies.redraw import redraw
 from studies.stored_results import read_results
 from studies.switches import SWITCHES
@@ -153,6 +154,25 @@ def test_seeds_refuses_what_it_cannot_use(flags, message, capsys):
         seeds.main(flags)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("study", [baselines, blend, learning_curve, strides])
+def test_a_file_without_14_columns_is_refused_with_the_line_that_mends_it(
+    study, phantom_npz, tmp_path, monkeypatch, capsys
+):
+    """The classes are not guessed: of one label per image it is not known which class is 1."""
+    monkeypatch.chdir(tmp_path)
+    arrays = dict(np.load(phantom_npz))
+    arrays |= {f"{split}_labels": arrays[f"{split}_labels"][:, 7] for split in SPLITS}
+    np.savez("vector.npz", **arrays)
+    runs = ["one", "two"] if study is blend else []
+    classes = ["--classes", "pneumothorax,cardiomegaly"]
+    for more, message in (([], "commands without that flag"), (classes, "with 14 label columns")):
+        with pytest.raises(SystemExit) as stop:
+            study.main([*runs, "--data", "vector.npz", *more])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and error.count("\n") == 1 and message in error
+    assert [path.name for path in tmp_path.iterdir()] == ["vector.npz"]
 
 
 def test_seeds_ends_as_the_training_that_failed(capfd, tmp_path):
