@@ -80,7 +80,7 @@ TRANSFER = Recipe(
 
 ARCH = hyperparameter(
     "densenet121",
-    "the network under the classifier, torchvision's or timm's",
+    "the backbone, of torchvision or timm",
     choices=ARCHITECTURES,
     prefix=TIMM,
 )
