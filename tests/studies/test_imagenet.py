@@ -385,6 +385,8 @@ def test_the_recipe_that_is_studied_and_frozen_is_the_one_that_the_script_offers
     known = network(frozen.network)
     assert recipe_hash(as_dict(known.recipes[frozen.recipe])) == offered
     assert (frozen.network, frozen.weights, frozen.changes) == (probes.LITE, options.weights, {})
+    over = {"mobilenetv3_estimated", "hog_rbf_svm", "residualchestnet"}
+    assert {pair[1] for pair in fresh_folds.COMPARISONS if pair[0] == TRANSFERRED} == over
 
 
 @pytest.fixture
