@@ -15,6 +15,7 @@ from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.splits import CLASS_NAMES
 from chestlab.evaluation.looks import FILE_NAME, Look
 from chestlab.reporting import comparison_plots
+from chestlab.reporting.fold_table import cross_validation_table
 from chestlab.reporting.look_tables import look_table, looks_at_images_of
 from chestlab.reporting.page import Wording, escaped, link, markdown_table, render
 from chestlab.reporting.pairs import pairs_section
@@ -22,7 +23,6 @@ from chestlab.reporting.run_tables import (
     Best,
     best_on_test,
     cost_table,
-    cross_validation_table,
     member_lines,
     patient_lines,
     run_table,

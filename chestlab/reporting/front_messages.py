@@ -187,7 +187,10 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     "legend_goal": ("{goal} % goal of the reports", "target laporan {goal} %"),
     "legend_baseline": ("best baseline", "pembanding terbaik"),
     "legend_network": ("network", "jaringan"),
-    "legend_seeds": ("mean of seeds ± sd", "rerata seed ± sb"),
+    "legend_seeds": (
+        "mean of seeds, line: ± sd, no interval",
+        "rerata seed, garis: ± sb, bukan selang",
+    ),
     "legend_average": ("average of networks", "rerata jaringan"),
     "legend_classical": ("baseline", "pembanding klasik"),
     "title_front": (

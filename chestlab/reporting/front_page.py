@@ -320,6 +320,7 @@ class FrontPage:
             axis=(say(left), say("axis_test_accuracy")),
             words=words,
             goal=not main.phantom,
+            decimal_mark=self.wording.number(0.5, ".1f")[1],
         )
 
     def _kinds(self, row: Row) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import ScalarFormatter
 
 from chestlab.reporting.comparison_plots import BEST_BASELINE, GOAL_LINE, UNDEFINED
 from chestlab.reporting.style import (
@@ -24,11 +25,11 @@ from chestlab.reporting.style import (
     titled_figure,
 )
 
-KINDS = {  # colour, marker and whether it is filled
-    "network": (BLUE, "o", True),
-    "seeds": (BLUE, "o", False),
-    "average": (VERMILLION, "D", True),
-    "baseline": (GREY, "s", True),
+KINDS = {  # colour, marker, whether it is filled, and the line, another one for no interval
+    "network": (BLUE, "o", True, "-"),
+    "seeds": (BLUE, "o", False, ":"),
+    "average": (VERMILLION, "D", True, "-"),
+    "baseline": (GREY, "s", True, "-"),
 }
 
 Interval = tuple[float, float, float]  # value, low, high
@@ -60,6 +61,7 @@ def draw_front(
     axis: tuple[str, str],
     words: Mapping[str, str],
     goal: bool,
+    decimal_mark: str = ".",
 ) -> None:
     """Draw two panels of intervals with a line at the best baseline of each.
 
@@ -70,6 +72,7 @@ def draw_front(
         axis: what the left panel shows (an AUC), and the right one (an accuracy in percent).
         words: ``goal`` and ``best`` for the two lines, and a name for each of `KINDS`.
         goal: draw the line of the reports' goal in the right panel.
+        decimal_mark: of the numbers at the axes.
 
     Raises:
         OSError: ``path`` cannot be written.
@@ -83,6 +86,7 @@ def draw_front(
     for axes, values, label in zip(panels, sides, axis, strict=True):
         tidy(axes, label, "")
         axes.grid(visible=False, axis="y")
+        axes.xaxis.set_major_formatter(_Formatter(decimal_mark))
         _draw_rows(axes, values)
     left, right = panels
     left.set_yticks(range(len(points)), [point.label for point in points], fontsize=SMALL)
@@ -92,7 +96,7 @@ def draw_front(
             at = (0.03, place), ("axes fraction", "data")  # away from the line of the baseline
             left.annotate(point.missing, at[0], xycoords=at[1], **{**UNDEFINED, "ha": "left"})
     handles = [
-        Line2D([], [], linestyle="", **_marker(kind), label=words[kind])
+        Line2D([], [], linestyle=_line(kind), linewidth=2, **_marker(kind), label=words[kind])
         for kind in KINDS
         if any(kind in point.kinds for point in points)
     ]
@@ -104,8 +108,23 @@ def draw_front(
     finish(figure, path, handles)
 
 
+class _Formatter(ScalarFormatter):
+    """Numbers of an axis with the decimal mark of a language."""
+
+    def __init__(self, decimal_mark: str) -> None:
+        super().__init__()
+        self.decimal_mark = decimal_mark
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return super().__call__(x, pos).replace(".", self.decimal_mark)
+
+
+def _line(kind: str) -> str:
+    return KINDS[kind][3]
+
+
 def _marker(kind: str) -> dict[str, Any]:
-    color, marker, filled = KINDS[kind]
+    color, marker, filled, _ = KINDS[kind]
     face = color if filled else "white"
     return {
         "color": color,
@@ -124,7 +143,8 @@ def _draw_rows(axes: Axes, values: Sequence[tuple[str, Interval | None]]) -> Non
         if value is None:
             continue
         middle, low, high = value
-        axes.plot([low, high], [place, place], color=KINDS[kind][0], linewidth=2, zorder=2)
+        style = {"color": KINDS[kind][0], "linestyle": _line(kind), "linewidth": 2}
+        axes.plot([low, high], [place, place], zorder=2, **style)
         axes.plot(middle, place, linestyle="", zorder=3, **_marker(kind))
         if kind == "baseline":
             baselines.append(middle)

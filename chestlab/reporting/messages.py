@@ -251,24 +251,32 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
     ),
     "head_divided": ("what is divided", "data yang dibagi"),
     "head_images": ("images", "citra"),
-    "head_oof_auc": ("AUC out of fold", "AUC out-of-fold"),
+    "head_oof_auc": ("AUC within the folds", "AUC di dalam fold"),
     "head_gain": ("AUC minus that of {reference}", "AUC dikurangi AUC {reference}"),
     "head_gain_report": (
         "AUC minus that of the same<br>network with recipe report",
         "AUC dikurangi AUC jaringan<br>yang sama dengan resep report",
     ),
     "below_cross_validation": (
-        "Each image is predicted by the one model that was fitted without its fold; 95 % intervals "
-        "as above, the differences paired. They are of one division into folds and one training "
-        "each and leave out how much training again would change a figure, so they decide nothing "
-        "about recipes. The recipes were chosen on these folds (choice folds). Where train and val "
+        "Each image is predicted by the one model that was fitted without its fold. The AUC is the "
+        "mean over the folds of the AUC within a fold, as on the pages of the studies; the page of "
+        "a run ranks all images together, whichever model predicted them, and so has another one. "
+        "95 % intervals: a bootstrap of patients (of images, where patients are unknown), the "
+        "differences paired; none where the folds cannot be told. They are of one division into "
+        "folds and one training each and leave out how much training again would change a figure, "
+        "so they decide nothing about recipes. The recipes were chosen on these folds (choice "
+        "folds). Where train and val "
         "are divided together, a network chooses its epoch on the fold that it is evaluated on, "
         "which favours it slightly, unless its recipe takes the last epoch; a baseline chooses "
         "nothing there.",
-        "Setiap citra diprediksi oleh satu-satunya model yang dilatih tanpa fold citra itu; "
-        "selang 95 % seperti di atas, selisihnya berpasangan. Angkanya berasal dari satu "
-        "pembagian fold dan satu kali pelatihan; seberapa jauh pelatihan ulang akan mengubahnya "
-        "tidak ikut diperhitungkan, sehingga angka ini tidak memutuskan apa pun tentang resep. "
+        "Setiap citra diprediksi oleh satu-satunya model yang dilatih tanpa fold citra itu. AUC "
+        "adalah rerata antar-fold dari AUC di dalam fold, seperti di halaman studi; halaman sebuah "
+        "run mengurutkan semua citra bersama, dari model mana pun prediksinya, sehingga angkanya "
+        "berbeda. Selang 95 %: bootstrap atas pasien (atas citra bila pasien tidak diketahui), "
+        "selisihnya berpasangan; tanpa selang bila fold tidak dapat diketahui. Angkanya berasal "
+        "dari satu pembagian fold dan satu kali pelatihan; seberapa jauh pelatihan ulang akan "
+        "mengubahnya tidak ikut diperhitungkan, sehingga angka ini tidak memutuskan apa pun "
+        "tentang resep. "
         "Resepnya dipilih dengan fold ini (fold pemilihan). Bila data latih dan validasi "
         "dibagi bersama, sebuah jaringan memilih epoch pada fold yang juga dipakai "
         "mengevaluasinya, sehingga sedikit diuntungkan, kecuali bila resepnya mengambil epoch "

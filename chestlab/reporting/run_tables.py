@@ -1,4 +1,4 @@
-"""The tables of `results/README.md`: all runs, what they cost, and cross-validation."""
+"""The tables of `results/README.md`: all runs and what they cost."""
 
 from __future__ import annotations
 
@@ -205,53 +205,3 @@ def cost_table(wording: Wording, group: Sequence[StoredRun]) -> str:
 
 def _in_millions(wording: Wording, value: float | None) -> str:
     return wording.number(None if value is None else value / 1e6, ".3g")
-
-
-def cross_validation_table(wording: Wording, results_dir: Path, group: Sequence[StoredRun]) -> str:
-    """The cross-validated runs against the best baseline and against the recipe ``report``.
-
-    Empty where no run was cross-validated.
-    """
-    runs = [run for run in group if "oof" in run.predictions]
-    if not runs:
-        return ""
-    baselines = [run for run in runs if run.kind == "baseline"]
-    reference = max(baselines, key=lambda run: run.ordering_auc("oof"), default=None)
-    rows = []
-    for run in sorted(runs, key=lambda run: -run.ordering_auc("oof")):
-        figures = run.metrics["oof"]
-        divided = sorted(set(run.predictions["oof"].origin.tolist()))
-        with_report = [
-            other
-            for other in runs
-            if (other.kind, other.metrics["model"]) == (run.kind, run.metrics["model"])
-            and other.metrics.get("recipe_name") == "report"
-            and not other.metrics.get("recipe_changes")
-        ]
-        rows.append(
-            [
-                f"{group.index(run) + 1} {escaped(run.shown_name)}",
-                " + ".join(wording.say(split) for split in divided),
-                wording.number(figures["n"], ","),
-                f"{wording.number(figures['auc'])} {wording.interval(figures.get('auc_ci95'))}",
-                _oof_gain(wording, results_dir, run, [reference] if reference else []),
-                _oof_gain(wording, results_dir, run, with_report),
-            ]
-        )
-    heads = [wording.say(f"head_{head}") for head in ("run", "divided", "images", "oof_auc")]
-    name = "" if reference is None else reference.short_name
-    heads += [wording.say("head_gain", reference=escaped(name)), wording.say("head_gain_report")]
-    return markdown_table(heads, rows, left=2)
-
-
-def _oof_gain(
-    wording: Wording, results_dir: Path, run: StoredRun, references: Sequence[StoredRun]
-) -> str:
-    """AUC out of fold minus that of the first reference that was evaluated on the same images."""
-    for other in references:
-        if other is not run and run.predictions["oof"].same_images(other.predictions["oof"]):
-            patients = read_patients(results_dir, run, "oof")
-            compared = difference(run, other, patients, "oof")
-            gain = wording.number(compared["auc"], "+.3f")
-            return f"{gain} {wording.interval(compared['auc_ci95'], '+.3f')}"
-    return NOTHING

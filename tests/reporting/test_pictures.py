@@ -33,6 +33,7 @@ from chestlab.reporting import (
     family_page,
     family_plots,
     family_report,
+    front_plots,
     gradcam_plots,
     prediction_grids,
     study_plots,
@@ -298,6 +299,32 @@ def test_the_curves_of_a_family_say_which_hypotheses_are_decided(drawn):
     rows[1]["verdict_holm"] = "supported"
     assert family_report.decided_note(rows) == correction + "Mish (test AUC): supported."
     assert "could be tested" in family_report.decided_note(rows[2:])
+
+
+def test_a_standard_deviation_is_not_drawn_as_an_interval(drawn):
+    of = {"label": "x", "missing": "", "left": (0.8, 0.75, 0.85)}
+    points = [
+        front_plots.Point(**of, kinds=("network", kind), right=(70, 65, 75))
+        for kind in ("network", "seeds", "baseline")
+    ]
+    words = dict.fromkeys(("network", "average", "baseline", "best", "goal"), "w")
+    options = {"axis": ("AUC", "accuracy"), "goal": True, "title": "t\nsmall.npz"}
+    words["seeds"] = Wording("en").say("legend_seeds")
+    figure = drawn(front_plots.draw_front, points, words=words, decimal_mark=",", **options)
+    left, right = figure.axes
+    styles = [
+        [line.get_linestyle() for line in axes.lines if list(line.get_ydata()) in ([0, 0], [1, 1])]
+        for axes in (left, right)
+    ]
+    assert styles == [["-", "-"], ["-", ":"]]
+    (legend,) = figure.legends
+    shown = {
+        text.get_text(): line for text, line in zip(legend.texts, legend.get_lines(), strict=True)
+    }
+    assert shown["mean of seeds, line: ± sd, no interval"].get_linestyle() == ":"
+    ticks = [label.get_text() for label in left.get_xticklabels()]
+    assert "0,80" in ticks and not any("." in tick for tick in ticks)
+    assert_nothing_clipped(figure)
 
 
 def test_gains_say_in_which_direction_a_switch_helps(drawn):

@@ -14,8 +14,9 @@ from PIL import Image
 
 import visualize
 from chestlab.data import phantom, sources, splits
+from chestlab.data.folds import fold_rows
 from chestlab.evaluation.looks import Look, read_looks, record
-from chestlab.evaluation.metrics import choose_threshold, evaluate_probabilities
+from chestlab.evaluation.metrics import choose_threshold, evaluate_probabilities, roc_auc
 from chestlab.evaluation.tasks import SPLIT_TITLES
 from chestlab.files.errors import InputError
 from chestlab.reporting import mistakes, overview, pairs, stored_runs
@@ -396,34 +397,65 @@ def test_many_runs_are_compared_with_two_references(tmp_path):
     assert "Each run against net6, svm" in page
 
 
-def test_cross_validation_is_set_against_the_best_baseline_and_the_reports_recipe(tmp_path):
-    make_run(tmp_path, "net_small", skill=2, recipe_name="best")
-    make_run(tmp_path, "old_small", recipe={"name": "old"})
-    make_run(tmp_path, "svm_small", yardstick=True, recipe={"name": "hog_rbf_svm"})
+def cross_validated(results_dir, skills, report="old_small"):
+    """Runs with out-of-fold predictions, of one recipe ``report``; AUCs of their folds by name."""
     index, labels, _ = split_images("train")
-    for name, skill in (("net_small", 4), ("old_small", 1), ("svm_small", 0.2)):
-        rng = np.random.default_rng(0)
-        probabilities = 1 / (1 + np.exp(-skill * (2 * labels - 1) - rng.normal(size=len(labels))))
-        rows = rng.permutation(len(labels))  # the order of the folds
-        path = tmp_path / name / "oof_probabilities.csv"
+    split = splits.Split(np.empty((100, 0, 0), np.uint8), labels, index)
+    folds = [rows for _, rows in fold_rows(split, 4)]
+    aucs = {}
+    for name, skill in skills.items():
+        changes = {"yardstick": True} if name.startswith("svm") else {}
+        recipe = "report" if name == report else "best"
+        make_run(results_dir, name, recipe={"name": name}, recipe_name=recipe, **changes)
+        logits = skill * (2 * labels - 1) + np.random.default_rng(0).normal(size=100)
+        for number, rows in enumerate(folds):
+            logits[rows] += 2 * number  # of another network, on a scale of its own
+        probabilities = 1 / (1 + np.exp(-logits))
+        rows = np.concatenate(folds)
+        path = results_dir / name / "oof_probabilities.csv"
         write_table(path, index[rows], labels[rows], probabilities[rows])
-        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        aucs[name] = [roc_auc(labels[rows], probabilities[rows]) for rows in folds]
+        metrics = json.loads((results_dir / name / "metrics.json").read_text())
         metrics["oof"] = evaluate_probabilities(labels, probabilities, 0.5)
-        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+        metrics["cross_validation"] = {"fold_aucs": aucs[name]}
+        (results_dir / name / "metrics.json").write_text(json.dumps(metrics))
+    return aucs
+
+
+def cross_validation_of(page):
+    section = page.split("what is divided")[1].split("####")[0]
+    lines = (line.strip("| ").split(" | ") for line in section.splitlines())
+    return [line for line in lines if line[1:3] == ["train", "100"]]
+
+
+def test_cross_validation_is_set_against_the_best_baseline_and_the_reports_recipe(tmp_path):
+    aucs = cross_validated(tmp_path, {"net_small": 2, "old_small": 1, "svm_small": 0.2})
     page = page_of(tmp_path)
     assert "AUC minus that of svm" in page
-    section = page.split("what is divided")[1]
-    lines = [
-        line.strip("| ").split(" | ") for line in section.splitlines() if "train | 100" in line
-    ]
+    lines = cross_validation_of(page)
     (net, *_, over_svm, over_report), (old, *_, old_over_svm, old_over_itself), svm = lines
-    assert (net, old, svm[0]) == ("1 net", "2 old", "3 svm")
+    assert [name.split()[1] for name in (net, old, svm[0])] == ["net", "old", "svm"]
     areas = [float(line[3].split()[0]) for line in lines]
+    assert areas == pytest.approx([np.mean(of_run) for of_run in aucs.values()], abs=6e-4)
+    pooled = json.loads((tmp_path / "net_small/metrics.json").read_text())["oof"]["auc"]
+    assert pooled < areas[0] - 0.1  # the scales of the folds differ
     gain, low = (float(text) for text in re.match(r"(\S+) \((\S+) to", over_report).groups())
     assert gain == pytest.approx(areas[0] - areas[1], abs=2e-3) and 0 < low < gain
     assert float(over_svm.split()[0]) == pytest.approx(areas[0] - areas[2], abs=2e-3)
     assert float(old_over_svm.split()[0]) == pytest.approx(areas[1] - areas[2], abs=2e-3)
     assert old_over_itself == "-" and svm[4:] == ["-", "-"]
+
+
+def test_cross_validation_shows_no_empty_column_and_no_interval_of_unknown_folds(tmp_path):
+    aucs = cross_validated(tmp_path, {"net_small": 2, "svm_small": 0.2}, report="")
+    assert "recipe report" not in page_of(tmp_path).split("what is divided")[1].split("\n")[0]
+    assert all(len(line) == 5 for line in cross_validation_of(page_of(tmp_path)))
+    path = tmp_path / "net_small" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["cross_validation"]["fold_aucs"] = [0.5, 0.6, 0.7, 0.6]  # of other folds
+    path.write_text(json.dumps(metrics))
+    svm, net = sorted(cross_validation_of(page_of(tmp_path)), key=lambda line: "net" in line[0])
+    assert net[3:] == ["0.600"] and svm[3].startswith(f"{np.mean(aucs['svm_small']):.3f} (")
 
 
 def test_indonesian_page_has_its_own_file_and_decimal_comma(tmp_path):
