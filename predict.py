@@ -11,13 +11,14 @@ black; the middle square is reduced (or enlarged, with a warning) to the trainin
 of more than 8 bits are scaled by a window, the file's own or a chosen one, which is printed.
 Warnings on stderr say why a prediction may be wrong.
 Exit status: 0 all good; 1 an image could not be used (a line on stderr says why, the others go
-on); 2 nothing to predict, or a wrong flag or checkpoint. This is no medical device.
+on); 2 nothing to predict, or a wrong flag or checkpoint; 130 Ctrl-C. This is no medical device.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -60,6 +61,8 @@ def _check_outputs(options: argparse.Namespace) -> None:
         check_writable(options.csv.parent, "--csv")
         if options.csv.is_dir():
             raise InputError(f"--csv '{options.csv}' is a folder; wanted is a file's name")
+        if options.csv.exists() and not options.csv.is_file():  # as /dev/null
+            raise InputError(f"--csv '{options.csv}' is no regular file; wanted is a file's name")
         if options.csv.exists() and not _is_table(options.csv):
             raise InputError(
                 f"--csv '{options.csv}' exists and is no table of predict.py: it would be lost; "
@@ -266,6 +269,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f" ('{error.filename}')" if error.filename else ""
         status, message = 1, f"stopped: {error.strerror or error}{where}"
+    except KeyboardInterrupt:
+        status, message = 128 + signal.SIGINT, "interrupted: no table has been written"
     print(" ".join(message.splitlines()), file=sys.stderr, flush=True)
     return status
 

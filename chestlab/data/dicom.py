@@ -136,9 +136,13 @@ def _values_of_interest(values: np.ndarray, dataset: Any) -> tuple[np.ndarray, W
         return _looked_up(values, dataset.VOILUTSequence[0], "VOI LUT")
     if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
         return values, None
-    center, width = (
-        float(np.atleast_1d(dataset[name].value)[0]) for name in ("WindowCenter", "WindowWidth")
+    centers, widths = (
+        np.atleast_1d(np.array(dataset[name].value, float))
+        for name in ("WindowCenter", "WindowWidth")
     )
+    center, width = centers[0], widths[0]
+    several = len(centers) if len(np.unique(centers)) > 1 or len(np.unique(widths)) > 1 else 1
+    source = "the file's window" if several == 1 else f"the first of the file's {several} windows"
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     if not (np.isfinite(center) and width >= 1 + (function == "LINEAR")):
         return values, None
@@ -147,7 +151,7 @@ def _values_of_interest(values: np.ndarray, dataset: Any) -> tuple[np.ndarray, W
         return sigmoid, Window(0, 1, f"the file's sigmoid of {center:g}, {width:g}")
     if function == "LINEAR":  # PS3.3 C.11.2.1.2.1
         center, width = center - 0.5, width - 1
-    return values, Window(center - width / 2, center + width / 2, "the file's window")
+    return values, Window(center - width / 2, center + width / 2, source)
 
 
 def _rescaled(stored: np.ndarray, content: np.ndarray, dataset: Any) -> tuple[np.ndarray, Window]:

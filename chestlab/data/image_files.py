@@ -70,7 +70,7 @@ def read_xray(path: Path, size: int, window: Window | None = None) -> Xray:
         InputError: the file cannot be read or used; the message is one line without the path.
     """
     if not os.path.isfile(path):  # noqa: PTH113 (as below); opening a pipe would wait for ever
-        raise InputError("is no regular file" if _exists(path) else "there is no such file")
+        raise InputError("is no regular file" if _exists(path) else _missing(path))
     picture = _read(path, voi=window is None)
     grey = Image.fromarray(picture.grey(window))
     side = min(grey.size)
@@ -138,6 +138,14 @@ def _exists(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110 (Path.exists raises for a name that is too long)
 
 
+def _missing(path: Path) -> str:
+    """Why there is no file of this name."""
+    try:
+        return f"is a link to '{printable(path.readlink())}', and there is no such file"
+    except OSError:  # it is no link
+        return "there is no such file"
+
+
 def expanded(word: str) -> list[Path]:
     """The paths that a word of the command line means; Windows leaves ``*`` and ``~`` in it."""
     path = Path(word)
@@ -179,7 +187,7 @@ def find_files(
     left_out = {path.resolve() for path in without}
     for path in paths:
         if not _exists(path):
-            found.failed[path] = "there is no such file"
+            found.failed[path] = _missing(path)
         elif path.is_dir():
             _walk(path, recursive, left_out, found)
         else:

@@ -28,6 +28,8 @@ FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "DIB", "WEBP", "GIF", "JPEG2000"
 
 MOST_PIXELS = 50_000_000  # a chest X-ray has some 10 million; each takes some 15 to 30 bytes
 
+ALLOWED_PIXELS = f"allowed are {MOST_PIXELS:,}: save it smaller"
+
 BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, PLANAR_CONFIGURATION = 258, 259, 262, 284  # TIFF tags
 SAMPLE_FORMAT, UNSIGNED, SIGNED, WHITE_IS_ZERO = 339, 1, 2, 0
 DEFLATE = 8, 32946  # compression
@@ -72,8 +74,10 @@ def read_picture(path: Path) -> Picture:
             raise
         except UnidentifiedImageError:
             raise InputError(_no_image(path)) from None
-        except Image.DecompressionBombError:
-            raise InputError(f"has more than {MOST_PIXELS:,} pixels") from None
+        except Image.DecompressionBombError as error:  # which tells their number alone
+            told = re.search(r"\d{9,}", str(error))
+            pixels = f"{int(told[0]):,}" if told else f"more than {MOST_PIXELS:,}"
+            raise InputError(f"has {pixels} pixels; {ALLOWED_PIXELS}") from None
         except Exception as error:  # damaged files raise nearly any type, as struct.error
             failure = error
     if failure is not None:
@@ -101,7 +105,7 @@ def check_size(width: int, height: int) -> None:
         InputError: it is too large.
     """
     if width * height > MOST_PIXELS:
-        raise InputError(f"has {width} x {height} pixels; allowed are {MOST_PIXELS:,}")
+        raise InputError(f"has {width} x {height} pixels; {ALLOWED_PIXELS}")
 
 
 def _picture(image: Image.Image, path: Path) -> Picture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import os
 import tempfile
@@ -38,9 +39,11 @@ def atomic_write(path: Path, content: bytes | str | Callable[[IO[bytes]], Any]) 
             open binary file it is given.
 
     Raises:
-        OSError: the disk is full, or the folder is gone or read-only. ``path`` is untouched and
-            no temporary file is left.
+        OSError: the disk is full, the folder is gone or read-only, or ``path`` is a device or a
+            pipe, which a file would replace. ``path`` is untouched and no temporary file is left.
     """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "is no regular file", str(path))
     handle, temporary = tempfile.mkstemp(
         dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX
     )

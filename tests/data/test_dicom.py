@@ -158,6 +158,10 @@ def test_a_window_that_clips_and_a_sigmoid(tmp_path):
     xray = read_xray(path, 32)
     assert str(xray.window) == "500,1500" and xray.window.reason == "the file's window"
     assert off_by(xray, np.rint(np.clip((WIDE - 500) / 1000, 0, 1) * 255)) == 0
+    write(path, WindowCenter=[1000.5, 40], WindowWidth=[1001, 80])
+    assert read_xray(path, 32).window.reason == "the first of the file's 2 windows"
+    write(path, WindowCenter=[1000.5, 1000.5], WindowWidth=[1001, 1001])
+    assert read_xray(path, 32).window.reason == "the file's window"
     given = read_xray(path, 32, parse_window("0,4095"))
     assert off_by(given) <= 1 and str(given.window) == "0,4095"
     write(path, WindowCenter=2000, WindowWidth=1000, VOILUTFunction="SIGMOID")

@@ -16,6 +16,7 @@ from PIL import Image
 import predict
 from chestlab.data import image_files, splits
 from chestlab.data.sources import load
+from chestlab.files.atomic import atomic_write
 from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
 from chestlab.files.errors import InputError
 from chestlab.reporting import gradcam_plots
@@ -229,7 +230,7 @@ HOSTILE = {
     "truncated webp": (encoded(PICTURE, "WEBP", lossless=True)[:3000], "cannot be read"),
     "header only": (encoded(PICTURE, "PNG")[:20], "cannot be read"),
     "flipped bits": (encoded(PICTURE, "PNG")[:500] + b"\xff" * 3000, "cannot be read"),
-    "bomb": (claimed_png(100_000, 100_000), "pixels"),
+    "bomb": (claimed_png(100_000, 100_000), "10,000,000,000 pixels; allowed are 50,000,000: save"),
     "small bomb": (claimed_png(9_000, 9_000), "allowed are 50,000,000"),
     "short of data": (claimed_png(100, 100), "cannot be read"),
     "no pixels": (claimed_png(0, 100), f"{UNREADABLE}|cannot be read"),
@@ -524,3 +525,45 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 def test_a_path_too_long_for_the_system_is_no_file(checkpoint, capsys):
     assert predict.main(["x" * 5000 + ".png", "--checkpoint", str(checkpoint)]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there that few have")
+def test_a_link_to_nowhere_is_told_and_the_others_are_predicted(checkpoint, tmp_path, capsys):
+    (tmp_path / "link.png").symlink_to("gone.png")
+    PICTURE.save(tmp_path / "röntgen 胸部.png")
+    table = tmp_path / "table.csv"
+    arguments = ["--checkpoint", str(checkpoint), "--device", "cpu", "--csv", str(table)]
+    assert predict.main([str(tmp_path), *arguments]) == 1
+    told = "is a link to 'gone.png', and there is no such file"
+    assert f"{tmp_path / 'link.png'}: {told}" in capsys.readouterr().err
+    failed, predicted = read_table(table)
+    assert failed["warnings"] == told and failed["probability"] == ""
+    assert predicted["file"] == str(tmp_path / "röntgen 胸部.png")
+    assert predict.main([str(tmp_path / "link.png"), *arguments[:4]]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_table_does_not_replace_a_pipe_or_a_device(checkpoint, tmp_path, capsys):
+    PICTURE.save(tmp_path / "image.png")
+    os.mkfifo(tmp_path / "pipe.csv")
+    arguments = [str(tmp_path / "image.png"), "--checkpoint", str(checkpoint)]
+    assert predict.main([*arguments, "--csv", str(tmp_path / "pipe.csv")]) == 2
+    assert "pipe.csv' is no regular file" in capsys.readouterr().err
+    with pytest.raises(FileExistsError, match="is no regular file"):
+        atomic_write(tmp_path / "pipe.csv", "text")
+    assert (tmp_path / "pipe.csv").is_fifo() and len(list(tmp_path.iterdir())) == 2
+
+
+def test_ctrl_c_ends_in_one_line_and_without_a_table(checkpoint, tmp_path, monkeypatch, capsys):
+    PICTURE.save(tmp_path / "image.png")
+    (tmp_path / "table.csv").write_text("")
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "read_xray", stopped)
+    arguments = [str(tmp_path / "image.png"), "--checkpoint", str(checkpoint), "--device", "cpu"]
+    assert predict.main([*arguments, "--csv", str(tmp_path / "table.csv")]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted: no table has been written"
+    assert (tmp_path / "table.csv").read_text() == ""
