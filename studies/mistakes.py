@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from chestlab.data.folds import FOLDS_SEED
 from chestlab.data.splits import CLASS_NAMES
 from chestlab.evaluation import subgroups
 from chestlab.evaluation.metrics import sigmoid
@@ -36,7 +37,7 @@ from studies import fresh_folds
 from studies.mistakes_figures import Figures, subgroup_tables
 from studies.mistakes_groups import properties, read_tables
 from studies.mistakes_page import write_page
-from studies.stored_results import read_results
+from studies.stored_results import RESTORE, read_results
 from studies.study import Study, interval_columns, refuse_classes
 
 SHOWN = 30  # mistakes in the picture and the table
@@ -64,11 +65,8 @@ class Mistakes(Study):
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
         summary, self.oof = read_results(options.source, "fresh_folds", "configurations")
         self.configurations: dict[str, dict[str, Any]] = summary["configurations"]
-        try:
-            options.folds, options.repeats = int(summary["folds"]), int(summary["repeats"])
-            first_seed, sha256 = int(summary["first_seed"]), summary["data"]["sha256"]
-        except (KeyError, TypeError, ValueError):
-            raise InputError(f"'{options.source / 'fresh_folds.json'}' is damaged") from None
+        options.folds, options.repeats = summary["folds"], summary["repeats"]
+        first_seed, sha256 = summary.get("first_seed", FOLDS_SEED), summary["data"]["sha256"]
         super().__init__(options, signals, "mistakes", first_seed, fresh_folds.REPEATS)
         expected = OutOfFold.of(self.splits, {})
         same = all(
@@ -85,6 +83,12 @@ class Mistakes(Study):
         ]
         if not self.networks:
             raise InputError(f"'{options.source}' holds no network yet, only baselines")
+        kinds = {"model": str, "recipe": str, "recipe_name": str, "recipe_changes": dict}
+        for name in self.networks:
+            for key, kind in kinds.items():
+                if not isinstance(self.configurations[name].get(key), kind):
+                    lacking = f"'{name}' in 'configurations' lacks '{key}': {RESTORE}"
+                    raise InputError(f"'{options.source / 'fresh_folds.json'}': {lacking}")
         self.tables = read_tables(self.splits.pool, options.table, options.boxes)
 
     def run(self) -> None:

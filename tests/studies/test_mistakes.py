@@ -293,6 +293,11 @@ def test_what_cannot_be_used_is_refused_in_one_line(project, tmp_path, capsys):
     other = write_npz(tmp_path / "other.npz", named=False)
     assert "is of other images or folds" in refused(capsys, tmp_path, source, other)
     assert "fresh_folds.json is missing" in refused(capsys, tmp_path, tmp_path / "nowhere", data)
+    lacking = write_results(tmp_path / "lacking", data)
+    summary = json.loads((lacking / "fresh_folds.json").read_text())
+    del summary["configurations"]["other"]["recipe"]
+    (lacking / "fresh_folds.json").write_text(json.dumps(summary))
+    assert "'other' in 'configurations' lacks 'recipe'" in refused(capsys, tmp_path, lacking, data)
     only = write_results(tmp_path / "only", data, {"hog_rbf_svm": "yardstick"})
     assert "no network yet" in refused(capsys, tmp_path, only, data)
     with gzip.open(table, "rt") as file:
