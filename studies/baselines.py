@@ -49,8 +49,8 @@ from chestlab.evaluation.metrics import choose_threshold, evaluate_probabilities
 from chestlab.evaluation.predictions import write_probabilities
 from chestlab.evaluation.tasks import SPLIT_TITLES
 from chestlab.files.atomic import atomic_write, check_writable, make_folder
-from chestlab.files.errors import InputError, OneLineParser
-from chestlab.files.notebook import leave
+from chestlab.files.errors import InputError, OneLineParser, one_line_errors
+from chestlab.files.progress import StopSignals
 from chestlab.files.run_files import STUDIES, RunFiles, results_dir_of
 from chestlab.runs.flags import add_data, add_folder, add_hyperparameter
 from chestlab.runs.naming import check_name, output_folders, run_name
@@ -244,7 +244,7 @@ def _probes(options: argparse.Namespace, size: int) -> list[Probe]:
     given = {name: getattr(options, name) for name in OF_INPUT}
     recipe = dataclasses.replace(INPUT, **{k: v for k, v in given.items() if v is not None})
     known = network(options.probe)
-    start = read_pretrained(options.weights, known.imagenet_url)
+    start = read_pretrained(options.weights or "imagenet", known.imagenet_url)
     return probes(options.probe, known, start, recipe, size)
 
 
@@ -278,7 +278,6 @@ def _add_probe(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--weights",
-        default="imagenet",
         metavar="{imagenet,none,FILE}",
         help="what the network has (default: imagenet)",
     )
@@ -300,14 +299,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_folder(parser, "--results-dir", "results")
     parser.add_argument("--name", help="prefix of the runs' names (default: made of the data's)")
     _add_probe(parser)
-    try:
+    with one_line_errors(resume=None), StopSignals():
         options = parser.parse_args(argv)
         options.models_dir = Path("trained_models")
         if options.name is not None:
             check_name(options.name)
+        of_probe = ("weights", *OF_INPUT)
+        given = [name for name in of_probe if getattr(options, name) is not None]
+        if given and not options.probe:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise InputError(f"{flags}: for --probe alone, which measures a network's features")
         run(options)
-    except (InputError, OSError) as error:
-        leave(2 if isinstance(error, InputError) else 1, f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from chestlab.data.splits import Split, TwoClassData
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable, make_folder
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
+from chestlab.files.progress import StopSignals
 from chestlab.files.run_files import STUDIES, read_metrics
 from chestlab.reporting.ensemble_report import SHARED, Member, write_average
 from chestlab.reporting.stored_runs import Predictions, StoredRun, read_runs
@@ -157,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_folder(parser, "--results-dir", "results")
     parser.add_argument("--name", help="of the folder of results (default: blend and the data)")
     parser.set_defaults(models_dir=Path())  # nothing is kept there
-    with one_line_errors(resume=""):
+    with one_line_errors(resume=None), StopSignals():
         folder = blend(parser.parse_args(argv))
         notebook.show(folder.glob("*.png"))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -22,6 +23,7 @@ import numpy as np
 from chestlab.evaluation.predictions import MEMBERS, read_members, write_members
 from chestlab.files.atomic import atomic_write, make_folder
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
+from chestlab.files.progress import Interrupted, StopSignals
 from chestlab.files.reading import read_json
 from chestlab.files.run_files import STUDIES
 from chestlab.reporting.lab_warnings import warning_in
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add_folder(parser, "--results-dir", "results")
     add_redraw(parser, write_page, "the page")
-    with one_line_errors(resume=""):
+    with one_line_errors(resume=""), StopSignals():
         run(*parser.parse_known_args(argv))
 
 
@@ -83,11 +85,35 @@ def run(options: argparse.Namespace, flags: Sequence[str]) -> None:
         command = [sys.executable, str(ROOT / options.script), *flags, "--resume"]
         command += ["--seed", str(seed), "--name", name]
         command += ["--results-dir", str(options.results_dir)]
-        if status := subprocess.run(command, check=False).returncode:
+        if status := status_of(command):
             raise SystemExit(status if status > 0 else 128 - status)  # as a shell tells a signal
         runs.append(_read_run(options.results_dir, name))
     folder = write(options.script, options.name, runs)
     print((folder / "README.md").read_text(encoding="utf-8"))
+
+
+def status_of(command: Sequence[str]) -> int:
+    """Run a command to its end, also after a signal, so that it keeps what it has done.
+
+    Returns:
+        Its exit status, below 0 where a signal has ended it.
+
+    Raises:
+        Interrupted: a signal has come, and the command has ended well all the same.
+    """
+    interruption = None
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            status = process.wait()
+            break
+        except Interrupted as caught:
+            interruption = caught
+            if caught.signum != signal.SIGINT:  # a terminal sends Ctrl-C to both
+                process.send_signal(caught.signum)
+    if interruption is not None and status == 0:
+        raise interruption
+    return status
 
 
 def _read_run(results_dir: Path, name: str) -> StoredRun:

@@ -1,8 +1,13 @@
 """Pages of studies in two languages: the same figures, written again from their own files."""
 
 import json
+import os
 import re
 import shutil
+import signal
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +19,7 @@ from chestlab.data.splits import SPLITS
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError
+from chestlab.files.progress import StopSignals
 from chestlab.reporting import family_page
 from chestlab.reporting.front_messages import SWITCHES_IN_INDONESIAN
 from chestlab.reporting.lab_warnings import warning_in
@@ -181,6 +187,35 @@ def test_seeds_ends_as_the_training_that_failed(capfd, tmp_path):
     error = capfd.readouterr().err
     assert stop.value.code == 2 and "--nosuch" in error and "Traceback" not in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no process can send a signal there")
+def test_seeds_passes_a_signal_on_and_waits_for_the_end_of_the_training(tmp_path):
+    """A training that is killed at once would lose its epoch."""
+    training = (
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: time.sleep(0.1) or sys.exit(143))\n"
+        "pathlib.Path(sys.argv[1]).touch()\n"
+        "time.sleep(60)"
+    )
+
+    def stop():
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with StopSignals():
+        threading.Thread(target=stop, daemon=True).start()
+        status = seeds.status_of([sys.executable, "-c", training, str(tmp_path / "ready")])
+    assert status == 143
+
+
+def test_baselines_refuse_the_flags_of_a_probe_without_one(capsys):
+    with pytest.raises(SystemExit) as stop:
+        baselines.main(["--weights", "none", "--image-size", "64"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert "error: --weights, --image-size: for --probe alone" in error
 
 
 @pytest.fixture
