@@ -1,6 +1,7 @@
 """EfficientChestNet on ChestMNIST, cardiomegaly against pneumothorax, in one file.
 
-Paste it into a notebook's cell, or run `python train_minimal.py [FILE.npz [EPOCHS]]`. It writes
+Paste it into a notebook's cell, or run `python train_minimal.py [FILE.npz [EPOCHS]]` (default: the
+official file, downloaded, 83 MB, and 100 passes over the training images). It writes
 train_minimal_best.pth, the weights of the best epoch, and train_minimal_curves.png.
 """
 
@@ -190,6 +191,8 @@ def main(splits, source, epochs=EPOCHS):
 
 if __name__ == "__main__":
     words = sys.argv[1:] if "__file__" in globals() else []  # in a cell they are the kernel's
+    if {"-h", "--help"} & set(words):
+        sys.exit(print(__doc__.strip()))
     try:
         if len(words) > 2 or not all(word.isdecimal() and int(word) for word in words[1:]):
             raise ValueError("allowed are [FILE.npz [EPOCHS]]: a path, and a number from 1 on")

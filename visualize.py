@@ -48,13 +48,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         argv.insert(0, "readme")
     try:
-        options = _parser().parse_args(argv)
+        parser, commands = _parser()
+        _refuse_flags_of_others(*parser.parse_known_args(argv), commands)
+        options = parser.parse_args(argv)
         options.work(options)
     except (InputError, OSError) as error:
         notebook.leave(2 if isinstance(error, InputError) else 1, f"error: {error}")
 
 
-def _parser() -> OneLineParser:
+def _refuse_flags_of_others(
+    options: argparse.Namespace, unknown: Sequence[str], commands: Mapping[str, Any]
+) -> None:
+    """Name the commands that know a flag which this one does not.
+
+    Raises:
+        InputError: there is such a flag.
+    """
+    for word in unknown:
+        flag = word.partition("=")[0]
+        known = [name for name, of in commands.items() if flag in of._option_string_actions]
+        if known:
+            raise InputError(
+                f"{flag} is no flag of {options.command}, but of {', '.join(known)}: "
+                f"python visualize.py {known[-1]} {flag} ..."
+            )
+
+
+def _parser() -> tuple[OneLineParser, Mapping[str, Any]]:
+    """The parser, and those of its commands by name."""
     from chestlab.runs.flags import add_folder
 
     description = __doc__.split("Figures are")[0]
@@ -99,7 +120,12 @@ def _parser() -> OneLineParser:
     names.set_defaults(run=None)
     _add_images(names)
     augmentation = command("augmentation", _augmentation, "what the random warps do", False)
-    augmentation.add_argument("--data", default="auto", help="as in train.py (default: auto)")
+    augmentation.add_argument(
+        "--data",
+        default="auto",
+        metavar="{auto,chestmnist,phantom,FILE.npz}",
+        help="whose training images are shown (default: auto)",
+    )
     augmentation.add_argument("--seed", type=int, default=0, help="(default: 0)")
     augmentation.add_argument(
         "--out",
@@ -107,7 +133,7 @@ def _parser() -> OneLineParser:
         metavar="FILE.png",
         help="(default: augmentation.png in results/data, of phantoms in results/phantom/data)",
     )
-    return parser
+    return parser, commands.choices
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:

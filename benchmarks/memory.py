@@ -72,7 +72,9 @@ def gigabytes(number: int) -> str:
 
 def main() -> None:
     """Write the table."""
-    OneLineParser(description=__doc__.splitlines()[0]).parse_args()
+    OneLineParser(
+        prog="python benchmarks/memory.py", description=__doc__.splitlines()[0]
+    ).parse_args()
     rows = [row(name) for name in EXPERIMENTS]
     page = render("memory.md.j2", HERE, rows=rows, overhead=OVERHEAD / 1e9, torch=torch.__version__)
     atomic_write(HERE / "MEMORY.md", page)

@@ -92,7 +92,7 @@ def measure(bench: Bench, name: str, images: int, peak: float) -> dict[str, Any]
 
 def parse() -> argparse.Namespace:
     """The command line, with what `train_speed.Bench` reads besides."""
-    parser = OneLineParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog="python benchmarks/on_card.py", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--quick", action="store_true", help="a smoke run on a CPU: few images, no tests")
     add("--out", type=Path, default=HERE, help="folder of ON_CARD.md (default: beside this file)")

@@ -237,7 +237,9 @@ def page(state: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure what is asked for, compute the rest, and write the page."""
-    parser = OneLineParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(
+        prog="python -m benchmarks.run_times", description=__doc__.splitlines()[0]
+    )
     add = parser.add_argument
     add("--rows", nargs="+", choices=(*NETWORKS, "none"), default=NETWORKS, help="(default: all)")
     add("--repeats", type=int, default=3, help="of every measurement (default: %(default)s)")

@@ -231,7 +231,9 @@ def make_source(path: Path, share: float) -> None:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = OneLineParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser(
+        prog="python benchmarks/train_speed.py", description=__doc__.splitlines()[0]
+    )
     add = parser.add_argument
     add("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
     add("--threads", type=int, default=0, help="of PyTorch on a CPU (default: its own choice)")

@@ -26,7 +26,9 @@ FLAT_LOSS = 0.02  # fall relative to the first epoch; sound networks: 0.19 (3 ep
 
 FLAT_EPOCHS = 3  # of fewer epochs nothing can be said
 
-REMEDY = "--batch-norm estimated, or other values of --lr, --ema and --epochs (docs/training.md)"
+REMEDY = "other values of --lr, --ema and --epochs (docs/training.md)"
+
+WITH_BATCH_NORM = f"--batch-norm estimated, or {REMEDY}"
 
 
 def logits_of(probabilities: np.ndarray) -> np.ndarray:
@@ -49,6 +51,7 @@ def alarms(
     best_epoch: int = 0,
     train_accuracy: float | None = None,
     train_images: int = 0,
+    batch_norm: bool = True,
 ) -> list[str]:
     """What is suspect about a run, a sentence each that says what to do; empty where nothing is.
 
@@ -59,20 +62,25 @@ def alarms(
         best_epoch: the epoch that was kept, from 1.
         train_accuracy: of the training images in evaluation mode, at 0.5; None: unknown.
         train_images: their number.
+        batch_norm: statistics of batch norm may lag; False for a network without such layers, or
+            whose statistics are estimated already.
     """
+    remedy = WITH_BATCH_NORM if batch_norm else REMEDY
     sentences = [
-        _nearly_constant(logits, history),
-        _one_class(predicted or {}),
+        _nearly_constant(logits, history, remedy),
+        _one_class(predicted or {}, remedy),
         _flat_loss([row["train_loss"] for row in history]),
     ]
     if train_accuracy is not None and 0 < best_epoch <= len(history):
         while_training = history[best_epoch - 1]["train_accuracy"]
-        sentences.append(_training_gap(while_training, train_accuracy, train_images, best_epoch))
+        gap = _training_gap(while_training, train_accuracy, train_images, best_epoch)
+        cause = ": batch-norm statistics or averaged weights lag behind" if batch_norm else ""
+        sentences.append(f"{gap}{cause}: try {remedy}" if gap else "")
     return [sentence for sentence in sentences if sentence]
 
 
 def _nearly_constant(
-    logits: Mapping[str, np.ndarray], history: Sequence[Mapping[str, float]]
+    logits: Mapping[str, np.ndarray], history: Sequence[Mapping[str, float]], remedy: str
 ) -> str:
     spreads = {name: _spread(values) for name, values in logits.items()}
     low = {name: spread for name, spread in spreads.items() if spread < CONSTANT_SPREAD}
@@ -83,7 +91,7 @@ def _nearly_constant(
     training = f" (while training, accuracy reached {trained:.1%})" if history else ""
     return (
         f"outputs are nearly constant: the middle 90 % of the logits span {spans}"
-        f"{training}; such figures are no evidence of what can be learnt: try {REMEDY}"
+        f"{training}; such figures are no evidence of what can be learnt: try {remedy}"
     )
 
 
@@ -93,7 +101,7 @@ def _spread(logits: np.ndarray) -> float:
     return float(np.max(high - low))
 
 
-def _one_class(predicted: Mapping[str, np.ndarray]) -> str:
+def _one_class(predicted: Mapping[str, np.ndarray], remedy: str) -> str:
     given = {name: np.unique(classes) for name, classes in predicted.items()}
     by_class = [
         (
@@ -108,7 +116,7 @@ def _one_class(predicted: Mapping[str, np.ndarray]) -> str:
         for label, names in by_class
         if names
     ]
-    return f"{'; '.join(sentences)}: try {REMEDY}" if sentences else ""
+    return f"{'; '.join(sentences)}: try {remedy}" if sentences else ""
 
 
 def _training_gap(while_training: float, evaluated: float, images: int, epoch: int) -> str:
@@ -117,8 +125,7 @@ def _training_gap(while_training: float, evaluated: float, images: int, epoch: i
         return ""
     return (
         f"training images are {evaluated:.1%} right in evaluation and were {while_training:.1%} "
-        f"right while training (epoch {epoch}): batch-norm statistics or averaged weights lag "
-        f"behind: try {REMEDY}"
+        f"right while training (epoch {epoch})"
     )
 
 

@@ -343,3 +343,8 @@ def experiment_of(metrics: Mapping[str, Any]) -> Experiment:
     if metrics.get("yardstick"):  # the file's key for a baseline
         return BASELINE
     return EXPERIMENTS.get(metrics["model"], OTHER)
+
+
+def is_own(metrics: Mapping[str, Any]) -> bool:
+    """Whether a run is of a network that is not of this project, and so of an own recipe."""
+    return experiment_of(metrics) is OTHER and not metrics.get("blend")

@@ -106,6 +106,14 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
         "`{option}` {value} (published: {published})",
         "`{option}` {value} (resep asli: {published})",
     ),
+    "unchanged_own": (
+        "Nothing was changed from the recipe of the script.",
+        "Tidak ada yang diubah dari resep skrip.",
+    ),
+    "change_own": (
+        "`{option}` {value} (in the script: {published})",
+        "`{option}` {value} (di skrip: {published})",
+    ),
     "change_without": ("`{option}` {value}", "`{option}` {value}"),
     "recipe_baseline": (
         "The regularisation strength was chosen by cross-validation on the training images.",

@@ -360,24 +360,25 @@ class _Page:
         return {"members": len(self.metrics["members"]), "networks": networks}
 
     def _recipe(self) -> str:
-        """Which recipe it is, and what was changed from the published one."""
+        """Which recipe it is, and what was changed from the published one or that of a script."""
         say, name = self.wording.say, self.metrics.get("recipe_name", "")
         parts = []
         if name in lab_experiments.RECIPES:
             recipe = self.wording.texts(lab_experiments.RECIPES[name], self.facts)
             parts.append(say("recipe_of", recipe=recipe))
         changes = self.metrics.get("recipe_changes")
+        of = "_own" if lab_experiments.is_own(self.metrics) else ""
         if changes:
             published = self.metrics.get("recipe_published") or {}
-            texts = [
-                say("change", option=key, value=value, published=published[key])
+            texts = (
+                say(f"change{of}", option=key, value=value, published=published[key])
                 if key in published
                 else say("change_without", option=key, value=value)
                 for key, value in changes.items()
-            ]
+            )
             parts.append(say("changed", changes=", ".join(texts)))
         elif changes is not None:
-            parts.append(say("unchanged"))
+            parts.append(say(f"unchanged{of}"))
         return " ".join(parts)
 
     def _unit(self) -> str:

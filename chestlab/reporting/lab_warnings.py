@@ -10,9 +10,11 @@ import re
 
 NUMBER = r"[-+]?\d[\d.e+-]*"
 
-TRY = (
-    "coba --batch-norm estimated, atau nilai --lr, --ema, dan --epochs yang lain (docs/training.md)"
-)
+REMEDY = "coba nilai --lr, --ema, dan --epochs yang lain (docs/training.md)"
+
+TRY = REMEDY.replace("coba", "coba --batch-norm estimated, atau")
+
+LAG = ": statistik batch norm atau rerata bobot tertinggal"  # left out without batch norm
 
 PATTERNS: tuple[tuple[str, str], ...] = (
     (
@@ -38,7 +40,7 @@ PATTERNS: tuple[tuple[str, str], ...] = (
         rf"training images are (?P<evaluated>{NUMBER})% right in evaluation and were "
         rf"(?P<training>{NUMBER})% right while training \(epoch (?P<epoch>\d+)\).*",
         "citra latih benar {evaluated} % saat evaluasi, padahal {training} % saat pelatihan "
-        "(epoch ke-{epoch}): statistik batch norm atau rerata bobot tertinggal: " + TRY,
+        "(epoch ke-{epoch})" + f"{LAG}: {TRY}",
     ),
     (
         rf"the training loss is flat: (?P<first>{NUMBER}) in the first of (?P<epochs>\d+) epochs, "
@@ -108,6 +110,8 @@ def in_indonesian(warning: str) -> str | None:
             parts["reached"] = (
                 f" (saat pelatihan akurasinya mencapai {reached} %)" if reached else ""
             )
+        if "--batch-norm" not in warning:
+            text = text.replace(LAG, "").replace(TRY, REMEDY)
         return text.format(
             **{
                 key: value if key in VERBATIM else _translated(value)

@@ -27,6 +27,7 @@ from chestlab.runs.estimated_statistics import both_statistics, lag_alarm
 from chestlab.runs.experiment import Experiment
 from chestlab.runs.report_files import draw_batch, is_member
 from chestlab.training import costs
+from chestlab.training.batch_norm import batch_norms
 from chestlab.training.device import precision
 from chestlab.training.inference import predict_twice
 from chestlab.training.layers import on_device, parameter_count
@@ -186,6 +187,7 @@ def _warnings(
             trainer.best_epoch,
             float(np.mean((logits["train"] >= 0) == (labels == 1))),
             labels.size,
+            experiment.recipe.batch_norm != "estimated" and bool(batch_norms(trainer.model)),
         ),
     ]
 

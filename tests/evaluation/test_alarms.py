@@ -89,6 +89,16 @@ def test_training_images_in_evaluation(while_training, evaluated, images, alarmi
         assert "epoch 3" in sentence and "--batch-norm estimated" in sentence
 
 
+def test_without_batch_norm_no_statistics_are_advised():
+    constant = {"val": np.full(60, 0.4)}
+    given = constant, {"val": np.ones(60, bool)}, history(0.7, 0.5, accuracy=0.9), 2, 0.6, 440
+    with_layers, without = alarms(*given), alarms(*given, batch_norm=False)
+    assert len(with_layers) == len(without) == 3
+    assert all("--batch-norm" in sentence for sentence in with_layers)
+    for sentence in without:
+        assert "batch" not in sentence and "--lr, --ema and --epochs" in sentence
+
+
 def test_a_loss_that_does_not_fall():
     (sentence,) = alarms({}, history=history(0.693, 0.691, 0.694, 0.690))
     assert "0.693" in sentence and "0.69 " in sentence and "--find-lr" in sentence

@@ -194,6 +194,7 @@ def warnings_of_every_kind():
     return [
         *alarms(constant, given, flat, 4, 0.6, 24),
         *alarms(constant),
+        *alarms(constant, given, flat, 4, 0.6, 24, batch_norm=False),
         *leaks.split_warnings({"train": split, "val": split, "test": split}),
         *lag_alarm({"val": figures}),
         *lag_alarm({"val": figures | {"running": {"auc": None}}}),
@@ -207,6 +208,7 @@ def test_every_warning_is_told_in_indonesian():
         translated = in_indonesian(warning)
         assert translated is not None, warning
         assert not ENGLISH.findall(translated), translated
+        assert ("batch" in warning) == ("batch" in translated)
         assert re.findall(r"\d{2,}", warning)[:1] == re.findall(r"\d{2,}", translated)[:1]
 
 
@@ -221,6 +223,17 @@ def test_warnings_stand_on_top_and_unknown_ones_are_marked_as_english(tmp_path):
 
 
 # Runs of every kind.
+
+
+def test_the_recipe_of_an_own_network_is_not_called_published(tmp_path):
+    write_run(tmp_path / "ours")
+    write_run(tmp_path / "own", model="MyNet")
+    write_run(tmp_path / "same", model="MyNet", recipe_changes={}, recipe_published={})
+    assert "`lr` 0.01 (published: 0.001)" in pages_of(tmp_path / "ours")[0]
+    english, indonesian = pages_of(tmp_path / "own")
+    assert "`lr` 0.01 (in the script: 0.001)" in english and "published:" not in english
+    assert "`lr` 0,01 (di skrip: 0,001)" in indonesian or "(di skrip: 0.001)" in indonesian
+    assert "Nothing was changed from the recipe of the script." in pages_of(tmp_path / "same")[0]
 
 
 def test_phantoms_are_marked_at_every_heading_figure_and_table(tmp_path):

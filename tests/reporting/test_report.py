@@ -549,6 +549,18 @@ def test_wrong_input_is_one_line_and_writes_nothing(arguments, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+def test_a_flag_of_another_command_is_told_with_the_commands_that_take_it(capsys):
+    for arguments, told in (
+        (["--data", "x.npz"], "--data is no flag of readme, but of report, mistakes, names, augm"),
+        (["pair", "a", "b", "--lang=id"], "--lang is no flag of pair, but of readme: python"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            visualize.main(arguments)
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and error.count("\n") == 1 and told in error
+
+
 def test_pair_refuses_what_cannot_be_compared(tmp_path):
     make_run(tmp_path, "a_small")
     make_run(tmp_path, "b_small", test=False)

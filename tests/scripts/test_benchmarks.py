@@ -17,7 +17,7 @@ from conftest import run_script
 from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader
 
-from benchmarks import results, textbook, train_speed
+from benchmarks import memory, on_card, results, run_times, textbook, train_speed
 from chestlab.data import npz, sources, splits
 from chestlab.evaluation.metrics import mean_loss
 from chestlab.training.recipe import Recipe
@@ -169,3 +169,20 @@ def test_figures_measured_before_are_kept_until_the_versions_change(tmp_path, mo
     results.Results(tmp_path, options, "a.npz").add("rows", "residual", row)
     page = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert page.count("| first |") == 1 and "| second |" not in page and "others" in page
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        (memory, "python benchmarks/memory.py"),
+        (on_card, "python benchmarks/on_card.py"),
+        (train_speed, "python benchmarks/train_speed.py"),
+        (run_times, "python -m benchmarks.run_times"),
+    ],
+)
+def test_usage_names_the_command_that_starts_a_benchmark(module, command, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["x.py", "--help"])
+    with pytest.raises(SystemExit):
+        module.main()
+    assert capsys.readouterr().out.startswith(f"usage: {command} [")
+    assert command in module.__doc__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import re
+import runpy
 import sys
 import types
 
@@ -34,7 +35,7 @@ def phantom(tmp_path_factory):
 
 def test_it_is_one_short_file_that_imports_nothing_from_here():
     text = SOURCE.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 205
+    assert len(text.splitlines()) <= 207
     imported = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -43,6 +44,16 @@ def test_it_is_one_short_file_that_imports_nothing_from_here():
             imported.add(node.module.split(".")[0])
     on_colab = {"torch", "torchvision", "numpy", "matplotlib", "tqdm"}  # without an installation
     assert imported - set(sys.stdlib_module_names) == on_colab
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_says_in_words_what_it_takes_and_writes(flag, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(SOURCE), flag])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(SOURCE), run_name="__main__")
+    told = capsys.readouterr()
+    assert not end.value.code and not told.err
+    assert "[FILE.npz [EPOCHS]]" in told.out and "train_minimal_best.pth" in told.out
 
 
 def test_it_downloads_the_file_that_medmnist_knows():
