@@ -1,11 +1,14 @@
 """The second figure of a run with running batch-norm statistics, and its alarm."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from torch import nn
 
 from chestlab import Recipe
+from chestlab.runs import results
 from chestlab.runs import run as runs
 from chestlab.runs.estimated_statistics import LAG, lag_alarm
 
@@ -77,3 +80,26 @@ def test_a_large_lag_is_an_alarm(running, estimated, alarms):
     figures = {"val": {"running": {"auc": running}, "estimated": {"auc": estimated}}}
     assert len(lag_alarm(figures)) == alarms
     assert lag_alarm(None) == []
+
+
+@pytest.mark.parametrize(
+    ("layer", "setting", "advised"),
+    [
+        (nn.BatchNorm2d(1), "running", True),
+        (nn.BatchNorm2d(1), "estimated", False),
+        (nn.GroupNorm(1, 1), "running", False),
+    ],
+)
+def test_only_running_statistics_are_advised_against(layer, setting, advised):
+    split = SimpleNamespace(labels=np.arange(40) % 2)
+    experiment = SimpleNamespace(
+        splits={"train": split},
+        data=SimpleNamespace(warnings=[]),
+        recipe=Recipe(name="x", batch_norm=setting),
+    )
+    history = [{"train_loss": 0.7, "train_accuracy": 0.9}]
+    trainer = SimpleNamespace(model=nn.Sequential(layer), history=history, best_epoch=1)
+    constant = {name: np.full(40, 0.4) for name in ("train", "val")}
+    warnings = results._warnings(experiment, trainer, constant, constant, {"threshold": 0.5})
+    assert len(warnings) == 3
+    assert all(("--batch-norm estimated" in text) == advised for text in warnings)
