@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv.insert(0, "readme")
     try:
         parser, commands = _parser()
-        _refuse_flags_of_others(*parser.parse_known_args(argv), commands)
+        known, unknown = parser.parse_known_args(argv)
+        _refuse_flags_of_others(known, unknown, commands)
         options = parser.parse_args(argv)
         options.work(options)
     except (InputError, OSError) as error:
