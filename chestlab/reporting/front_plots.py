@@ -96,7 +96,7 @@ def draw_front(
             at = (0.03, place), ("axes fraction", "data")  # away from the line of the baseline
             left.annotate(point.missing, at[0], xycoords=at[1], **{**UNDEFINED, "ha": "left"})
     handles = [
-        Line2D([], [], linestyle=_line(kind), linewidth=2, **_marker(kind), label=words[kind])
+        Line2D([], [], **_line(kind), **_marker(kind), label=words[kind])
         for kind in KINDS
         if any(kind in point.kinds for point in points)
     ]
@@ -119,8 +119,8 @@ class _Formatter(ScalarFormatter):
         return super().__call__(x, pos).replace(".", self.decimal_mark)
 
 
-def _line(kind: str) -> str:
-    return KINDS[kind][3]
+def _line(kind: str) -> dict[str, Any]:
+    return {"linestyle": KINDS[kind][3], "linewidth": 2}
 
 
 def _marker(kind: str) -> dict[str, Any]:
@@ -143,8 +143,7 @@ def _draw_rows(axes: Axes, values: Sequence[tuple[str, Interval | None]]) -> Non
         if value is None:
             continue
         middle, low, high = value
-        style = {"color": KINDS[kind][0], "linestyle": _line(kind), "linewidth": 2}
-        axes.plot([low, high], [place, place], zorder=2, **style)
+        axes.plot([low, high], [place, place], color=KINDS[kind][0], zorder=2, **_line(kind))
         axes.plot(middle, place, linestyle="", zorder=3, **_marker(kind))
         if kind == "baseline":
             baselines.append(middle)
