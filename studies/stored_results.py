@@ -94,8 +94,8 @@ def _wrong_value(summary: Mapping[str, Any], entries: str) -> str:
             given = "missing" if value is None else f"'{shown(value)}'"
             return f"'{key}' is {given}; wanted is an integer from {least} up"
     kinds = summary.get(entries)
-    if not isinstance(kinds, dict) or not kinds:
-        return f"'{entries}' is missing, empty or no object"
+    if not isinstance(kinds, dict):
+        return f"'{entries}' is missing or no object"
     for name, entry in kinds.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
             return f"'{shown(name)}' in '{entries}' has no 'kind'"

@@ -310,7 +310,7 @@ def test_a_damaged_table_of_logits_is_refused_with_the_line(stored, change, mess
         (["data", "sha256"], None, "'sha256' in 'data' is missing or no text"),
         (["data", "counts", "val"], 3, "'counts' in 'data' lacks the number of images"),
         (["data", "counts", "val", "pneumothorax"], 99, "of pneumothorax in val, of 99 told"),
-        (["networks"], {}, "'networks' is missing, empty or no object"),
+        (["networks"], [], "'networks' is missing or no object"),
         (["networks", "one"], {"kind": 1}, "'one' in 'networks' has no 'kind'"),
         (["networks", "three"], {"kind": "network"}, "'three' is in the latter alone"),
     ],
