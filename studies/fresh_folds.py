@@ -55,7 +55,7 @@ from chestlab.training.recipe import as_dict, in_words, recipe_hash
 from chestlab.training.weights_sources import OTHERWISE
 from networks import Network
 from studies.probes import LITE
-from studies.stored_results import BASELINE_KIND, read_results
+from studies.stored_results import BASELINE_KIND, ESTIMATED_KIND, read_results
 from studies.study import (
     Study,
     add_only,
@@ -71,7 +71,7 @@ REPEATS = 3
 
 LOOK_KIND = "fresh folds"
 
-NETWORK_KIND, ESTIMATED_KIND, AVERAGE_KIND = "network", "estimated", "average"
+NETWORK_KIND, AVERAGE_KIND = "network", "average"
 
 ESTIMATED = "_estimated"  # after the name of a network whose batch-norm statistics are estimated
 

@@ -44,7 +44,7 @@ from networks import network
 from studies.fresh_folds import comparison_cells, comparison_table
 from studies.imagenet_chests import CHESTS, learned_in, read_chests, record_of
 from studies.probes import LITE, Probe, probes
-from studies.stored_results import BASELINE_KIND, read_results
+from studies.stored_results import BASELINE_KIND, ESTIMATED_KIND, read_results
 from studies.study import (
     Study,
     add_only,
@@ -56,7 +56,7 @@ from studies.study import (
 )
 from train_densenet import TRANSFER
 
-NETWORK_KIND, ESTIMATED_KIND = "network", "estimated"
+NETWORK_KIND = "network"
 
 ESTIMATED = "_estimated"  # after the name of a network whose batch-norm statistics are estimated
 

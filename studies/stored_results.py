@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from chestlab.data.folds import FOLDS_SEED, fold_rows
-from chestlab.data.splits import CLASS_NAMES, Split
+from chestlab.data.folds import FOLDS_SEED
+from chestlab.data.splits import CLASS_NAMES
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.errors import InputError
 from chestlab.files.reading import read_json, shown
 
 BASELINE_KIND = "yardstick"  # of a classical classifier's row, in the stored tables
+
+ESTIMATED_KIND = "estimated"  # of a network's row with batch-norm statistics estimated anew
 
 LARGEST_SEED = 2**31 - 1
 
@@ -45,7 +47,17 @@ def read_results(folder: Path, name: str, entries: str) -> tuple[dict[str, Any],
     oof.classical = frozenset(
         name for name, entry in summary[entries].items() if entry["kind"] == BASELINE_KIND
     )
+    oof.estimated = frozenset(
+        name for name, entry in summary[entries].items() if _has_estimated_statistics(entry)
+    )
     return summary, oof
+
+
+def _has_estimated_statistics(entry: Mapping[str, Any]) -> bool:
+    """Whether batch-norm statistics of a row's networks were estimated on training images."""
+    changes = entry.get("recipe_changes")
+    by_recipe = isinstance(changes, dict) and changes.get("batch_norm") == "estimated"
+    return by_recipe or entry["kind"] == ESTIMATED_KIND
 
 
 def read_summary(folder: Path, name: str, entries: str) -> dict[str, Any]:
@@ -121,7 +133,7 @@ def _unlike_names(told: set[str], stored: set[str]) -> str:
 def _unlike_folds(summary: Mapping[str, Any], oof: OutOfFold) -> str:
     """What a summary tells otherwise than the logits' images and folds; empty: nothing.
 
-    The folds are made again from their seeds, the labels and the patients.
+    The folds are not made again from their seeds: scikit-learn's differ between its versions.
     """
     if wrong := unlike_images(summary, oof):
         return wrong
@@ -130,15 +142,6 @@ def _unlike_folds(summary: Mapping[str, Any], oof: OutOfFold) -> str:
         return f"oof.csv has {len(oof.folds)} repeats, and 'repeats' is {repeats}"
     if set(np.unique(oof.folds)) != set(range(folds)):
         return f"oof.csv has not the folds 1 to {folds}, as 'folds' tells"
-    first_seed, n = summary.get("first_seed", FOLDS_SEED), len(oof.labels)
-    images = Split(np.zeros((n, 1, 1), np.uint8), oof.labels, oof.index, patients=oof.patients)
-    for repeat, assigned in enumerate(oof.folds):
-        try:
-            made = fold_rows(images, folds, first_seed + repeat)
-        except InputError:
-            return f"its images cannot be divided into {folds} folds"
-        if any((assigned[rows] != number).any() for number, (_, rows) in enumerate(made)):
-            return f"fold {repeat + 1} in oof.csv is not what the seed {first_seed + repeat} makes"
     return ""
 
 

@@ -63,6 +63,7 @@ class OutOfFold:
         folds: (repeats, N) number of each image's fold.
         logits: (repeats, N) by configuration, of float32 precision.
         classical: configurations that are no networks.
+        estimated: configurations whose batch-norm statistics were estimated on training images.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class OutOfFold:
     ) -> None:
         self.origin, self.index, self.labels, self.patients = origin, index, labels, patients
         self.folds, self.logits, self.classical = folds, logits, frozenset(classical)
+        self.estimated: frozenset[str] = frozenset()
         self._scores: dict[tuple[str, str], Scores] = {}
 
     @classmethod
@@ -175,7 +177,7 @@ class OutOfFold:
             f"`{name}`: {sentence}"
             for name, logits in self.logits.items()
             if name not in self.classical
-            for sentence in alarms(*self._by_network(logits))
+            for sentence in alarms(*self._by_network(logits), batch_norm=name not in self.estimated)
         ]
 
     def _by_network(

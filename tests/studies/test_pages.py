@@ -304,7 +304,7 @@ def test_a_damaged_table_of_logits_is_refused_with_the_line(stored, change, mess
         (["folds"], 4, "has not the folds 1 to 4"),
         (["repeats"], 3, "oof.csv has 2 repeats, and 'repeats' is 3"),
         (["repeats"], True, "'repeats' is 'True'"),
-        (["first_seed"], 42, "fold 1 in oof.csv is not what the seed 42 makes"),
+        (["first_seed"], "7001", "'first_seed' is '7001'; wanted is an integer from 0 up"),
         (["first_seed"], -1, "'first_seed' is '-1'; wanted is an integer from 0 up"),
         (["data"], [], "'data' is missing or no object"),
         (["data", "sha256"], None, "'sha256' in 'data' is missing or no text"),
@@ -323,6 +323,21 @@ def test_a_summary_that_does_not_fit_is_refused_with_the_key(stored, keys, value
     within[keys[-1]] = value
     path.write_text(json.dumps(summary))
     assert message in refusal(stored)
+
+
+def test_batch_norm_is_not_advised_where_its_statistics_are_estimated(stored):
+    oof = OutOfFold.read(stored / "oof.csv")
+    oof.logits["one"] = np.abs(oof.logits["one"])
+    oof.write(stored / "oof.csv")
+    summary = json.loads((stored / "study.json").read_text())
+    advice = {}
+    for changes in ({}, {"batch_norm": "estimated"}):
+        summary["networks"]["one"]["recipe_changes"] = changes
+        (stored / "study.json").write_text(json.dumps(summary))
+        _, oof = read_results(stored, "study", "networks")
+        advice[len(changes)] = [text for text in oof.alarms() if text.startswith("`one`")]
+    assert advice[0] and all("--batch-norm" in text for text in advice[0])
+    assert len(advice[1]) == len(advice[0]) and "--batch-norm" not in "".join(advice[1])
 
 
 @pytest.mark.parametrize(
