@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from chestlab.reporting.fresh_results import FreshFolds
 from chestlab.reporting.front_messages import SWITCHES_IN_INDONESIAN
@@ -60,8 +61,9 @@ class Gains:
             text = SWITCHES_IN_INDONESIAN.get(name, "")
         switch = self.wording.say("switch_single", name=name, text=text) if text else f"`{name}`"
         if row["kind"] == "recipe":
-            name, base = name.removeprefix("recipe "), about["recipe_name"]
-            switch = self.wording.say("switch_recipe", name=name, base=base)
+            recipes = {"name": f"`{name.removeprefix('recipe ')}`"}
+            recipes["base"] = f"`{about['recipe_name']}`"
+            switch = self.wording.say("switch_recipe", **recipes)
         elif row["kind"] == "together":
             switch = self.wording.say("all_winners")
         return {"net": self._numbered_net(about["net"]), "switch": switch}
@@ -82,15 +84,19 @@ class Gains:
         """What was compared on the fresh folds: two recipes of one network, or two networks."""
         assert self.fresh is not None
         one, other = (self.fresh.configurations[row[key]] for key in ("configuration", "over"))
-        if one["model"] == other["model"] and not {
-            *one["recipe_changes"],
-            *other["recipe_changes"],
-        }:
-            recipes = {"name": one["recipe_name"], "base": other["recipe_name"]}
+        if one["model"] == other["model"]:
+            recipes = {"name": self._recipe(one), "base": self._recipe(other)}
             net = self._numbered_net(one["model"])
             return {"net": net, "switch": self.wording.say("switch_recipe", **recipes)}
         names = {"name": row["configuration"], "base": row["over"]}
         return {"net": "", "switch": self.wording.say("switch_networks", **names)}
+
+    def _recipe(self, about: Mapping[str, Any]) -> str:
+        """The recipe of a row of the fresh folds, with what was changed in it."""
+        name = about["recipe_name"]
+        changes = ", ".join(f"{key} {value}" for key, value in about["recipe_changes"].items())
+        say = self.wording.say
+        return say("changed_recipe", name=name, changes=changes) if changes else f"`{name}`"
 
     def _gain(self, key: str, row: Mapping[str, str], values: Mapping[str, str]) -> str:
         value, low, high = (float(row[f"auc_gain{end}"]) for end in ("", "_low", "_high"))

@@ -97,9 +97,10 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "`{name}` sebagai ganti `{base}`",
     ),
     "switch_recipe": (
-        "recipe `{name}` instead of `{base}`",
-        "resep `{name}` sebagai ganti `{base}`",
+        "recipe {name} instead of {base}",
+        "resep {name} sebagai ganti {base}",
     ),
+    "changed_recipe": ("`{name}` with `{changes}`", "`{name}` dengan `{changes}`"),
     "switch_single": ("`{name}` ({text})", "`{name}` ({text})"),
     "helped_nothing": (
         "**What helped:** no switch has an effect beyond chance after Holm's correction.",

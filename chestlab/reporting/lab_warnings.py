@@ -84,6 +84,7 @@ WORDS = (  # within what the patterns take over
     (r"\bimages\b", "citra"),
     (r"\band\b", "dan"),
     (r"\bon fold (\d+) of repeat (\d+)", r"pada fold \1 ulangan \2"),
+    (r"\bfold (\d+) of repeat (\d+)", r"fold \1 ulangan \2"),
     (r"\bon (train|val|test|oof)\b", r"pada \1"),
     (r"\btrain\b", "latih"),
     (r"\bval\b", "validasi"),
