@@ -94,7 +94,6 @@ class Deployment(Study):
 
     def _configuration(self, deployed: Deployed) -> tuple[str, Configuration]:
         """Name of its script, and what is trained."""
-        self.options.weights = deployed.weights
         network, configuration = frozen_configuration(self, deployed)
         return network.script, configuration
 
@@ -212,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument(
             "--costs", action="store_true", help="train nothing; measure sizes and times again"
         )
-        parser.set_defaults(weights="none", repeats=REPEATS)
+        parser.set_defaults(repeats=REPEATS)
         Deployment(parser.parse_args(argv), signals).run()
 
 

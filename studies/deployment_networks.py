@@ -46,11 +46,9 @@ class Deployed(Frozen):
     """A frozen recipe whose networks are exported.
 
     Attributes:
-        weights: what it starts from, as ``--weights`` of the training scripts.
         pruned: it is pruned as well.
     """
 
-    weights: str = "none"
     pruned: bool = False
 
 

@@ -22,6 +22,7 @@ from chestlab.runs.flags import (
 )
 from chestlab.runs.naming import check_name, weights_in_name
 from chestlab.training.recipe import Recipe, hyperparameter
+from studies.study import refuse_classes
 
 FINDINGS = Recipe(
     name="findings",
@@ -147,6 +148,7 @@ def _parser(description: str | None) -> OneLineParser:
         "are to be told from those of all others in the batch (default: %(default)s)",
     )
     add_data(parser)
+    refuse_classes(parser)
     add(
         "--weights",
         default="none",

@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         title = __doc__.splitlines()[0]
         parser = comparison_parser("robustness", title, write_page, frozen=True)
         add_only(parser, [one.name for one in NETWORKS])
-        parser.set_defaults(weights="none", repeats=REPEATS)
+        parser.set_defaults(repeats=REPEATS)
         Robustness(parser.parse_args(argv), signals).run()
 
 

@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             action="store_true",
             help="train nothing; of each network take the repeats whose folds are all trained",
         )
-        parser.set_defaults(weights="none", repeats=REPEATS)
+        parser.set_defaults(repeats=REPEATS)
         Shifts(parser.parse_args(argv), signals).run()
 
 

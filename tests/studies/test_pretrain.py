@@ -572,3 +572,10 @@ def test_no_owner_of_a_two_class_image_is_left_where_all_are_excluded(start, tmp
     seen = state["seen"]["trained"]["names"]
     assert len(seen) == (~two_class)[np.flatnonzero(~two_class)[::2]].sum()
     assert not any(name[:8] in owners for name in seen)
+
+
+def test_classes_are_refused_with_what_a_file_must_have(capsys):
+    with pytest.raises(SystemExit) as stop:
+        pretrain.main(["--classes", "pneumothorax,cardiomegaly"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and "14 label columns" in error
