@@ -18,7 +18,7 @@ BYTE_ORDER_MARKS = b"\xff\xfe", b"\xfe\xff"  # of UTF-16
 SHOWN = 40  # characters of a wrong value in a message
 
 
-def read_text(path: Path, content: bytes | None = None) -> str:
+def utf8_text(path: Path, content: bytes | None = None) -> str:
     """A file of UTF-8 text, with or without the mark that some programs put in front.
 
     Args:
@@ -55,7 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is missing, empty, cut off, or holds something else.
     """
-    text = read_text(path)
+    text = utf8_text(path)
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
@@ -88,12 +88,12 @@ def read_csv(
         path: of the file.
         columns: that there must be.
         separators: that may stand between the columns, out of `SEPARATORS`.
-        content: as of `read_text`.
+        content: as of `utf8_text`.
 
     Raises:
         InputError: it is no CSV text, lacks a column, or has one twice.
     """
-    text = read_text(path, content)
+    text = utf8_text(path, content)
     heads = {mark: [cell.strip() for cell in _first_row(text, mark)] for mark in SEPARATORS}
     fitting = [mark for mark, head in heads.items() if set(columns) <= set(head)]
     allowed = [mark for mark in separators if mark in fitting]

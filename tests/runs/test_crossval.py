@@ -311,12 +311,20 @@ def test_noise_is_pooled_over_networks_and_over_their_differences_to_a_classical
     assert oof.gain("svm", "a", "auc").error == pytest.approx(gains[1].error)
 
 
-@pytest.mark.parametrize("damage", [None, "", "configuration,repeat\n", "a,b\n1,2\n"])
-def test_a_damaged_table_is_refused(tmp_path, damage):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (None, "is missing"),
+        ("", "is empty"),
+        ("configuration,repeat\n", "lacks the column 'split'"),
+        ("a,b\n1,2\n", "lacks the column 'split'"),
+    ],
+)
+def test_a_damaged_table_is_refused(tmp_path, damage, message):
     path = tmp_path / "oof.csv"
     if damage is not None:
         path.write_text(damage)
-    with pytest.raises(InputError, match="out-of-fold"):
+    with pytest.raises(InputError, match=f"oof.csv' {message}"):
         OutOfFold.read(path)
 
 

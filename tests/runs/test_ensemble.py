@@ -285,7 +285,9 @@ def test_members_of_another_recipe_are_trained_anew_if_asked_for(tmp_path, named
     one = json.loads((tmp_path / "results/same_members/seed42/metrics.json").read_text())
     assert one["recipe"]["lr"] == 1e-3
     assert one["recipe_changes"] == metrics["recipe_changes"] == {"lr": 1e-3}
-    assert "`lr` 0.001 (published: " in (tmp_path / "results/same_members/README.md").read_text()
+    assert (
+        "`lr` 0.001 (in the script: " in (tmp_path / "results/same_members/README.md").read_text()
+    )
 
 
 def test_an_interrupted_ensemble_goes_on_to_the_same_bits(tmp_path, named_npz, monkeypatch, capsys):
