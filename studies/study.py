@@ -319,7 +319,7 @@ def interval_columns(name: str, estimate: Any) -> dict[str, float]:
 def interval_cell(wording: Wording, row: Mapping[str, Any], name: str, form: str = ".3f") -> str:
     """The text of what `interval_columns` has put into a row."""
     ends = row[f"{name}_low"], row[f"{name}_high"]
-    return f"{wording.number(row[name], form)} {wording.interval(ends, form)}"
+    return wording.with_interval(row[name], ends, form)
 
 
 def p_cell(p: float, wording: Wording = ENGLISH) -> str:

@@ -189,7 +189,7 @@ class _Page:
         value, *ends = (factor * row[name] for name in names)
         if not math.isfinite(value):
             return MISSING
-        return f"{self.wording.number(value, '+.1f')} {self.wording.interval(ends, '+.1f')}"
+        return self.wording.with_interval(value, ends, "+.1f")
 
     def _if_known(self, value: float, form: str) -> str:
         return self.wording.number(value, form) if math.isfinite(value) else MISSING

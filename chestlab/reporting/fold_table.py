@@ -171,5 +171,4 @@ def _gain_cell(
 
 
 def _cell(wording: Wording, figure: Estimate, form: str) -> str:
-    ends = figure.low, figure.high
-    return f"{wording.number(figure.value, form)} {wording.interval(ends, form)}"
+    return wording.with_interval(figure.value, (figure.low, figure.high), form)

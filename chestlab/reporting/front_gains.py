@@ -100,9 +100,8 @@ class Gains:
 
     def _gain(self, key: str, row: Mapping[str, str], values: Mapping[str, str]) -> str:
         value, low, high = (float(row[f"auc_gain{end}"]) for end in ("", "_low", "_high"))
-        interval = self.wording.interval((low, high), "+.3f")
+        gain = self.wording.with_interval(value, (low, high), "+.3f")
         where = self.wording.say("in_network", net=values["net"]) if values["net"] else ""
-        gain = f"{self.wording.number(value, '+.3f')} {interval}"
         return self.wording.say(key, where=where, switch=values["switch"], gain=gain)
 
 

@@ -272,7 +272,7 @@ def _milliseconds(wording: LabWording, times: Mapping[str, float] | None) -> str
     if not times:
         return None
     median_ms, low, high = (times[f"{key}_ms"] for key in ("median", "low", "high"))
-    return f"{wording.number(median_ms, '.3g')} {wording.interval((low, high), '.3g')}"
+    return wording.with_interval(median_ms, (low, high), ".3g")
 
 
 def _megabytes(wording: LabWording, size: float | None) -> str | None:

@@ -75,6 +75,10 @@ class Wording:
         low, high = (self.number(factor * end, form) for end in ends)
         return self.say("interval", low=low, high=high)
 
+    def with_interval(self, value: float, ends: Sequence[float] | None, form: str = ".3f") -> str:
+        """A value with its interval behind it, as ``0.912 (0.880 to 0.945)``."""
+        return f"{self.number(value, form)} {self.interval(ends, form)}"
+
     def above_interval(
         self, text: str, ends: Sequence[float] | None, form: str, factor: float = 1
     ) -> str:

@@ -90,7 +90,7 @@ def _pair_cells(
     """The figures of a row; ``gain`` is of `difference`."""
     test = mcnemar(first.correct("test"), second.correct("test"))
     points = wording.number(100 * gain["accuracy"], "+.1f")
-    area = f"{wording.number(gain['auc'], '+.3f')} {wording.interval(gain['auc_ci95'], '+.3f')}"
+    area = wording.with_interval(gain["auc"], gain["auc_ci95"], "+.3f")
     return [
         f"{points} {wording.interval(gain['accuracy_ci95'], '+.1f', 100)}",
         area.rstrip(),

@@ -145,7 +145,7 @@ def _ablation_row(wording: Wording, row: Mapping[str, str]) -> tuple[str, ...]:
     gains = []
     for measure in ("auc", "accuracy"):
         value, *ends = (float(row[f"{measure}_gain{end}"]) for end in ("", "_low", "_high"))
-        gains.append(f"{wording.number(value, '+.3f')} {wording.interval(ends, '+.3f')}")
+        gains.append(wording.with_interval(value, ends, "+.3f"))
     name, kind = row["configuration"], row["kind"]
     if kind in ("added", "removed"):  # named as the switch: a sign would be read with the gain
         name = name[2:]
