@@ -167,7 +167,7 @@ def _losses(wording: Wording, expected: Sequence[Row]) -> list[dict[str, Any]]:
     for row in expected:
         if "auc_loss" in row:
             ends = -row["auc_loss_high"], -row["auc_loss_low"]
-            change = f"{wording.number(-row['auc_loss'], '+.4f')} {wording.interval(ends, '+.4f')}"
+            change = wording.with_interval(-row["auc_loss"], ends, "+.4f")
             losses.append({"network": row["network"], "change": change, "lost": ends[1] < 0})
     return losses
 
@@ -198,8 +198,7 @@ def _expected_cells(wording: Wording, row: Row) -> list[str]:
     if "auc_loss" in row:
         ends = row["auc_loss_low"], row["auc_loss_high"]
         answer = "no" if row["auc_loss"] >= LOSS else "yes" if ends[1] < LOSS else "open"
-        loss = f"{wording.number(row['auc_loss'], '+.4f')} {wording.interval(ends, '+.4f')} "
-        loss += words[answer]
+        loss = f"{wording.with_interval(row['auc_loss'], ends, '+.4f')} {words[answer]}"
     return [
         f"`{row['network']}`",
         cell("onnx_faster_batch1", FASTER),
@@ -220,8 +219,7 @@ def _cost_cells(wording: Wording, row: Row) -> list[str]:
         clock = f"{where}_cpu" if where.endswith("1") else where  # one thread never waits
         ends = [row.get(f"{clock}_{end}_ms") for end in ("low", "high")]
         median = row.get(f"{clock}_median_ms")
-        interval = wording.interval(ends, ".3g") if median is not None else ""
-        times.append(f"{wording.number(median, '.3g')} {interval}".strip())
+        times.append(NOTHING if median is None else wording.with_interval(median, ends, ".3g"))
     weights = words["trained" if row["trained"] else "untrained"]
     return [
         f"`{row['network']}`" + (f", {weights}" if weights else ""),
@@ -250,8 +248,7 @@ def _prediction_cells(wording: Wording, row: Row) -> list[str]:
         ("accuracy_gain", "+.4f"),
     ):
         ends = [row.get(f"{key}_{end}") for end in ("low", "high")]
-        value = wording.number(row.get(key), form)
-        figures.append(f"{value} {wording.interval(ends, form)}" if key in row else NOTHING)
+        figures.append(wording.with_interval(row[key], ends, form) if key in row else NOTHING)
     return [f"`{row['network']}`", f"`{row['variant']}`", *figures]
 
 

@@ -187,7 +187,7 @@ def _threshold_cells(wording: Wording, row: Row) -> list[str]:
     )
     return [
         f"`{row['configuration']}`",
-        f"{wording.number(row['threshold'], '.2f')} {wording.interval(ends, '.2f')}",
+        wording.with_interval(row["threshold"], ends, ".2f"),
         wording.interval(val, ".2f").strip("()") or NOTHING,
         wording.number(row["run_threshold"], ".2f") if run else NOTHING,
         interval_cell(wording, row, "accuracy"),

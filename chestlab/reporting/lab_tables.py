@@ -158,7 +158,7 @@ def finding_table(wording: LabWording, metrics: Mapping[str, Any]) -> str:
         [
             finding,
             wording.number(figures["positives_per_finding"][finding], ","),
-            f"{wording.number(auc)} {wording.interval(figures['auc_ci95_per_finding'][finding])}",
+            wording.with_interval(auc, figures["auc_ci95_per_finding"][finding]),
         ]
         for finding, auc in figures["auc_per_finding"].items()
     ]
