@@ -16,7 +16,9 @@ from chestlab.evaluation.tasks import GOAL
 from chestlab.reporting.messages import MESSAGES
 from chestlab.reporting.stored_runs import StoredRun, read_patients
 
-WINDOW = 10  # last epochs over which the validation accuracy is followed
+WINDOW = 10  # last epochs, at most, over which the validation accuracy is followed
+
+WINDOW_SHARE = 3  # they are one in so many epochs: the first ones still learn
 
 CERTAIN = 0.9  # probability of the predicted class from which an answer counts as certain
 
@@ -161,7 +163,7 @@ def _training_facts(metrics: Mapping[str, Any], history: History) -> dict[str, A
         "first_val_loss": first["val_loss"],
         "kept_val_loss": kept["val_loss"],
         "last_val_loss": last["val_loss"],
-        "highest_train_accuracy": max(row["train_accuracy"] for row in history),
+        "kept_train_accuracy": kept["train_accuracy"],
         **_statistics(metrics.get("statistics")),
         **_lowest_loss(history),
         **_accuracy_of_epochs(history, metrics),
@@ -200,8 +202,9 @@ def _accuracy_of_epochs(history: History, metrics: Mapping[str, Any]) -> dict[st
     accuracies = [row["val_accuracy"] for row in history]
     if "threshold" not in metrics or not all(map(math.isfinite, accuracies)):
         return {}
-    window, n = min(WINDOW, len(history)), metrics["val"]["n"]
-    low, high = min(accuracies[-window:]), max(accuracies[-window:])
+    window, n = _window(len(history)), metrics["val"]["n"]
+    last = accuracies[-window:]
+    low, high = min(last), max(last)
     reached = [epoch for epoch, accuracy in enumerate(accuracies, 1) if accuracy >= GOAL]
     return {
         "window": window,
@@ -214,6 +217,11 @@ def _accuracy_of_epochs(history: History, metrics: Mapping[str, Any]) -> dict[st
         "epochs_at_goal": len(reached),
         "first_epoch_at_goal": reached[0] if reached else None,
     }
+
+
+def _window(epochs: int) -> int:
+    """The last epochs that tell whether the validation accuracy settled; one at least."""
+    return max(1, min(WINDOW, epochs // WINDOW_SHARE))
 
 
 def _evaluation_facts(run: StoredRun) -> dict[str, Any]:

@@ -329,17 +329,17 @@ TRAINING = {
             Rule(
                 lambda f: (
                     f["train_accuracy"] < f["constant_train_accuracy"] + UNFITTED
-                    and f.get("highest_train_accuracy", 0) > f["train_accuracy"] + TRAINING_GAP
+                    and f.get("kept_train_accuracy", 0) > f["train_accuracy"] + TRAINING_GAP
                 ),
                 "The finished network is right on {train_accuracy:.1%} of the images it was "
                 "trained on, while always giving one answer would be right on "
-                "{constant_train_accuracy:.1%}. During training, however, up to "
-                "{highest_train_accuracy:.1%} were right: the network is another one in evaluation "
+                "{constant_train_accuracy:.1%}. While the kept epoch was trained, however, "
+                "{kept_train_accuracy:.1%} were right: the network is another one in evaluation "
                 "than in training, and its figures say nothing until the cause is known.",
                 "Jaringan yang sudah dilatih benar pada {train_accuracy:.1%} citra latih, padahal "
                 "satu jawaban yang sama untuk semua citra sudah benar pada "
-                "{constant_train_accuracy:.1%}. Namun selama pelatihan akurasinya mencapai "
-                "{highest_train_accuracy:.1%}: jaringan ini berperilaku lain saat evaluasi "
+                "{constant_train_accuracy:.1%}. Namun saat epoch yang dipakai itu dilatih, "
+                "akurasinya {kept_train_accuracy:.1%}: jaringan ini berperilaku lain saat evaluasi "
                 "daripada saat pelatihan, dan angkanya tidak bermakna sampai penyebabnya "
                 "diketahui.",
             ),

@@ -1,5 +1,6 @@
 """The rules that choose the sentences of a lab report: each at its limit, in two languages."""
 
+import dataclasses
 import string
 
 import pytest
@@ -122,8 +123,8 @@ BOUNDARIES = [  # topic, facts, number of the rule that must be chosen (None: no
     ("goal_in_epochs", {"epochs_at_goal": 1}, 1),
     ("statistics", {"estimated_minus_running": 0.051}, 0),
     ("statistics", {"estimated_minus_running": 0.05}, 1),
-    ("gap", {"train_accuracy": 0.64, "highest_train_accuracy": 0.75}, 0),
-    ("gap", {"train_accuracy": 0.64, "highest_train_accuracy": 0.74}, 1),
+    ("gap", {"train_accuracy": 0.64, "kept_train_accuracy": 0.75}, 0),
+    ("gap", {"train_accuracy": 0.64, "kept_train_accuracy": 0.74}, 1),
     ("gap", {"gap_points": 9.4, "gap_margin_points": 9.3}, 2),
     ("gap", {"gap_points": -9.4, "gap_margin_points": 9.3}, 3),
     ("gap", {"gap_points": 9.3, "gap_margin_points": 9.3}, 4),
@@ -270,3 +271,34 @@ def test_facts_have_the_names_that_rules_use(tmp_path):
     needed = {name for topic in GROUPS.values() for name in topic.needs}
     needed |= {name for rule in all_rules() for name in fields(rule.en)}
     assert needed - LIMITS_OF_RULES.keys() - elsewhere <= known
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A run of 12 epochs of which the ninth is kept, and its history."""
+    folder = tmp_path_factory.mktemp("rules") / "one"
+    write_run(folder)
+    return read_two_class_run(folder / "metrics.json"), read_history(folder)
+
+
+def test_the_training_accuracy_is_that_of_the_kept_epoch_whatever_later_epochs_reached(stored):
+    run, history = stored
+    metrics = {**run.metrics, "train": run.metrics["train"] | {"accuracy": 0.62}}
+    run = dataclasses.replace(run, metrics=metrics)
+    rows = [row | {"train_accuracy": 0.97 if row["epoch"] > 9 else 0.66} for row in history]
+    known = facts_of(run, rows, None, None)
+    assert known["kept_train_accuracy"] == 0.66
+    assert lab_rules.TRAINING["gap"].choose(known) is lab_rules.TRAINING["gap"].rules[1]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "window"), [(1, 1), (8, 2), (9, 3), (10, 3), (29, 9), (30, 10), (120, 10)]
+)
+def test_the_last_epochs_are_a_third_of_all_at_most(stored, epochs, window):
+    run, history = stored
+    rows = [history[8] | {"val_accuracy": epoch / 1000} for epoch in range(epochs)]
+    metrics = {**run.metrics, "best_epoch": 1}
+    known = facts_of(dataclasses.replace(run, metrics=metrics), rows, None, None)
+    assert known["window"] == window
+    assert known["window_low"] == (epochs - window) / 1000
+    assert known["window_high"] == (epochs - 1) / 1000
