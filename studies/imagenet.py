@@ -37,7 +37,7 @@ from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.reporting.page import NOTHING, Wording
 from chestlab.runs.crossval import Configuration
-from chestlab.training.layers import check_input
+from chestlab.training.layers import check_input, without_slow_bf16
 from chestlab.training.recipe import as_dict, recipe_hash
 from chestlab.training.weights import PretrainedWeights, read_pretrained
 from networks import network
@@ -191,8 +191,9 @@ class ImageNet(Study):
         configuration = Configuration(
             row.name, known.build, recipe, known.arguments, pretrained=start, staged=True
         )
-        check_input(configuration.model(), recipe, self.data.size)
-        return configuration
+        model = configuration.model()
+        check_input(model, recipe, self.data.size)
+        return dataclasses.replace(configuration, recipe=without_slow_bf16(recipe, model))
 
     def _probes(self) -> dict[str, baselines.Baseline]:
         """Classifiers on the features of the network that is fine-tuned, by the names of rows."""

@@ -40,7 +40,7 @@ from chestlab.runs.flags import (
 from chestlab.runs.naming import check_name, output_folders, run_name
 from chestlab.training.batch_norm import frozen_norms
 from chestlab.training.device import check_precision, pick_device
-from chestlab.training.layers import check_input, set_drop_paths
+from chestlab.training.layers import check_input, set_drop_paths, without_slow_bf16
 from chestlab.training.recipe import Recipe, hyperparameter
 from chestlab.training.weights import read_pretrained
 from networks import Network, network
@@ -248,7 +248,8 @@ class Study:
         check_input(model, changed, self.data.size)
         if changed.batch_norm == "frozen":
             frozen_norms(model)
-        return found, configuration
+        recipe_of_network = without_slow_bf16(changed, model)
+        return found, dataclasses.replace(configuration, recipe=recipe_of_network)
 
     def cross_validate(self, configuration: Configuration, share: float = 1.0) -> Outcome:
         """Train what is not stored; see `crossval.cross_validate`."""

@@ -19,7 +19,7 @@ from chestlab.files.run_files import UNFINISHED, RunFiles, read_metrics, run_loc
 from chestlab.runs.more_epochs import LENGTHS, is_longer, lengthen
 from chestlab.training.batch_norm import frozen_norms
 from chestlab.training.distributed import Processes
-from chestlab.training.layers import check_input
+from chestlab.training.layers import check_input, without_slow_bf16
 from chestlab.training.recipe import Recipe, as_dict
 
 
@@ -316,8 +316,6 @@ class Resumable:
     def prepare_recipe(self, model: nn.Module) -> None:
         """Check the size of the input, and switch bf16 on a CPU off where it is slower.
 
-        That is in networks with depthwise convolutions, see `Recipe.cpu_bf16`.
-
         Raises:
             InputError: the input is smaller than the network's ``smallest_input``, or there are no
                 batch-norm statistics to freeze.
@@ -325,9 +323,7 @@ class Resumable:
         check_input(model, self.recipe, self.data.size)
         if self.recipe.batch_norm == "frozen":
             frozen_norms(model)
-        convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-        if any(module.groups > 1 for module in convolutions):  # slower with it, see Recipe
-            self.recipe = dataclasses.replace(self.recipe, cpu_bf16=False)
+        self.recipe = without_slow_bf16(self.recipe, model)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

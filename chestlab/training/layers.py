@@ -1,7 +1,8 @@
-"""A network and its layers: number of parameters, freezing, stochastic depth, input size."""
+"""A network and its layers: parameters, freezing, stochastic depth, input size, bf16."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TypeVar
 
 import torch
@@ -83,3 +84,14 @@ def check_input(model: nn.Module, recipe: Recipe, size: int) -> None:
     check_side = getattr(model, "check_side", None)
     if check_side is not None:
         check_side(side)
+
+
+def without_slow_bf16(recipe: Recipe, model: nn.Module) -> Recipe:
+    """The recipe for a network, with bf16 on a CPU switched off where it is slower.
+
+    That is in networks with depthwise or other grouped convolutions, see `Recipe.cpu_bf16`.
+    """
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    if any(module.groups > 1 for module in convolutions):
+        return dataclasses.replace(recipe, cpu_bf16=False)
+    return recipe

@@ -228,6 +228,31 @@ def test_rows_start_where_they_say_and_redrawing_changes_nothing(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_networks_are_trained_in_the_precision_of_their_script(
+    command,
+    trained,  # noqa: F811
+    monkeypatch,
+):
+    """Depthwise convolutions are slower in bf16 on a CPU."""
+    monkeypatch.setattr(imagenet, "BASE", dataclasses.replace(imagenet.BASE, cpu_bf16=True))
+    monkeypatch.setattr(imagenet, "ROWS", (ROWS[1], dataclasses.replace(ROWS[1], name="again")))
+    command("--repeats", "1", "--only", "random")
+    assert {configuration.recipe.cpu_bf16 for configuration in trained} == {False}
+
+
+@pytest.mark.parametrize(("name", "bf16"), [("mobilenet_v2", False), ("densenet121", True)])
+def test_a_study_trains_a_network_in_the_precision_of_its_script(
+    name, bf16, phantom_npz, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    parser = study.comparison_parser("x", "")
+    flags = ["--data", str(phantom_npz), "--device", "cpu", "--weights", "none"]
+    found, configuration = study.Study(parser.parse_args(flags), None, "x").configuration(
+        name, "scratch"
+    )
+    assert found.recipes["scratch"].cpu_bf16 and configuration.recipe.cpu_bf16 == bf16
+
+
 def test_what_was_not_run_is_named_and_what_was_is_not_trained_again(command, trained):  # noqa: F811
     folder = command("--repeats", "1", "--only", "imagenet", "random")
     pairs = rows_of(folder / "comparisons.csv")
