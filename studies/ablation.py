@@ -127,20 +127,21 @@ class Ablation(Study):
             print(f"left out: {error}", flush=True)
             self.failed[name] = str(error)
             return
-        self._keep(name, outcome, {"text": text, "kind": kind, "switch": switch})
         base = as_dict(self.base.recipe)
         changes = {key: value for key, value in as_dict(recipe).items() if value != base[key]}
-        self.configurations[name]["changes"] = changes
+        about = {"text": text, "kind": kind, "switch": switch}
+        self._keep(name, outcome, about, changes=changes)
 
     def _measure_baseline(self) -> None:
         (baseline,) = (one for one in baselines.BASELINES if one.key == BASELINE)
         outcome = self.cross_validate_baseline(baseline)
         self._keep(BASELINE, outcome, {"text": baseline.model, "kind": BASELINE_KIND})
 
-    def _keep(self, name: str, outcome: Outcome, about: Mapping[str, Any]) -> None:
-        self.oof.add(name, outcome.logits, about["kind"] == BASELINE_KIND)
+    def _keep(self, name: str, outcome: Outcome, about: Mapping[str, Any], **more: Any) -> None:
+        self.oof.add(name, outcome.logits)
         costs = {key: getattr(outcome, key) for key in ("seconds", "images", "best_epoch")}
-        self.configurations[name] = {**about, **costs}
+        self.configurations[name] = {**about, **costs, **more}
+        self.oof.describe(self.configurations)
         auc = self.oof.estimate(name, "auc")
         print(f"{name}: AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f})", flush=True)
 

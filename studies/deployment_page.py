@@ -115,7 +115,8 @@ def write_page(folder: Path) -> None:
     write_table(folder / "costs.csv", costs)
     if costs:
         _draw(summary, costs, expected, folder / "deployment.png")
-    measured = {row["network"] for row in predictions}
+    measured = list(dict.fromkeys(row["network"] for row in predictions))
+    untrained = {row["network"] for row in costs if not row["trained"]}
     by_others = [value for row in costs for key, value in row.items() if key.endswith("by_others")]
     known = [value for value in by_others if value is not None]
 
@@ -136,6 +137,7 @@ def write_page(folder: Path) -> None:
             "losses": _losses(wording, expected),
             "odd": any(abs(value - 1) > ODD for row in zeros for value in _two_threads(row)),
             "only_costs": [row["network"] for row in expected if row["network"] not in measured],
+            "other_weights": [n for n in measured if n in untrained],
             "by_others": wording.number(max(known), ".2f") if known else "",
             "busy": sorted({row["network"] for row in costs if _disturbed(row)}),
         }

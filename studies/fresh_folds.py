@@ -19,16 +19,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import train_improved
 from chestlab.data.folds import FRESH_FOLDS_SEED
@@ -45,7 +43,6 @@ from chestlab.evaluation.looks import (
 )
 from chestlab.evaluation.out_of_fold import MEASURES, NESTED_ACCURACY, OutOfFold
 from chestlab.evaluation.verdicts import verdicts
-from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.files.run_files import results_dir_of
@@ -55,7 +52,13 @@ from chestlab.training.recipe import as_dict, in_words, recipe_hash
 from chestlab.training.weights_sources import OTHERWISE
 from networks import Network
 from studies.probes import LITE
-from studies.stored_results import BASELINE_KIND, ESTIMATED_KIND, read_results
+from studies.stored_configurations import (
+    ESTIMATED,
+    NETWORK_KIND,
+    StoredConfigurations,
+    known_first,
+)
+from studies.stored_results import BASELINE_KIND, read_results
 from studies.study import (
     Study,
     add_only,
@@ -71,9 +74,7 @@ REPEATS = 3
 
 LOOK_KIND = "fresh folds"
 
-NETWORK_KIND, AVERAGE_KIND = "network", "average"
-
-ESTIMATED = "_estimated"  # after the name of a network whose batch-norm statistics are estimated
+AVERAGE_KIND = "average"
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def frozen_configuration(study: Study, frozen: Frozen) -> tuple[Network, Configu
     return network, dataclasses.replace(configuration, name=frozen.name, recipe=recipe)
 
 
-class FreshFolds(Study):
+class FreshFolds(StoredConfigurations):
     """Trains the frozen configurations on the fresh folds, then writes the pages.
 
     Args:
@@ -152,8 +153,6 @@ class FreshFolds(Study):
         super().__init__(options, signals, "fresh_folds", FRESH_FOLDS_SEED, REPEATS)
         wanted = [frozen for frozen in FROZEN if frozen.name in options.only]
         self.to_train = [of for frozen in wanted if (of := self._configuration_of(frozen))]
-        self.configurations: dict[str, dict[str, Any]] = {}
-        self.oof = OutOfFold.of(self.splits, {})
 
     def _configuration_of(self, frozen: Frozen) -> tuple[Frozen, Network, Configuration] | None:
         """A recipe with its `frozen_configuration`.
@@ -177,24 +176,21 @@ class FreshFolds(Study):
 
     def run(self) -> None:
         """Train what is neither stored nor in the results, then write the pages."""
-        self.open_store()
-        with self.alone():
-            self._keep_results()
+        self.begin()
         for baseline in baselines.BASELINES:
             if baseline.key in BASELINES:
                 outcome = self.cross_validate_baseline(baseline)
                 about = {"kind": BASELINE_KIND, "model": baseline.model}
-                self._add(baseline.key, outcome.logits, about | {"seconds": outcome.seconds})
+                about["seconds"] = outcome.seconds
+                self.keep({baseline.key: (about, outcome.logits)})
         for frozen, network, configuration in self.to_train:
-            self._measure(frozen, network, configuration)
-        with self.alone():
-            self._keep_results()  # of other processes
-            self._write()
-            write_page(self.folder)
-        self.print_end("fresh folds")
+            self.measure(frozen.name, configuration, self._about(frozen, network, configuration))
+        self.finish(write_page)
 
-    def _measure(self, frozen: Frozen, network: Network, configuration: Configuration) -> None:
-        """Cross-validate a configuration, unless the results have it already."""
+    def _about(
+        self, frozen: Frozen, network: Network, configuration: Configuration
+    ) -> dict[str, Any]:
+        """What is stored about a frozen recipe; with other values it is trained again."""
         model = configuration.build.__name__
         about = {
             "kind": NETWORK_KIND,
@@ -206,47 +202,25 @@ class FreshFolds(Study):
         }
         if frozen.weights != "none" and configuration.pretrained is not None:
             about["start"] = configuration.pretrained.record
-        before = self.configurations.get(frozen.name, {})
-        if all(before.get(key) == value for key, value in about.items()):
-            return
-        outcome = self.cross_validate(configuration)
-        about |= {"device": self.device.type, "torch": torch.__version__}
-        about |= {key: getattr(outcome, key) for key in ("seconds", "images", "best_epoch")}
-        with self.alone():
-            self._keep_results()  # of other processes
-            count_use(self, frozen.name, about, outcome.logits)
-            self._add(frozen.name, outcome.logits, about)
-            if outcome.estimated is not None:
-                estimated = about | {"kind": ESTIMATED_KIND}
-                self._add(frozen.name + ESTIMATED, outcome.estimated, estimated)
-            self._write()
+        return about
 
-    def _add(self, name: str, logits: np.ndarray, about: Mapping[str, Any]) -> None:
-        self.oof.add(name, logits, about["kind"] == BASELINE_KIND)
-        self.configurations[name] = dict(about)
+    def evaluated(self, name: str, about: Mapping[str, Any], logits: np.ndarray) -> None:
+        count_use(self, name, about, logits)
 
-    def _keep_results(self) -> None:
-        """Take over what the folder of results holds for the same images and folds."""
-        kept = self.kept_results("fresh_folds")
-        if kept is None:
-            return
-        summary, oof = kept
-        for name, about in summary["configurations"].items():
-            self._add(name, oof.logits[name], about)
-
-    def _write(self) -> None:
+    def write_results(self) -> None:
+        """Write both files of the results, with the average of the rows that are there."""
         if all(name in self.oof.logits for name in AVERAGED):
             logits = np.mean([self.oof.logits[name] for name in AVERAGED], axis=0)
             models = [self.configurations[name]["model"] for name in AVERAGED]
             about = {"kind": AVERAGE_KIND, "model": NETWORKS_BETWEEN.join(models)}
-            self._add(AVERAGE, logits, about)
-        summary = {**self.about(), "first_seed": self.splits.first_seed}
-        summary["configurations"] = {
-            name: self.configurations[name] for name in order(self.configurations)
-        }
-        self.oof.write(self.folder / "oof.csv")
-        text = json.dumps(summary, indent=2) + "\n"
-        atomic_write(self.folder / "fresh_folds.json", text)
+            self.put(AVERAGE, about, logits)
+        super().write_results()
+
+    def about(self) -> dict[str, Any]:
+        return {**super().about(), "first_seed": self.splits.first_seed}
+
+    def in_order(self, names: Collection[str]) -> list[str]:
+        return order(names)
 
 
 def count_use(
@@ -269,10 +243,10 @@ def count_use(
     record(folder / FILE_NAME, look)
 
 
-def order(names: Sequence[str] | Mapping[str, Any]) -> list[str]:
-    """The names of rows as the table has them."""
+def order(names: Collection[str]) -> list[str]:
+    """The names of rows as the table has them; at its end those that are frozen no more."""
     networks = [name + end for name in (f.name for f in FROZEN) for end in ("", ESTIMATED)]
-    return [name for name in (*networks, AVERAGE, *BASELINES) if name in names]
+    return known_first(names, (*networks, AVERAGE, *BASELINES))
 
 
 def table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
@@ -341,6 +315,8 @@ def write_page(folder: Path) -> None:
             "rows": [_cells(wording, row, uses) for row in rows],
             "compared": [comparison_cells(wording, row) for row in compared],
             "comparisons": len(compared),
+            "fixed": len(COMPARISONS),
+            "started": any("start" in about for about in summary["configurations"].values()),
             "missing": missing,
         },
     )

@@ -21,6 +21,7 @@ from chestlab.evaluation.metrics import choose_threshold, fit_temperature, sigmo
 from chestlab.evaluation.out_of_fold import NESTED_ACCURACY, OutOfFold
 from chestlab.evaluation.verdicts import (
     ALPHA,
+    UNKNOWN,
     Estimate,
     estimate,
     holm,
@@ -59,17 +60,16 @@ class Figures:
     def pooled(self, scores: Mapping[str, np.ndarray], least: float = 0) -> dict[str, Estimate]:
         """Estimates from scores (1 + B, R) by configuration, as those of `OutOfFold.estimate`.
 
-        The noise of training is pooled over all networks, and over all classical classifiers.
+        The noise of training is pooled as there.
         """
-        found = {}
+        noise = {}
         for classical in (False, True):
-            names = [name for name in scores if (name in self.oof.classical) == classical]
-            if names:
-                noise = noise_of_values(np.stack([scores[name][0] for name in names]))
-            for name in names:
-                of_name = scores[name]
-                found[name] = estimate(of_name[0], of_name[1:], self.units, noise, least)
-        return found
+            values = [scores[name][0] for name in self.oof.separate(classical) if name in scores]
+            noise[classical] = noise_of_values(np.stack(values)) if values else UNKNOWN
+        return {
+            name: estimate(of[0], of[1:], self.units, noise[name in self.oof.classical], least)
+            for name, of in scores.items()
+        }
 
     def _own_noise(self, scores: np.ndarray, measure: str) -> Estimate:
         """An estimate from scores (1 + B, R) with the noise of this configuration alone.
@@ -229,12 +229,12 @@ def _interval_of(name: str, drawn: np.ndarray) -> Row:
 class _Subgroup:
     """AUC and accuracy of one network's images in a subgroup.
 
-    The noise of training is that of the same figure pooled over all networks.
+    The noise of training is that of the same figure pooled over the networks trained separately.
     """
 
     def __init__(self, figures: Figures, best: str) -> None:
         self.figures, self.oof, self.best = figures, figures.oof, best
-        self.networks = [name for name in self.oof.logits if name not in self.oof.classical]
+        self.networks = self.oof.separate(classical=False)
 
     def scores(
         self, measure: str, inside: np.ndarray, name: str, weights: np.ndarray

@@ -49,7 +49,7 @@ WORDS = {  # by language: of verdicts, properties and groups, as the JSON names 
     "id": {
         "helps": "**membantu**",
         "hurts": "**merugikan**",
-        "undecided": "belum terputuskan",
+        "undecided": "belum dapat disimpulkan",
         "yes": "ya",
         "no": "tidak",
         "class": "kelas",

@@ -168,12 +168,12 @@ def _differences(oof: OutOfFold, name: str, measure: str) -> np.ndarray:
     return oof.score(name, measure)[0] - oof.score(NONE, measure)[0]
 
 
-def _noise(differences: Sequence[np.ndarray]) -> Noise:
-    """Variance between repeats of a shift's difference, pooled over networks."""
-    freedom = sum(len(values) - 1 for values in differences)
+def _noise(figures: Sequence[np.ndarray]) -> Noise:
+    """Variance between repeats of a figure or difference, pooled over networks."""
+    freedom = sum(len(values) - 1 for values in figures)
     if not freedom:
         return UNKNOWN
-    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in differences)
+    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in figures)
     return Noise(squares / freedom, freedom)
 
 
@@ -193,23 +193,31 @@ def by_damage(summary: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -
     return [names[k] for k in np.argsort(changes, kind="stable")]
 
 
-def prevalence_table(oof: OutOfFold) -> list[dict[str, Any]]:
-    """A row for each share of pneumothorax, with what changes from that of the images.
+def prevalence_tables(networks: Mapping[str, OutOfFold]) -> dict[str, list[dict[str, Any]]]:
+    """For each network a row per share of pneumothorax, with what changes from the images' own.
 
-    A predictive value is left out where a repeat predicts one class alone.
+    The variance between repeats is pooled over the networks. A predictive value is left out where a
+    repeat predicts one class alone.
     """
-    own = float(oof.labels.mean())
-    at_own = at_prevalence(oof, NONE, own)
-    rows = []
+    own = float(next(iter(networks.values())).labels.mean())
+    at_own = {name: at_prevalence(oof, NONE, own) for name, oof in networks.items()}
+    tables: dict[str, list[dict[str, Any]]] = {name: [] for name in networks}
     for share in (own, *PREVALENCES):
-        row: dict[str, Any] = {"share": share, "own": share == own}
-        scores = at_prevalence(oof, NONE, share)
-        for figure in FIGURES:
-            if np.isfinite(scores[figure][0]).all():
-                row |= interval_columns(figure, verdicts.estimate(*scores[figure]))
-        change = verdicts.gain(scores["accuracy"], at_own["accuracy"])
-        rows.append(row | interval_columns("accuracy_change", change))
-    return rows
+        scores = {name: at_prevalence(oof, NONE, share) for name, oof in networks.items()}
+        values = {
+            figure: [of[figure][0] for of in scores.values() if np.isfinite(of[figure][0]).all()]
+            for figure in FIGURES
+        }
+        changes = _noise([scores[n]["accuracy"][0] - at_own[n]["accuracy"][0] for n in networks])
+        for name, of in scores.items():
+            row: dict[str, Any] = {"share": share, "own": share == own}
+            for figure in FIGURES:
+                if np.isfinite(of[figure][0]).all():
+                    found = verdicts.estimate(*of[figure], _noise(values[figure]))
+                    row |= interval_columns(figure, found)
+            change = verdicts.gain(of["accuracy"], at_own[name]["accuracy"], changes)
+            tables[name].append(row | interval_columns("accuracy_change", change))
+    return tables
 
 
 def write_page(folder: Path) -> None:
@@ -228,7 +236,7 @@ def write_page(folder: Path) -> None:
     }
     _draw(summary, tables, folder / "shifts.png")
     networks = [n for n in tables if summary["networks"][n]["kind"] != BASELINE_KIND]
-    prevalences = {name: prevalence_table(logits[name]) for name in networks}
+    prevalences = prevalence_tables({name: logits[name] for name in networks})
     hurting = {row["shift"] for n in networks for row in tables[n] if row["auc_verdict"] == HURTS}
     silent = [n for n in order if n in hurting and summary["warned"][n]["any"] < SILENT]
     first = logits[networks[0]]
@@ -292,16 +300,12 @@ def _answer(
     threshold = [
         row for row in rows if row["accuracy_verdict"] == HURTS and row["auc_verdict"] != HURTS
     ]
-    as_is = {measure: verdicts.estimate(*oof.score(NONE, measure)) for measure in MEASURES}
     about = summary["networks"][name]
     return {
         "name": name,
         "baseline": about["kind"] == BASELINE_KIND,
         "repeats": about["repeats"],
-        **{
-            measure: interval_cell(wording, interval_columns(measure, value), measure)
-            for measure, value in as_is.items()
-        },
+        **{m: wording.number(float(oof.score(NONE, m)[0].mean())) for m in MEASURES},
         "hurt": len(of[HURTS]),
         "worst": listed(sorted(of[HURTS], key=lambda row: row["auc_change"])[:5], "auc"),
         "safe": len(of[HARMLESS]),

@@ -10,13 +10,11 @@ import numpy as np
 
 from chestlab.data.folds import FOLDS_SEED
 from chestlab.data.splits import CLASS_NAMES
+from chestlab.evaluation.out_of_fold import BASELINE_KIND as BASELINE_KIND
+from chestlab.evaluation.out_of_fold import ESTIMATED_KIND as ESTIMATED_KIND
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.errors import InputError
 from chestlab.files.reading import read_json, shown
-
-BASELINE_KIND = "yardstick"  # of a classical classifier's row, in the stored tables
-
-ESTIMATED_KIND = "estimated"  # of a network's row with batch-norm statistics estimated anew
 
 LARGEST_SEED = 2**31 - 1
 
@@ -44,20 +42,8 @@ def read_results(folder: Path, name: str, entries: str) -> tuple[dict[str, Any],
         raise InputError(
             f"'{folder}': oof.csv and {name}.json are not of the same study: {wrong}: {RESTORE}"
         )
-    oof.classical = frozenset(
-        name for name, entry in summary[entries].items() if entry["kind"] == BASELINE_KIND
-    )
-    oof.estimated = frozenset(
-        name for name, entry in summary[entries].items() if _has_estimated_statistics(entry)
-    )
+    oof.describe(summary[entries])
     return summary, oof
-
-
-def _has_estimated_statistics(entry: Mapping[str, Any]) -> bool:
-    """Whether batch-norm statistics of a row's networks were estimated on training images."""
-    changes = entry.get("recipe_changes")
-    by_recipe = isinstance(changes, dict) and changes.get("batch_norm") == "estimated"
-    return by_recipe or entry["kind"] == ESTIMATED_KIND
 
 
 def read_summary(folder: Path, name: str, entries: str) -> dict[str, Any]:

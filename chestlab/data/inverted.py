@@ -59,8 +59,3 @@ def correlations(images: np.ndarray, mean: np.ndarray = FRONTAL) -> np.ndarray:
     pattern = (mean - mean.mean()).ravel()
     norms = np.linalg.norm(values, axis=1) * np.linalg.norm(pattern)
     return values @ pattern / np.maximum(norms, 1e-12)
-
-
-def looks_inverted(images: np.ndarray, mean: np.ndarray = FRONTAL) -> np.ndarray:
-    """(N,) booleans: whether images (N, S, S) uint8 are taken for inverted, see `correlations`."""
-    return correlations(images, mean) < CORRELATION_LIMIT

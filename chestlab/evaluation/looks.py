@@ -1,5 +1,8 @@
 """The looks at test images: every evaluation of them is a line of ``test_looks.csv``.
 
+An evaluation on the folds of `studies.fresh_folds` is a line as well, of a kind of its own: it is a
+use of those folds, and no look at test.
+
 The table lies in the folder of the results. It only grows, and several runs may write at once.
 A look compares labels with what a network predicts of images that it is judged on; reading stored
 figures again is none, and neither is predicting without labels. Pages count from this table.
@@ -43,7 +46,8 @@ class Look:
     Attributes:
         run: its folder below that of the results, with ``/`` between the parts; see `run_label`.
         kind: ``run``, ``average`` (of members), ``blend`` (of runs), ``baseline``, ``explain``,
-            ``mistakes``, ``stage`` (of a run in two stages, before they were judged on val alone).
+            ``mistakes``, ``stage`` (of a run in two stages, before they were judged on val alone),
+            ``fresh folds`` (of networks whose held-out images are of train and val).
         network: class of the network or networks, separated by `NETWORKS_BETWEEN`.
         recipe_name: the recipe's name and what was changed by flag.
         recipe: hash of the recipe without its name and seed, see `recipe.recipe_hash`.
@@ -170,12 +174,6 @@ def _parse(content: bytes, path: Path) -> Iterator[Look]:
             damaged += 1
     if damaged:
         print(f"NOTE: {damaged} damaged lines in '{path}' are not counted", file=sys.stderr)
-
-
-def write_looks(path: Path, looks: Iterable[Look]) -> None:
-    """Write a whole table, as for evaluations from before it existed."""
-    rows = [[getattr(look, column) for column in COLUMNS] for look in looks]
-    atomic_write(path, _lines([COLUMNS, *rows]))
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -41,6 +42,12 @@ PATIENT, FOLD = "patient", "fold"
 
 ORIGINS = ("train", "val")  # splits that are cross-validated
 
+BASELINE_KIND = "yardstick"  # of a classical classifier's row, in the tables of studies
+
+ESTIMATED_KIND = "estimated"  # of a network's row with batch-norm statistics estimated anew
+
+AVERAGE_KIND = "average"  # of a row with the mean logits of others
+
 
 def _as_stored(logits: ArrayLike) -> np.ndarray:
     return np.asarray(logits, np.float32).astype(np.float64)
@@ -52,8 +59,9 @@ class OutOfFold:
     AUC is the mean over the folds of the AUC within a fold: each is of one network, whose logits
     need not be on the scale of another's. Accuracy is at a probability of 0.5, nested accuracy at
     the threshold that is best on the other folds of the repeat. The noise of
-    training is pooled over the configurations, see `verdicts`: over all networks, and where one is
-    compared with a classical classifier, over the differences of all networks to that one.
+    training is pooled over the configurations, see `verdicts`: over all networks that were trained
+    separately, and where one is compared with a classical classifier, over their differences to
+    that one. Rows made of another row's weights would count the same training twice.
 
     Args:
         origin: (N,) split of each image in its source.
@@ -64,6 +72,7 @@ class OutOfFold:
         logits: (repeats, N) by configuration, of float32 precision.
         classical: configurations that are no networks.
         estimated: configurations whose batch-norm statistics were estimated on training images.
+        derived: configurations that evaluate the weights of others in another way.
     """
 
     def __init__(
@@ -79,6 +88,7 @@ class OutOfFold:
         self.origin, self.index, self.labels, self.patients = origin, index, labels, patients
         self.folds, self.logits, self.classical = folds, logits, frozenset(classical)
         self.estimated: frozenset[str] = frozenset()
+        self.derived: frozenset[str] = frozenset()
         self._scores: dict[tuple[str, str], Scores] = {}
 
     @classmethod
@@ -100,6 +110,18 @@ class OutOfFold:
         self.logits[name] = _as_stored(logits)
         if classical:
             self.classical |= {name}
+
+    def describe(self, entries: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over what configurations are from the entries of a study's table.
+
+        Args:
+            entries: by configuration, each with its ``kind``, and where they are known the
+                hyperparameters that differ (``changes`` or ``recipe_changes``) and the ``variant``
+                of an exported file.
+        """
+        self.classical = _names(entries, lambda entry: entry["kind"] == BASELINE_KIND)
+        self.estimated = _names(entries, _has_estimated_statistics)
+        self.derived = _names(entries, _is_derived)
 
     @cached_property
     def _weights(self) -> np.ndarray:
@@ -164,9 +186,16 @@ class OutOfFold:
         return gain(self.score(name, measure), self.score(over, measure), noise)
 
     def _values(self, classical: bool, measure: str) -> np.ndarray:
-        """(K, R) of all networks, or of all classical classifiers."""
-        pool = [name for name in self.logits if (name in self.classical) == classical]
-        return np.stack([self.score(name, measure)[0] for name in pool])
+        """(K, R) of all networks trained separately, or of all classical classifiers."""
+        return np.stack([self.score(name, measure)[0] for name in self.separate(classical)])
+
+    def separate(self, classical: bool) -> list[str]:
+        """The networks that were trained separately, or all classical classifiers."""
+        return [
+            name
+            for name in self.logits
+            if (name in self.classical) == classical and name not in self.derived
+        ]
 
     def alarms(self) -> list[str]:
         """What is suspect about a configuration, see `alarms.alarms`; each fold is of one network.
@@ -217,6 +246,31 @@ class OutOfFold:
         """
         head, rows = read_csv(path, (*IMAGE_COLUMNS, PATIENT, f"{FOLD} 1"))
         return _Table(path, head, rows).out_of_fold()
+
+
+def _names(
+    entries: Mapping[str, Mapping[str, Any]], holds: Callable[[Mapping[str, Any]], bool]
+) -> frozenset[str]:
+    return frozenset(name for name, entry in entries.items() if holds(entry))
+
+
+def _has_estimated_statistics(entry: Mapping[str, Any]) -> bool:
+    """Whether batch-norm statistics of a row's networks were estimated on training images."""
+    by_recipe = _changes(entry).get("batch_norm") == "estimated"
+    return by_recipe or entry["kind"] == ESTIMATED_KIND
+
+
+def _is_derived(entry: Mapping[str, Any]) -> bool:
+    """Whether a row is of weights that another row has as well."""
+    of_others = entry["kind"] in (ESTIMATED_KIND, AVERAGE_KIND)
+    quantised = str(entry.get("variant", "")).endswith("int8")
+    return of_others or quantised or set(_changes(entry)) == {"tta"}
+
+
+def _changes(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Hyperparameters of a row that differ from its recipe's or from those of the base."""
+    changes = entry.get("recipe_changes") or entry.get("changes")
+    return changes if isinstance(changes, Mapping) else {}
 
 
 class _Table:

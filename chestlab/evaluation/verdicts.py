@@ -253,25 +253,11 @@ def _shared_labels(runs: Sequence[Scored]) -> np.ndarray:
     return labels
 
 
-def difference(
-    first: Sequence[Scored],
-    second: Sequence[Scored],
-    measure: str,
-    groups: np.ndarray | None,
-) -> Estimate:
-    """Measure of ``first`` less that of ``second``, runs of the same seeds on the same images.
-
-    The noise of training is that of these two alone.
-    """
-    _shared_labels([*first, *second])
-    return gain(score(first, measure, groups), score(second, measure, groups))
-
-
 def gain(first: Scores, second: Scores, noise: Noise | None = None) -> Estimate:
-    """`difference` of what `score` has returned for two configurations.
+    """A configuration's figure less that of another, paired by seed and image.
 
     Args:
-        first, second: of the same seeds and images.
+        first, second: what `score` has returned for runs of the same seeds on the same images.
         noise: `noise_of_differences` of the study; by default of these two alone.
     """
     (values, resampled, groups), (other_values, other_resampled, _) = first, second

@@ -32,7 +32,6 @@ from chestlab.files.checkpoint import load_checkpoint
 from chestlab.files.errors import InputError
 from chestlab.files.run_files import RunFiles
 from chestlab.reporting.stored_runs import read_run
-from chestlab.training.device import resolve_amp
 from chestlab.training.inference import predict
 from chestlab.training.layers import on_device
 from chestlab.training.recipe import Recipe
@@ -198,17 +197,17 @@ class Comparison:
             model.load_state_dict(load_checkpoint(files.best, sealed=True)["weights"])
         elif moment == "last":
             state = load_checkpoint(files.last, sealed=True)
-            model.load_state_dict(state["trainer"]["model"])
+            trainer = state["trainer"]  # averaged weights are what is judged, where there are some
+            model.load_state_dict((trainer.get("average") or trainer)["model"])
         return on_device(model, self.device)
 
     def _scored_last(self, name: str) -> list[Scored]:
         """Validation after the last epoch; classes at 0.5, since no threshold was chosen there."""
         images, _ = self.data.val.to(self.device)
-        amp = resolve_amp(self.recipe, self.device)
         threshold = None if self.findings else 0.5
         scored = []
         for number in range(len(self.seeds)):
-            logits = predict(self.network(name, number, "last"), images, self.recipe, amp)
+            logits = predict(self.network(name, number, "last"), images, self.recipe)
             scored.append(Scored(self.data.val.labels, sigmoid(logits), threshold))
         return scored
 

@@ -17,7 +17,7 @@ from chestlab.evaluation.verdicts import Estimate
 from chestlab.files.errors import InputError
 from chestlab.files.run_files import STUDIES
 
-NETWORK, AVERAGE = "network", "average"  # kinds of configurations, beside baselines
+NETWORK = "network"  # kind of configurations
 
 Read = TypeVar("Read")
 
@@ -97,12 +97,9 @@ def read_fresh_folds(results_dir: Path) -> list[FreshFolds]:
     def read(folder: Path) -> FreshFolds:
         summary = json.loads((folder / "fresh_folds.json").read_text(encoding="utf-8"))
         oof = OutOfFold.read(folder / "oof.csv")
-        kinds = {name: about["kind"] for name, about in summary["configurations"].items()}
-        if set(kinds) != set(oof.logits):
+        if set(summary["configurations"]) != set(oof.logits):
             raise InputError("fresh_folds.json and oof.csv do not belong together")
-        oof.classical = frozenset(
-            name for name, kind in kinds.items() if kind not in (NETWORK, AVERAGE, "estimated")
-        )
+        oof.describe(summary["configurations"])
         return FreshFolds(folder, summary, oof)
 
     return _read_all(results_dir, "fresh_folds.json", read)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from chestlab.evaluation.looks import NETWORKS_BETWEEN
-from chestlab.reporting.fresh_results import AVERAGE, FreshFolds, Seeds
+from chestlab.evaluation.out_of_fold import AVERAGE_KIND
+from chestlab.reporting.fresh_results import FreshFolds, Seeds
 from chestlab.reporting.lab_experiments import experiment_of
 from chestlab.reporting.page import Wording, in_language, link
 from chestlab.reporting.run_tables import model_name
@@ -231,7 +232,7 @@ def _average_rows(
     measured = {
         tuple(about["model"].split(NETWORKS_BETWEEN)): name
         for name, about in (fresh.configurations.items() if fresh else ())
-        if about["kind"] == AVERAGE
+        if about["kind"] == AVERAGE_KIND
     }
     rows = []
     for models in dict.fromkeys([*measured, *blends]):

@@ -122,8 +122,7 @@ def _ablation_section(wording: Wording, page_dir: Path, folder: Path) -> dict[st
         )
         net, recipe = escaped(about["net"]), escaped(about["recipe_name"])
         oof = OutOfFold.read(folder / "oof.csv")
-        kinds = {name: entry["kind"] for name, entry in about["configurations"].items()}
-        oof.classical = frozenset(name for name, kind in kinds.items() if kind == "yardstick")
+        oof.describe(about["configurations"])
         warnings = oof.alarms()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         print(f"NOTE: '{folder}' is left out, it is damaged: {error!r}", file=sys.stderr)

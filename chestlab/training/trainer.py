@@ -445,7 +445,7 @@ class Trainer:
     def load_state_dict(
         self, state: dict[str, Any], best_weights: dict[str, torch.Tensor] | None
     ) -> None:
-        """Continue from ``state``; bit-identically where device and thread count are the same.
+        """Continue from ``state``: bit-identically on a CPU with equally many threads.
 
         Args:
             state: of `state_dict`.

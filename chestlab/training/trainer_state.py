@@ -50,7 +50,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
 def load_state(
     trainer: Trainer, state: dict[str, Any], best_weights: dict[str, torch.Tensor] | None
 ) -> None:
-    """Continue from ``state``; bit-identically where device and thread count are the same.
+    """Continue from ``state``: bit-identically on a CPU with equally many threads.
 
     Args:
         state: of `state_dict`.

@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 from conftest import REAL_DATA
 
-from chestlab.data.inverted import CORRELATION_LIMIT, FRONTAL, correlations, looks_inverted
+from chestlab.data.inverted import CORRELATION_LIMIT, FRONTAL, correlations
 from chestlab.data.phantom import make_phantom
 
 
 @pytest.fixture(scope="module", params=[28, 64])
 def phantoms(request):
     return make_phantom(request.param, train=2, val=2, test=40, seed=7)["test_images"]
+
+
+def looks_inverted(images, mean=FRONTAL):
+    return correlations(images, mean) < CORRELATION_LIMIT
 
 
 def test_phantoms_are_upright_and_their_negatives_are_not(phantoms):

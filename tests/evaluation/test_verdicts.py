@@ -128,7 +128,7 @@ def test_a_difference_is_that_of_the_figures_and_pairing_narrows_it():
     scores = rng.normal(size=300) + labels
     first = [verdicts.Scored(labels, scores + 0.1 * rng.normal(size=300)) for _ in range(3)]
     second = [verdicts.Scored(labels, scores + 0.1 * rng.normal(size=300)) for _ in range(3)]
-    found = verdicts.difference(first, second, "auc", None)
+    found = verdicts.gain(*(verdicts.score(runs, "auc", None) for runs in (first, second)))
     areas = [
         np.mean([roc_auc(run.labels, run.probabilities) for run in runs])
         for runs in (first, second)
@@ -139,7 +139,7 @@ def test_a_difference_is_that_of_the_figures_and_pairing_narrows_it():
     assert found.error < own.error / 2
     with pytest.raises(ValueError, match="same images"):
         other = dataclasses.replace(second[0], labels=1 - labels)
-        verdicts.difference(first, [other], "auc", None)
+        verdicts.score([*first, other], "auc", None)
 
 
 def test_findings_whose_outputs_are_constant_are_left_out_as_on_the_page_of_a_run():
