@@ -179,19 +179,22 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
         OSError: ``path`` cannot be written.
     """
     members = metrics["members"]
-    chosen = _chosen(metrics)
+    best = _best_member(metrics)
     short = _without_common_end([m["name"] for m in members])
     names = [
-        f"{name} (chosen)" if member["name"] == chosen else name
+        f"{name} (best)" if member["name"] == best else name
         for name, member in zip(short, members, strict=True)
     ]
     rows = [*names, "average of all"]
     heading = _of_average(metrics)
     figure = titled_figure(f"{heading}\n{title}", body_height=0.9 + 0.42 * len(rows))
     panels = figure.subplots(1, 2, sharey=True)
+    held_out = "held-out fold; last row: out of fold"
+    if metrics.get("blend"):  # whose members are averages of folds
+        held_out = "out of fold"
     looks = (  # split of a member, of the average, label, colour, marker, offset in rows
         ("val", "val", "val (as selected)", BLUE, "s", -0.16),
-        ("held_out", "oof", "images left out of the fold", GREEN, "^", 0.0),
+        ("held_out", "oof", held_out, GREEN, "^", 0.0),
         ("test", "test", "test (held out)", ORANGE, "o", 0.16),
     )
     last = len(rows) - 1
@@ -204,7 +207,7 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
             scale = 100 if measure == "accuracy" else 1
             values = [m[of_member][measure] for m in members if of_member in m]
             values = [np.nan if value is None else scale * value for value in values]
-            if len(values) < len(members):  # val may be a part of what was left out of the folds
+            if len(values) < len(members):  # val may be a part of the held-out folds
                 continue
             axes.plot(values, np.arange(last) + offset, label=name, **style)
             if (metrics.get(of_average) or {}).get(measure) is not None:
@@ -215,13 +218,18 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
     panels[0].set_yticks(range(len(rows)), rows, fontsize=NORMAL)
     handles = panels[0].get_legend_handles_labels()[0]
     note = "Bars: 95 % intervals."
-    if chosen:
-        chosen_on = metrics["best_member"].get("chosen_on", "val")
-        note += f" Chosen: the best single member by {chosen_on}."
+    if metrics.get("oof"):
+        note += " Out of fold: all folds together, each image only by networks that did not train"
+        note += " on it, not by the average of all."
+    if best:
+        by = metrics["best_member"].get("chosen_on", "val")
+        if metrics.get("blend"):
+            by = by.replace("on its held-out fold", "out of fold")
+        note += f" Best: the single member that leads by {by}."
     finish(figure, path, handles, [note])
 
 
-def _chosen(metrics: Mapping[str, Any]) -> str:
+def _best_member(metrics: Mapping[str, Any]) -> str:
     """The best member; none of folds, which were judged on different images."""
     return "" if kind_of_average(metrics) == "folds" else metrics["best_member"]["name"]
 

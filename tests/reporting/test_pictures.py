@@ -327,6 +327,28 @@ def test_a_standard_deviation_is_not_drawn_as_an_interval(drawn):
     assert_nothing_clipped(figure)
 
 
+def test_the_average_row_of_folds_is_said_to_be_out_of_fold_and_no_member_chosen(drawn):
+    figures = {"accuracy": 0.8, "auc": 0.9, "accuracy_ci95": [0.7, 0.9], "auc_ci95": [0.8, 0.95]}
+    members = [{"name": name, "held_out": figures, "test": figures} for name in ("a_28", "b_28")]
+    best = {"name": "b_28", "chosen_on": "accuracy, then AUC, on its held-out fold"}
+    average = {"members": members, "best_member": best, "oof": figures, "test": figures}
+
+    def shown(**about):
+        figure = drawn(comparison_plots.draw_members, {**average, **about}, title="t\nsmall.npz")
+        assert_nothing_clipped(figure)
+        names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        legend = [text.get_text() for text in figure.legends[0].texts]
+        return names, legend, drawing.notes_of(figure).replace("\n", " ")
+
+    names, legend, note = shown(kind="2 folds over train+val")
+    assert names == ["a", "b", "average of all"] and "Best" not in note
+    assert legend[0] == "held-out fold; last row: out of fold"
+    assert "each image only by networks that did not train on it, not by the average" in note
+    names, legend, note = shown(kind="2 runs", blend=["a_28", "b_28"])
+    assert names == ["a", "b (best)", "average of all"] and legend[0] == "out of fold"
+    assert note.endswith("Best: the single member that leads by accuracy, then AUC, out of fold.")
+
+
 def test_gains_say_in_which_direction_a_switch_helps(drawn):
     rows = [
         (name, (after_holm, without), dict.fromkeys(MEASURES, estimate(gain)))
