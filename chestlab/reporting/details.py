@@ -145,6 +145,7 @@ def _source_section(
         "looks": look_table(wording, looks),
         "looks_file": f"[{FILE_NAME}]({FILE_NAME})" if table.exists() else FILE_NAME,
         "unit": wording.say("patient" if unit == "patient" else "image"),
+        "folds": _out_of_fold_line(wording, group),
         "patients": patient_lines(wording, results_dir, (tested or group)[0]),
         "warnings": warning_lines(wording, group),
         "best": _best_lines(wording, group, best) if len(tested) > 1 else [],
@@ -170,15 +171,27 @@ def _count_table(wording: Wording, counts: Mapping[str, Mapping[str, int]]) -> s
     return markdown_table([wording.say(head) for head in heads], rows, left=1)
 
 
+def _out_of_fold_line(wording: Wording, group: Sequence[StoredRun]) -> str:
+    """Which runs of a table have val figures out of fold; empty where none has."""
+    numbers = [str(number) for number, run in enumerate(group, 1) if run.val_out_of_fold]
+    return wording.say("below_table_folds", runs=", ".join(numbers)) if numbers else ""
+
+
 def _best_lines(
     wording: Wording, group: Sequence[StoredRun], best: Mapping[str, Best]
 ) -> list[str]:
     """A sentence on the highest accuracy and one on the highest AUC on test."""
     lines = []
     for key, (run, unclear) in best.items():
+        highest = run.metrics["test"][key]
+        tied = [run, *(other for other in unclear if other.metrics["test"][key] == highest)]
+        named = (
+            wording.say("run_number", number=group.index(of) + 1, run=of.shown_name) for of in tied
+        )
         values = {
             "figure": wording.say(f"test_{key}"),
-            "run": f"{group.index(run) + 1} ({run.shown_name})",
+            "runs": wording.say("and").join(named),
+            "number": group.index(run) + 1,
             "others": ", ".join(str(group.index(other) + 1) for other in unclear),
         }
         lines.append(wording.say("best_unclear" if unclear else "best_clear", **values))

@@ -9,6 +9,18 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "Temuan mana yang tampak pada foto rontgen dada: kardiomegali (kelas 0) atau pneumotoraks "
         "(kelas 1)?",
     ),
+    "front_data": (
+        "The images, `{source}`, are a subset of ChestMNIST, not its official file: {n} X-rays of "
+        "NIH ChestX-ray14 with exactly one of the two findings, in ChestMNIST's split and with its "
+        "labels{link}.",
+        "Citranya, `{source}`, adalah subset ChestMNIST, bukan berkas resminya: {n} foto rontgen "
+        "NIH ChestX-ray14 dengan tepat satu dari kedua temuan itu, dengan pembagian dan label "
+        "ChestMNIST{link}.",
+    ),
+    "front_data_link": (
+        " ([how the file was made, and what could not be checked]({page}))",
+        " ([cara berkas itu dibuat dan yang tidak dapat diperiksa, dalam bahasa Inggris]({page}))",
+    ),
     "front_intro": (
         "This is not a medical device, and nothing here says anything about a patient. Written by "
         "`python visualize.py` from the files of the runs.",
@@ -121,6 +133,7 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "average_in_sentence": ("the average of experiments {of}", "rerata eksperimen {of}"),
     "folds_in_sentence": ("{name} (average of {n} networks)", "{name} (rerata {n} jaringan)"),
+    "out_of_fold_in_sentence": ("{name}, out of fold", "{name}, out-of-fold"),
     "and": (" and ", " dan "),
     "head_experiment": ("experiment", "eksperimen"),
     "head_fresh_auc": ("AUC,<br>fresh folds", "AUC,<br>fold baru"),
@@ -130,10 +143,10 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     "not_measured": ("not measured yet", "belum diukur"),
     "below_front": (
         "In brackets: 95 % intervals, resampling {unit}; on fresh folds they include the "
-        "variance between trainings, elsewhere they are of one trained network. ±: standard "
+        "variance between trainings, elsewhere they are of networks as trained once. ±: standard "
         'deviation over seeds. "As selected": the same images chose epoch or threshold.',
         "Dalam kurung: selang 95 % dengan bootstrap per {unit}; pada fold baru termasuk varians"
-        " antarpelatihan, di kolom lain hanya untuk jaringan yang dilatih itu. ±: simpangan "
+        " antarpelatihan, di kolom lain hanya untuk jaringan hasil satu kali latih. ±: simpangan "
         'baku antarseed. "Hasil pemilihan": epoch atau ambang dipilih dengan citra yang sama.',
     ),
     "bold": (
@@ -153,8 +166,19 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "{label}: pada fold baru dengan resep {recipe}",
     ),
     "average_note": (
-        "{label}: on fresh folds of one network each, on val and test of {n} networks",
-        "{label}: pada fold baru masing-masing satu jaringan, pada validasi dan uji {n} jaringan",
+        "{label}: on fresh folds of one network each, on val of the networks that did not train "
+        "on the image (out of fold), on test of all {n}",
+        "{label}: pada fold baru masing-masing satu jaringan, pada validasi jaringan yang tidak "
+        "dilatih dengan citra itu (out-of-fold), pada data uji semuanya, yaitu {n}",
+    ),
+    "random_start_note": (
+        "From random weights, not the report's experiment, which starts from ImageNet's: {labels}",
+        "Dimulai dari bobot acak, bukan eksperimen laporan yang dimulai dari bobot ImageNet: "
+        "{labels}",
+    ),
+    "imagenet_start_note": (
+        "From ImageNet's weights: {labels}",
+        "Dimulai dari bobot ImageNet: {labels}",
     ),
     "size_note": (
         '"{size} px": the same X-rays, from a file with {size} x {size} pixels',

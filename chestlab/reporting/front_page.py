@@ -17,11 +17,13 @@ from chestlab.reporting.fresh_results import FreshFolds, Seeds
 from chestlab.reporting.front_gains import Gains
 from chestlab.reporting.front_plots import Interval, Point, draw_front
 from chestlab.reporting.front_rows import Row, averaged, number_of, page_of, table_rows, title_of
-from chestlab.reporting.page import NOTHING, Wording, escaped, markdown_table, unbroken
+from chestlab.reporting.page import NOTHING, Wording, escaped, link, markdown_table, unbroken
 from chestlab.reporting.run_tables import best_on_test, model_name
 from chestlab.reporting.stored_runs import StoredRun, networks_of, read_patients
 
 MOST_ROWS = 24  # of networks; more are on the page of all runs
+
+SUBSET = re.compile(r"chestmnist_nih_subset_\d+\.npz")  # files of `studies.nih_subset`
 
 COLUMNS = ("experiment", "fresh_auc", "fresh_accuracy", "val_selected", "test_acc", "test_auc")
 
@@ -69,6 +71,18 @@ class FrontPage:
         return max(candidates, key=lambda run: len(run.predictions))
 
     # sentences
+
+    def data(self) -> str:
+        """What the images are, where they are the subset that `studies.nih_subset` makes."""
+        if not SUBSET.fullmatch(self.main.source):
+            return ""
+        about, address = self.page_dir.parent / "docs" / "studies.md", ""
+        if about.exists():
+            page = f"{link(self.page_dir, about)}#the-data-behind-the-results"
+            address = self.wording.say("front_data_link", page=page)
+        counts = self.main.metrics["data"]["counts"].values()
+        n = self.wording.number(sum(sum(of_class.values()) for of_class in counts), ",")
+        return self.wording.say("front_data", source=self.main.source, n=n, link=address)
 
     def sentences(self) -> list[str]:
         """The answer: best network, and the goal on val and test."""
@@ -157,7 +171,7 @@ class FrontPage:
         names = [
             self.wording.say(
                 "with_accuracy",
-                name=f"[{self._in_sentence(run)}]({page_of(self.wording, self.page_dir, run)})",
+                name=f"[{self._on_split(run, split)}]({page_of(self.wording, self.page_dir, run)})",
                 accuracy=self._accuracy_text(run.metrics[split]),
             )
             for run in known
@@ -172,6 +186,19 @@ class FrontPage:
         return sorted(
             known, key=lambda run: (-run.metrics[split]["accuracy"], -run.ordering_auc("val"))
         )
+
+    def _on_split(self, run: StoredRun, split: str) -> str:
+        """What a run is called in a sentence on its accuracy on a split.
+
+        Of networks whose validation images are out of fold no number is told there: each image is
+        predicted by some of them.
+        """
+        if split != "val" or not run.val_out_of_fold:
+            return self._in_sentence(run)
+        name = title_of(run.metrics)
+        if run.metrics.get("blend"):
+            name = self._average(run.metrics["model"].split(" + "), None)
+        return self.wording.say("out_of_fold_in_sentence", name=name)
 
     def _in_sentence(self, run: StoredRun) -> str:
         """What a run is called in a sentence."""
@@ -243,9 +270,8 @@ class FrontPage:
         warned = any(row.run is not None and row.run.metrics["warnings"] for row in self.rows)
         notes = [say("bold" if self.bold else "nothing_bold")]
         notes += [say("warned")] if warned else []
-        notes += [
-            say("fresh_note", label=row.label, recipe=row.note) for row in self.rows if row.note
-        ]
+        notes += self._start_notes()
+        notes += self._fresh_notes()
         notes += [
             say("average_note", label=row.label, n=networks)
             for row in self.rows
@@ -259,6 +285,27 @@ class FrontPage:
         }
         notes += [say("size_note", size=size) for size in sorted(sizes)]
         return notes
+
+    def _start_notes(self) -> list[str]:
+        """Which networks start from ImageNet's weights, and which should but do not."""
+        rows: dict[str, list[str]] = {"random_start_note": [], "imagenet_start_note": []}
+        for row in self.rows:
+            start = row.metrics.get("starting_weights") or {}
+            if start.get("note"):
+                rows["random_start_note"].append(row.label)
+            elif start.get("source") == "imagenet":
+                rows["imagenet_start_note"].append(row.label)
+        return [
+            self.wording.say(key, labels="; ".join(labels))
+            for key, labels in rows.items()
+            if labels
+        ]
+
+    def _fresh_notes(self) -> list[str]:
+        """The recipe on fresh folds, of rows whose other figures are of another recipe."""
+        say = self.wording.say
+        noted = [row for row in self.rows if row.note]
+        return [say("fresh_note", label=row.label, recipe=row.note) for row in noted]
 
     def _bold(self) -> set[tuple[str, str]]:
         """Figures that are clearly above every other row's: measure and configuration or run."""
@@ -298,7 +345,11 @@ class FrontPage:
         say, main = self.wording.say, self.main
         points = [
             Point(
-                row.label, self._kinds(row), self._left(row), self._right(row), self._missing(row)
+                f"{row.label}*" if row.note else row.label,
+                self._kinds(row),
+                self._left(row),
+                self._right(row),
+                self._missing(row),
             )
             for row in self.rows
         ]
@@ -320,6 +371,7 @@ class FrontPage:
             axis=(say(left), say("axis_test_accuracy")),
             words=words,
             goal=not main.phantom,
+            notes=[f"* {note.replace('`', '')}." for note in self._fresh_notes()],
             decimal_mark=self.wording.number(0.5, ".1f")[1],
         )
 

@@ -62,6 +62,7 @@ def draw_front(
     words: Mapping[str, str],
     goal: bool,
     decimal_mark: str = ".",
+    notes: Sequence[str] = (),
 ) -> None:
     """Draw two panels of intervals with a line at the best baseline of each.
 
@@ -73,6 +74,7 @@ def draw_front(
         words: ``goal`` and ``best`` for the two lines, and a name for each of `KINDS`.
         goal: draw the line of the reports' goal in the right panel.
         decimal_mark: of the numbers at the axes.
+        notes: below the picture, a line each.
 
     Raises:
         OSError: ``path`` cannot be written.
@@ -105,7 +107,7 @@ def draw_front(
     if goal:
         right.axvline(GOAL_PERCENT, zorder=1, **GOAL_LINE)
         handles.append(Line2D([], [], label=words["goal"], **GOAL_LINE))
-    finish(figure, path, handles)
+    finish(figure, path, handles, notes)
 
 
 class _Formatter(ScalarFormatter):

@@ -5,7 +5,7 @@ As in `lab_rules`: the first rule of a topic that holds gives its sentence.
 
 from __future__ import annotations
 
-from chestlab.reporting.lab_rules import Rule, Topic, always
+from chestlab.reporting.lab_rules import Rule, Topic, always, chose_nothing
 
 ORIGINAL_PIXELS = 1024  # side of NIH's images, Wang et al., CVPR 2017
 
@@ -81,6 +81,7 @@ LIMITS = {
     "chosen": Topic(
         ("threshold", "chosen_on", "epoch_chosen"),
         (
+            Rule(chose_nothing, "", ""),
             Rule(
                 lambda f: f["chosen_on"] != "val",
                 "The threshold {threshold:.2f} was chosen on the out-of-fold probabilities, so "

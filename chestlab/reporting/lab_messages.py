@@ -138,6 +138,12 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
         "Baris out-of-fold memakai ambang yang dipilih dengan citranya sendiri, sehingga "
         "akurasinya optimistis.",
     ),
+    "val_out_of_fold": (
+        "The validation images are a part of the out-of-fold images: each of these is predicted "
+        "only by networks that did not train on it, and not by the average of all.",
+        "Citra validasi adalah bagian dari citra out-of-fold: masing-masing hanya diprediksi oleh "
+        "jaringan yang tidak dilatih dengan citra itu, bukan oleh rerata semuanya.",
+    ),
     "unit_of_findings": (
         "In brackets: 95 % bootstrap intervals, which resample {unit}. {view}",
         "Dalam kurung: selang bootstrap 95 %, dengan pengambilan ulang per {unit}. {view}",

@@ -391,6 +391,8 @@ class _Page:
         if "threshold" not in metrics:
             return say("unit_of_findings", **values).strip()
         text = say("unit_of_intervals", threshold=self._threshold(), **values).strip()
+        if self.run.val_out_of_fold:
+            return f"{text} {say('val_out_of_fold')}"
         if self.run.kind != "baseline" or not metrics.get("oof"):
             return text
         threshold = metrics.get("oof_threshold")  # older versions chose one on these images

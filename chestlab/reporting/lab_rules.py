@@ -56,6 +56,11 @@ def always(facts: Facts) -> bool:
     return True
 
 
+def chose_nothing(facts: Facts) -> bool:
+    """Holds of outputs that are all the same, which no threshold tells apart, of a fixed epoch."""
+    return "auc_low" not in facts and not facts["epoch_chosen"]
+
+
 DATA = {
     "imbalance": Topic(
         ("majority", "majority_share", "class_ratio", "constant_accuracy"),

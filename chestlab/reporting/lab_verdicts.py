@@ -5,7 +5,7 @@ As in `lab_rules`: the first rule of a topic that holds gives its sentence.
 
 from __future__ import annotations
 
-from chestlab.reporting.lab_rules import Rule, Topic, always
+from chestlab.reporting.lab_rules import Rule, Topic, always, chose_nothing
 
 FAR_APART_POINTS = 5.0  # between validation and test accuracy
 
@@ -169,8 +169,9 @@ EVALUATION = {
         ),
     ),
     "selection": Topic(
-        ("val_minus_final_points", "val_accuracy", "accuracy"),
+        ("val_minus_final_points", "val_accuracy", "accuracy", "epoch_chosen"),
         (
+            Rule(chose_nothing, "", ""),
             Rule(
                 lambda f: f["val_minus_final_points"] > FAR_APART_POINTS,
                 "The validation accuracy is {val_minus_final_points:.1f} points above the test "

@@ -174,6 +174,14 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
         "menghitung berapa kali jaringan itu dievaluasi pada citra uji ini, lihat di bawah: dari "
         "banyak percobaan, angka tertinggi sebagian adalah keberuntungan.",
     ),
+    "below_table_folds": (
+        "Averages of folds (#{runs}): each val image is predicted only by networks that did not "
+        "train on it (out of fold), and the threshold is chosen on all out-of-fold images; on test "
+        "all networks are averaged.",
+        "Rerata fold (#{runs}): setiap citra validasi hanya diprediksi oleh jaringan yang tidak "
+        "dilatih dengan citra itu (out-of-fold), dan ambangnya dipilih dengan semua citra "
+        "out-of-fold; pada data uji semua jaringan dirata-ratakan.",
+    ),
     "looks_title": ("Looks at test", "Evaluasi pada data uji"),
     "head_network": ("network", "jaringan"),
     "head_recipe": ("recipe", "resep"),
@@ -229,16 +237,16 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
     "test_accuracy": ("test accuracy", "akurasi uji"),
     "test_auc": ("test AUC", "AUC uji"),
     "best_clear": (
-        "Highest {figure}: run {run}, with the interval of its difference to every other run above "
+        "Highest {figure}: {runs}, with the interval of its difference to every other run above "
         "zero.",
-        "Nilai {figure} tertinggi: percobaan {run}; selang selisihnya terhadap setiap percobaan "
-        "lain berada di atas nol.",
+        "Nilai {figure} tertinggi: {runs}; selang selisihnya terhadap setiap percobaan lain "
+        "berada di atas nol.",
     ),
     "best_unclear": (
-        "Highest {figure}: run {run}, not bold because the interval of its difference to these "
-        "runs reaches zero: {others}.",
-        "Nilai {figure} tertinggi: percobaan {run}, tidak dicetak tebal karena selang selisihnya "
-        "terhadap percobaan berikut mencakup nol: {others}.",
+        "Highest {figure}: {runs}, not bold because the interval of the difference of run {number} "
+        "to these runs reaches zero: {others}.",
+        "Nilai {figure} tertinggi: {runs}, tidak dicetak tebal karena selang selisih percobaan "
+        "{number} terhadap percobaan berikut mencakup nol: {others}.",
     ),
     "no_baselines": (
         "No baselines yet: `python -m studies.baselines` with the same `--data` adds them.",

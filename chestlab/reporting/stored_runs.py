@@ -74,6 +74,15 @@ class StoredRun:
             return "baseline"
         return "ensemble" if "members" in self.metrics else "network"
 
+    @cached_property
+    def val_out_of_fold(self) -> bool:
+        """Whether each validation image is predicted by the networks that did not train on it.
+
+        So it is in an average of folds over ``train+val``, and in an average of such averages.
+        """
+        of_folds = self.kind == "ensemble" and "oof" in self.predictions
+        return of_folds and bool((self.predictions["oof"].origin == "val").any())
+
     @property
     def source(self) -> str:
         return self.metrics["data"]["source"]
@@ -245,9 +254,11 @@ def _complete(run: StoredRun, metrics: dict[str, Any]) -> None:
 
     Their training figure is at the run's threshold, where `alarms` takes one at 0.5.
     """
-    for split, predictions in run.predictions.items():
-        if is_constant(logits_of(predictions.probabilities)):
-            metrics[split] |= {"auc": None, "auc_ci95": None, "auc_ci95_error": None}
+    undefined = {split for split in run.predictions if _is_undefined(run, split)}
+    if "val" in undefined and metrics.get("train"):  # predicted by the same network
+        undefined.add("train")
+    for split in undefined:
+        metrics[split] |= {"auc": None, "auc_ci95": None, "auc_ci95_error": None}
     if "warnings" in metrics:
         return
     metrics["warnings"] = []
@@ -271,6 +282,15 @@ def _complete(run: StoredRun, metrics: dict[str, Any]) -> None:
         if member is not None
         for text in member.metrics["warnings"]
     ]
+
+
+def _is_undefined(run: StoredRun, split: str) -> bool:
+    """Whether a model's outputs are all the same; out of fold, those of each fold's model."""
+    probabilities = run.predictions[split].probabilities
+    folds = (run.metrics.get("cross_validation") or {}).get("folds", 1)
+    if split == "oof" and len(np.unique(probabilities)) <= folds:
+        return True
+    return is_constant(logits_of(probabilities))
 
 
 def member_warning(name: str, text: str) -> str:

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from test_report import front_of, make_run, write_names
+from test_report import front_of, make_run, make_run_out_of_fold, write_names
 
 from chestlab.evaluation.looks import read_looks, record
 from chestlab.evaluation.out_of_fold import OutOfFold
@@ -216,3 +216,70 @@ def test_pages_of_a_folder_without_networks_are_written(tmp_path):
     page = front_of(tmp_path)
     assert "[HOG + RBF SVM](studies/svm_small/)" in page
     assert overview.write_report(tmp_path, "id")[0].exists()
+
+
+def test_validation_images_out_of_fold_are_of_the_networks_that_did_not_train_on_them(tmp_path):
+    blend = {"blend": ["a", "b"], "kind": "2 runs", "members": [{"networks": 5}] * 2}
+    models = "EfficientChestNet + ResidualChestNet"
+    make_run_out_of_fold(tmp_path, "blend_small", 9.0, model=models, **blend)
+    skills = {("EfficientChestNet", "best"): 1.0, ("ResidualChestNet", "best"): 1.1}
+    write_fresh_folds(tmp_path, skills, ["EfficientChestNet_best", "ResidualChestNet_best"])
+    page = front_of(tmp_path)
+    said = next(line for line in page.splitlines() if line.startswith("**Validation accuracy"))
+    assert "reached by [the average of experiments 1 and 2, out of fold](blend_small/)" in said
+    assert "networks" not in said and "of one trained network" not in page
+    note = "on val of the networks that did not train on the image (out of fold), on test of all 10"
+    assert f"Average of 1 and 2: on fresh folds of one network each, {note}." in page
+    assert "(10 networks)](blend_small/) with" in page  # on test all of them are averaged
+
+    shutil.rmtree(tmp_path / "blend_small")
+    folds = {"kind": "5 folds over train+val", "members": [{}] * 5, "model": "ResidualChestNet"}
+    make_run_out_of_fold(tmp_path, "folds_small", 9.0, **folds)
+    assert "reached by [ResidualChestNet, out of fold](folds_small/)" in front_of(tmp_path)
+
+
+def test_the_weights_that_a_network_starts_from_are_noted_from_its_files(tmp_path):
+    note = {"source": "none", "note": "random initialisation, not the report's experiment"}
+    make_run(tmp_path, "three_small", model="MobileNetV3Chest", starting_weights=note)
+    imagenet = {"source": "imagenet"}
+    make_run(tmp_path, "four_small", model="DenseNet121Chest", starting_weights=imagenet, noise=1)
+    make_run(tmp_path, "one_small", model="EfficientChestNet", noise=2)
+    page = front_of(tmp_path)
+    random = "not the report's experiment, which starts from ImageNet's: 3 MobileNetV3-Large.\n"
+    assert f"From random weights, {random}" in page
+    assert "From ImageNet's weights: 4 DenseNet-121.\n" in page
+    assert "dari bobot ImageNet: 3 MobileNetV3-Large." in front_of(tmp_path, "id")
+
+
+def test_the_picture_marks_rows_with_figures_of_two_recipes(tmp_path, monkeypatch):
+    make_run(tmp_path, "one_small", model="EfficientChestNet", recipe_name="best")
+    make_run(tmp_path, "two_small", model="ResidualChestNet", recipe_name="best", noise=1)
+    write_fresh_folds(
+        tmp_path, {("EfficientChestNet", "report"): 1.0, ("ResidualChestNet", "best"): 1.0}
+    )
+    drawn = {}
+    monkeypatch.setattr(
+        front_page, "draw_front", lambda points, *_, **options: drawn.update(options, points=points)
+    )
+    front_of(tmp_path)
+    assert [point.label for point in drawn["points"]] == [
+        "1 EfficientChestNet*",
+        "2 ResidualChestNet",
+    ]
+    assert drawn["notes"] == ["* 1 EfficientChestNet: on fresh folds with recipe report."]
+
+
+def test_the_subset_of_chestmnist_is_said_to_be_one(tmp_path):
+    results = tmp_path / "results"
+    make_run(results, "one_small")
+    assert "subset" not in front_of(results)
+    subset = {"source": "chestmnist_nih_subset_28.npz"}
+    make_run(results / "studies", "other_small", data=subset | {"sha256": "cd" * 32}, noise=1)
+    make_run(results / "studies", "third_small", data=subset | {"sha256": "cd" * 32}, noise=2)
+    page = front_of(results)
+    assert "a subset of ChestMNIST, not its official file: 184 X-rays of" in page
+    assert "docs/studies.md" not in page  # which is not there
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "studies.md").write_text("# Studies\n")
+    assert "(../docs/studies.md#the-data-behind-the-results)" in front_of(results)
+    assert "subset ChestMNIST, bukan berkas resminya: 184 foto" in front_of(results, "id")

@@ -17,7 +17,7 @@ from chestlab.data import leaks, sources
 from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.data.splits import CLASS_NAMES, FINDINGS, Split
 from chestlab.evaluation.alarms import alarms
-from chestlab.evaluation.metrics import evaluate_findings
+from chestlab.evaluation.metrics import evaluate_findings, evaluate_probabilities
 from chestlab.reporting import (
     lab_experiments,
     lab_report,
@@ -354,6 +354,66 @@ def test_an_average_tells_its_members_and_what_averaging_gained(tmp_path):
     assert table[3][6] == "0.50<br>(0.40 to 0.62)"
     assert "rerata 3 seed" in indonesian.splitlines()[0]
     assert "Training stopped" not in english and "was trained once" not in english
+
+
+def with_oof(folder, probabilities, origin):
+    """The run of a folder with out-of-fold predictions; labels alternate."""
+    labels = np.arange(len(probabilities)) % 2
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["oof"] = evaluate_probabilities(labels, probabilities, 0.5)
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    rows = zip(np.arange(len(labels)), labels, probabilities, strict=True)
+    lines = [f"{origin},{index},{label},{p}\n" for index, label, p in rows]
+    head = "split,index,label,probability\n"
+    (folder / "oof_probabilities.csv").write_text(head + "".join(lines))
+
+
+def test_validation_images_out_of_fold_are_said_to_be_so_of_averages_alone(tmp_path):
+    said = "The validation images are a part of the out-of-fold images"
+    average = {
+        "kind": "2 folds over train+val",
+        "members": [{"name": f"fold{k}", "seconds": 1.0, "threshold": 0.5} for k in (1, 2)],
+        "mean_and_sd": {},
+        "best_member": {"name": "fold1", "chosen_on": "x", "gain_of_the_average": {}},
+        "threshold_chosen_on": "out-of-fold",
+    }
+    spread = np.linspace(0.1, 0.9, 40)
+    for origin, expected in (("val", True), ("train", False)):
+        write_run(tmp_path / origin, history=False, **average)
+        with_oof(tmp_path / origin, spread, origin)
+        english, indonesian = pages_of(tmp_path / origin)
+        assert (said in english) == ("bagian dari citra out-of-fold" in indonesian) == expected
+    write_run(tmp_path / "one", yardstick=True)
+    with_oof(tmp_path / "one", spread, "val")
+    assert said not in pages_of(tmp_path / "one")[0]
+
+
+def test_the_auc_of_constant_outputs_is_undefined_in_training_and_out_of_fold_too(tmp_path):
+    folder = tmp_path / "one"
+    recipe = {"name": "majority"}
+    folds = {"folds": 4}
+    write_run(folder, history=False, yardstick=True, recipe=recipe, cross_validation=folds)
+    per_fold = np.repeat([0.66, 0.664, 0.665, 0.666], 10)
+    with_oof(folder, per_fold, "train")
+    figures = tables_of(pages_of(folder)[0])[1]
+    assert [row[3] == "-" for row in figures[1:]] == [False, False, True, False]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for split in ("val", "test"):  # as the majority class gives them
+        path = folder / f"{split}_probabilities.csv"
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        labels = np.array([int(row["label"]) for row in rows])
+        constant = np.full(len(labels), 0.66)
+        metrics[split] = evaluate_probabilities(labels, constant, 0.45)
+        lines = [f"{row['index']},{row['label']},0.66\n" for row in rows]
+        path.write_text("index,label,probability\n" + "".join(lines))
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    english, _ = pages_of(folder)
+    figures = tables_of(english)[1]
+    assert [row[0] for row in figures[1:]] == ["training", "validation", "out-of-fold", "test"]
+    assert [row[3] for row in figures[1:]] == ["-"] * 4
+    assert "Out of fold, on the" not in english and "was chosen on the" not in english
+    assert "Choices were made" not in english and "points apart" not in english
 
 
 def test_a_threshold_has_an_interval_where_one_is_stored(tmp_path):

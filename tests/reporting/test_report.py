@@ -83,6 +83,20 @@ def make_run(results_dir, name, skill=1.0, noise=0, seed=42, test=True, **change
     return metrics
 
 
+def make_run_out_of_fold(results_dir, name, skill=1.0, **changes):
+    """A run whose validation images are a part of its out-of-fold images, as of folds."""
+    metrics = make_run(results_dir, name, skill, **changes)
+    folder = results_dir / name
+    with (folder / "val_probabilities.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    index, labels = (np.array([int(row[key]) for row in rows]) for key in ("index", "label"))
+    probabilities = np.array([float(row["probability"]) for row in rows])
+    write_table(folder / "oof_probabilities.csv", index, labels, probabilities, "val")
+    metrics |= {"oof": metrics["val"], "threshold_chosen_on": "out-of-fold"}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return metrics
+
+
 def write_table(path, index, labels, probabilities, origin=None):
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -130,6 +144,28 @@ def test_row_states_the_runs_figures(tmp_path):
     assert cells[5] == f"{100 * test['accuracy']:.1f} %<br>{interval}"
     assert cells[6].startswith(f"{test['auc']:.3f}")
     assert cells[7:] == ["1"]
+
+
+def test_averages_of_folds_are_said_to_have_val_figures_out_of_fold(tmp_path):
+    make_run(tmp_path, "one_small")
+    seeds = {"kind": "2 seeds", "members": [{}] * 2, "model": "OtherNet"}
+    make_run(tmp_path, "seeds_small", skill=1.2, **seeds)
+    assert "out of fold" not in page_of(tmp_path)
+    folds = {"kind": "2 folds over train+val", "members": [{}] * 2, "model": "OtherNet"}
+    make_run_out_of_fold(tmp_path, "folds_small", 9.0, **folds)
+    assert "Averages of folds (#1): each val image is predicted only by" in page_of(tmp_path)
+    assert "Rerata fold (#1): setiap citra validasi" in page_of(tmp_path, "id")
+
+
+def test_runs_that_share_the_highest_test_figure_are_all_named(tmp_path):
+    make_run(tmp_path, "one_small")
+    make_run(tmp_path, "two_small", skill=0.1, noise=1)
+    assert "Highest test accuracy: run 1 (one), " in page_of(tmp_path)
+    make_run(tmp_path, "three_small")  # the same predictions
+    page = page_of(tmp_path)
+    assert "Highest test accuracy: run 1 (one) and run 2 (three), not bold because" in page
+    assert "of the difference of run 1 to these runs reaches zero: 2" in page
+    assert "tertinggi: percobaan 1 (one) dan percobaan 2 (three)," in page_of(tmp_path, "id")
 
 
 COSTS = {
