@@ -15,15 +15,14 @@ from chestlab.evaluation.tasks import GOAL
 from chestlab.evaluation.verdicts import Estimate
 from chestlab.reporting.fresh_results import FreshFolds, Seeds
 from chestlab.reporting.front_gains import Gains
+from chestlab.reporting.front_notes import data_note, fresh_notes, table_notes
 from chestlab.reporting.front_plots import Interval, Point, draw_front
 from chestlab.reporting.front_rows import Row, averaged, number_of, page_of, table_rows, title_of
-from chestlab.reporting.page import NOTHING, Wording, escaped, link, markdown_table, unbroken
+from chestlab.reporting.page import NOTHING, Wording, escaped, markdown_table, unbroken
 from chestlab.reporting.run_tables import best_on_test, model_name
 from chestlab.reporting.stored_runs import StoredRun, networks_of, read_patients
 
 MOST_ROWS = 24  # of networks; more are on the page of all runs
-
-SUBSET = re.compile(r"chestmnist_nih_subset_\d+\.npz")  # files of `studies.nih_subset`
 
 COLUMNS = ("experiment", "fresh_auc", "fresh_accuracy", "val_selected", "test_acc", "test_auc")
 
@@ -73,16 +72,8 @@ class FrontPage:
     # sentences
 
     def data(self) -> str:
-        """What the images are, where they are the subset that `studies.nih_subset` makes."""
-        if not SUBSET.fullmatch(self.main.source):
-            return ""
-        about, address = self.page_dir.parent / "docs" / "studies.md", ""
-        if about.exists():
-            page = f"{link(self.page_dir, about)}#the-data-behind-the-results"
-            address = self.wording.say("front_data_link", page=page)
-        counts = self.main.metrics["data"]["counts"].values()
-        n = self.wording.number(sum(sum(of_class.values()) for of_class in counts), ",")
-        return self.wording.say("front_data", source=self.main.source, n=n, link=address)
+        """What the images are, see `data_note`."""
+        return data_note(self.wording, self.page_dir, self.main)
 
     def sentences(self) -> list[str]:
         """The answer: best network, and the goal on val and test."""
@@ -266,46 +257,7 @@ class FrontPage:
 
     def notes(self) -> list[str]:
         """What a reader of the table has to know of single rows."""
-        say = self.wording.say
-        warned = any(row.run is not None and row.run.metrics["warnings"] for row in self.rows)
-        notes = [say("bold" if self.bold else "nothing_bold")]
-        notes += [say("warned")] if warned else []
-        notes += self._start_notes()
-        notes += self._fresh_notes()
-        notes += [
-            say("average_note", label=row.label, n=networks)
-            for row in self.rows
-            if row.kind == "average" and row.fresh and row.run
-            if (networks := networks_of(row.run.metrics))
-        ]
-        sizes = {
-            row.run.metrics["data"].get("size")
-            for row in self.rows
-            if row.kind == "network" and row.run and row.label.endswith(" px")
-        }
-        notes += [say("size_note", size=size) for size in sorted(sizes)]
-        return notes
-
-    def _start_notes(self) -> list[str]:
-        """Which networks start from ImageNet's weights, and which should but do not."""
-        rows: dict[str, list[str]] = {"random_start_note": [], "imagenet_start_note": []}
-        for row in self.rows:
-            start = row.metrics.get("starting_weights") or {}
-            if start.get("note"):
-                rows["random_start_note"].append(row.label)
-            elif start.get("source") == "imagenet":
-                rows["imagenet_start_note"].append(row.label)
-        return [
-            self.wording.say(key, labels="; ".join(labels))
-            for key, labels in rows.items()
-            if labels
-        ]
-
-    def _fresh_notes(self) -> list[str]:
-        """The recipe on fresh folds, of rows whose other figures are of another recipe."""
-        say = self.wording.say
-        noted = [row for row in self.rows if row.note]
-        return [say("fresh_note", label=row.label, recipe=row.note) for row in noted]
+        return table_notes(self.wording, self.rows, bool(self.bold))
 
     def _bold(self) -> set[tuple[str, str]]:
         """Figures that are clearly above every other row's: measure and configuration or run."""
@@ -371,7 +323,7 @@ class FrontPage:
             axis=(say(left), say("axis_test_accuracy")),
             words=words,
             goal=not main.phantom,
-            notes=[f"* {note.replace('`', '')}." for note in self._fresh_notes()],
+            notes=[f"* {note.replace('`', '')}." for note in fresh_notes(self.wording, self.rows)],
             decimal_mark=self.wording.number(0.5, ".1f")[1],
         )
 

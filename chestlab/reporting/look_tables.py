@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,17 +145,30 @@ def look_count(run: StoredRun, looks: Sequence[Look]) -> int:
     return sum(bool(networks & look.networks) for look in looks)
 
 
+def _full_name(look: Look, looks: Sequence[Look]) -> str:
+    """The recipe's name with its changes, which looks of an older version left out.
+
+    A look at the same network with the very same hyperparameters tells them.
+    """
+    same = {other.recipe_name for other in looks if _recipe_of(other) == _recipe_of(look)}
+    longer = [name for name in same if name.startswith(f"{look.recipe_name}, ")]
+    return max(longer, key=len) if longer and look.recipe else look.recipe_name
+
+
+def _recipe_of(look: Look) -> tuple[str, str]:
+    return look.network, look.recipe
+
+
 def look_table(wording: Wording, looks: Sequence[Look]) -> str:
     """A row per network and recipe: how many looks, of what kind, by how many versions of it.
 
     Empty where there are none.
     """
     rows = []
-    keys = {(look.network, look.recipe_name) for look in looks}
-    for network, recipe_name in sorted(keys):
-        shown = [
-            look for look in looks if (look.network, look.recipe_name) == (network, recipe_name)
-        ]
+    by_recipe: dict[tuple[str, str], list[Look]] = defaultdict(list)
+    for look in looks:
+        by_recipe[look.network, _full_name(look, looks)].append(look)
+    for (network, recipe_name), shown in sorted(by_recipe.items()):
         kinds = Counter(
             "member" if look.kind == "run" and "/" in look.run else look.kind for look in shown
         )

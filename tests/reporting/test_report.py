@@ -341,6 +341,21 @@ def test_looks_at_test_are_counted_by_network_over_recipes_members_stages_and_si
     assert row_of(page_of(tmp_path), "a")[-1] == row_of(page_of(tmp_path, "id"), "f")[-1] == "8"
 
 
+def test_looks_at_one_recipe_share_a_row_that_tells_its_changes(tmp_path):
+    make_run(tmp_path, "older_small")  # whose version stored no changes
+    make_run(tmp_path, "newer_small", recipe_changes={"lr": 0.01}, noise=1)
+    other = {"name": "tiny", "epochs": 4, "lr": 0.02, "seed": 1}
+    make_run(tmp_path, "other_small", recipe=other, noise=2)
+    make_run(tmp_path, "net_small", model="OtherNet", noise=3)
+    page = page_of(tmp_path)
+    rows = re.findall(r"^\| (TinyNet|OtherNet) \| (.*?) \| (\d+) \| single", page, re.MULTILINE)
+    assert rows == [
+        ("OtherNet", "report", "1"),
+        ("TinyNet", "report", "1"),
+        ("TinyNet", "report, lr 0.01", "2"),
+    ]
+
+
 def test_hyperparameter_that_an_older_run_lacks_is_off(tmp_path):
     from chestlab.training.recipe import Recipe, as_dict
 

@@ -129,6 +129,8 @@ def written_again(tmp_path_factory) -> Path:
     """A copy of the results whose pages were written anew."""
     folder = tmp_path_factory.mktemp("again") / "results"
     shutil.copytree(RESULTS, folder, ignore=shutil.ignore_patterns("phantom"))
+    (folder.parent / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "studies.md", folder.parent / "docs")  # the first page links to it
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chestlab.reporting.front_page.draw_front", lambda *a, **k: None)
         patch.setattr("chestlab.reporting.comparison_plots.draw_comparison", lambda *a, **k: None)

@@ -1,0 +1,72 @@
+"""What the first page says of its data and below its table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from chestlab.reporting.front_rows import Row
+from chestlab.reporting.page import Wording, link
+from chestlab.reporting.stored_runs import StoredRun, networks_of
+
+SUBSET = re.compile(r"chestmnist_nih_subset_\d+\.npz")  # files of `studies.nih_subset`
+
+
+def data_note(wording: Wording, page_dir: Path, run: StoredRun) -> str:
+    """What a run's images are, where they are the subset that `studies.nih_subset` makes."""
+    if not SUBSET.fullmatch(run.source):
+        return ""
+    about, address = page_dir.parent / "docs" / "studies.md", ""
+    if about.exists():
+        page = f"{link(page_dir, about)}#the-data-behind-the-results"
+        address = wording.say("front_data_link", page=page)
+    counts = run.metrics["data"]["counts"].values()
+    n = wording.number(sum(sum(of_class.values()) for of_class in counts), ",")
+    return wording.say("front_data", source=run.source, n=n, link=address)
+
+
+def table_notes(wording: Wording, rows: Sequence[Row], bold: bool) -> list[str]:
+    """What a reader of the table has to know of single rows.
+
+    Args:
+        wording: language of the page.
+        rows: of the table.
+        bold: some figure of it is bold.
+    """
+    say = wording.say
+    notes = [say("bold" if bold else "nothing_bold")]
+    if any(row.run is not None and row.run.metrics["warnings"] for row in rows):
+        notes.append(say("warned"))
+    notes += _start_notes(wording, rows)
+    notes += fresh_notes(wording, rows)
+    notes += [
+        say("average_note", label=row.label, n=networks)
+        for row in rows
+        if row.kind == "average" and row.fresh and row.run
+        if (networks := networks_of(row.run.metrics))
+    ]
+    sizes = {
+        row.run.metrics["data"].get("size")
+        for row in rows
+        if row.kind == "network" and row.run and row.label.endswith(" px")
+    }
+    return notes + [say("size_note", size=size) for size in sorted(sizes)]
+
+
+def _start_notes(wording: Wording, rows: Sequence[Row]) -> list[str]:
+    """Which networks start from ImageNet's weights, and which should but do not."""
+    labels: dict[str, list[str]] = {"random_start_note": [], "imagenet_start_note": []}
+    for row in rows:
+        start = row.metrics.get("starting_weights") or {}
+        if start.get("note"):
+            labels["random_start_note"].append(row.label)
+        elif start.get("source") == "imagenet":
+            labels["imagenet_start_note"].append(row.label)
+    return [wording.say(key, labels="; ".join(of)) for key, of in labels.items() if of]
+
+
+def fresh_notes(wording: Wording, rows: Sequence[Row]) -> list[str]:
+    """The recipe on fresh folds, of rows whose other figures are of another recipe."""
+    noted = [row for row in rows if row.note]
+    return [wording.say("fresh_note", label=row.label, recipe=row.note) for row in noted]
