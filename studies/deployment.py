@@ -16,17 +16,14 @@ sizes and times again and trains nothing. ``--redraw FOLDER`` writes the page ag
 from __future__ import annotations
 
 import argparse
-import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from chestlab.data.folds import FRESH_FOLDS_SEED
-from chestlab.evaluation.out_of_fold import OutOfFold
-from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.runs.crossval import Configuration
@@ -48,18 +45,15 @@ from studies.deployment_networks import (
 from studies.deployment_page import TORCH, write_page
 from studies.fold_networks import architecture
 from studies.fresh_folds import count_use, frozen_configuration
-from studies.study import (
-    Study,
-    add_only,
-    comparison_parser,
-)
+from studies.stored_configurations import NETWORK_KIND, StoredConfigurations, known_first
+from studies.study import add_only, comparison_parser
 
 REPEATS = 1
 
 ZIP_LEVEL = 9
 
 
-class Deployment(Study):
+class Deployment(StoredConfigurations):
     """Trains, prunes and exports networks on the fresh folds, then writes the pages.
 
     Args:
@@ -74,23 +68,22 @@ class Deployment(Study):
         onnx_model.require_onnx()
         require_torch_pruning()
         super().__init__(options, signals, "deployment", FRESH_FOLDS_SEED, REPEATS)
-        self.oof = OutOfFold.of(self.splits, {})
-        self.configurations: dict[str, dict[str, Any]] = {}
         self.costs: dict[str, Any] | None = None
 
     def run(self) -> None:
         """Train what is not stored, measure costs where there are none yet, and write the pages."""
-        self.open_store()
-        self._keep_results()
+        self.begin()
         if not self.options.costs:
             for deployed in DEPLOYED:
                 if deployed.name in self.options.only:
                     self._measure(deployed)
         if self.options.costs or self.costs is None:
-            self._measure_costs()
-        self._write()
-        write_page(self.folder)
-        self.print_end("deployment")
+            costs = self._measure_costs()
+            with self.alone():
+                self.take_over()
+                self.costs = costs
+                self.write_results()
+        self.finish(write_page)
 
     def _configuration(self, deployed: Deployed) -> tuple[str, Configuration]:
         """Name of its script, and what is trained."""
@@ -110,7 +103,7 @@ class Deployment(Study):
                     logits[repeat, of_fold.fold.rows] = result["logits"]["file"]
                     quantised += [result["int8"]] if result["int8"] else []
             about = {
-                "kind": "network",
+                "kind": NETWORK_KIND,
                 "network": deployed.name,
                 "variant": variant,
                 "model": architecture(configuration),
@@ -122,11 +115,9 @@ class Deployment(Study):
             }
             name = f"{deployed.name}_{variant}"
             count_use(self, name, about, logits, "" if variant == BASE else variant)
-            self.oof.add(name, logits)
-            self.configurations[name] = about
-            self._write()
+            self.keep({name: (about, logits)})
 
-    def _measure_costs(self) -> None:
+    def _measure_costs(self) -> dict[str, Any]:
         """Sizes and times of all networks; files are made first, so that times come in one go."""
         networks = []
         for deployed in DEPLOYED:
@@ -142,7 +133,7 @@ class Deployment(Study):
             print(f"{deployed.name}: times", flush=True)
             rows += self._cost_rows(deployed, of_fold, files, images)
             self.signals.check()
-        self.costs = {"machine": deployment_costs.machine(), "rows": rows}
+        return {"machine": deployment_costs.machine(), "rows": rows}
 
     def _cost_rows(
         self,
@@ -179,26 +170,21 @@ class Deployment(Study):
             rows.append(row)
         return rows
 
-    def _keep_results(self) -> None:
-        """Take over what the folder of results holds for the same images and folds."""
-        kept = self.kept_results("deployment")
-        if kept is None:
-            return
-        summary, oof = kept
-        self.costs = summary["costs"]
-        for name, about in summary["configurations"].items():
-            self.oof.add(name, oof.logits[name])
-            self.configurations[name] = about
+    def take_over(self) -> dict[str, Any] | None:
+        summary = super().take_over()
+        if summary is not None:
+            self.costs = summary["costs"]
+        return summary
 
-    def _write(self) -> None:
-        names = [f"{deployed.name}_{variant}" for deployed in DEPLOYED for variant in ORDER]
-        known = {n: self.configurations[n] for n in names if n in self.configurations}
-        self.oof.logits = {name: self.oof.logits[name] for name in known}
-        summary = {**self.about(), "first_seed": self.splits.first_seed}
-        summary |= {"configurations": known, "costs": self.costs}
-        self.oof.write(self.folder / "oof.csv")
-        text = json.dumps(summary, indent=2) + "\n"
-        atomic_write(self.folder / "deployment.json", text)
+    def summary(self) -> dict[str, Any]:
+        return {**super().summary(), "costs": self.costs}
+
+    def about(self) -> dict[str, Any]:
+        return {**super().about(), "first_seed": self.splits.first_seed}
+
+    def in_order(self, names: Collection[str]) -> list[str]:
+        files = [f"{deployed.name}_{variant}" for deployed in DEPLOYED for variant in ORDER]
+        return known_first(names, files)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

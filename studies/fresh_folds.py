@@ -181,8 +181,7 @@ class FreshFolds(StoredConfigurations):
             if baseline.key in BASELINES:
                 outcome = self.cross_validate_baseline(baseline)
                 about = {"kind": BASELINE_KIND, "model": baseline.model}
-                about["seconds"] = outcome.seconds
-                self.keep({baseline.key: (about, outcome.logits)})
+                self.keep({baseline.key: (about | {"seconds": outcome.seconds}, outcome.logits)})
         for frozen, network, configuration in self.to_train:
             self.measure(frozen.name, configuration, self._about(frozen, network, configuration))
         self.finish(write_page)

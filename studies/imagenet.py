@@ -21,18 +21,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from chestlab.evaluation import baselines
 from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
-from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.reporting.page import NOTHING, Wording
@@ -44,9 +39,14 @@ from networks import network
 from studies.fresh_folds import comparison_cells, comparison_table
 from studies.imagenet_chests import CHESTS, learned_in, read_chests, record_of
 from studies.probes import LITE, Probe, probes
-from studies.stored_results import BASELINE_KIND, ESTIMATED_KIND, read_results
+from studies.stored_configurations import (
+    ESTIMATED,
+    NETWORK_KIND,
+    StoredConfigurations,
+    known_first,
+)
+from studies.stored_results import BASELINE_KIND, read_results
 from studies.study import (
-    Study,
     add_only,
     comparison_parser,
     interval_cell,
@@ -55,10 +55,6 @@ from studies.study import (
     write_table,
 )
 from train_densenet import TRANSFER
-
-NETWORK_KIND = "network"
-
-ESTIMATED = "_estimated"  # after the name of a network whose batch-norm statistics are estimated
 
 BOTH_STATISTICS = ("imagenet", "random")  # rows that are judged with estimated ones as well
 
@@ -135,7 +131,7 @@ COMPARISONS = (
 )
 
 
-class ImageNet(Study):
+class ImageNet(StoredConfigurations):
     """Trains the rows that are asked for, then writes the pages.
 
     Args:
@@ -157,8 +153,6 @@ class ImageNet(Study):
         self.rows = [row for row in ROWS if row.name in options.only and self._can_start(row)]
         self.to_train = {row.name: self._configuration_of(row) for row in self.rows}
         self.probes = self._probes()
-        self.configurations: dict[str, dict[str, Any]] = {}
-        self.oof = OutOfFold.of(self.splits, {})
 
     def _start(self, name: str) -> PretrainedWeights:
         """The ImageNet weights of a network, read once."""
@@ -209,28 +203,23 @@ class ImageNet(Study):
 
     def run(self) -> None:
         """Train what is neither stored nor in the results, then write the pages."""
-        self.open_store()
-        with self.alone():
-            self._keep_results()
+        self.begin()
         (classical,) = (known for known in baselines.BASELINES if known.key == BASELINE)
         for name, baseline in {**self.probes, BASELINE: classical}.items():
             outcome = self.cross_validate_baseline(baseline)
             about = {"kind": BASELINE_KIND, "model": baseline.model, "images": outcome.images}
             if isinstance(baseline, Probe):
                 about["start"] = baseline.about["weights"]
-            self._add(name, outcome.logits, about | {"seconds": outcome.seconds})
+            self.keep({name: (about | {"seconds": outcome.seconds}, outcome.logits)})
             self.signals.check()
         for row in self.rows:
-            self._measure(row)
-        with self.alone():
-            self._keep_results()  # of other processes
-            self._write()
-            write_page(self.folder)
-        self.print_end("imagenet")
+            configuration, both = self.to_train[row.name], row.name in BOTH_STATISTICS
+            about = self._about(row, configuration)
+            self.measure(row.name, configuration, about, row.share, estimated=both)
+        self.finish(write_page)
 
-    def _measure(self, row: Row) -> None:
-        """Cross-validate a configuration, unless the results have it already."""
-        configuration = self.to_train[row.name]
+    def _about(self, row: Row, configuration: Configuration) -> dict[str, Any]:
+        """What is stored about a row; with other values it is trained again."""
         about = {
             "kind": NETWORK_KIND,
             "model": row.network.removeprefix("timm/"),
@@ -241,46 +230,15 @@ class ImageNet(Study):
         }
         if row.weights in self.chests:
             about["start"] = record_of(self.chests[row.weights], row.weights)
-        before = self.configurations.get(row.name, {})
-        if all(before.get(key) == value for key, value in about.items()):
-            return
-        outcome = self.cross_validate(configuration, row.share)
-        about |= {"device": self.device.type, "torch": torch.__version__}
-        about |= {key: getattr(outcome, key) for key in ("seconds", "images", "best_epoch")}
-        with self.alone():
-            self._keep_results()  # of other processes
-            self._add(row.name, outcome.logits, about)
-            if row.name in BOTH_STATISTICS and outcome.estimated is not None:
-                estimated = about | {"kind": ESTIMATED_KIND}
-                self._add(row.name + ESTIMATED, outcome.estimated, estimated)
-            self._write()
+        return about
 
-    def _add(self, name: str, logits: np.ndarray, about: Mapping[str, Any]) -> None:
-        self.oof.add(name, logits, about["kind"] == BASELINE_KIND)
-        self.configurations[name] = dict(about)
-
-    def _keep_results(self) -> None:
-        """Take over what the folder of results holds for the same images and folds."""
-        kept = self.kept_results("imagenet")
-        if kept is None:
-            return
-        summary, oof = kept
-        for name, about in summary["configurations"].items():
-            self._add(name, oof.logits[name], about)
-
-    def _write(self) -> None:
-        summary = {**self.about(), "base": as_dict(BASE), "configurations": self.configurations}
-        self.oof.write(self.folder / "oof.csv")
-        atomic_write(self.folder / "imagenet.json", json.dumps(summary, indent=2) + "\n")
+    def about(self) -> dict[str, Any]:
+        return {**super().about(), "base": as_dict(BASE)}
 
 
-def order(names: Sequence[str] | Mapping[str, Any]) -> list[str]:
-    """The names of rows as the table has them: networks as in `ROWS`, then classifiers."""
-    networks = [row.name + end for row in ROWS for end in ("", ESTIMATED)]
-    return [
-        *(name for name in networks if name in names),
-        *(name for name in names if name not in networks),
-    ]
+def order(names: Collection[str]) -> list[str]:
+    """The names of rows as the table has them: networks as in `ROWS`, then all others."""
+    return known_first(names, [row.name + end for row in ROWS for end in ("", ESTIMATED)])
 
 
 def table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:

@@ -45,7 +45,6 @@ from chestlab.training.recipe import Recipe, hyperparameter
 from chestlab.training.weights import read_pretrained
 from networks import Network, network
 from studies.redraw import add_redraw
-from studies.stored_results import read_results
 
 REPEATS = hyperparameter(2, "", low=1, high=100)
 
@@ -189,21 +188,27 @@ class Study:
         """Context in which no other process of the study reads or writes its results."""
         return claims.turn(self.models_dir / f"{self.folder.name}_results.claim")
 
-    def kept_results(self, name: str) -> tuple[dict[str, Any], OutOfFold] | None:
-        """What the folder of results holds already, as of `read_results`; None without results.
+    def check_stored(
+        self, summary: Mapping[str, Any], oof: OutOfFold, repeats: Sequence[int] | None = None
+    ) -> None:
+        """Refuse stored results of other images or folds than those of this study.
+
+        Args:
+            summary: with what `about` tells of the data.
+            oof: logits of the results.
+            repeats: which ones ``oof`` has, from 0 (default: all).
 
         Raises:
-            InputError: it is of other images or folds, or damaged.
+            InputError: they are of others.
         """
-        if not (self.folder / f"{name}.json").exists():
-            return None
-        summary, oof = read_results(self.folder, name, "configurations")
         expected = OutOfFold.of(self.splits, {})
-        keys = "origin", "index", "labels", "folds"
-        same = all(np.array_equal(getattr(oof, key), getattr(expected, key)) for key in keys)
+        folds = expected.folds if repeats is None else expected.folds[list(repeats)]
+        same = np.array_equal(oof.folds, folds) and all(
+            np.array_equal(getattr(oof, key), getattr(expected, key))
+            for key in ("origin", "index", "labels")
+        )
         if not same or summary["data"]["sha256"] != self.data.sha256:
             raise InputError(f"'{self.folder}' is of other images or folds: move it away")
-        return summary, oof
 
     def configuration(
         self, name: str, recipe: str | None = None, weights: str | None = None

@@ -148,6 +148,37 @@ def test_nothing_is_trained_twice_and_each_file_is_one_look(
     assert all(look.images.startswith("train+val ") for look in looks)
 
 
+def test_processes_with_different_networks_add_to_the_same_results(
+    command, files_in_pytorch, no_picture, monkeypatch
+):
+    evaluate, others = DeployedFold.evaluate, [("--only", "second")]
+
+    def another_process_first(self, part, precision):
+        if others:
+            command(*others.pop())
+        return evaluate(self, part, precision)
+
+    monkeypatch.setattr(DeployedFold, "evaluate", another_process_first)
+    folder = command("--only", "first")
+    summary = json.loads((folder / "deployment.json").read_text())
+    assert list(summary["configurations"]) == [*FILES, "second_fp32", "second_int8"]
+    of_second = [row for row in summary["costs"]["rows"] if row["network"] == "second"]
+    assert all(row["trained"] for row in of_second)  # as the other process measured them
+
+
+def test_a_network_that_is_deployed_no_more_stays_in_the_results(
+    command, files_in_pytorch, no_picture, monkeypatch
+):
+    folder = command("--only", "first", "second")
+    monkeypatch.setattr(deployment, "DEPLOYED", deployment.DEPLOYED[:1])
+    for _ in range(2):
+        command("--only", "first")
+    names = [row["configuration"] for row in rows_of(folder / "table.csv")]
+    assert names == [*FILES, "second_fp32", "second_int8"]
+    command("--costs")
+    assert "| `second` | `int8` |" in (folder / "README.md").read_text()
+
+
 def test_a_network_that_was_not_trained_has_costs_alone(
     command, files_in_pytorch, trainings, no_picture
 ):

@@ -18,6 +18,7 @@ from chestlab.evaluation.out_of_fold import NESTED_ACCURACY, OutOfFold
 from chestlab.files.errors import InputError
 from chestlab.runs import crossval
 from studies import fresh_folds, study
+from studies.stored_results import ESTIMATED_KIND, read_results
 
 NAMES = ["first", "second", "first_twisted"]
 pytestmark = pytest.mark.usefixtures("tiny_networks")
@@ -122,6 +123,65 @@ def test_what_the_results_hold_is_not_trained_again_but_a_changed_recipe_is(
     command("--only", "first", "second")
     assert len(trained) == number + 9
     assert len(read_looks(folder.parent.parent / "phantom" / FILE_NAME)) == 3
+
+
+def test_a_configuration_that_is_frozen_no_more_stays_in_the_results(
+    command,
+    trained,  # noqa: F811
+    monkeypatch,
+):
+    few = ["--folds", "2", "--repeats", "1"]
+    folder = command(*few, "--only", "first", "second")
+    before = OutOfFold.read(folder / "oof.csv").logits["first"]
+    renamed = dataclasses.replace(fresh_folds.FROZEN[0], name="renamed")
+    monkeypatch.setattr(fresh_folds, "FROZEN", (renamed, *fresh_folds.FROZEN[1:]))
+    number = len(trained)
+    for _ in range(2):
+        command(*few, "--only", "second")
+    assert len(trained) == number
+    summary, oof = read_results(folder, "fresh_folds", "configurations")
+    assert list(summary["configurations"])[-1] == "first"
+    assert np.array_equal(oof.logits["first"], before)
+    assert list(rows_of(folder / "table.csv"))[-1] == "first"
+
+
+@pytest.mark.usefixtures("trained")
+def test_what_was_measured_now_replaces_what_the_results_hold(command, monkeypatch):
+    few = ["--folds", "2", "--repeats", "1", "--only", "first"]
+    folder = command(*few)
+    summary, oof = read_results(folder, "fresh_folds", "configurations")
+    right = {name: oof.logits[name].copy() for name in ("first", *fresh_folds.BASELINES)}
+    for name in right:
+        oof.logits[name][:] = 0
+    oof.add("first_estimated", oof.logits["first"])  # of an older recipe
+    entries = summary["configurations"]
+    entries["first_estimated"] = {**entries["first"], "kind": ESTIMATED_KIND}
+    entries["first"]["recipe"] = "0" * 16
+    oof.write(folder / "oof.csv")
+    (folder / "fresh_folds.json").write_text(json.dumps(summary))
+    command(*few)
+    summary, oof = read_results(folder, "fresh_folds", "configurations")
+    for name, logits in right.items():
+        assert np.array_equal(oof.logits[name], logits)
+    assert "first_estimated" not in oof.logits
+
+
+@pytest.mark.usefixtures("trained")
+def test_processes_with_different_configurations_add_to_the_same_results(command, monkeypatch):
+    few, measure = ["--folds", "2", "--repeats", "1"], crossval.cross_validate
+
+    def another_process_first(configuration, *others):
+        if configuration.name == "first":
+            command(*few, "--only", "second")
+        return measure(configuration, *others)
+
+    monkeypatch.setattr(crossval, "cross_validate", another_process_first)
+    folder = command(*few, "--only", "first")
+    summary, oof = read_results(folder, "fresh_folds", "configurations")
+    names = {"first", "second", fresh_folds.AVERAGE, *fresh_folds.BASELINES}
+    assert set(summary["configurations"]) == names
+    mean = (oof.logits["first"] + oof.logits["second"]) / 2
+    assert oof.logits[fresh_folds.AVERAGE] == pytest.approx(mean, abs=1e-5)
 
 
 def test_without_timm_the_others_are_trained_and_a_line_says_how_to_get_it(
