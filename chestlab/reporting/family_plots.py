@@ -94,7 +94,15 @@ def draw_side_by_side(runs: Runs, path: Path, note: str = "") -> None:
     handles = list(entries.values())
     if len(runs) > 1:
         handles.append(Line2D([], [], label="the others", **OTHERS))
-    finish(figure, path, handles, [RANGE if len(first) > 1 else "", note], 5, SCREEN[1])
+    meaning = [RANGE if len(first) > 1 else "", _smoothing(first[0]["recipe"])]
+    finish(figure, path, handles, [" ".join(filter(None, meaning)), note], 5, SCREEN[1])
+
+
+def _smoothing(recipe: Mapping[str, Any]) -> str:
+    """Why the two losses are not on one scale; empty where they are."""
+    if not recipe.get("label_smoothing"):
+        return ""
+    return f"Label smoothing ({recipe['label_smoothing']:g}) in the training loss alone."
 
 
 def _figures(runs: Sequence[Mapping[str, Any]], measure: str) -> list[str]:

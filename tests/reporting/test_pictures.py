@@ -259,6 +259,18 @@ def test_side_by_side_fits_one_screen(drawn, tmp_path):
     assert own[0].get_ydata() == pytest.approx(expected)
 
 
+def test_side_by_side_says_that_smoothed_labels_raise_the_training_loss(drawn):
+    runs = family_runs("ab")
+    assert "smoothing" not in drawing.notes_of(drawn(family_plots.draw_side_by_side, runs))
+    for of_name in runs.values():
+        for run in of_name:
+            run["recipe"]["label_smoothing"] = 0.1
+    figure = drawn(family_plots.draw_side_by_side, runs)
+    said = "Label smoothing (0.1) in the training loss alone."
+    assert said in " ".join(drawing.notes_of(figure).split())
+    assert_nothing_clipped(figure)
+
+
 def reductions(*p_values):
     """Rows of ``se_ablation.csv``; the first is without SE."""
     rows = []
