@@ -1,4 +1,4 @@
-"""Out-of-fold logits of many evaluations of few networks, packed into one small table.
+"""Logits of many evaluations of few networks, packed into small tables.
 
 `OutOfFold.write` keeps every digit and takes 5 kB for each repeat of a configuration. Here logits
 are rounded down to thousandths, which changes no sign and so no accuracy, and the CSV is compressed
@@ -10,12 +10,13 @@ from __future__ import annotations
 import bz2
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from chestlab.data.folds import CrossValidationSplits
+from chestlab.data.splits import FINDINGS, Split
 from chestlab.evaluation.out_of_fold import IMAGE_COLUMNS, OutOfFold
 from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError
@@ -52,14 +53,40 @@ def write_packed(path: Path, splits: CrossValidationSplits, logits: ByNetwork) -
     atomic_write(path, bz2.compress(text.getvalue().encode()))
 
 
+def write_packed_findings(
+    path: Path, parts: Iterable[tuple[str, Split, Mapping[str, np.ndarray]]]
+) -> None:
+    """Write a row per image, with a column for each of the 14 findings of each run.
+
+    Args:
+        path: of the file, ``.csv.bz2``.
+        parts: name of a split, its N images, and by run the logits (N, 14). Each has the same runs.
+            The 14 labels of an image are the digits of one column.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for number, (name, split, by_run) in enumerate(parts):
+        if not number:
+            columns = [f"{run} {finding}" for run in by_run for finding in FINDINGS]
+            writer.writerow(["split", "index", "labels", "patient", *columns])
+        patients = [""] * len(split) if split.patients is None else split.patients
+        labels = ["".join(map(str, row)) for row in split.labels]
+        images = zip(split.index, labels, patients, strict=True)
+        logits = [_cells(row) for row in np.concatenate(list(by_run.values()), axis=1)]
+        for image, cells in zip(images, logits, strict=True):
+            writer.writerow([name, *image, *cells])
+    atomic_write(path, bz2.compress(text.getvalue().encode()))
+
+
 def _cells(logits: np.ndarray) -> list[str]:
     """Texts of (N,) logits, empty for NaN."""
     return [f"{value:.3f}" if np.isfinite(value) else "" for value in rounded(logits)]
 
 
 def rounded(logits: np.ndarray) -> np.ndarray:
-    """Logits as the table holds them: down to thousandths."""
-    return np.floor(np.asarray(logits, np.float64) * STEPS) / STEPS
+    """Logits as the table holds them: down to thousandths, which stay as they are."""
+    steps = np.floor(np.asarray(logits, np.float64) * STEPS)
+    return np.where((steps + 1) / STEPS <= logits, steps + 1, steps) / STEPS
 
 
 def read_packed(path: Path) -> dict[str, OutOfFold]:

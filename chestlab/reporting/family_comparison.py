@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from chestlab.data.splits import FindingsData, Split, TwoClassData
+from chestlab.evaluation.alarms import logits_of
 from chestlab.evaluation.metrics import sigmoid
+from chestlab.evaluation.packed_logits import write_packed_findings
 from chestlab.evaluation.predictions import MEMBERS, write_members
 from chestlab.evaluation.verdicts import (
     Estimate,
@@ -125,7 +127,7 @@ class Comparison:
     def write_runs(self, folder: Path) -> None:
         """Write what tables and curves are made of: a row per run, per epoch and per image.
 
-        The probabilities of the 14 findings are left in the folders of the runs.
+        The logits of the 14 findings are packed, into a table for each network.
         """
         runs = {f"{name}_seed{run['seed']}": run for name in self.runs for run in self.runs[name]}
         measures = ("auc",) if self.findings else RUN_MEASURES
@@ -144,14 +146,25 @@ class Comparison:
         ]
         write_csv(folder / "histories.csv", ("run", *columns), epochs)
         if not self.findings:
-            write_members(folder / MEMBERS, (self._predicted(split) for split in ("val", "test")))
+            parts = (self._predicted(split, self.runs) for split in ("val", "test"))
+            write_members(folder / MEMBERS, parts)
+            return
+        for name in self.runs:
+            of_network = (self._predicted(split, [name]) for split in ("val", "test"))
+            logits = (
+                (split, images, {run: logits_of(p) for run, p in predicted.items()})
+                for split, images, predicted in of_network
+            )
+            write_packed_findings(folder / f"logits_{name}.csv.bz2", logits)
 
-    def _predicted(self, split: str) -> tuple[str, Split, dict[str, np.ndarray]]:
-        """The images of a split and what every run has predicted."""
+    def _predicted(
+        self, split: str, names: Iterable[str]
+    ) -> tuple[str, Split, dict[str, np.ndarray]]:
+        """The images of a split and what every run of some networks has predicted."""
         predicted = {
-            f"{name}_seed{run['seed']}": scored.probabilities
-            for name, runs in self.runs.items()
-            for run, scored in zip(runs, self._scored(name, split), strict=True)
+            f"{name}_seed{seed}": scored.probabilities
+            for name in names
+            for seed, scored in zip(self.seeds, self._scored(name, split), strict=True)
         }
         return split, getattr(self.data, split), predicted
 

@@ -121,7 +121,6 @@ class _Page:
         verdicts = _read_rows(folder / "verdicts.csv")
         reductions = _read_rows(folder / "se_ablation.csv")
         recipe = about["recipe"]
-        note = about.get("notes", {}).get(self.wording.language, "")
         return render(
             f"family.{self.wording.language}.md.j2",
             about=about,
@@ -133,7 +132,6 @@ class _Page:
             unit=say("patient" if about["bootstrap_unit"] == "patient" else "image"),
             overlay=(folder / "validation_curves.png").exists(),
             networks=self._network_table(networks),
-            note=f" {note}" if note else "",
             warnings=[
                 f"{name}, seed {seed}: {warning_in(self.wording.language, text)}"
                 for name, seed, text in about["warnings"]

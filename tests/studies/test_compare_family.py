@@ -1,17 +1,26 @@
 """The comparison of the 34-layer family: resumable, its tables those of its runs."""
 
+import bz2
 import csv
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from conftest import ROOT
 from small_runs import SMALL, read_metrics, stop_at_epoch
+from torch import nn
 
 from chestlab.data.phantom import make_phantom
+from chestlab.data.splits import FINDINGS, Split
 from chestlab.evaluation.looks import read_looks
+from chestlab.evaluation.metrics import roc_auc
+from chestlab.evaluation.packed_logits import write_packed_findings
 from chestlab.evaluation.predictions import read_members
-from chestlab.reporting import family_report
+from chestlab.reporting import family_comparison, family_report
+from chestlab.reporting.family_report import Member
 from chestlab.runs.family import RECIPES
 
 MEMBERS = ("plain34", "resnet34", "seresnet34", "mishresnet34", "seresnet34_r4")
@@ -20,6 +29,66 @@ MEMBERS = ("plain34", "resnet34", "seresnet34", "mishresnet34", "seresnet34_r4")
 def read_table(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def read_packed(path):
+    return list(csv.DictReader(bz2.decompress(path.read_bytes()).decode().splitlines()))
+
+
+def area_of_test(path, run):
+    """Mean AUC over the findings that have both classes, from a packed table."""
+    rows = read_packed(path)
+    rows = [row for row in rows if row["split"] == "test"]
+    labels = np.array([[int(digit) for digit in row["labels"]] for row in rows])
+    logits = np.array([[float(row[f"{run} {finding}"]) for finding in FINDINGS] for row in rows])
+    both = np.flatnonzero(labels.min(0) != labels.max(0))
+    return np.mean([roc_auc(labels[:, k], logits[:, k]) for k in both])
+
+
+def test_logits_of_findings_are_packed_to_a_thousandth(tmp_path):
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 2, (50, len(FINDINGS))).astype(np.uint8)
+    patients = np.array([f"p{k}" for k in range(50)])
+    split = Split(np.zeros((50, 8, 8), np.uint8), labels, np.arange(50) * 3, patients=patients)
+    logits = {name: rng.normal(size=labels.shape) for name in ("a_seed1", "a_seed2")}
+    path = tmp_path / "logits.csv.bz2"
+    write_packed_findings(path, [("val", split, logits), ("test", split, logits)])
+    rows = read_packed(path)
+    assert [row["split"] for row in rows] == ["val"] * 50 + ["test"] * 50
+    assert rows[51]["index"] == "3" and rows[51]["patient"] == "p1"
+    assert rows[51]["labels"] == "".join(map(str, labels[1]))
+    for name, values in logits.items():
+        stored = [[float(row[f"{name} {finding}"]) for finding in FINDINGS] for row in rows[50:]]
+        assert np.all((values - stored >= 0) & (values - stored < 0.001 + 1e-9))
+    expected = np.mean([roc_auc(labels[:, k], logits["a_seed2"][:, k]) for k in range(14)])
+    assert area_of_test(path, "a_seed2") == pytest.approx(expected, abs=0.003)
+
+
+def test_the_committed_figures_of_findings_are_those_of_the_packed_logits():
+    (folder,) = (ROOT / "results" / "studies").glob("resnet34_family_findings_*")
+    runs = read_table(folder / "runs.csv")
+    assert len(runs) == 10
+    for row in runs:
+        path = folder / f"logits_{row['run'].rpartition('_seed')[0]}.csv.bz2"
+        assert area_of_test(path, row["run"]) == pytest.approx(float(row["test_auc"]), abs=1e-4)
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_the_network_after_the_last_epoch_is_the_one_that_is_judged(monkeypatch, averaged):
+    weights = {name: nn.Linear(2, 1).state_dict() for name in ("trained", "average")}
+    trainer = {"model": weights["trained"]}
+    trainer |= {"average": {"model": weights["average"]}} if averaged else {}
+    monkeypatch.setattr(
+        family_comparison, "load_checkpoint", lambda path, sealed: {"trainer": trainer}
+    )
+    comparison = object.__new__(family_comparison.Comparison)
+    comparison.members = {"net": Member("Net", lambda: nn.Linear(2, 1), (), {})}
+    comparison.runs = {"net": [{"seed": 1, "model_arguments": {}}]}
+    comparison.files = {"net": [SimpleNamespace(last="last.pth")]}
+    comparison.device = torch.device("cpu")
+    found = comparison.network("net", 0, "last").state_dict()
+    wanted = weights["average" if averaged else "trained"]
+    assert all(torch.equal(found[key], value) for key, value in wanted.items())
 
 
 @pytest.mark.slow
@@ -77,6 +146,9 @@ def test_a_comparison_that_was_interrupted_goes_on_and_ends_as_one_that_was_not(
     names = [f"{member}_seed{seed}" for member in members for seed in (1, 2)]
     assert [row["run"] for row in runs] == names
     assert len(read_table(folder / "histories.csv")) == len(names)  # of one epoch each
+    if task == "findings":
+        recomputed = area_of_test(folder / f"logits_{members[1]}.csv.bz2", f"{members[1]}_seed2")
+        assert recomputed == pytest.approx(float(runs[3]["test_auc"]), abs=0.005)
     if task == "two-class":
         origin, _, labels, predicted = read_members(folder / "member_probabilities.csv")
         test, row = origin == "test", runs[3]
