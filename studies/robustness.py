@@ -15,7 +15,7 @@ NAME`` trains some of the networks. ``--redraw FOLDER`` writes the page again fr
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from chestlab.data.folds import FOLDS_SEED
 from chestlab.data.shifts import SHIFTS
@@ -24,6 +24,7 @@ from chestlab.files.progress import StopSignals
 from studies.fresh_folds import Frozen, frozen_configuration
 from studies.robustness_page import DEGRADED, write_page
 from studies.shifted_networks import ShiftedNetworks
+from studies.stored_configurations import known_first
 from studies.study import add_only, comparison_parser
 
 DEGRADE = {"degrade": 0.25}  # fixed before anything was trained
@@ -50,7 +51,7 @@ class Robustness(ShiftedNetworks):
     """
 
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
-        super().__init__(options, signals, "robustness", FOLDS_SEED, REPEATS)
+        super().__init__(options, signals, "robustness", SHIFTS, FOLDS_SEED, REPEATS)
 
     def run(self) -> None:
         """Train what is not kept, predict, and write the pages after each network."""
@@ -59,14 +60,16 @@ class Robustness(ShiftedNetworks):
             for one in NETWORKS
             if one.name in self.options.only
         ]
-        self.begin("robustness", SHIFTS)
+        self.begin()
         repeats = range(self.splits.repeats)
         for one, network, configuration in wanted:
             about = self.about_network(one, network.script, configuration, repeats)
             if self.networks.get(one.name, {}).get("recipe") != about["recipe"]:
-                self.logits[one.name] = self.predict(configuration, repeats)
-                self.networks[one.name] = about
-                self.finish("robustness", [each.name for each in NETWORKS], write_page)
+                self.keep(one.name, about, self.predict(configuration, repeats))
+                self.finish(write_page)
+
+    def in_order(self, names: Collection[str]) -> list[str]:
+        return known_first(names, [one.name for one in NETWORKS])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

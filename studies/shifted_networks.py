@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,32 @@ import torch
 
 from chestlab.data.shifts import SEED, shifted
 from chestlab.evaluation.packed_logits import write_packed
-from chestlab.files.atomic import atomic_write
+from chestlab.files.atomic import atomic_write, written_together
 from chestlab.files.errors import InputError
 from chestlab.files.progress import StopSignals
 from chestlab.runs.crossval import Configuration
 from chestlab.training.inference import predict
 from chestlab.training.recipe import as_dict, recipe_hash
 from studies.fold_networks import FoldNetwork, architecture
-from studies.fresh_folds import NETWORK_KIND, Frozen
+from studies.fresh_folds import Frozen
 from studies.shifts_page import LOGITS, NONE, read_stored
+from studies.stored_configurations import NETWORK_KIND
 from studies.study import Study
 
 
 class ShiftedNetworks(Study):
     """Networks, and what they predict of the images that were held out of their training.
 
+    Several processes may add networks to one folder of results, as in
+    `stored_configurations.StoredConfigurations`.
+
     Args:
-        options, signals, stem, first_seed, repeats: as those of `Study`.
+        options, signals, first_seed, repeats: as those of `Study`.
+        results: name of the JSON file, with which the name of the folder begins.
+        shifts: those of `chestlab.data.shifts.SHIFTS` that are used.
 
     Attributes:
         shifts: kind and strength of each, as plain values.
-        images: all of them by shift, and as they are under `NONE`.
         networks: what is stored about each.
         logits: (repeats, N) by network and shift, NaN where a repeat was not predicted.
     """
@@ -42,54 +48,76 @@ class ShiftedNetworks(Study):
         self,
         options: argparse.Namespace,
         signals: StopSignals,
-        stem: str,
+        results: str,
+        shifts: Mapping[str, tuple[str, Mapping[str, Any]]],
         first_seed: int,
         repeats: int,
     ) -> None:
-        super().__init__(options, signals, stem, first_seed, repeats)
-        self.shifts: dict[str, dict[str, Any]] = {}
-        self.images: dict[str, np.ndarray] = {}
+        super().__init__(options, signals, results, first_seed, repeats)
+        self.results = results
+        self.shifts = {
+            name: {"kind": kind, **strength} for name, (kind, strength) in shifts.items()
+        }
         self.networks: dict[str, dict[str, Any]] = {}
         self.logits: dict[str, dict[str, np.ndarray]] = {}
 
-    def begin(self, name: str, shifts: Mapping[str, tuple[str, Mapping[str, Any]]]) -> None:
-        """Make the folders, take over what was predicted before, and shift the images.
+    @cached_property
+    def images(self) -> dict[str, np.ndarray]:
+        """All of them by shift, and as they are under `NONE`."""
+        pool = self.splits.pool.images
+        return {NONE: pool, **{name: shifted(pool, name) for name in self.shifts}}
 
-        Args:
-            name: of the file ``<name>.json``.
-            shifts: those of `chestlab.data.shifts.SHIFTS` that are used.
+    def begin(self) -> None:
+        """Make the folders, and read the results that are there.
 
         Raises:
-            InputError: the folder holds results of other images, folds or shifts, or damaged ones.
+            InputError: these are of other images, folds or shifts, or damaged.
         """
         self.open_store()
-        self.shifts = {
-            shift: {"kind": kind, **strength} for shift, (kind, strength) in shifts.items()
-        }
-        if (self.folder / f"{name}.json").exists():
-            self._keep_results(name)
-        pool = self.splits.pool.images
-        self.images = {NONE: pool, **{shift: shifted(pool, shift) for shift in shifts}}
+        with self.alone():
+            self.take_over()
 
-    def _keep_results(self, name: str) -> None:
-        summary, tables = read_stored(self.folder, name)
-        stored = summary["data"]["sha256"], summary["folds"], summary["repeats"], summary["shifts"]
-        here = self.data.sha256, self.splits.folds, self.splits.repeats, self.shifts
-        if stored != here or summary.get("shift_seed") != SEED:
+    def keep(
+        self, network: str, about: Mapping[str, Any], logits: Mapping[str, np.ndarray]
+    ) -> None:
+        """Store what a network has predicted in this process.
+
+        Args:
+            network: its name.
+            about: what is stored about it, with its ``repeats``.
+            logits: as those of `predict`.
+        """
+        with self.alone():
+            self.take_over()
+            self.networks[network], self.logits[network] = dict(about), dict(logits)
+            self.write_results()
+
+    def take_over(self) -> None:
+        """Read the results again, which other processes may have changed.
+
+        Raises:
+            InputError: they are of other images, folds or shifts, or damaged.
+        """
+        if not (self.folder / f"{self.results}.json").exists():
+            return
+        summary, tables = read_stored(self.folder, self.results)
+        stored = summary["folds"], summary["repeats"], summary["shifts"], summary.get("shift_seed")
+        if stored != (self.splits.folds, self.splits.repeats, self.shifts, SEED):
             text = f"'{self.folder}' is of other images, folds or shifts: move it away"
             raise InputError(text)
+        logits: dict[str, dict[str, np.ndarray]] = {}
         for network, about in summary["networks"].items():
-            rows = np.array(about["repeats"]) - 1
-            logits = {}
+            repeats = [number - 1 for number in about["repeats"]]
+            self.check_stored(summary, tables[network], repeats)
+            logits[network] = self.empty()
             for shift, values in tables[network].logits.items():
-                logits[shift] = np.full((self.splits.repeats, len(self.splits.pool)), np.nan)
-                logits[shift][rows] = values
-            self.networks[network], self.logits[network] = about, logits
+                logits[network][shift][repeats] = values
+        self.networks, self.logits = dict(summary["networks"]), logits
 
     def empty(self) -> dict[str, np.ndarray]:
         """Logits by shift, all of them NaN."""
         shape = self.splits.repeats, len(self.splits.pool)
-        return {name: np.full(shape, np.nan) for name in self.images}
+        return {name: np.full(shape, np.nan) for name in (NONE, *self.shifts)}
 
     def predict(
         self, configuration: Configuration, repeats: Sequence[int]
@@ -132,26 +160,33 @@ class ShiftedNetworks(Study):
             "torch": torch.__version__,
         }
 
-    def finish(
-        self, name: str, order: Sequence[str], write_page: Callable[[Path], None], **more: Any
-    ) -> None:
-        """Write ``logits.csv.bz2``, ``<name>.json`` and the page.
-
-        Args:
-            order: of the networks, those that are there.
-            more: what else the JSON file holds.
-        """
-        names = [network for network in order if network in self.networks]
+    def write_results(self) -> None:
+        """Write both files of the results."""
+        names = self.in_order(self.networks)
         summary = {
             **self.about(),
             "first_seed": self.splits.first_seed,
             "shift_seed": SEED,
             "shifts": self.shifts,
             "networks": {network: self.networks[network] for network in names},
-            **more,
+            **self.more(),
         }
         logits = {network: self.logits[network] for network in names}
-        write_packed(self.folder / LOGITS, self.splits, logits)
-        atomic_write(self.folder / f"{name}.json", json.dumps(summary, indent=2) + "\n")
-        write_page(self.folder)
-        self.print_end(name)
+        with written_together():
+            write_packed(self.folder / LOGITS, self.splits, logits)
+            text = json.dumps(summary, indent=2) + "\n"
+            atomic_write(self.folder / f"{self.results}.json", text)
+
+    def in_order(self, names: Collection[str]) -> list[str]:
+        """The names of all networks as the results have them."""
+        return list(names)
+
+    def more(self) -> dict[str, Any]:
+        """What else the JSON file holds."""
+        return {}
+
+    def finish(self, write_page: Callable[[Path], None]) -> None:
+        """Write the page of what all processes have predicted."""
+        with self.alone():
+            write_page(self.folder)
+        self.print_end(self.results)

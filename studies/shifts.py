@@ -16,7 +16,8 @@ are stored, and `studies.deployment` shares them; the same command continues whe
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,12 +27,13 @@ from chestlab.evaluation import baselines
 from chestlab.evaluation.alarms import logits_of
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
-from chestlab.runs.crossval import Configuration
+from chestlab.runs.crossval import Configuration, digest
 from chestlab.training.likeness import Likeness, doubts
 from studies.fold_networks import FoldNetwork
 from studies.fresh_folds import BASELINES, FROZEN, Frozen, count_use, frozen_configuration
 from studies.shifted_networks import ShiftedNetworks
 from studies.shifts_page import NONE, write_page
+from studies.stored_configurations import known_first
 from studies.stored_results import BASELINE_KIND
 from studies.study import add_only, comparison_parser
 
@@ -54,21 +56,29 @@ class Shifts(ShiftedNetworks):
     """
 
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
-        super().__init__(options, signals, "shifts", FRESH_FOLDS_SEED, REPEATS)
+        super().__init__(options, signals, "shifts", SHIFTS, FRESH_FOLDS_SEED, REPEATS)
+        self.warned: dict[str, dict[str, float]] = {}
 
     def run(self) -> None:
         """Train what is not stored, predict, and write the pages."""
         wanted = [self._wanted(frozen) for frozen in FROZEN if frozen.name in self.options.only]
         if not any(repeats for *_, repeats in wanted):
             raise InputError("--trained: no repeat has all of its folds trained; leave it out")
-        self.begin("shifts", SHIFTS)
+        self.begin()
+        self.warned = self._warned()
         self._measure_baseline()
         for frozen, script, configuration, repeats in wanted:
             if repeats:
                 self._measure(frozen, script, configuration, repeats)
             else:
                 print(f"{frozen.name}: no repeat has all of its folds trained", flush=True)
-        self.finish("shifts", (*NAMES, BASELINE), write_page, warned=self._warned())
+        self.finish(write_page)
+
+    def in_order(self, names: Collection[str]) -> list[str]:
+        return known_first(names, (*NAMES, BASELINE))
+
+    def more(self) -> dict[str, Any]:
+        return {"warned": self.warned}
 
     def _wanted(self, frozen: Frozen) -> tuple[Frozen, str, Configuration, list[int]]:
         """A frozen recipe, its script, what is trained, and the repeats to take, from 0."""
@@ -90,24 +100,25 @@ class Shifts(ShiftedNetworks):
         about = self.about_network(frozen, script, configuration, repeats)
         for name, values in logits.items():
             count_use(self, frozen.name, about, values, "" if name == NONE else f"under {name}")
-        self.networks[frozen.name], self.logits[frozen.name] = about, logits
+        self.keep(frozen.name, about, logits)
 
     def _measure_baseline(self) -> None:
         """The same of a classical classifier, fitted on images as they are."""
         (baseline,) = (b for b in baselines.BASELINES if b.key == BASELINE)
         features: dict[str, np.ndarray] = {}
         logits = self.empty()
-        about = {"baseline": BASELINE, "data": self.data.sha256, "shifts": self.shifts}
-        about |= {"shift_seed": SEED, "first_seed": self.splits.first_seed}
+        about = {"baseline": BASELINE, "data": self.data.sha256}
+        about |= {"shifts": self.shifts, "shift_seed": SEED}
         for repeat in range(self.splits.repeats):
             for number in range(self.splits.folds):
                 self.signals.check()
                 fold = self.splits.fold(repeat, number, choosing=False)
-                key = {**about, "folds": self.splits.folds, "repeat": repeat, "fold": number}
+                images = {"train": digest(fold.train), "held_out": digest(fold.held_out)}
+                key = {**about, **images}
                 result = self.store.get(key, len(fold.rows))
                 if result is None:
                     features = features or {
-                        name: baseline.features(images) for name, images in self.images.items()
+                        name: baseline.features(shown) for name, shown in self.images.items()
                     }
                     outside = self.splits.assignment[repeat] != number
                     classifier, _ = baselines.fit(baseline, features[NONE][outside], fold.train)
@@ -120,7 +131,7 @@ class Shifts(ShiftedNetworks):
                     logits[name][repeat, fold.rows] = result["logits"][name]
         repeats = list(range(1, self.splits.repeats + 1))
         about = {"kind": BASELINE_KIND, "model": baseline.model, "repeats": repeats}
-        self.networks[BASELINE], self.logits[BASELINE] = about, logits
+        self.keep(BASELINE, about, logits)
 
     def _warned(self) -> dict[str, dict[str, float]]:
         """Shares of held-out images of which `predict.py` says that they look inverted, or any."""

@@ -79,7 +79,7 @@ class Configuration:
         return build(start) if self.staged else load_pretrained(build, start)
 
 
-def _digest(split: Split | None) -> str | None:
+def digest(split: Split | None) -> str | None:
     """SHA-256 of which images these are, in their order."""
     if split is None:
         return None
@@ -106,9 +106,9 @@ def fold_key(
         "recipe": {k: v for k, v in recipe.items() if k not in ("name", "tta") and v != default[k]},
         "start": pretrained and {"source": pretrained.source, "sha256": pretrained.sha256},
         "data": data.sha256,
-        "train": _digest(fold.train),
-        "val": _digest(fold.val),
-        "held_out": _digest(fold.held_out),
+        "train": digest(fold.train),
+        "val": digest(fold.val),
+        "held_out": digest(fold.held_out),
         "device": device.type,
         "precision": str(resolve_amp(configuration.recipe, device)),
         "evaluation": "float32",
@@ -368,8 +368,8 @@ def cross_validate_baseline(
         return {
             "yardstick": baseline.key,  # as stored folds name it
             "data": splits.data.sha256,
-            "train": _digest(fold.train),
-            "held_out": _digest(fold.held_out),
+            "train": digest(fold.train),
+            "held_out": digest(fold.held_out),
         }
 
     def fit(repeat: int, fold: Fold, where: str) -> dict[str, Any]:

@@ -86,6 +86,20 @@ def test_one_network_alone_is_told_and_the_other_is_added_without_training_the_f
     assert not looks.exists()  # choice folds are no looks
 
 
+def test_processes_with_different_networks_add_to_the_same_results(command, monkeypatch):
+    predict, others = robustness.Robustness.predict, [("--only", "tiny_degraded")]
+
+    def another_process_first(self, *arguments):
+        if others:
+            command(*others.pop())
+        return predict(self, *arguments)
+
+    monkeypatch.setattr(robustness.Robustness, "predict", another_process_first)
+    folder = command("--only", "tiny")
+    assert list(read_packed(folder / "logits.csv.bz2")) == ["tiny", "tiny_degraded"]
+    assert "With `--degrade 0.5` the AUC of `tiny` changes by" in (folder / "README.md").read_text()
+
+
 def test_redrawing_changes_nothing(command):
     folder = command()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -8,12 +8,13 @@ import pytest
 from comparisons import tiny_networks  # noqa: F401 (a fixture)
 from sklearn.metrics import roc_auc_score
 
+from chestlab.data import folds
 from chestlab.data.folds import FRESH_FOLDS_SEED
 from chestlab.data.shifts import SHIFTS
-from chestlab.evaluation import out_of_fold
+from chestlab.evaluation import baselines, out_of_fold
 from chestlab.evaluation.looks import FILE_NAME, read_looks
 from chestlab.evaluation.out_of_fold import OutOfFold
-from chestlab.evaluation.packed_logits import read_packed
+from chestlab.evaluation.packed_logits import read_packed, rounded
 from chestlab.evaluation.prevalence import at_prevalence
 from chestlab.evaluation.verdicts import Estimate
 from studies import shifts, shifts_page
@@ -99,6 +100,42 @@ def test_nothing_is_trained_twice_and_each_shift_is_one_look(command, trainings)
     assert [look.run for look in looks] == names
     assert {look.kind for look in looks} == {LOOK_KIND}
     assert looks[1].recipe_name == f"report, under {FEW[0]}"
+
+
+def test_processes_with_different_networks_add_to_the_same_results(command, monkeypatch):
+    predict, others = shifts.Shifts.predict, [("--only", "second")]
+
+    def another_process_first(self, *arguments):
+        if others:
+            command(*others.pop())
+        return predict(self, *arguments)
+
+    monkeypatch.setattr(shifts.Shifts, "predict", another_process_first)
+    folder = command("--only", "first")
+    networks = ["first", "second", "hog_rbf_svm"]
+    assert list(read_packed(folder / "logits.csv.bz2")) == networks
+    assert list(json.loads((folder / "shifts.json").read_text())["networks"]) == networks
+    assert "`second`" in (folder / "README.md").read_text()
+
+
+def test_another_division_into_folds_is_noticed(command, monkeypatch, capsys):
+    fit, fitted = baselines.fit, []
+    monkeypatch.setattr(baselines, "fit", lambda *of: fitted.append(len(of[1])) or fit(*of))
+    command("--only", "first")
+    assert len(fitted) == 4
+    fold_rows = folds.fold_rows
+    monkeypatch.setattr(folds, "fold_rows", lambda split, k, seed: fold_rows(split, k, seed + 100))
+    with pytest.raises(SystemExit) as stop:
+        command("--only", "first")
+    assert stop.value.code == 2 and "move it away" in capsys.readouterr().err
+    command("--only", "first", "--name", "b")
+    assert len(fitted) == 8
+
+
+def test_stored_logits_are_written_again_as_they_are():
+    stored = np.array([float(f"{step / 1000:.3f}") for step in range(-30000, 30001)])
+    assert np.array_equal(rounded(stored), stored)
+    assert rounded(np.array([-1e-9, 0.0019999, np.nan]))[:2].tolist() == [-0.001, 0.001]
 
 
 def test_trained_takes_the_repeats_that_are_there(command, trainings, tmp_path, capsys):
