@@ -225,7 +225,7 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
         by = metrics["best_member"].get("chosen_on", "val")
         if metrics.get("blend"):
             by = by.replace("on its held-out fold", "out of fold")
-        note += f" Best: the single member that leads by {by}."
+        note += f" Best: the member that leads by {by}."
     finish(figure, path, handles, [note])
 
 

@@ -358,7 +358,7 @@ def test_the_average_row_of_folds_is_said_to_be_out_of_fold_and_no_member_chosen
     assert "each image only by networks that did not train on it, not by the average" in note
     names, legend, note = shown(kind="2 runs", blend=["a_28", "b_28"])
     assert names == ["a", "b (best)", "average of all"] and legend[0] == "out of fold"
-    assert note.endswith("Best: the single member that leads by accuracy, then AUC, out of fold.")
+    assert note.endswith("Best: the member that leads by accuracy, then AUC, out of fold.")
 
 
 def test_gains_say_in_which_direction_a_switch_helps(drawn):
