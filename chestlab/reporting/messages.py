@@ -314,13 +314,16 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
     "below_pairs": (
         "Differences of accuracy are in percentage points. Their 95 % intervals are those of a "
         "paired bootstrap that resamples {unit}, {resamples} times; with another seed their ends "
-        "would move by {accuracy_error} points and {auc_error} at most (one standard error). They "
+        "would move by {accuracy_error} points and {auc_error} at most (one standard error); ~ "
+        "marks those with an end within two such errors of zero, which decide nothing. They "
         "compare these trained models, not their recipes: training again would move the figures "
         "further. McNemar's exact test takes every image for independent; several images of one "
         "patient are not, so its p is too small; rely on the interval.",
         "Selisih akurasi dinyatakan dalam poin persen. Selang 95 %-nya berasal dari bootstrap "
         "berpasangan dengan pengambilan ulang per {unit}, {resamples} kali; dengan seed lain "
-        "ujungnya bergeser paling banyak {accuracy_error} poin dan {auc_error} (satu galat baku). "
+        "ujungnya bergeser paling banyak {accuracy_error} poin dan {auc_error} (satu galat baku); "
+        "tanda ~ berarti salah satu ujungnya kurang dari dua galat itu dari nol, sehingga selang "
+        "itu tidak memutuskan apa pun. "
         "Yang dibandingkan adalah model yang sudah dilatih ini, bukan resepnya: pelatihan ulang "
         "akan menggeser angkanya lebih jauh. Uji eksak McNemar menganggap setiap "
         "citra saling bebas; beberapa citra dari satu pasien tidaklah demikian, sehingga nilai p "

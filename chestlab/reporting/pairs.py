@@ -15,6 +15,8 @@ from chestlab.files.errors import InputError
 from chestlab.reporting.page import Wording, escaped, markdown_table
 from chestlab.reporting.stored_runs import StoredRun, find_run, read_patients, read_runs
 
+NEAR_ZERO = " ~"  # behind an interval with an end that another seed could put beyond 0
+
 ALL_PAIRS = 6  # with more runs than this, each is compared with two references only
 
 
@@ -42,6 +44,13 @@ def clearly_above(gain: Mapping[str, Any], measure: str) -> bool:
     if gain[measure] is None:
         return False
     return gain[f"{measure}_ci95"][0] > 2 * gain[f"{measure}_ci95_error"]
+
+
+def _near_zero(gain: Mapping[str, Any], measure: str) -> str:
+    """`NEAR_ZERO` where an end of the interval is within twice its Monte-Carlo error of 0."""
+    ends, error = gain[f"{measure}_ci95"], gain[f"{measure}_ci95_error"]
+    near = bool(ends and error) and min(map(abs, ends)) <= 2 * error
+    return NEAR_ZERO if near else ""
 
 
 def pairs_section(
@@ -92,12 +101,19 @@ def _pair_cells(
     points = wording.number(100 * gain["accuracy"], "+.1f")
     area = wording.with_interval(gain["auc"], gain["auc_ci95"], "+.3f")
     return [
-        f"{points} {wording.interval(gain['accuracy_ci95'], '+.1f', 100)}",
-        area.rstrip(),
+        f"{points} {wording.interval(gain['accuracy_ci95'], '+.1f', 100)}"
+        + _near_zero(gain, "accuracy"),
+        area.rstrip() + _near_zero(gain, "auc"),
         str(test["only_first"]),
         str(test["only_second"]),
         wording.number(test["p"], ".2g" if test["p"] >= 1e-4 else ".0e"),
     ]
+
+
+def _meaning_of_marks(text: str) -> str:
+    """What `NEAR_ZERO` says, on a line of its own; empty where the text has none."""
+    said = "~: another seed of the bootstrap could put an end of the interval beyond zero"
+    return f"\n{said}" if NEAR_ZERO in text else ""
 
 
 def describe_pair(results_dir: Path, first: str, second: str) -> str:
@@ -122,6 +138,7 @@ def describe_pair(results_dir: Path, first: str, second: str) -> str:
         f"accuracy {accuracy} points, AUC {auc}\n"
         f"only the first right {only_first}, only the second right {only_second}, "
         f"McNemar's exact p {p} (takes images for independent)"
+        f"{_meaning_of_marks(accuracy + auc)}"
         + "".join(
             f"\nWARNING: {run.name}: {text}"
             for run in (one, other)

@@ -373,6 +373,23 @@ def test_what_another_seed_of_the_bootstrap_could_turn_is_not_above_zero(low, ab
     assert pairs.clearly_above(gain, "auc") == above
 
 
+@pytest.mark.parametrize(
+    ("ends", "mark"),
+    [((0.0021, 0.1), ""), ((0.0019, 0.1), " ~"), ((-0.1, -0.002), " ~"), ((-0.1, 0.1), "")],
+)
+def test_an_interval_that_another_seed_could_turn_is_marked(tmp_path, monkeypatch, ends, mark):
+    error = {"auc_ci95_error": 0.001, "accuracy_ci95_error": 0.0}
+    gain = {"auc": 0.05, "auc_ci95": ends, "accuracy": 0.0, "accuracy_ci95": (0.0, 0.0)} | error
+    monkeypatch.setattr(pairs, "difference", lambda *_: gain)
+    make_run(tmp_path, "one_small")
+    make_run(tmp_path, "two_small")
+    shown = pairs.describe_pair(tmp_path, "one_small", "two_small").splitlines()
+    low, high = ends
+    area = f"AUC +0.050 ({low:+.3f} to {high:+.3f}){mark}"
+    assert shown[1] == f"accuracy +0.0 (+0.0 to +0.0) points, {area}"
+    assert shown[-1].startswith("~: another seed") == bool(mark)
+
+
 def test_only_a_supported_best_is_bold(tmp_path):
     make_run(tmp_path, "good_small", skill=4)
     make_run(tmp_path, "poor_small", skill=0, noise=1)
