@@ -43,8 +43,8 @@ from studies.deployment_networks import (
     variants,
 )
 from studies.deployment_page import TORCH, write_page
-from studies.fold_networks import architecture
 from studies.fresh_folds import count_use, frozen_configuration
+from studies.network_names import network_name
 from studies.stored_configurations import NETWORK_KIND, StoredConfigurations, known_first
 from studies.study import add_only, comparison_parser
 
@@ -106,7 +106,7 @@ class Deployment(StoredConfigurations):
                 "kind": NETWORK_KIND,
                 "network": deployed.name,
                 "variant": variant,
-                "model": architecture(configuration),
+                "model": network_name(configuration),
                 "script": script,
                 "recipe_name": deployed.recipe,
                 "recipe_changes": dict(deployed.changes),

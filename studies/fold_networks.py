@@ -103,11 +103,11 @@ class FoldNetwork:
 
     def trained(self, model: nn.Module, tta: str | None = None) -> TrainedModel:
         """A network as `predict.py` uses it, with the threshold of cross-validation."""
-        data, name = self.study.data, architecture(self.configuration)
+        data = self.study.data
         about = {"size": data.size, "source": data.source, "sha256": data.sha256, "note": ""}
         return TrainedModel(
             name=self.configuration.name,
-            architecture=name,
+            architecture=type(self.configuration.model()).__name__,
             model=model,
             recipe=self.recipe,
             threshold=0.5,
@@ -116,8 +116,3 @@ class FoldNetwork:
             device=torch.device("cpu"),
             **about,
         )
-
-
-def architecture(configuration: Configuration) -> str:
-    """Name of the class of a configuration's network."""
-    return type(configuration.model()).__name__

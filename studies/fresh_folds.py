@@ -51,6 +51,7 @@ from chestlab.runs.crossval import Configuration
 from chestlab.training.recipe import as_dict, in_words, recipe_hash
 from chestlab.training.weights_sources import OTHERWISE
 from networks import Network
+from studies.network_names import network_name, spellings
 from studies.probes import LITE
 from studies.stored_configurations import (
     ESTIMATED,
@@ -190,10 +191,9 @@ class FreshFolds(StoredConfigurations):
         self, frozen: Frozen, network: Network, configuration: Configuration
     ) -> dict[str, Any]:
         """What is stored about a frozen recipe; with other values it is trained again."""
-        model = configuration.build.__name__
         about = {
             "kind": NETWORK_KIND,
-            "model": frozen.network if model == "torchvision_chest" else model,
+            "model": network_name(configuration),
             "script": network.script,
             "recipe_name": frozen.recipe,
             "recipe_changes": dict(frozen.changes),
@@ -325,7 +325,8 @@ def _uses(folder: Path, summary: Mapping[str, Any]) -> dict[str, int]:
     """How often each network was evaluated on the fresh folds, by this study and all others.
 
     Counted in the table of looks: lines of the same data, network and recipe, also where its
-    pictures were changed, or its weights pruned or quantised.
+    pictures were changed, or its weights pruned or quantised. A network may have either of its
+    `network_names.spellings` there.
     """
     results_dir = results_dir_of(folder)
     looks = read_looks(results_dir / FILE_NAME) + read_looks(results_dir / "phantom" / FILE_NAME)
@@ -335,7 +336,7 @@ def _uses(folder: Path, summary: Mapping[str, Any]) -> dict[str, int]:
         if look.kind == LOOK_KIND and look.data == summary["data"]["sha256"]
     )
     return {
-        name: counts[about["model"], about["recipe"]]
+        name: sum(counts[network, about["recipe"]] for network in spellings(about["model"]))
         for name, about in summary["configurations"].items()
         if about["kind"] == NETWORK_KIND
     }

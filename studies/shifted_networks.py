@@ -20,8 +20,9 @@ from chestlab.files.progress import StopSignals
 from chestlab.runs.crossval import Configuration
 from chestlab.training.inference import predict
 from chestlab.training.recipe import as_dict, recipe_hash
-from studies.fold_networks import FoldNetwork, architecture
+from studies.fold_networks import FoldNetwork
 from studies.fresh_folds import Frozen
+from studies.network_names import network_name
 from studies.shifts_page import LOGITS, NONE, read_stored
 from studies.stored_configurations import NETWORK_KIND
 from studies.study import Study
@@ -148,7 +149,7 @@ class ShiftedNetworks(Study):
         recipe = configuration.recipe
         return {
             "kind": NETWORK_KIND,
-            "model": architecture(configuration),
+            "model": network_name(configuration),
             "script": script,
             "recipe_name": frozen.recipe,
             "recipe_changes": dict(frozen.changes),

@@ -12,12 +12,14 @@ from comparisons import tiny_networks, trained  # noqa: F401 (fixtures)
 import networks
 from chestlab.data.folds import FOLDS_SEED, FRESH_FOLDS_SEED
 from chestlab.evaluation import out_of_fold
-from chestlab.evaluation.looks import FILE_NAME, read_looks, record
+from chestlab.evaluation.looks import FILE_NAME, Look, read_looks, record
 from chestlab.evaluation.metrics import choose_threshold, sigmoid
 from chestlab.evaluation.out_of_fold import NESTED_ACCURACY, OutOfFold
 from chestlab.files.errors import InputError
 from chestlab.runs import crossval
+from chestlab.runs.crossval import Configuration
 from studies import fresh_folds, study
+from studies.network_names import network_name
 from studies.stored_results import ESTIMATED_KIND, read_results
 
 NAMES = ["first", "second", "first_twisted"]
@@ -103,6 +105,32 @@ def test_each_configuration_is_counted_once_and_test_is_not_read(command):
     assert fresh_folds._uses(folder, summary) == counted
     assert {look.kind for look in looks} == {fresh_folds.LOOK_KIND}
     assert all(look.images.startswith("train+val ") for look in looks)
+
+
+@pytest.mark.parametrize(
+    ("network", "spelt", "counted"),
+    [
+        ("densenet121", ["densenet121", "DenseNet121Chest", "TorchvisionChest"], 2),
+        ("resnet50", ["resnet50", "DenseNet121Chest", "TorchvisionChest"], 2),
+        ("timm/resnet18", ["timm/resnet18", "TimmChest", "timm/resnet34", "ResNet34"], 2),
+        ("resnet34", ["ResNet34", "ResNet34", "resnet34"], 2),
+    ],
+)
+def test_uses_of_a_network_are_counted_in_whichever_way_it_is_spelt(
+    network, spelt, counted, tmp_path
+):
+    if network.startswith("timm/"):
+        pytest.importorskip("timm", reason="needs timm: pip install timm")
+    known = networks.network(network, "cpu")
+    configuration = Configuration("a", known.build, known.recipe, known.arguments)
+    folder = tmp_path / "results" / "studies" / "a"
+    folder.mkdir(parents=True)
+    for number, name in enumerate(spelt):
+        of_look = ("r", fresh_folds.LOOK_KIND, name, "report", "hash", "data", "images")
+        record(folder.parents[1] / FILE_NAME, Look(*of_look, evaluation=str(number)))
+    about = {"kind": "network", "model": network_name(configuration), "recipe": "hash"}
+    summary = {"data": {"sha256": "data"}, "configurations": {"a": about}}
+    assert fresh_folds._uses(folder, summary) == {"a": counted}
 
 
 def test_what_the_results_hold_is_not_trained_again_but_a_changed_recipe_is(
