@@ -32,7 +32,6 @@ from chestlab.training.pruning import require_torch_pruning
 from chestlab.training.recipe import as_dict, recipe_hash
 from studies import deployment_costs
 from studies.deployment_networks import (
-    BASE,
     DEPLOYED,
     ORDER,
     Deployed,
@@ -42,7 +41,7 @@ from studies.deployment_networks import (
     int8_of,
     variants,
 )
-from studies.deployment_page import TORCH, write_page
+from studies.deployment_page import BASE, TORCH, write_page
 from studies.fresh_folds import count_use, frozen_configuration
 from studies.network_names import network_name
 from studies.stored_configurations import NETWORK_KIND, StoredConfigurations, known_first

@@ -18,6 +18,7 @@ from torch import nn
 import export
 from chestlab.evaluation.alarms import logits_of
 from chestlab.files.atomic import atomic_write, make_folder
+from chestlab.runs.shared_folds import name_of
 from chestlab.training import onnx_model
 from chestlab.training.architecture import describe_blocks
 from chestlab.training.augment import to_input
@@ -25,7 +26,8 @@ from chestlab.training.export_graph import WholePath
 from chestlab.training.inference import TrainedModel
 from chestlab.training.layers import parameter_count
 from chestlab.training.pruning import with_zeros, without_channels
-from chestlab.training.recipe import Recipe, as_dict
+from chestlab.training.recipe import Recipe, as_dict, recipe_hash
+from studies.deployment_page import BASE, INT8
 from studies.fold_networks import TRAINED, FoldNetwork
 from studies.fresh_folds import Frozen
 
@@ -37,8 +39,6 @@ SHARES = {"pruned25": 0.25, "pruned50": 0.5}  # of the channels; fixed before an
 FINE_TUNING_EPOCHS, FINE_TUNING_RATE = 0.25, 0.5  # of the recipe's, for what pruning leaves
 
 ZEROS = {"zeros_magnitude": "magnitude", "zeros_2_4": "2:4"}  # whose times alone are measured
-
-BASE, INT8 = "fp32", "int8"
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,14 @@ class DeployedFold(FoldNetwork):
             return whole
         example = to_input(torch.from_numpy(self.fold.held_out.images[:2, None]), self.recipe)
         build = partial(copy.deepcopy, without_channels(whole, example, SHARES[name]))
-        return self.stored(name, build, fine_tuning(self.recipe), train)
+        return self.stored(self._file_name(name), build, fine_tuning(self.recipe), train)
+
+    def _file_name(self, part: str) -> str:
+        """Of the weights of a part, without ending; another way of making it has another name."""
+        if not part:
+            return TRAINED
+        made_by = {"channels_removed": SHARES[part], "recipe": recipe_hash(as_dict(self._tuned()))}
+        return f"{part}_{name_of(made_by)[:12]}"
 
     def evaluate(self, part: str, precision: str) -> dict[str, Any]:
         """What a file predicts of the images held out, from the store or measured now."""
@@ -130,10 +137,12 @@ class DeployedFold(FoldNetwork):
         whole = {zeros: ("", BASE) for zeros in ZEROS if deployed.pruned}
         paths = {}
         for variant, (part, precision) in {**variants(deployed), **whole}.items():
-            stored = (self.folder / f"{part or TRAINED}.pth").exists()
+            weights = self._file_name(part)
+            stored = (self.folder / f"{weights}.pth").exists()
             folder = self.folder if stored else self.folder / "untrained"
             make_folder(folder)
-            path = paths[variant] = folder / f"{variant}.onnx"
+            name = variant.replace(part, weights) if part else variant
+            path = paths[variant] = folder / f"{name}.onnx"
             if not path.exists():
                 model = self.part(part, train=False)
                 if variant in ZEROS:

@@ -148,6 +148,21 @@ def test_nothing_is_trained_twice_and_each_file_is_one_look(
     assert all(look.images.startswith("train+val ") for look in looks)
 
 
+def test_a_part_that_is_made_in_another_way_is_made_again(
+    command, files_in_pytorch, trainings, no_picture, tmp_path, monkeypatch
+):
+    command("--only", "first")
+    assert len(trainings) == 4  # of two folds, whole and pruned
+    for name, value in (("FINE_TUNING_RATE", 0.25), ("SHARES", {"pruned50": 0.25})):
+        monkeypatch.setattr(deployment_networks, name, value)
+        command("--only", "first")
+    assert len(trainings) == 8 and trainings[-1].lr == trainings[0].lr / 4
+    command("--costs")
+    files = [path.name for path in (tmp_path / "trained_models").rglob("*.onnx")]
+    of_parts = [name for name in files if name.startswith("pruned50")]
+    assert len(set(of_parts)) == 4  # in two precisions, as made first and last
+
+
 def test_processes_with_different_networks_add_to_the_same_results(
     command, files_in_pytorch, no_picture, monkeypatch
 ):
