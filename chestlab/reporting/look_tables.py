@@ -150,13 +150,13 @@ def _full_name(look: Look, looks: Sequence[Look]) -> str:
 
     A look at the same network with the very same hyperparameters tells them.
     """
-    same = {other.recipe_name for other in looks if _recipe_of(other) == _recipe_of(look)}
-    longer = [name for name in same if name.startswith(f"{look.recipe_name}, ")]
-    return max(longer, key=len) if longer and look.recipe else look.recipe_name
+    same = [other.recipe_name for other in looks if _recipe_of(other) == _recipe_of(look)]
+    return max(same, key=lambda name: (len(name), name)) if look.recipe else look.recipe_name
 
 
-def _recipe_of(look: Look) -> tuple[str, str]:
-    return look.network, look.recipe
+def _recipe_of(look: Look) -> tuple[str, str, str]:
+    """Network, hash of the hyperparameters, and the name without its changes."""
+    return look.network, look.recipe, look.recipe_name.partition(", ")[0]
 
 
 def look_table(wording: Wording, looks: Sequence[Look]) -> str:
