@@ -62,10 +62,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         comparison, flags = _split_flags(command_line() if argv is None else argv)
         recipes = recipes_for(NAME, flags)
         options = parse(recipes, flags, model_options={"width": WIDTH}, findings=True)
-        if options.no_test or options.overwrite or options.members or options.folds:
+        ensemble = options.members or options.folds
+        if options.no_test or options.overwrite or ensemble or options.find_lr:
             raise InputError(
-                "--no-test, --overwrite, --members and --folds are not for a comparison; it goes "
-                "on with what is there, and starts anew under another --name"
+                "--no-test, --overwrite, --members, --folds and --find-lr are not for a "
+                "comparison; it goes on with what is there, and starts anew under another --name"
             )
         if options.weights != "none":
             raise InputError("--weights: a file is of one network, a comparison of several")

@@ -197,6 +197,7 @@ def test_a_comparison_of_phantoms_lies_with_the_phantoms(script, tmp_path, monke
         (("--seeds", "many"), "--seeds"),
         (("--networks", "resnet50"), "--networks"),
         (("--no-test",), "--no-test"),
+        (("--find-lr",), "--folds and --find-lr are not for a comparison"),
         (("--epochs", "0"), "--epochs"),
     ],
 )
