@@ -105,7 +105,14 @@ def test_a_wrong_value_is_told_once_and_nothing_is_written(tmp_path, phantom_npz
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("flag", [("--members", "2"), ("--folds", "2"), ("--find-lr",)])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        ("--folds", "2"),
+        pytest.param(("--members", "2"), marks=pytest.mark.slow),
+        pytest.param(("--find-lr",), marks=pytest.mark.slow),
+    ],
+)
 def test_what_is_for_one_process_is_refused_under_torchrun(flag, tmp_path, phantom_npz):
     ended = start(2, phantom_npz, tmp_path, *flag)
     assert ended.returncode != 0

@@ -12,6 +12,7 @@ from conftest import run_script, without_times
 from torch import nn
 
 from chestlab.data.phantom import OFFICIAL_COUNTS
+from chestlab.evaluation import out_of_fold
 from chestlab.evaluation.metrics import paired_difference, sigmoid
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.errors import InputError, TrainingError
@@ -325,6 +326,7 @@ def test_a_power_law_is_found_again(exponent, factor):
 
 @pytest.mark.usefixtures("trained")
 def test_learning_curve_and_its_extrapolation(phantom_npz, tmp_path, monkeypatch):
+    monkeypatch.setattr(out_of_fold, "BOOTSTRAP_RESAMPLES", 200)
     monkeypatch.chdir(tmp_path)
     flags = ["--nets", "resnet34", "--folds", "3", "--name", "curve"]
     flags += ["--data", str(phantom_npz), "--device", "cpu"]

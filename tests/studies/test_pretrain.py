@@ -478,7 +478,7 @@ def torchrun(cwd, *flags):
     )
 
 
-@pytest.mark.parametrize("objective", ["findings", "simclr"])
+@pytest.mark.parametrize("objective", ["findings", pytest.param("simclr", marks=pytest.mark.slow)])
 def test_two_processes_have_the_losses_of_one(start, tmp_path, phantom_npz, objective):
     flags = "--data", phantom_npz, *SMALL, *RANDOM, "--amp", "off", "--objective", objective
     process = torchrun(tmp_path, *flags, "--name", "two")
@@ -497,7 +497,8 @@ def test_two_processes_have_the_losses_of_one(start, tmp_path, phantom_npz, obje
 
 @posix
 @pytest.mark.parametrize(
-    "who", ["everyone", pytest.param("the first", marks=pytest.mark.slow), "the second"]
+    "who",
+    ["everyone", *(pytest.param(f"the {n}", marks=pytest.mark.slow) for n in ("first", "second"))],
 )
 def test_when_one_process_ends_the_others_do_and_the_run_goes_on(start, tmp_path, phantom_npz, who):
     flags = "--data", phantom_npz, *SMALL, *CHEAP, "--name", "one"
