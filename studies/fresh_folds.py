@@ -41,7 +41,7 @@ from chestlab.evaluation.looks import (
     read_looks,
     record,
 )
-from chestlab.evaluation.out_of_fold import MEASURES, NESTED_ACCURACY, OutOfFold
+from chestlab.evaluation.out_of_fold import AVERAGE_KIND, MEASURES, NESTED_ACCURACY, OutOfFold
 from chestlab.evaluation.verdicts import verdicts
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
@@ -74,8 +74,6 @@ from studies.study import (
 REPEATS = 3
 
 LOOK_KIND = "fresh folds"
-
-AVERAGE_KIND = "average"
 
 
 @dataclass(frozen=True)
