@@ -190,10 +190,12 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
     "chosen_on_val": ("validation images", "citra validasi"),
     "chosen_on_out-of-fold": ("out-of-fold predictions", "prediksi out-of-fold"),
     "below_members": (
-        "The best member is `{name}`, by accuracy and then AUC on {split}. These comparisons are "
-        "of networks that were trained once; training again would move them further.",
-        "Anggota terbaik adalah `{name}`, menurut akurasi lalu AUC pada {split}. Perbandingan ini "
-        "hanya untuk jaringan yang dilatih satu kali; pelatihan ulang akan menggeser angkanya.",
+        "The best member is `{name}`, by accuracy and then AUC on the {split} images. These "
+        "comparisons are of networks that were trained once; training again would move them "
+        "further.",
+        "Anggota terbaik adalah `{name}`, menurut akurasi lalu AUC pada citra {split}. "
+        "Perbandingan ini hanya untuk jaringan yang dilatih satu kali; pelatihan ulang akan "
+        "menggeser angkanya.",
     ),
     "below_folds": (
         "The member with the highest accuracy and then AUC on its own fold is `{name}`. The folds "

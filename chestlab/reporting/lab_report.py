@@ -424,9 +424,9 @@ class _Page:
         best = self.metrics["best_member"]
         if kind_of_average(self.metrics) == "folds":  # each was judged on images of its own
             return self.wording.say("below_folds", name=best["name"])
-        of_val = best["chosen_on"].endswith("val")
-        split = self.wording.say("split_val" if of_val else "split_held_out")
-        return self.wording.say("below_members", name=best["name"], split=split)
+        split = "val" if best["chosen_on"].endswith("val") else "held_out"
+        shown = self.wording.say(f"split_{lab_tables.shown_split(self.metrics, split)}")
+        return self.wording.say("below_members", name=best["name"], split=shown)
 
     def _files(self) -> str:
         """Links to the files that the figures come from."""

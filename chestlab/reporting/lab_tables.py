@@ -233,11 +233,16 @@ def member_table(wording: LabWording, metrics: Mapping[str, Any]) -> str:
         numbers = [wording.number(spread[split][measure][key]) for split, measure in measures]
         rows.append([wording.say(key), *numbers, "", "", ""])
     columns = [
-        f"{wording.say(f'split_{split}')}: {wording.say(f'head_{measure}')}"
+        f"{wording.say(f'split_{shown_split(metrics, split)}')}: {wording.say(f'head_{measure}')}"
         for split, measure in measures
     ]
     ends = [wording.say(f"head_{head}") for head in ("epoch", "threshold", "time")]
     return markdown_table([wording.say("head_member"), *columns, *ends], rows, 1)
+
+
+def shown_split(metrics: Mapping[str, Any], split: str) -> str:
+    """What a split of members is called: averages of folds have been evaluated on all folds."""
+    return "oof" if split == "held_out" and metrics.get("blend") else split
 
 
 def _time(wording: LabWording, seconds: float) -> str:

@@ -383,6 +383,16 @@ def test_validation_images_out_of_fold_are_said_to_be_so_of_averages_alone(tmp_p
         with_oof(tmp_path / origin, spread, origin)
         english, indonesian = pages_of(tmp_path / origin)
         assert (said in english) == ("bagian dari citra out-of-fold" in indonesian) == expected
+    figures = {"accuracy": 0.8, "auc": 0.9}
+    for member in average["members"]:
+        member["held_out"] = figures
+    average["mean_and_sd"] = {"held_out": {m: {"mean": 0.8, "sd": 0.1} for m in figures}}
+    blend = average | {"kind": "2 runs", "blend": ["fold1", "fold2"]}
+    write_run(tmp_path / "blend", history=False, **blend)
+    with_oof(tmp_path / "blend", spread, "val")
+    english, _ = pages_of(tmp_path / "blend")
+    assert "by accuracy and then AUC on the out-of-fold images." in english
+    assert "| member | out-of-fold: accuracy | out-of-fold: AUC |" in english
     write_run(tmp_path / "one", yardstick=True)
     with_oof(tmp_path / "one", spread, "val")
     assert said not in pages_of(tmp_path / "one")[0]
