@@ -330,6 +330,7 @@ def reproduce(
     if configuration.pretrained is not None and options.weights != "imagenet":
         words += ["--weights", options.weights]
     before, now = as_dict(network.recipes[named]), as_dict(configuration.recipe)
+    now["cpu_bf16"] = before["cpu_bf16"]  # which no flag sets, it follows the network
     different = {key: value for key, value in now.items() if value != before[key]}
     for key, value in configuration.arguments.items():
         if key not in network.model_options or value != network.model_options[key].default:

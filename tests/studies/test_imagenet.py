@@ -34,6 +34,7 @@ from studies import (
     probes,
     study,
     switches,
+    tune,
 )
 from studies.imagenet import Row
 from studies.imagenet_chests import CHESTS
@@ -247,10 +248,12 @@ def test_a_study_trains_a_network_in_the_precision_of_its_script(
     monkeypatch.chdir(tmp_path)
     parser = study.comparison_parser("x", "")
     flags = ["--data", str(phantom_npz), "--device", "cpu", "--weights", "none"]
-    found, configuration = study.Study(parser.parse_args(flags), None, "x").configuration(
-        name, "scratch"
-    )
+    options = parser.parse_args(flags)
+    found, configuration = study.Study(options, None, "x").configuration(name, "scratch")
     assert found.recipes["scratch"].cpu_bf16 and configuration.recipe.cpu_bf16 == bf16
+    options.base = "scratch"
+    command = tune.reproduce(found, configuration, options, "auto")
+    assert command.endswith(f"--recipe scratch --weights none --arch {name}")  # no flag of it
 
 
 def test_what_was_not_run_is_named_and_what_was_is_not_trained_again(command, trained):  # noqa: F811
