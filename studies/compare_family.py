@@ -101,6 +101,8 @@ def _split_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options.networks = list(dict.fromkeys(options.networks))
     if not all(0 <= seed < 2**31 for seed in options.seeds):
         raise InputError(f"--seeds {options.seeds}: allowed are integers from 0 to {2**31 - 1}")
+    if any(word.partition("=")[0] == "--seed" for word in flags):
+        raise InputError("--seed: a comparison trains every network with each of --seeds")
     return options, flags
 
 

@@ -195,6 +195,8 @@ def test_a_comparison_of_phantoms_lies_with_the_phantoms(script, tmp_path, monke
     [
         (("--seeds", "-1"), "--seeds"),
         (("--seeds", "many"), "--seeds"),
+        (("--seed", "1"), "--seed: a comparison"),
+        (("--seed=1",), "--seed: a comparison"),
         (("--networks", "resnet50"), "--networks"),
         (("--no-test",), "--no-test"),
         (("--find-lr",), "--folds and --find-lr are not for a comparison"),
