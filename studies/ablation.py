@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from chestlab.evaluation import baselines
-from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
+from chestlab.evaluation.out_of_fold import BASELINE_KIND, MEASURES, OutOfFold
 from chestlab.evaluation.verdicts import VERDICTS, Estimate, verdicts
 from chestlab.files.errors import InputError, TrainingError, one_line_errors
 from chestlab.files.progress import StopSignals
@@ -31,7 +31,7 @@ from chestlab.training.augment import warps_anything
 from chestlab.training.recipe import Recipe, as_dict, in_words
 from chestlab.training.weights import PretrainedWeights, read_pretrained
 from networks import NAMES
-from studies.stored_results import BASELINE_KIND, read_results
+from studies.stored_results import read_results
 from studies.study import (
     Study,
     comparison_parser,
@@ -129,18 +129,18 @@ class Ablation(Study):
             return
         base = as_dict(self.base.recipe)
         changes = {key: value for key, value in as_dict(recipe).items() if value != base[key]}
-        about = {"text": text, "kind": kind, "switch": switch}
-        self._keep(name, outcome, about, changes=changes)
+        about = {"text": text, "kind": kind, "switch": switch, "changes": changes}
+        self._keep(name, outcome, about)
 
     def _measure_baseline(self) -> None:
         (baseline,) = (one for one in baselines.BASELINES if one.key == BASELINE)
         outcome = self.cross_validate_baseline(baseline)
         self._keep(BASELINE, outcome, {"text": baseline.model, "kind": BASELINE_KIND})
 
-    def _keep(self, name: str, outcome: Outcome, about: Mapping[str, Any], **more: Any) -> None:
+    def _keep(self, name: str, outcome: Outcome, about: Mapping[str, Any]) -> None:
         self.oof.add(name, outcome.logits)
         costs = {key: getattr(outcome, key) for key in ("seconds", "images", "best_epoch")}
-        self.configurations[name] = {**about, **costs, **more}
+        self.configurations[name] = {**about, **costs}
         self.oof.describe(self.configurations)
         auc = self.oof.estimate(name, "auc")
         print(f"{name}: AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f})", flush=True)

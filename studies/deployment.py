@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from chestlab.data.folds import FRESH_FOLDS_SEED
+from chestlab.evaluation.out_of_fold import NETWORK_KIND
 from chestlab.files.errors import one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.runs.crossval import Configuration
@@ -44,7 +45,7 @@ from studies.deployment_networks import (
 from studies.deployment_page import BASE, TORCH, write_page
 from studies.fresh_folds import count_use, frozen_configuration
 from studies.network_names import network_name
-from studies.stored_configurations import NETWORK_KIND, StoredConfigurations, known_first
+from studies.stored_configurations import StoredConfigurations, known_first
 from studies.study import add_only, comparison_parser
 
 REPEATS = 1

@@ -107,7 +107,7 @@ class FoldNetwork:
         about = {"size": data.size, "source": data.source, "sha256": data.sha256, "note": ""}
         return TrainedModel(
             name=self.configuration.name,
-            architecture=type(self.configuration.model()).__name__,
+            architecture=type(model).__name__,
             model=model,
             recipe=self.recipe,
             threshold=0.5,

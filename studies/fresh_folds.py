@@ -41,7 +41,14 @@ from chestlab.evaluation.looks import (
     read_looks,
     record,
 )
-from chestlab.evaluation.out_of_fold import AVERAGE_KIND, MEASURES, NESTED_ACCURACY, OutOfFold
+from chestlab.evaluation.out_of_fold import (
+    AVERAGE_KIND,
+    BASELINE_KIND,
+    MEASURES,
+    NESTED_ACCURACY,
+    NETWORK_KIND,
+    OutOfFold,
+)
 from chestlab.evaluation.verdicts import verdicts
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
@@ -55,11 +62,10 @@ from studies.network_names import network_name, spellings
 from studies.probes import LITE
 from studies.stored_configurations import (
     ESTIMATED,
-    NETWORK_KIND,
     StoredConfigurations,
     known_first,
 )
-from studies.stored_results import BASELINE_KIND, read_results
+from studies.stored_results import read_results
 from studies.study import (
     Study,
     add_only,

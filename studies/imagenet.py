@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from chestlab.evaluation import baselines
-from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
+from chestlab.evaluation.out_of_fold import BASELINE_KIND, MEASURES, NETWORK_KIND, OutOfFold
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.reporting.page import NOTHING, Wording
@@ -41,11 +41,10 @@ from studies.imagenet_chests import CHESTS, learned_in, read_chests, record_of
 from studies.probes import LITE, Probe, probes
 from studies.stored_configurations import (
     ESTIMATED,
-    NETWORK_KIND,
     StoredConfigurations,
     known_first,
 )
-from studies.stored_results import BASELINE_KIND, read_results
+from studies.stored_results import read_results
 from studies.study import (
     add_only,
     comparison_parser,

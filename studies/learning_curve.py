@@ -21,7 +21,7 @@ import numpy as np
 
 from chestlab.data.phantom import OFFICIAL_COUNTS
 from chestlab.evaluation import baselines
-from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
+from chestlab.evaluation.out_of_fold import BASELINE_KIND, MEASURES, NETWORK_KIND, OutOfFold
 from chestlab.evaluation.verdicts import Estimate, estimate
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
@@ -29,7 +29,7 @@ from chestlab.reporting.page import Wording
 from chestlab.runs.crossval import Outcome
 from chestlab.training.recipe import in_words
 from networks import NAMES
-from studies.stored_results import BASELINE_KIND, read_results
+from studies.stored_results import read_results
 from studies.study import (
     Study,
     comparison_parser,
@@ -133,7 +133,7 @@ class LearningCurve(Study):
         for share in SHARES:
             for name, (_, configuration) in self.nets.items():
                 outcome = self.cross_validate(configuration, share)
-                self._keep(name, name, "network", share, outcome)
+                self._keep(name, name, NETWORK_KIND, share, outcome)
                 print(f"{name} on {share:.0%} of the patients is done", flush=True)
         recipes = {
             name: {
@@ -147,7 +147,7 @@ class LearningCurve(Study):
 
     def _keep(self, key: str, name: str, kind: str, share: float, outcome: Outcome) -> None:
         key = f"{key} {share:.0%}"
-        self.oof.add(key, outcome.logits, kind == BASELINE_KIND)
+        self.oof.add(key, outcome.logits)
         self.points[key] = {"name": name, "kind": kind, "share": share}
         self.points[key] |= {"images": outcome.images, "seconds": outcome.seconds}
 

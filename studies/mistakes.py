@@ -27,7 +27,7 @@ from chestlab.data.folds import FOLDS_SEED
 from chestlab.data.splits import CLASS_NAMES
 from chestlab.evaluation import subgroups
 from chestlab.evaluation.metrics import sigmoid
-from chestlab.evaluation.out_of_fold import OutOfFold
+from chestlab.evaluation.out_of_fold import NETWORK_KIND, OutOfFold
 from chestlab.files.atomic import atomic_write, make_folder
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
 from chestlab.files.progress import StopSignals
@@ -77,9 +77,7 @@ class Mistakes(Study):
             text = f"'{options.source}' is of other images or folds than '{self.data.source}'"
             raise InputError(f"{text}: --data must name the file that the study was run on")
         self.networks = [
-            name
-            for name, about in self.configurations.items()
-            if about["kind"] == fresh_folds.NETWORK_KIND
+            name for name, about in self.configurations.items() if about["kind"] == NETWORK_KIND
         ]
         if not self.networks:
             raise InputError(f"'{options.source}' holds no network yet, only baselines")

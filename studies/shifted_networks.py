@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from chestlab.data.shifts import SEED, shifted
+from chestlab.evaluation.out_of_fold import NETWORK_KIND
 from chestlab.evaluation.packed_logits import write_packed
 from chestlab.files.atomic import atomic_write, written_together
 from chestlab.files.errors import InputError
@@ -24,7 +25,6 @@ from studies.fold_networks import FoldNetwork
 from studies.fresh_folds import Frozen
 from studies.network_names import network_name
 from studies.shifts_page import LOGITS, NONE, read_stored
-from studies.stored_configurations import NETWORK_KIND
 from studies.study import Study
 
 

@@ -25,6 +25,7 @@ from chestlab.data.folds import FRESH_FOLDS_SEED
 from chestlab.data.shifts import SEED, SHIFTS
 from chestlab.evaluation import baselines
 from chestlab.evaluation.alarms import logits_of
+from chestlab.evaluation.out_of_fold import BASELINE_KIND
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.runs.crossval import Configuration, digest
@@ -34,7 +35,6 @@ from studies.fresh_folds import BASELINES, FROZEN, Frozen, count_use, frozen_con
 from studies.shifted_networks import ShiftedNetworks
 from studies.shifts_page import NONE, write_page
 from studies.stored_configurations import known_first
-from studies.stored_results import BASELINE_KIND
 from studies.study import add_only, comparison_parser
 
 NAMES = ("efficientchestnet", "residualchestnet")  # of `FROZEN`

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from chestlab.evaluation import verdicts
-from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
+from chestlab.evaluation.out_of_fold import BASELINE_KIND, MEASURES, OutOfFold
 from chestlab.evaluation.packed_logits import read_packed
 from chestlab.evaluation.prevalence import FIGURES, at_prevalence
 from chestlab.evaluation.verdicts import UNKNOWN, Estimate, Noise
 from chestlab.files.errors import InputError
 from chestlab.reporting.page import NOTHING, Wording
-from studies.stored_results import BASELINE_KIND, read_summary, unlike_images
+from studies.stored_results import read_summary, unlike_images
 from studies.study import ENGLISH, interval_cell, interval_columns, p_cell, write_readmes
 
 LOGITS = "logits.csv.bz2"

@@ -12,14 +12,12 @@ import numpy as np
 import torch
 
 from chestlab.data.folds import FOLDS_SEED
-from chestlab.evaluation.out_of_fold import OutOfFold
+from chestlab.evaluation.out_of_fold import ESTIMATED_KIND, OutOfFold
 from chestlab.files.atomic import atomic_write, written_together
 from chestlab.files.progress import StopSignals
 from chestlab.runs.crossval import Configuration
-from studies.stored_results import ESTIMATED_KIND, read_results
+from studies.stored_results import read_results
 from studies.study import REPEATS, Study
-
-NETWORK_KIND = "network"  # of the row of a network that was trained
 
 ESTIMATED = "_estimated"  # after the name of a network whose batch-norm statistics are estimated
 

@@ -10,8 +10,6 @@ import numpy as np
 
 from chestlab.data.folds import FOLDS_SEED
 from chestlab.data.splits import CLASS_NAMES
-from chestlab.evaluation.out_of_fold import BASELINE_KIND as BASELINE_KIND
-from chestlab.evaluation.out_of_fold import ESTIMATED_KIND as ESTIMATED_KIND
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.files.errors import InputError
 from chestlab.files.reading import read_json, shown

@@ -42,7 +42,9 @@ PATIENT, FOLD = "patient", "fold"
 
 ORIGINS = ("train", "val")  # splits that are cross-validated
 
-BASELINE_KIND = "yardstick"  # of a classical classifier's row, in the tables of studies
+NETWORK_KIND = "network"  # of the row of a network that was trained, in the tables of studies
+
+BASELINE_KIND = "yardstick"  # of a classical classifier's row
 
 ESTIMATED_KIND = "estimated"  # of a network's row with batch-norm statistics estimated anew
 

@@ -12,12 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from chestlab.evaluation.out_of_fold import OutOfFold
+from chestlab.evaluation.out_of_fold import NETWORK_KIND, OutOfFold
 from chestlab.evaluation.verdicts import Estimate
 from chestlab.files.errors import InputError
 from chestlab.files.run_files import STUDIES
-
-NETWORK = "network"  # kind of configurations
 
 Read = TypeVar("Read")
 
@@ -56,7 +54,7 @@ class FreshFolds:
         return [
             name
             for name, about in self.configurations.items()
-            if about["kind"] == NETWORK and about["model"] in names
+            if about["kind"] == NETWORK_KIND and about["model"] in names
         ]
 
     def clearly_above(self, name: str, other: str) -> bool:

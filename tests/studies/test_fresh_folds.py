@@ -14,13 +14,13 @@ from chestlab.data.folds import FOLDS_SEED, FRESH_FOLDS_SEED
 from chestlab.evaluation import out_of_fold
 from chestlab.evaluation.looks import FILE_NAME, Look, read_looks, record
 from chestlab.evaluation.metrics import choose_threshold, sigmoid
-from chestlab.evaluation.out_of_fold import NESTED_ACCURACY, OutOfFold
+from chestlab.evaluation.out_of_fold import ESTIMATED_KIND, NESTED_ACCURACY, OutOfFold
 from chestlab.files.errors import InputError
 from chestlab.runs import crossval
 from chestlab.runs.crossval import Configuration
 from studies import fresh_folds, study
 from studies.network_names import network_name
-from studies.stored_results import ESTIMATED_KIND, read_results
+from studies.stored_results import read_results
 
 NAMES = ["first", "second", "first_twisted"]
 pytestmark = pytest.mark.usefixtures("tiny_networks")
