@@ -4,15 +4,17 @@ checkpoint. It learns the 14 findings, or, without labels, to recognise an image
     python -m studies.pretrain --net residualchestnet --objective findings
     torchrun --nproc-per-node 2 -m studies.pretrain --net residualchestnet
 
-Validation and test images are never looked at: the number of epochs is fixed, and the last one's
-weights are the result. To evaluate a network by cross-validation afterwards, every patient of the
-fold held out there must be unknown to it: --exclude-fold.
+Validation images choose nothing: the number of epochs is fixed, and the last one's weights are the
+result. Of the 14 findings their mean AUC is shown after every epoch, to see whether more epochs
+would help; test images are never looked at. To evaluate a network by cross-validation afterwards,
+every patient of the fold held out there must be unknown to it: --exclude-fold.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -23,6 +25,7 @@ from torch import nn
 
 from chestlab.data import phantom, provenance, sources, splits
 from chestlab.data.folds import make_folds, train_and_val
+from chestlab.evaluation.tasks import FindingsTask
 from chestlab.files.atomic import atomic_write, check_writable, write_csv
 from chestlab.files.checkpoint import save_checkpoint
 from chestlab.files.errors import InputError, one_line_errors
@@ -34,6 +37,7 @@ from chestlab.runs.resumable import Resumable
 from chestlab.runs.run import watched
 from chestlab.training.device import check_precision, pick_device, precision
 from chestlab.training.distributed import Processes
+from chestlab.training.inference import predict
 from chestlab.training.layers import parameter_count
 from chestlab.training.losses import ProjectionHead, SimCLR
 from chestlab.training.recipe import as_dict
@@ -41,7 +45,7 @@ from chestlab.training.trainer import Trainer
 from chestlab.training.weights import last_linear, load_pretrained, read_pretrained
 from studies.pretrain_flags import HYPERPARAMETERS, parse
 
-COLUMNS = ("epoch", "train_loss", "lr", "seconds")
+COLUMNS = ("epoch", "train_loss", "val_loss", "val_auc", "lr", "seconds")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -63,6 +67,8 @@ class Pretraining(Resumable):
 
     Attributes:
         train: the images to learn from, none of them of an excluded patient.
+        val: the images to see how well the findings are told apart, of no excluded patient either;
+            none for an objective without labels.
         build: makes the network with the objective's last layer.
         seen: record of the images, for the checkpoint.
 
@@ -111,13 +117,16 @@ class Pretraining(Resumable):
         check_writable(self.options.models_dir, "--models-dir")
 
     def _load_images(self) -> splits.Split | None:
-        """Set ``data`` and ``train``; returns the two-class images that are left out."""
+        """Set ``data``, ``train`` and ``val``; returns the two-class images that are left out."""
         options, held_out = self.options, None
         source = options.data, options.root, options.source_size
         self.data = sources.load(*source, findings=True)
         if options.exclude_fold:
             held_out = _held_out(sources.load(*source), options)
-        self.train = self.data.train if held_out is None else without(self.data.train, held_out)
+        self.train, self.val = self.data.train, self.data.val
+        if held_out is not None:
+            self.train = without(self.train, held_out, "train")
+            self.val = without(self.val, held_out, "val")
         if len(self.train) < 2 * self.processes.size:
             raise InputError(f"there are {len(self.train)} training images left, too few")
         return held_out
@@ -168,21 +177,33 @@ class Pretraining(Resumable):
         return f"fold {fold} of {k} over {self.options.folds_over}"
 
     def trainer(self) -> Trainer:
-        """The training, at its beginning; it has no validation images."""
-        images = torch.from_numpy(self.train.images)[:, None].to(self.device)
-        labels = torch.from_numpy(self.train.labels).to(self.device, torch.float32)
+        """The training, at its beginning; without labels it has no validation images."""
+        (images, labels), val = self._tensors(self.train), self._tensors(self.val)
         objective = None
         if self.options.objective == "simclr":
             objective = SimCLR(self.options.settings["nt_xent_temperature"])
             labels = labels.new_zeros(len(labels))
+            val = images[:0], labels[:0]
         return Trainer(
             self.build,
             self.recipe,
             (images, labels),
-            (images[:0], labels[:0]),
+            val,
             objective=objective,
             processes=self.processes,
         )
+
+    def _tensors(self, split: splits.Split) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (N, 1, S, S) uint8 and labels (N, 14) on the device."""
+        images = torch.from_numpy(split.images)[:, None].to(self.device)
+        return images, torch.from_numpy(split.labels).to(self.device, torch.float32)
+
+    def _figures_of_val(self, trainer: Trainer) -> dict[str, Any] | None:
+        """Figures of the findings in float32, each one's AUC included, where there are any."""
+        if not len(trainer.val_images):
+            return None
+        logits = predict(trainer.eval_model, trainer.val_images, self.recipe)
+        return FindingsTask().evaluate(self.val, logits)
 
     def describe(self, trainer: Trainer) -> str:
         """Network, objective and data in two lines."""
@@ -231,6 +252,7 @@ class Pretraining(Resumable):
             "processes": self.processes.size,
             "epochs_run": len(trainer.history),
             "train_loss": trainer.history[-1]["train_loss"],
+            "val": self._figures_of_val(trainer),
             "seconds": seconds,
             "images_per_second": trainer.images_per_epoch * len(trainer.history) / seconds,
         }
@@ -263,8 +285,10 @@ def train(pretraining: Pretraining, signals: StopSignals) -> None:
 
 def _print_summary(pretraining: Pretraining, trainer: Trainer) -> None:
     seconds = sum(row["seconds"] for row in trainer.history)
+    last = trainer.history[-1]
+    of_val = "" if math.isnan(last["val_auc"]) else f"val mean AUC {last['val_auc']:.3f}, "
     print(
-        f"{len(trainer.history)} epochs, loss {trainer.history[-1]['train_loss']:.3f}, "
+        f"{len(trainer.history)} epochs, loss {last['train_loss']:.3f}, {of_val}"
         f"{duration(seconds)} (minutes:seconds)\nresults: {pretraining.final.folder}   "
         f"for --weights: {pretraining.final.finished}",
         flush=True,
@@ -297,21 +321,24 @@ def _held_out(data: splits.TwoClassData, options: argparse.Namespace) -> splits.
     return chosen.val if chosen.held_out is None else chosen.held_out
 
 
-def without(train: splits.Split, held_out: splits.Split) -> splits.Split:
-    """The images of ``train`` that are of no patient in ``held_out``.
+def without(images: splits.Split, held_out: splits.Split, split: str) -> splits.Split:
+    """The images that are of no patient in ``held_out``.
 
     Where the source names no patients, the images that are not in ``held_out`` themselves.
 
     Args:
-        train: rows of the source's train split.
+        images: of one split of the source.
         held_out: images of the same source, with their ``origin`` if not all of its train split.
+        split: which one ``images`` are of.
     """
-    if train.patients is not None and held_out.patients is not None:
-        excluded = np.isin(train.patients, held_out.patients)
+    if images.patients is not None and held_out.patients is not None:
+        excluded = np.isin(images.patients, held_out.patients)
     else:
-        excluded = np.isin(train.index, provenance.record([("train", held_out)])["rows"]["train"])
-    rest = train.take(~excluded)
-    if provenance.overlap(provenance.record([("train", rest)]), "train", held_out, by_patient=True):
+        excluded = np.isin(
+            images.index, provenance.record([("train", held_out)])["rows"].get(split, [])
+        )
+    rest = images.take(~excluded)
+    if provenance.overlap(provenance.record([(split, rest)]), "train", held_out, by_patient=True):
         raise RuntimeError("images of the fold left out are still there")
     return rest
 

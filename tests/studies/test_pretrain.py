@@ -380,7 +380,7 @@ def test_of_a_source_without_names_the_images_themselves_are_left_out(phantom_np
         part = make_folds(two, 3, over)[0]
         held_out = part.val if part.held_out is None else part.held_out
         own = held_out.index if over == "train" else held_out.index[held_out.origin == "train"]
-        rest = pretrain.without(all_.train, held_out)
+        rest = pretrain.without(all_.train, held_out, "train")
         assert sorted([*rest.index, *own]) == list(range(len(all_.train)))
         assert len(own) > 5
 
@@ -388,7 +388,7 @@ def test_of_a_source_without_names_the_images_themselves_are_left_out(phantom_np
 def test_of_the_real_images_every_patient_of_a_fold_goes(real_npz):
     two, all_ = (sources.load(str(real_npz), findings=f) for f in (False, True))
     for part in make_folds(two, 5, "train+val"):
-        rest = pretrain.without(all_.train, part.val)
+        rest = pretrain.without(all_.train, part.val, "train")
         gone = len(all_.train) - len(rest)
         assert not set(rest.patients) & set(part.val.patients)
         assert gone > 3 * len(part.val)  # many have images with other findings or none
