@@ -27,10 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from chestlab.evaluation import baselines
-from chestlab.evaluation.out_of_fold import BASELINE_KIND, MEASURES, NETWORK_KIND, OutOfFold
+from chestlab.evaluation.out_of_fold import BASELINE_KIND, NETWORK_KIND
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
-from chestlab.reporting.page import NOTHING, Wording
 from chestlab.runs.crossval import Configuration
 from chestlab.training.layers import check_input, without_slow_bf16
 from chestlab.training.recipe import as_dict, recipe_hash
@@ -39,6 +38,7 @@ from networks import network
 from studies.fresh_folds import comparison_cells, comparison_table
 from studies.imagenet_chests import CHESTS, learned_in, read_chests, record_of
 from studies.probes import LITE, Probe, probes
+from studies.start_tables import cells, in_words, table
 from studies.stored_configurations import (
     ESTIMATED,
     StoredConfigurations,
@@ -48,8 +48,6 @@ from studies.stored_results import read_results
 from studies.study import (
     add_only,
     comparison_parser,
-    interval_cell,
-    interval_columns,
     write_readmes,
     write_table,
 )
@@ -240,23 +238,6 @@ def order(names: Collection[str]) -> list[str]:
     return known_first(names, [row.name + end for row in ROWS for end in ("", ESTIMATED)])
 
 
-def table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
-    """A row per configuration with its figures."""
-    rows = []
-    for name in order(summary["configurations"]):
-        about = summary["configurations"][name]
-        row = {"configuration": name, "kind": about["kind"], "model": about["model"]}
-        start = about.get("start") or {}
-        row["start"] = start.get("learned") or start.get("source", "")
-        row["changes"] = ", ".join(f"{k} {v}" for k, v in about.get("changes", {}).items())
-        row["images"] = about["images"]
-        for measure in MEASURES:
-            row |= interval_columns(measure, oof.estimate(name, measure))
-        row["images_seen"] = about["images"] * (about.get("best_epoch") or 0) or ""
-        rows.append(row | {"seconds": about["seconds"]})
-    return rows
-
-
 def curve_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The points of `CURVES` that were measured, for lines of two points or more."""
     measured = {row["configuration"]: row for row in rows}
@@ -277,7 +258,8 @@ def write_page(folder: Path) -> None:
     from chestlab.reporting.study_plots import draw_estimates, draw_learning_curves
 
     summary, oof = read_results(folder, "imagenet", "configurations")
-    rows, compared = table(summary, oof), comparison_table(oof, COMPARISONS)
+    rows = table(summary, oof, order(summary["configurations"]))
+    compared = comparison_table(oof, COMPARISONS)
     write_table(folder / "table.csv", rows)
     if compared:
         write_table(folder / "comparisons.csv", compared)
@@ -303,49 +285,16 @@ def write_page(folder: Path) -> None:
         oof,
         lambda wording: {
             "base": summary["base"],
-            "rows": [_cells(wording, row) for row in rows],
+            "rows": [cells(wording, row) for row in rows],
             "compared": [comparison_cells(wording, row) for row in compared],
             "comparisons": len(compared),
             "curve": bool(points),
             "learned": learned_in(summary["configurations"]),
             "missing": missing,
             "number": wording.number,
-            "auc": {row["configuration"]: interval_cell(wording, row, "auc") for row in rows},
-            "gain": {
-                (row["configuration"], row["over"]): interval_cell(wording, row, "auc_gain", "+.3f")
-                for row in compared
-            },
-            "certain": {
-                (row["configuration"], row["over"]): _certain(wording, row, summary["repeats"])
-                for row in compared
-            },
+            **in_words(wording, rows, compared, summary["repeats"]),
         },
     )
-
-
-def _certain(wording: Wording, row: Mapping[str, Any], repeats: int) -> str:
-    """The verdict on a difference, after Holm's correction, as the page's answer ends with it."""
-    if repeats < 2:
-        return wording.say("single_repeat")
-    decided = row["verdict_holm"] != "undecided"
-    return wording.say("beyond_chance" if decided else "maybe_chance")
-
-
-def _cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:
-    figures = [interval_cell(wording, row, measure) for measure in MEASURES]
-    seen = wording.number(row["images_seen"], ",.0f") if row["images_seen"] else NOTHING
-    changes = f"`{row['changes']}`" if row["changes"] else NOTHING
-    images = wording.number(row["images"], ",.0f")
-    start = row["start"] or NOTHING
-    return [
-        f"`{row['configuration']}`",
-        wording.baseline(row["model"]),
-        start,
-        changes,
-        images,
-        *figures,
-        seen,
-    ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

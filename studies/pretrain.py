@@ -225,16 +225,18 @@ class Pretraining(Resumable):
         write_csv(self.files.folder / "history.csv", COLUMNS, rows)
 
     def write_results(self, trainer: Trainer) -> None:
-        """Write the last epoch's weights, then `metrics.json`.
+        """Write the last epoch's weights with what is known of them, then `metrics.json`.
 
         SimCLR's projection head is left out.
         """
+        figures = self._figures_of_val(trainer)
         weights = {
             name: value
             for name, value in trainer.model.state_dict().items()
             if self.options.objective == "findings" or not name.startswith(f"{self.head}.")
         }
         state = {"epoch": self.recipe.epochs, "weights": weights, "seen": self.seen}
+        state |= {"history": [dict(row) for row in trainer.history], "val": figures}
         save_checkpoint(self.files.finished, {**self.identity, **state})
         seconds = sum(row["seconds"] for row in trainer.history)
         patients = self.train.patients
@@ -252,7 +254,7 @@ class Pretraining(Resumable):
             "processes": self.processes.size,
             "epochs_run": len(trainer.history),
             "train_loss": trainer.history[-1]["train_loss"],
-            "val": self._figures_of_val(trainer),
+            "val": figures,
             "seconds": seconds,
             "images_per_second": trainer.images_per_epoch * len(trainer.history) / seconds,
         }

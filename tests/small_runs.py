@@ -9,7 +9,7 @@ from chestlab.data import splits
 from chestlab.files.progress import Interrupted
 from chestlab.training.trainer import Trainer
 
-SMALL = ("--image-size", 32, "--width", 4, "--epochs", 2, "--device", "cpu", "--amp", "off")
+SMALL = ("--image-size", 32, "--width", 8, "--epochs", 2, "--device", "cpu", "--amp", "off")
 
 
 def read_metrics(folder):

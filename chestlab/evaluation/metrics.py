@@ -328,7 +328,8 @@ def evaluate_findings(
         drawn[:, k] = weighted_auc(labels[:, k], probabilities[:, k], weights)
     mean_figures: dict[str, Any] = dict(_UNDEFINED_AUC)
     if usable.any():
-        mean = np.nanmean(drawn[:, usable], axis=1)
+        of_usable = drawn[:, usable]
+        mean = np.nanmean(of_usable[np.isfinite(of_usable).any(axis=1)], axis=1)
         mean_figures = {
             "auc": roc_auc(labels[:, usable], probabilities[:, usable]),
             "auc_ci95": percentile_interval(mean),

@@ -23,7 +23,7 @@ def test_plain_and_residual_are_trained_on_the_same_data_in_the_same_order(
     for name, model in (("pair_plain34", "Plain34"), ("pair_resnet34", "ResNet34")):
         metrics = read_metrics(tmp_path / "results" / name)
         assert metrics["model"] == model
-        assert metrics["model_arguments"] == {"width": 4}
+        assert metrics["model_arguments"] == {"width": 8}
         assert (metrics["seed"], metrics["recipe"]["lr"]) == (42, 1e-9)
         assert metrics["recipe_name"] == "cosine"
     assert (tmp_path / "results/pair_plain34_vs_pair_resnet34.png").exists()
@@ -31,7 +31,7 @@ def test_plain_and_residual_are_trained_on_the_same_data_in_the_same_order(
     for network in (Plain34, ResNet34):
         data = torch.zeros(20, 1, 28, 28, dtype=torch.uint8), torch.zeros(20)
         recipe = dataclasses.replace(RECIPES["cosine"], image_size=32, amp="off")
-        trainer = Trainer(partial(network, width=4), recipe, data, data)
+        trainer = Trainer(partial(network, width=8), recipe, data, data)
         orders.append(torch.randperm(20, generator=trainer.shuffle))
     assert torch.equal(*orders)
 
@@ -39,9 +39,9 @@ def test_plain_and_residual_are_trained_on_the_same_data_in_the_same_order(
 @pytest.mark.parametrize(
     ("file", "model", "arguments"),
     [
-        ("resnet_se.py", "SEResNet34", {"width": 4, "reduction": 16}),
-        ("resnet_mish.py", "MishResNet34", {"width": 4}),
-        ("resnet_se_mish.py", "SEMishResNet34", {"width": 4, "reduction": 16}),
+        ("resnet_se.py", "SEResNet34", {"width": 8, "reduction": 16}),
+        ("resnet_mish.py", "MishResNet34", {"width": 8}),
+        ("resnet_se_mish.py", "SEMishResNet34", {"width": 8, "reduction": 16}),
     ],
 )
 def test_each_member_is_a_script(script, tmp_path, phantom_npz, file, model, arguments):
@@ -56,7 +56,7 @@ def test_a_networks_flags_reach_its_constructor_and_are_kept(script, tmp_path, p
     flags = ("--order", "post", "--reduction", 0, "--dropout", 0.3, "--activation", "gelu")
     script("resnet_modified.py", "--data", phantom_npz, *SMALL, *flags, "--name", "one")
     metrics = read_metrics(tmp_path / "results/one")
-    arguments = {"order": "post", "reduction": 0, "dropout": 0.3, "activation": "gelu", "width": 4}
+    arguments = {"order": "post", "reduction": 0, "dropout": 0.3, "activation": "gelu", "width": 8}
     assert metrics["model_arguments"] == arguments
     assert metrics["parameters"] == parameter_count(ModifiedResNet34(**arguments))
     weights = torch.load(tmp_path / "trained_models/one_best.pth", weights_only=True)["weights"]

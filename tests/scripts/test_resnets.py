@@ -29,8 +29,8 @@ def test_parameters_are_those_of_the_papers_networks_with_grey_stem_and_one_logi
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
 def test_logits_have_one_column_per_output_and_none_for_a_single_one(network):
     x = torch.randn(2, 1, 40, 32)
-    assert network(width=4)(x).shape == (2,)
-    assert network(outputs=14, width=4)(x).shape == (2, 14)
+    assert network(width=8)(x).shape == (2,)
+    assert network(outputs=14, width=8)(x).shape == (2, 14)
 
 
 def test_resnet_34_with_torchvisions_weights_gives_torchvisions_features():
@@ -87,20 +87,20 @@ def test_plain_34_is_resnet_34_without_shortcuts_and_starts_from_the_same_distri
 
 def test_mish_replaces_every_relu_in_the_attention_too():
     for network in (MishResNet34, SEMishResNet34):
-        kinds = [type(module) for module in network(width=4).modules()]
+        kinds = [type(module) for module in network(width=8).modules()]
         assert nn.ReLU not in kinds
         assert kinds.count(nn.Mish) == 33 + 16 * (network is SEMishResNet34)
 
 
 def test_attention_scales_the_residual_branch_by_what_it_says():
-    block = SEResNet34(width=4, reduction=2).layer1[0].eval()
-    plain = ResNet34(width=4).layer1[0].eval()
+    block = SEResNet34(width=8, reduction=2).layer1[0].eval()
+    plain = ResNet34(width=8).layer1[0].eval()
     plain.load_state_dict(
         {k: v for k, v in block.state_dict().items() if not k.startswith("attention")}
     )
     nn.init.zeros_(block.attention.expand.weight)
     nn.init.constant_(block.attention.expand.bias, 100.0)  # a gate that is fully open
-    x = torch.rand(2, 4, 8, 8)
+    x = torch.rand(2, 8, 8, 8)
     torch.testing.assert_close(block(x), plain(x))
     nn.init.constant_(block.attention.expand.bias, -100.0)
     torch.testing.assert_close(block(x), torch.relu(x))
@@ -121,16 +121,16 @@ def test_each_change_of_the_modified_network_can_be_switched_off_alone(choice, v
 
 def test_the_modified_network_with_all_changes_off_is_resnet_34():
     torch.manual_seed(0)
-    off = ModifiedResNet34(width=4, order="post", reduction=0, dropout=0, activation="relu")
+    off = ModifiedResNet34(width=8, order="post", reduction=0, dropout=0, activation="relu")
     torch.manual_seed(0)
-    plain = ResNet34(width=4)
+    plain = ResNet34(width=8)
     x = torch.randn(4, 1, 32, 32)
     assert torch.equal(off(x), plain(x))
 
 
 def test_in_pre_activation_order_the_input_reaches_the_end_of_a_stage_unchanged():
-    stage = ModifiedResNet34(width=4).layer1.eval()
+    stage = ModifiedResNet34(width=8).layer1.eval()
     for block in stage:
         nn.init.zeros_(block.conv2.weight)
-    x = torch.randn(2, 4, 8, 8)
+    x = torch.randn(2, 8, 8, 8)
     assert torch.equal(stage(x), x)

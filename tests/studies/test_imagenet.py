@@ -32,6 +32,7 @@ from studies import (
     imagenet_chests,
     pretrain,
     probes,
+    start_tables,
     study,
     switches,
     tune,
@@ -475,7 +476,7 @@ def test_on_fresh_folds_it_starts_from_imagenet_goes_on_after_a_stop_and_is_coun
 def test_a_gain_is_said_with_its_verdict():
     undecided, decided = {"verdict_holm": "undecided"}, {"verdict_holm": "supported"}
     says = [(decided, 1), (undecided, 2), (decided, 2)]
-    assert [imagenet._certain(Wording("en"), *of) for of in says] == [
+    assert [start_tables.certain(Wording("en"), *of) for of in says] == [
         "undecided with a single repeat",
         "which may be chance",
         "more than chance",

@@ -48,8 +48,8 @@ from train import REPORT
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 HEAVY = ("densenet169", "efficientnet_b3", "resnet50", "resnet101", "vit_b_16")
 SMALL = ("--device", "cpu", "--epochs", 2, "--batch-size", 16)
-RANDOM = ("--net", "modifiedresnet34", "--width", 4, "--dropout", 0.3, "--image-size", 32)
-CHEAP = ("--net", "seresnet34", "--width", 4, "--image-size", 32)
+RANDOM = ("--net", "modifiedresnet34", "--width", 8, "--dropout", 0.3, "--image-size", 32)
+CHEAP = ("--net", "seresnet34", "--width", 8, "--image-size", 32)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -138,7 +138,7 @@ def test_every_training_script_has_its_networks_here():
 )
 def test_every_network_learns_findings_and_its_script_can_start_there(name):
     found = network(name, "cpu")
-    arguments = {**found.arguments, **({"width": 4} if "width" in found.model_options else {})}
+    arguments = {**found.arguments, **({"width": 8} if "width" in found.model_options else {})}
     build = partial(found.build, **arguments)
     trainer = make(build=build, n=4, size=32, epochs=1, flip=0.5)
     assert math.isfinite(trainer.run_epoch()["train_loss"])
@@ -223,13 +223,13 @@ def test_torchvisions_resnet34_fits_the_one_here_and_its_colours_become_grey():
 
 @pytest.mark.parametrize("damage", ["name", "missing", "shape", "extra", "no weights", "number"])
 def test_a_checkpoint_of_another_network_is_told_in_one_line(damage):
-    state = {"model": "ResNet34", "weights": ResNet34(width=4).state_dict()}
+    state = {"model": "ResNet34", "weights": ResNet34(width=8).state_dict()}
     if damage == "name":
         state["model"] = "Plain34"
     elif damage == "missing":
         del state["weights"]["layer2.0.conv1.weight"]
     elif damage == "shape":
-        state["weights"] = ResNet34(width=8).state_dict()
+        state["weights"] = ResNet34(width=16).state_dict()
     elif damage == "extra":
         state["weights"]["layer5.weight"] = torch.zeros(1)
     elif damage == "no weights":
@@ -237,7 +237,7 @@ def test_a_checkpoint_of_another_network_is_told_in_one_line(damage):
     else:
         state["weights"]["conv1.weight"] = 3
     with pytest.raises(InputError, match=r"--weights: 'bad\.pth'") as refusal:
-        load_pretrained(partial(ResNet34, width=4), PretrainedWeights("bad.pth", "", state))
+        load_pretrained(partial(ResNet34, width=8), PretrainedWeights("bad.pth", "", state))
     assert str(refusal.value).isprintable()
 
 
@@ -306,6 +306,25 @@ def test_validation_and_test_images_have_no_say(start, tmp_path, phantom_npz):
     assert one["seen"] == two["seen"] and list(one["seen"]["trained"]["rows"]) == ["train"]
 
 
+def test_the_findings_auc_of_others_validation_images_is_shown(start, tmp_path, named_npz):
+    fold_1 = "--exclude-fold", "1/3", "--folds-over", "train+val"
+    flags = "--data", named_npz, *SMALL, *CHEAP, *fold_1
+    assert start(*flags, "--name", "shown") == (0, "")
+    folder = tmp_path / "results/pretraining/shown"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    with (folder / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    state = load_checkpoint(tmp_path / "trained_models/shown_final.pth")
+    assert metrics["val"] == state["val"] and len(rows) == len(state["history"]) == 2
+    assert float(rows[-1]["val_loss"]) == pytest.approx(metrics["val"]["loss"], rel=1e-5)
+    data = sources.load(str(named_npz))
+    fold = make_folds(data, 3, "train+val")[0]
+    held_out = fold.held_out if fold.held_out is not None else fold.val
+    names = np.load(named_npz)["val_names"]
+    others = ~np.isin([name[:8] for name in names], held_out.patients)
+    assert metrics["val"]["n"] == others.sum() < len(names)
+
+
 @pytest.mark.parametrize("over", ["train", "train+val"])
 def test_patients_of_an_excluded_fold_stay_unknown(start, tmp_path, named_npz, over):
     flags = "--data", named_npz, *SMALL, *CHEAP, "--name", "without", "--folds-over", over
@@ -327,7 +346,7 @@ def test_patients_of_an_excluded_fold_stay_unknown(start, tmp_path, named_npz, o
     for number, part in enumerate(parts):
         options = parse(
             {"report": dataclasses.replace(REPORT, name="x", image_size=32)},
-            ["--data", str(named_npz), "--device", "cpu", "--width", "4"],
+            ["--data", str(named_npz), "--device", "cpu", "--width", "8"],
             model_options={"width": family.WIDTH},
         )
         make_experiment = partial(Experiment, SEResNet34, options, part, read_weights=lambda: point)
@@ -344,7 +363,7 @@ def test_a_script_refuses_weights_that_know_what_it_is_judged_on(start, tmp_path
     path = tmp_path / "trained_models/all_final.pth"
     state = load_checkpoint(path)
     before = set(tmp_path.rglob("*"))
-    fold = "--data", named_npz, "--weights", path, "--folds", 3, "--image-size", 32, "--width", 4
+    fold = "--data", named_npz, "--weights", path, "--folds", 3, "--image-size", 32, "--width", 8
     script = SEResNet34
 
     def run(argv):
@@ -357,7 +376,7 @@ def test_a_script_refuses_weights_that_know_what_it_is_judged_on(start, tmp_path
     data = sources.load(str(named_npz))
     test = provenance.record([("test", data.test)], phantom=True)
     torch.save({**state, "seen": {"trained": test}}, "bad.pth")
-    flags = "--data", named_npz, "--weights", "bad.pth", "--width", 4, "--epochs", 1
+    flags = "--data", named_npz, "--weights", "bad.pth", "--width", 8, "--epochs", 1
     status, told = start(*flags, run=run)
     assert status == 2 and "24 of the 24 test images" in told
     assert set(tmp_path.rglob("*")) == before | {tmp_path / "bad.pth"}

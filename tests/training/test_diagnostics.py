@@ -12,7 +12,7 @@ from resnet_plain import ResNet34
 
 def test_gradient_norms_are_those_of_the_loss_and_leave_the_network_alone():
     torch.manual_seed(0)
-    model = ResNet34(width=4)
+    model = ResNet34(width=8)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = torch.randint(0, 256, (8, 1, 32, 32), dtype=torch.uint8)
     labels = torch.tensor([0.0, 1.0] * 4)

@@ -32,7 +32,7 @@ from resnet_modified import ModifiedResNet34
 
 RECIPE = Recipe("x", epochs=3, batch_size=8, lr=1e-3, flip=0.5, rotate=10, amp="off", image_size=32)
 
-SMALL = partial(ModifiedResNet34, width=4, dropout=0.3)
+SMALL = partial(ModifiedResNet34, width=8, dropout=0.3)
 
 CASES = {
     "experiment 1": (EfficientChestNet, {"schedule": "onecycle", "label_smoothing": 0.1}),

@@ -340,7 +340,7 @@ def test_short_of_memory_the_graph_goes_first_and_then_half_of_the_batch(
     [
         (EfficientChestNet, 28),
         (ResidualChestNet, 28),
-        (lambda: ModifiedResNet34(width=4), 32),
+        (lambda: ModifiedResNet34(width=8), 32),
         (MobileNetV3Chest, 32),
         (lambda: TorchvisionChest(arch="densenet121"), 32),
         (lambda: TorchvisionChest(arch="efficientnet_b0"), 32),

@@ -55,7 +55,7 @@ def contrastive(n: int) -> Trainer:
     """An epoch of SimCLR on n random images, in batches of 4."""
 
     def build():
-        network = ResNet34(width=4)
+        network = ResNet34(width=8)
         network.fc = ProjectionHead(network.fc.in_features, 8)
         return network
 
