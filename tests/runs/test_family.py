@@ -73,7 +73,13 @@ def test_findings_have_no_ensembles(script, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("--activation", "tanh"), ("--dropout", "1"), ("--order", "both"), ("--task", "three-class")],
+    [
+        ("--activation", "tanh"),
+        ("--dropout", "1"),
+        ("--order", "both"),
+        ("--task", "three-class"),
+        ("--width", "7"),
+    ],
 )
 def test_a_wrong_choice_is_one_line_and_status_2(script, tmp_path, capsys, flag, value):
     with pytest.raises(SystemExit) as end:
