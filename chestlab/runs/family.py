@@ -56,8 +56,8 @@ RECIPES = {
     "adamw": dataclasses.replace(_ALL, epochs=10, lr=1e-3, schedule="constant", patience=NEVER),
 }
 
-# With fewer than 8 channels oneDNN's backward pass of a strided 1x1 convolution writes out of bounds
-# where there is AVX2 but no AVX-512 (https://github.com/uxlfoundation/oneDNN/issues/6035).
+# Below 8 channels oneDNN's backward pass of a strided 1x1 convolution writes out of bounds where
+# there is AVX2 but no AVX-512 (https://github.com/uxlfoundation/oneDNN/issues/6035).
 WIDTH = hyperparameter(
     64, "channels of the first stage, doubled by each of the others", low=8, high=512
 )
