@@ -121,6 +121,8 @@ FROZEN = (
 
 AVERAGE, AVERAGED = "average_1_and_2", ("efficientchestnet", "residualchestnet")
 
+ALL_REPEATS = "_all_repeats"  # after the name of a row with the mean of the repeats' networks
+
 BASELINES = ("hog_rbf_svm", "logistic_pixels")
 
 # Fixed before the first of the two was trained, which is claimed to have the higher AUC.
@@ -286,8 +288,38 @@ def comparison_table(
     return rows
 
 
+def means_over_repeats(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
+    """A row per configuration of `AVERAGED`, and their average, with all repeats' networks.
+
+    An image's logit is the mean of those that the networks of all repeats give it. In each repeat
+    another network has it in its fold left out, so that none of them knows it.
+
+    Args:
+        summary: of the results.
+        oof: gets the means as configurations.
+
+    Returns:
+        Figures, and the ``gain`` of the AUC over single networks. Empty with a single repeat.
+    """
+    repeats = len(oof.folds)
+    names = [name for name in (*AVERAGED, AVERAGE) if name in oof.logits and repeats > 1]
+    entries = {name + ALL_REPEATS: {"kind": AVERAGE_KIND} for name in names}
+    for name in names:
+        oof.add(name + ALL_REPEATS, np.tile(oof.logits[name].mean(0), (repeats, 1)))
+    oof.describe({**summary["configurations"], **entries})
+    rows = []
+    for name in names:
+        members = repeats * (len(AVERAGED) if name == AVERAGE else 1)
+        row: dict[str, Any] = {"configuration": name, "networks": members}
+        for measure in MEASURES:
+            row |= interval_columns(measure, oof.estimate(name + ALL_REPEATS, measure))
+        gain = oof.gain(name + ALL_REPEATS, name, "auc")
+        rows.append(row | interval_columns("auc_gain", gain))
+    return rows
+
+
 def write_page(folder: Path) -> None:
-    """Write ``table.csv``, ``comparisons.csv``, ``fresh_folds.png`` and the page in two languages.
+    """Write ``table.csv``, ``means.csv``, ``comparisons.csv``, a picture and the pages.
 
     Raises:
         InputError: ``oof.csv`` or ``fresh_folds.json`` is missing or damaged.
@@ -306,6 +338,9 @@ def write_page(folder: Path) -> None:
         caption="Each point is the mean of single networks, except the average. Bars: 95 % "
         "intervals over patients and repeats. Accuracy at a probability of 0.5.",
     )
+    means = means_over_repeats(summary, oof)
+    if means:
+        write_table(folder / "means.csv", means)
     missing = [frozen.name for frozen in FROZEN if frozen.name not in oof.logits]
     uses = _uses(folder, summary)
     write_readmes(
@@ -316,6 +351,7 @@ def write_page(folder: Path) -> None:
         lambda wording: {
             "best": _best(wording, rows),
             "rows": [_cells(wording, row, uses) for row in rows],
+            "means": [_mean_cells(wording, row) for row in means],
             "compared": [comparison_cells(wording, row) for row in compared],
             "comparisons": len(compared),
             "fixed": len(COMPARISONS),
@@ -366,6 +402,12 @@ def _cells(wording: Wording, row: Mapping[str, Any], uses: Mapping[str, int]) ->
     of_what = wording.say(f"judged_{row['kind']}")
     recipe = row["recipe"] or NOTHING
     return [f"`{row['configuration']}`", recipe, of_what, *figures, seen, used]
+
+
+def _mean_cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:
+    figures = [interval_cell(wording, row, measure) for measure in MEASURES]
+    gain = interval_cell(wording, row, "auc_gain", "+.3f")
+    return [f"`{row['configuration']}`", wording.number(row["networks"], "d"), *figures, gain]
 
 
 def comparison_cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from comparisons import tiny_networks, trained  # noqa: F401 (fixtures)
+from sklearn.metrics import roc_auc_score
 
 import networks
 from chestlab.data.folds import FOLDS_SEED, FRESH_FOLDS_SEED
@@ -88,6 +89,30 @@ def test_average_and_nested_accuracy_recompute_from_the_logits(command):
     assert float(rows["first_twisted"][NESTED_ACCURACY]) == pytest.approx(np.mean(right))
     better = rows_of(folder / "comparisons.csv")["second"]
     assert float(better["auc_gain"]) > 0
+
+
+@pytest.mark.usefixtures("trained")
+def test_means_over_repeats_recompute_and_change_no_other_figure(command, monkeypatch):
+    folder = command()
+    oof, rows = OutOfFold.read(folder / "oof.csv"), rows_of(folder / "means.csv")
+    assert set(rows) == {"first", "second", fresh_folds.AVERAGE}
+    for name, row in rows.items():
+        mean = oof.logits[name].mean(0)
+        areas = [
+            roc_auc_score(oof.labels[folds == fold], mean[folds == fold])
+            for folds in oof.folds
+            for fold in np.unique(folds)
+        ]
+        assert float(row["auc"]) == pytest.approx(np.mean(areas))
+        assert float(row["accuracy"]) == pytest.approx(np.mean((mean >= 0) == oof.labels))
+        assert row["networks"] == ("6" if name == fresh_folds.AVERAGE else "3")
+        assert f"| `{name}` | {row['networks']} |" in (folder / "README.md").read_text()
+    table, compared = ((folder / f"{n}.csv").read_text() for n in ("table", "comparisons"))
+    monkeypatch.setattr(fresh_folds, "means_over_repeats", lambda summary, oof: [])
+    fresh_folds.write_page(folder)
+    assert (folder / "table.csv").read_text() == table
+    assert (folder / "comparisons.csv").read_text() == compared
+    assert "## Several networks" not in (folder / "README.md").read_text()
 
 
 @pytest.mark.usefixtures("trained")
