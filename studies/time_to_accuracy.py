@@ -1,0 +1,190 @@
+"""Can experiments 1 and 2 have the same AUC in less time?
+
+    python -m studies.time_to_accuracy --data FILE.npz
+
+Each network is cross-validated on the choice folds with its default recipe and with one change that
+makes training shorter. A change is as good if its AUC is not lower by more than `MARGIN`, paired on
+the same images. Test is not read. Every change is measured in pixels that the network sees in
+training, on which its time depends on any machine.
+
+results/studies/time_to_accuracy_<data>/ gets logits, tables, a picture and a page in two languages.
+Finished folds are stored, and the same command continues where it was stopped. ``--only NAME``
+trains some of the rows. ``--redraw FOLDER`` writes the page again from the logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from chestlab.evaluation.out_of_fold import NETWORK_KIND, OutOfFold
+from chestlab.files.errors import one_line_errors
+from chestlab.files.progress import StopSignals
+from chestlab.reporting.page import NOTHING, Wording
+from chestlab.runs.crossval import Configuration
+from chestlab.training.recipe import as_dict, recipe_hash
+from studies.fresh_folds import Frozen, frozen_configuration
+from studies.start_tables import table
+from studies.stored_configurations import StoredConfigurations, known_first
+from studies.stored_results import read_results
+from studies.study import (
+    add_only,
+    comparison_parser,
+    interval_cell,
+    interval_columns,
+    write_readmes,
+    write_table,
+)
+
+MARGIN = 0.005  # of AUC that a shorter training may lose; fixed before anything was trained
+
+CHANGES: dict[str, dict[str, Mapping[str, Any]]] = {  # by network, what makes its training shorter
+    "efficientchestnet": {
+        "epochs_20": {"epochs": 20},
+        "epochs_20_lr": {"epochs": 20, "lr": 4e-3},
+        "size_20": {"image_size": 20},
+    },
+    "residualchestnet": {
+        "epochs_60": {"epochs": 60},
+        "epochs_60_lr": {"epochs": 60, "lr": 4e-3},
+        "size_20": {"image_size": 20},
+    },
+}
+
+ROWS = tuple(
+    row
+    for network, changes in CHANGES.items()
+    for row in (
+        Frozen(network, network, "best"),
+        *(Frozen(f"{network}_{name}", network, "best", of) for name, of in changes.items()),
+    )
+)
+
+
+class TimeToAccuracy(StoredConfigurations):
+    """Trains the rows that are asked for, then writes the pages.
+
+    Args:
+        options: of `main`.
+        signals: checked after every optimiser step.
+
+    Raises:
+        InputError: the flags cannot be used. Nothing has been written.
+    """
+
+    def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
+        super().__init__(options, signals, "time_to_accuracy")
+        wanted = [row for row in ROWS if row.name in options.only]
+        self.to_train = [(row, frozen_configuration(self, row)[1]) for row in wanted]
+
+    def run(self) -> None:
+        """Train what is neither stored nor in the results, then write the pages."""
+        self.begin()
+        for row, configuration in self.to_train:
+            about = self._about(row, configuration)
+            self.measure(row.name, configuration, about, estimated=False)
+        self.finish(write_page)
+
+    def _about(self, row: Frozen, configuration: Configuration) -> dict[str, Any]:
+        """What is stored about a row; with other values it is trained again."""
+        return {
+            "kind": NETWORK_KIND,
+            "model": row.network,
+            "changes": dict(row.changes),
+            "side": configuration.recipe.image_size or self.data.size,
+            "recipe": recipe_hash(as_dict(configuration.recipe)),
+        }
+
+    def in_order(self, names: Collection[str]) -> list[str]:
+        return known_first(names, [row.name for row in ROWS])
+
+
+def gains(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
+    """A row per configuration, with its work and its gain over the network's own recipe.
+
+    ``work`` is the number of pixels seen in training over that of the recipe; ``verdict`` is
+    ``as_good`` where the gain's interval lies above -`MARGIN`, ``worse`` where it lies below, and
+    ``undecided`` otherwise. Rows of the recipe itself, and those without it, have neither.
+    """
+    rows = table(summary, oof, list(summary["configurations"]))
+    pixels = {
+        row["configuration"]: row["images_seen"]
+        * summary["configurations"][row["configuration"]]["side"] ** 2
+        for row in rows
+    }
+    for row in rows:
+        name, base = row["configuration"], row["model"]
+        if name == base or base not in pixels:
+            continue
+        gain = oof.gain(name, base, "auc")
+        row |= {"work": pixels[name] / pixels[base], **interval_columns("auc_gain", gain)}
+        as_good, worse = gain.low > -MARGIN, gain.high < -MARGIN
+        row["verdict"] = "as_good" if as_good else "worse" if worse else "undecided"
+    return rows
+
+
+def write_page(folder: Path) -> None:
+    """Write ``table.csv``, a picture and the page in two languages.
+
+    Raises:
+        InputError: ``oof.csv`` or ``time_to_accuracy.json`` is missing or damaged.
+    """
+    from chestlab.reporting.study_plots import draw_estimates
+
+    summary, oof = read_results(folder, "time_to_accuracy", "configurations")
+    rows = gains(summary, oof)
+    write_table(folder / "table.csv", rows)
+    draw_estimates(
+        rows,
+        folder / "time_to_accuracy.png",
+        title=f"The recipe, and trainings with less work\n{summary['data']['source']} · train + "
+        f"val n = {len(oof.labels)}, {summary['repeats']} x {summary['folds']} choice folds",
+        caption="Means of single networks. Bars: 95 % intervals over patients"
+        f"{' and repeats' if summary['repeats'] > 1 else ''}. Accuracy at a probability of 0.5.",
+    )
+
+    def values(wording: Wording) -> dict[str, Any]:
+        compared = [row for row in rows if "verdict" in row]
+        return {
+            "rows": [_cells(wording, row) for row in rows],
+            "told": {
+                verdict: [_told(wording, row) for row in compared if row["verdict"] == verdict]
+                for verdict in ("as_good", "worse", "undecided")
+            },
+            "margin": wording.number(MARGIN),
+            "missing": [row.name for row in ROWS if row.name not in oof.logits],
+        }
+
+    write_readmes(folder, "time_to_accuracy", summary, oof, values)
+
+
+def _told(wording: Wording, row: Mapping[str, Any]) -> str:
+    gain = interval_cell(wording, row, "auc_gain", "+.3f")
+    return f"`{row['configuration']}` {gain}, {wording.number(100 * row['work'], '.0f')} %"
+
+
+def _cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:
+    figures = [interval_cell(wording, row, measure) for measure in ("auc", "accuracy")]
+    changes = f"`{row['changes']}`" if row["changes"] else NOTHING
+    compared = [NOTHING, NOTHING]
+    if "work" in row:
+        compared = [
+            wording.number(100 * row["work"], ".0f"),
+            interval_cell(wording, row, "auc_gain", "+.3f"),
+        ]
+    return [f"`{row['configuration']}`", changes, *figures, *compared]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; exit statuses of `chestlab.runs.run`."""
+    with one_line_errors(resume=""), StopSignals() as signals:
+        title = __doc__.splitlines()[0]
+        parser = comparison_parser("time_to_accuracy", title, write_page, frozen=True)
+        add_only(parser, [row.name for row in ROWS])
+        TimeToAccuracy(parser.parse_args(argv), signals).run()
+
+
+if __name__ == "__main__":
+    main()

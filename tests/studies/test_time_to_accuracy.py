@@ -1,0 +1,79 @@
+"""Shorter trainings against the recipe: rows, work, verdicts, pages."""
+
+import csv
+
+import numpy as np
+import pytest
+from comparisons import trained  # noqa: F401 (a fixture)
+from sklearn.metrics import roc_auc_score
+
+from chestlab.evaluation import out_of_fold
+from chestlab.evaluation.out_of_fold import OutOfFold
+from networks import network
+from studies import time_to_accuracy
+from studies.fresh_folds import Frozen
+from studies.time_to_accuracy import CHANGES, MARGIN, ROWS
+
+ONE = "efficientchestnet"
+
+TRIED = (
+    Frozen(ONE, ONE, "best"),
+    Frozen("fewer", ONE, "best", {"epochs": 1}),
+    Frozen("smaller", ONE, "best", {"image_size": 14, "flip": 0.0}),
+    Frozen("still", ONE, "best", {"rotate": 0.0}),
+)
+
+
+@pytest.fixture
+def folder(phantom_npz, tmp_path, monkeypatch, trained):  # noqa: F811
+    """The results of a few rows, whose logits are made up."""
+    del trained
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time_to_accuracy, "ROWS", TRIED)
+    monkeypatch.setattr(out_of_fold, "BOOTSTRAP_RESAMPLES", 200)
+    flags = ["--folds", "3", "--device", "cpu", "--name", "a"]
+    time_to_accuracy.main(["--data", str(phantom_npz), *flags])
+    return tmp_path / "results" / "studies" / "a"
+
+
+def test_work_gain_and_verdict_recompute(folder):
+    with (folder / "table.csv").open(newline="") as file:
+        rows = {row["configuration"]: row for row in csv.DictReader(file)}
+    assert list(rows) == [row.name for row in TRIED] and rows[ONE]["work"] == ""
+    assert float(rows["fewer"]["work"]) == 1  # the made-up training says 2 epochs of any recipe
+    assert float(rows["smaller"]["work"]) == pytest.approx((14 / 28) ** 2)
+    oof = OutOfFold.read(folder / "oof.csv")
+
+    def auc(name):
+        pairs = zip(oof.logits[name], oof.folds, strict=True)
+        inside = [(values, folds == fold) for values, folds in pairs for fold in range(3)]
+        return np.mean([roc_auc_score(oof.labels[of], values[of]) for values, of in inside])
+
+    for name in ("fewer", "smaller", "still"):
+        row = rows[name]
+        assert float(row["auc_gain"]) == pytest.approx(auc(name) - auc(ONE))
+        low, high = float(row["auc_gain_low"]), float(row["auc_gain_high"])
+        verdict = "as_good" if low > -MARGIN else "worse" if high < -MARGIN else "undecided"
+        assert row["verdict"] == verdict
+    assert float(rows["smaller"]["auc_gain"]) < 0
+    assert rows["fewer"]["verdict"] == "as_good"  # the very same logits
+
+
+def test_both_pages_have_every_row_and_redrawing_changes_nothing(folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in ("README.md", "README.id.md"):
+        for row in TRIED:
+            assert f"| `{row.name}` |" in before[name].decode()
+    assert "`fewer` +0.000" in before["README.md"].decode().split("Data:")[0]
+    with pytest.raises(SystemExit):
+        time_to_accuracy.main(["--redraw", str(folder)])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_every_change_is_less_work_than_the_recipe():
+    for name, changes in CHANGES.items():
+        recipe = network(name).recipes["best"]
+        for change in changes.values():
+            assert all(getattr(recipe, key) != value for key, value in change.items())
+            assert change.get("epochs", recipe.epochs) < recipe.epochs or "image_size" in change
+    assert len({row.name for row in ROWS}) == len(ROWS)
