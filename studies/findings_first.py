@@ -192,15 +192,17 @@ def order(names: Collection[str]) -> list[str]:
 def _record(start: PretrainedWeights, objective: str) -> dict[str, Any]:
     """What the results keep of a file: origin, training, and how well it tells findings apart."""
     state = start.state or {}
-    return {
+    record = {
         **start.record,
         "learned": objective,
         "images": state["data"]["images"],
         "epochs": state["epoch"],
-        "recipe": state["recipe"],
-        "history": state.get("history"),
-        "val": state.get("val"),
+        "recipe": {key: state["recipe"][key] for key in ("batch_size", "lr", "schedule")},
     }
+    if state.get("val"):
+        history = [{key: row[key] for key in ("epoch", "val_auc")} for row in state["history"]]
+        record |= {"history": history, "val": state["val"]}
+    return record
 
 
 def main(argv: Sequence[str] | None = None) -> None:
