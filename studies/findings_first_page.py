@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chestlab.data.splits import FINDINGS
+from chestlab.data.splits import FINDINGS, OFFICIAL_IMAGES
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.reporting.page import NOTHING, Wording
 from studies.fresh_folds import comparison_cells, comparison_table
@@ -118,9 +118,14 @@ def write_page(folder: Path) -> None:
         write_table(folder / "findings.csv", findings)
         _draw_findings(summary, starts, findings, folder / "findings.png")
 
+    wanted = [row for pair in comparisons(starts) for row in pair]
+    missing = [name for name in dict.fromkeys(wanted) if name not in oof.logits]
+
     def values(wording: Wording) -> dict[str, Any]:
         return {
             "starts": starts,
+            "missing": missing,
+            "official": wording.number(OFFICIAL_IMAGES["train"], ",d"),
             "short": SHORT,
             "probe": PROBE,
             "rows": [cells(wording, row) for row in rows],
