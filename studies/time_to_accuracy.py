@@ -106,7 +106,8 @@ def gains(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
 
     ``work`` is the number of pixels seen in training over that of the recipe; ``verdict`` is
     ``as_good`` where the gain's interval lies above -`MARGIN`, ``worse`` where it lies below, and
-    ``undecided`` otherwise. Rows of the recipe itself, and those without it, have neither.
+    ``undecided`` otherwise, as is everything with a single repeat. Rows of the recipe itself, and
+    those without it, have neither.
     """
     rows = table(summary, oof, list(summary["configurations"]))
     pixels = {
@@ -120,8 +121,9 @@ def gains(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
             continue
         gain = oof.gain(name, base, "auc")
         row |= {"work": pixels[name] / pixels[base], **interval_columns("auc_gain", gain)}
-        as_good, worse = gain.low > -MARGIN, gain.high < -MARGIN
-        row["verdict"] = "as_good" if as_good else "worse" if worse else "undecided"
+        row["verdict"] = "undecided"
+        if summary["repeats"] > 1 and (gain.low > -MARGIN or gain.high < -MARGIN):
+            row["verdict"] = "as_good" if gain.low > -MARGIN else "worse"
     return rows
 
 

@@ -12,7 +12,8 @@ from chestlab.evaluation.out_of_fold import OutOfFold
 from networks import network
 from studies import time_to_accuracy
 from studies.fresh_folds import Frozen
-from studies.time_to_accuracy import CHANGES, MARGIN, ROWS
+from studies.stored_results import read_results
+from studies.time_to_accuracy import CHANGES, MARGIN, ROWS, gains
 
 ONE = "efficientchestnet"
 
@@ -57,6 +58,12 @@ def test_work_gain_and_verdict_recompute(folder):
         assert row["verdict"] == verdict
     assert float(rows["smaller"]["auc_gain"]) < 0
     assert float(rows["fewer"]["auc_gain"]) == 0  # the very same logits
+
+
+def test_a_single_repeat_decides_nothing(folder):
+    summary, oof = read_results(folder, "time_to_accuracy", "configurations")
+    verdicts = {row.get("verdict") for row in gains({**summary, "repeats": 1}, oof)}
+    assert verdicts == {None, "undecided"}
 
 
 def test_both_pages_have_every_row_and_redrawing_changes_nothing(folder):
