@@ -67,6 +67,8 @@ APPENDED = {  # by the beginning of a command, the longest counts
     "python -m studies.blend": ["--data", "{real}"],
     "python -m studies.fresh_folds": [*FROZEN, "--only", "efficientchestnet"],
     "python -m studies.imagenet": [*FROZEN, "--only", "random_25"],
+    "python -m studies.findings_first": [*FROZEN, "--only", "efficientchestnet_findings_short"],
+    "python -m studies.time_to_accuracy": [*FROZEN, "--only", "efficientchestnet_size_20"],
     "python -m studies.deployment": [*FROZEN, "--only", "efficientchestnet", "--costs"],
     "python -m studies.shifts": [*FROZEN, "--only", "efficientchestnet"],
     "python -m studies.robustness": [*FROZEN, "--only", "efficientchestnet"],
@@ -83,6 +85,7 @@ APPENDED = {  # by the beginning of a command, the longest counts
 SUBSET = "chestmnist_nih_subset_28"
 FOLDS = [f"{net}_{SUBSET}_folds5_trainval" for net in ("efficientchestnet", "residualchestnet")]
 PLACEHOLDERS = {
+    "--pretrained FILE": ["--pretrained", "{without}"],
     "FILE.npz": ["{names}"],
     "IMAGE_OR_FOLDER": ["images"],
     "studies.blend RUN RUN": ["studies.blend", *FOLDS],
@@ -102,6 +105,8 @@ SLOW = (
     *(
         "studies.fresh_folds",
         "studies.imagenet",
+        "studies.findings_first",
+        "studies.time_to_accuracy",
         "studies.deployment",
         "studies.mistakes",
         "studies.shifts",
@@ -259,8 +264,13 @@ def run(command: str, project: tuple[Path, dict[str, str]], monkeypatch) -> int:
     flags += appended
     if "{real}" in flags and "real" not in values:
         pytest.skip(f"real X-rays are needed: set {REAL_DATA} to their folder")
-    flags = [word.format(**values) for word in flags]
     monkeypatch.chdir(folder)
+    if "{without}" in flags:  # a network that knows no image of the two classes
+        values = {**values, "without": "trained_models/without_final.pth"}
+        excluding = ["--exclude-fold", "all", "--name", "without", *SHORT]
+        start = [word.format(**values) for word in excluding]
+        assert execute(folder / "studies" / "pretrain.py", start) == 0
+    flags = [word.format(**values) for word in flags]
     if not command.startswith("torchrun"):
         return execute(folder / script, flags)
     launch = [sys.executable, "-m", "torch.distributed.run", *shlex.split(command)[1:3]]
