@@ -26,7 +26,6 @@ from typing import Any
 
 from torch import nn
 
-from chestlab.data.provenance import check_unseen
 from chestlab.evaluation import baselines
 from chestlab.evaluation.out_of_fold import BASELINE_KIND, NETWORK_KIND
 from chestlab.files.errors import InputError, one_line_errors
@@ -37,6 +36,7 @@ from chestlab.training.recipe import as_dict, recipe_hash
 from chestlab.training.weights import PretrainedWeights, last_linear, read_pretrained
 from networks import NETWORKS
 from studies.findings_first_page import PROBE, SHORT, write_page
+from studies.imagenet_chests import record_of, refuse_known
 from studies.pretrain_flags import OBJECTIVES
 from studies.probes import Probe, features
 from studies.stored_configurations import StoredConfigurations, known_first
@@ -117,14 +117,7 @@ class FindingsFirst(StoredConfigurations):
                 f"--pretrained '{file}': wanted is NAME_final.pth of python -m studies.pretrain "
                 f"--net {' or '.join(ALONE)} --exclude-fold all"
             )
-        check_unseen(
-            start.seen.values(),
-            "held-out",
-            self.splits.pool,
-            phantom=self.data.phantom,
-            by_patient=True,
-            source=file,
-        )
+        refuse_known(file, start, self.splits)
         return (found, str(objective)), start
 
     def _configuration_of(self, row: Row) -> Configuration:
@@ -192,13 +185,8 @@ def order(names: Collection[str]) -> list[str]:
 def _record(start: PretrainedWeights, objective: str) -> dict[str, Any]:
     """What the results keep of a file: origin, training, and how well it tells findings apart."""
     state = start.state or {}
-    record = {
-        **start.record,
-        "learned": objective,
-        "images": state["data"]["images"],
-        "epochs": state["epoch"],
-        "recipe": {key: state["recipe"][key] for key in ("batch_size", "lr", "schedule")},
-    }
+    recipe = {key: state["recipe"][key] for key in ("batch_size", "lr", "schedule")}
+    record = {**record_of(start, objective), "recipe": recipe}
     if state.get("val"):
         history = [{key: row[key] for key in ("epoch", "val_auc")} for row in state["history"]]
         record |= {"history": history, "val": state["val"]}

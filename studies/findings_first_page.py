@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from chestlab.data.splits import FINDINGS, OFFICIAL_IMAGES
-from chestlab.evaluation.out_of_fold import OutOfFold
+from chestlab.evaluation.out_of_fold import NETWORK_KIND
 from chestlab.reporting.page import NOTHING, Wording
 from studies.fresh_folds import comparison_cells, comparison_table
-from studies.start_tables import cells, in_words, table
+from studies.start_tables import cells, draw, in_words, table
 from studies.stored_results import read_results
 from studies.study import write_readmes, write_table
 
@@ -42,16 +42,15 @@ CHEXNET = {
     "hernia": 0.9164,
 }
 
-Starts = Mapping[
-    str, Mapping[str, Any]
-]  # records of the files, by the row that is named after them
+# Records of the files, by the row that is named after them.
+Starts = Mapping[str, Mapping[str, Any]]
 
 
 def starts_in(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The record of each file that rows start from, by ``<network>_<objective>``."""
     found = {}
     for about in summary["configurations"].values():
-        if about.get("start") and about["kind"] == "network":
+        if about.get("start") and about["kind"] == NETWORK_KIND:
             found.setdefault(f"{about['model']}_{about['start']['learned']}", about["start"])
     return found
 
@@ -99,21 +98,14 @@ def write_page(folder: Path) -> None:
     Raises:
         InputError: ``oof.csv`` or ``findings_first.json`` is missing or damaged.
     """
-    from chestlab.reporting.study_plots import draw_estimates
-
     summary, oof = read_results(folder, "findings_first", "configurations")
     rows, starts = table(summary, oof, list(summary["configurations"])), starts_in(summary)
     compared, findings = comparison_table(oof, comparisons(starts)), findings_table(starts)
     write_table(folder / "table.csv", rows)
     if compared:
         write_table(folder / "comparisons.csv", compared)
-    draw_estimates(
-        rows,
-        folder / "findings_first.png",
-        title=f"From random numbers and from the 14 findings\n{_of_data(summary, oof)}",
-        caption="Means of single networks. Bars: 95 % intervals over patients"
-        f"{' and repeats' if summary['repeats'] > 1 else ''}. Accuracy at a probability of 0.5.",
-    )
+    heading = "From random numbers and from the 14 findings"
+    draw(rows, folder / "findings_first.png", heading, summary, oof)
     if findings:
         write_table(folder / "findings.csv", findings)
         _draw_findings(summary, starts, findings, folder / "findings.png")
@@ -140,13 +132,6 @@ def write_page(folder: Path) -> None:
         }
 
     write_readmes(folder, "findings_first", summary, oof, values)
-
-
-def _of_data(summary: Mapping[str, Any], oof: OutOfFold) -> str:
-    return (
-        f"{summary['data']['source']} · train + val n = {len(oof.labels)}, {summary['repeats']} x "
-        f"{summary['folds']} choice folds"
-    )
 
 
 def _finding_cells(wording: Wording, starts: Starts, row: Mapping[str, Any]) -> list[str]:

@@ -44,6 +44,12 @@ def read_chests(file: str, splits: CrossValidationSplits) -> tuple[str, Pretrain
         raise InputError(
             f"--chests '{file}' itself started from '{before}': allowed are {' and '.join(CHESTS)}"
         )
+    refuse_known(file, start, splits)
+    return CHESTS[before], start
+
+
+def refuse_known(file: str, start: PretrainedWeights, splits: CrossValidationSplits) -> None:
+    """Raise `InputError` where weights know a patient of the folds; ``file`` is their path."""
     check_unseen(
         start.seen.values(),
         "held-out",
@@ -52,11 +58,10 @@ def read_chests(file: str, splits: CrossValidationSplits) -> tuple[str, Pretrain
         by_patient=True,
         source=file,
     )
-    return CHESTS[before], start
 
 
 def record_of(start: PretrainedWeights, learned: str) -> dict[str, Any]:
-    """What the results keep of the weights, with ``learned``, one of `CHESTS`, and how long."""
+    """What the results keep of the weights, with ``learned``, a name for what, and how long."""
     state = start.state or {}
     images, epochs = state["data"]["images"], state["epoch"]
     return {**start.record, "learned": learned, "images": images, "epochs": epochs}

@@ -1,8 +1,9 @@
-"""Tables of studies that compare what networks start from: `imagenet` and `findings_first`."""
+"""Tables and picture of studies that compare changes of one training on the choice folds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
@@ -48,6 +49,26 @@ def cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:
         *figures,
         seen,
     ]
+
+
+def draw(
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
+    heading: str,
+    summary: Mapping[str, Any],
+    oof: OutOfFold,
+) -> None:
+    """Draw AUC and accuracy of the rows of `table`; ``heading`` says what is compared."""
+    from chestlab.reporting.study_plots import draw_estimates
+
+    draw_estimates(
+        rows,
+        path,
+        title=f"{heading}\n{summary['data']['source']} · train + val n = {len(oof.labels)}, "
+        f"{summary['repeats']} x {summary['folds']} choice folds",
+        caption="Means of single networks. Bars: 95 % intervals over patients"
+        f"{' and repeats' if summary['repeats'] > 1 else ''}. Accuracy at a probability of 0.5.",
+    )
 
 
 def in_words(

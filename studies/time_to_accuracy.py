@@ -26,7 +26,7 @@ from chestlab.reporting.page import NOTHING, Wording
 from chestlab.runs.crossval import Configuration
 from chestlab.training.recipe import as_dict, recipe_hash
 from studies.fresh_folds import Frozen, frozen_configuration
-from studies.start_tables import table
+from studies.start_tables import draw, table
 from studies.stored_configurations import StoredConfigurations, known_first
 from studies.stored_results import read_results
 from studies.study import (
@@ -133,19 +133,11 @@ def write_page(folder: Path) -> None:
     Raises:
         InputError: ``oof.csv`` or ``time_to_accuracy.json`` is missing or damaged.
     """
-    from chestlab.reporting.study_plots import draw_estimates
-
     summary, oof = read_results(folder, "time_to_accuracy", "configurations")
     rows = gains(summary, oof)
     write_table(folder / "table.csv", rows)
-    draw_estimates(
-        rows,
-        folder / "time_to_accuracy.png",
-        title=f"The recipe, and trainings with less work\n{summary['data']['source']} · train + "
-        f"val n = {len(oof.labels)}, {summary['repeats']} x {summary['folds']} choice folds",
-        caption="Means of single networks. Bars: 95 % intervals over patients"
-        f"{' and repeats' if summary['repeats'] > 1 else ''}. Accuracy at a probability of 0.5.",
-    )
+    heading = "The recipe, and trainings with less work"
+    draw(rows, folder / "time_to_accuracy.png", heading, summary, oof)
 
     def values(wording: Wording) -> dict[str, Any]:
         compared = [row for row in rows if "verdict" in row]
