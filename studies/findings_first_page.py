@@ -17,6 +17,8 @@ from studies.study import write_readmes, write_table
 
 SHORT = "_short"  # after the name of a row with fewer epochs at a lower rate
 
+MEAN = "mean"  # in place of a finding
+
 PROBE = "_probe"  # after the name of a row of logistic regression on features
 
 # AUC on the official test set of 28-px images, ResNet-18: Yang et al., MedMNIST v2, table 3
@@ -76,20 +78,26 @@ def findings_table(starts: Starts) -> list[dict[str, Any]]:
     told = {name: start["val"] for name, start in starts.items() if start.get("val")}
     if not told:
         return []
+    positives = next(iter(told.values()))["positives_per_finding"]
+    published = {**CHEXNET, MEAN: sum(CHEXNET.values()) / len(CHEXNET)}
     rows = []
-    for finding in FINDINGS:
-        row: dict[str, Any] = {"finding": finding}
-        row["positive"] = next(iter(told.values()))["positives_per_finding"][finding]
+    for finding in (*FINDINGS, MEAN):
+        row: dict[str, Any] = {"finding": finding, "positive": positives.get(finding, "")}
         for name, figures in told.items():
-            low, high = figures["auc_ci95_per_finding"][finding] or (None, None)
-            row |= {name: figures["auc_per_finding"][finding]}
-            row |= {f"{name}_low": low, f"{name}_high": high}
-        rows.append(row | {"chexnet": CHEXNET[finding]})
-    mean: dict[str, Any] = {"finding": "mean", "positive": ""}
-    for name, figures in told.items():
-        low, high = figures["auc_ci95"] or (None, None)
-        mean |= {name: figures["auc"], f"{name}_low": low, f"{name}_high": high}
-    return [*rows, mean | {"chexnet": sum(CHEXNET.values()) / len(CHEXNET)}]
+            row |= _with_ends(name, figures, finding)
+        rows.append(row | {"chexnet": published[finding]})
+    return rows
+
+
+def _with_ends(name: str, figures: Mapping[str, Any], finding: str) -> dict[str, float | None]:
+    """A file's AUC of a finding with the ends of its interval, in columns named after the file."""
+    if finding == MEAN:
+        auc, ends = figures["auc"], figures["auc_ci95"]
+    else:
+        auc = figures["auc_per_finding"][finding]
+        ends = figures["auc_ci95_per_finding"][finding]
+    low, high = ends or (None, None)
+    return {name: auc, f"{name}_low": low, f"{name}_high": high}
 
 
 def write_page(folder: Path) -> None:

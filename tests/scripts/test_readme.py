@@ -162,7 +162,7 @@ ALL = list(dict.fromkeys(command for page in PAGES for command in ours(page)))
 RUN = [command for command in ALL if not any(name in command for name in BY_THE_READER)]
 RUN = [command for command in RUN if not any(flag in command for flag in ADDED_FLAGS)]
 RUN.remove("python -m studies.NAME")
-# These pages' blocks are run as they stand, the others' commands shortened.
+# These pages' blocks are run as they stand, the others' commands and the long ones shortened.
 IN_ORDER = "README.md", "docs/training.md", "docs/own_images.md", "docs/troubleshooting.md"
 NOT_IN_ORDER = (*ELSEWHERE, "python train_minimal.py")  # without a network it has no images
 AS_THEY_STAND = list(
@@ -173,6 +173,7 @@ AS_THEY_STAND = list(
         if command.startswith("python ")
         and "studies." not in command
         and not command.startswith(NOT_IN_ORDER)
+        and (page in READMES or not any(word in command for word in SLOW))
     )
 )
 SHORTENED = [command for command in RUN if command not in AS_THEY_STAND]
