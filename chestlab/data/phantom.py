@@ -157,36 +157,14 @@ def render(p: SimpleNamespace, size: int) -> np.ndarray:
     # Turning the patient widens one hemithorax and narrows the other; the sum stays the same.
     s = across / (p.thorax * np.where(left, 1 + p.turn, 1 - p.turn))
 
-    shoulder = np.sqrt(1 - np.square(1 - np.clip((v + 1.0) / 0.45, 0, 1)))
-    taper = np.clip((v + 0.35) / 0.6, 0, 1)
-    trunk = p.shoulder + (p.thorax + p.flank - p.shoulder) * taper * taper * (3 - 2 * taper)
-    edge = 0.24 + (trunk - 0.24) * shoulder
-    depth = np.sqrt(np.clip(1 - (across / edge) ** 2, 0, 1))
-    body = _ramp(edge - across, 0.03) * (0.45 + 0.55 * depth) * p.tissue
-
     # rho is 1 on the inner chest wall and the dome of the pleura, 0 in the middle of the base.
     rise = np.clip((0.30 - v) / (0.30 - p.apex), 0, None)
     rho = np.sqrt(s * s + rise**2.2)
     dome = p.diaphragm + p.dome_step * _ramp(u, 0.4)
     dome = dome + p.dome * p.thorax * np.square((s - 0.5).clip(0))
-    lung = _ramp(0.99 - rho, 0.08) * _ramp(dome - v, 0.03)
     abdomen = _ramp(v - dome, 0.05)
-
-    # A slanted ellipse whose horizontal extent is exactly the wanted heart width.
-    reach = p.ratio * p.thorax
-    tall = p.heart_height + 0.35 * (reach - 0.33)
-    level = p.diaphragm - 0.55 * tall + 0.04
-    low = v - level
-    slant = np.minimum(p.heart_slant, 0.8 * reach / tall)
-    wide = np.sqrt(reach**2 - (slant * tall) ** 2)
-    heart = np.hypot((u - p.heart_side * reach - slant * low) / wide, low / tall)
-    heart = _ramp(1 - heart, 0.12)
-    # The great vessels above it widen from the mediastinum towards the heart's borders.
-    down = np.clip((v + 0.36) / (level + 0.36), 0, 1) ** 1.6
-    central = p.mediastinum + 0.72 * (reach - p.mediastinum) * down
-    central += 0.10 * np.exp(-(v - p.apex) / 0.12).clip(0, 2)
-    middle = _ramp(central - np.abs(u - (p.heart_side - 0.1) * reach * down), 0.06)
-    middle = np.maximum(middle, _ramp(p.knob - np.hypot(u - 0.85 * p.mediastinum, v + 0.34), 0.05))
+    heart, middle = _heart(p, u, v)
+    lung = _ramp(0.99 - rho, 0.08) * _ramp(dome - v, 0.03)
     lung *= (1 - middle) * (1 - heart)
 
     # Pneumothorax: outside the pleural line there is air alone; the lung inside loses some air.
@@ -196,22 +174,15 @@ def render(p: SimpleNamespace, size: int) -> np.ndarray:
     pleura = here * (p.gap > 0) * np.exp(-np.square((rho - wall) / 0.022))
     aerated = p.air * np.where(here, 1 - 0.35 * p.gap * inside, 1) + 0.13 * (1 - inside)
 
+    body = _body(p, across, v)
     total = body * (1 - lung * aerated)
     total += body * np.maximum(np.maximum(0.65 * abdomen, 0.42 * heart), 0.28 * middle)
-    total += 0.30 * body * _ramp(0.085 - across, 0.03) * (0.8 + 0.2 * np.cos(v * 42))
+    total += 0.30 * body * _ramp(0.085 - across, 0.03) * (0.8 + 0.2 * np.cos(v * 42))  # spine
     total -= 0.25 * body * np.exp(-np.square(u / 0.045)) * _ramp(-0.22 - v, 0.1)  # trachea
     total -= 0.5 * body * p.bubble.clip(0) * _blob((u - 0.33) / 0.18, (v - dome - 0.12) / 0.10)
-    breast = _ramp(1 - np.hypot((across - 0.42) / 0.33, (v - 0.20) / 0.36), 0.1)
-    total += body * p.breast.clip(0) * breast * np.clip((v + 0.15) / 0.5, 0, 1)
-
-    chest = _ramp(1.06 - rho, 0.05) * (1 - 0.7 * abdomen)
-    back = np.cos(2 * np.pi * ((v - 0.08 * s - 0.22 * s**3) / p.rib_pitch + p.rib_phase))
-    front = np.cos(2 * np.pi * ((v + 0.42 * s) / p.rib_pitch - p.rib_phase))
-    total += chest * p.rib * (back.clip(-0.3) + 0.5 * front.clip(0) * (s > 0.4))
-    collar = v - p.clavicle_v + 0.20 * (across - 0.15)
-    collar = _ramp(0.03 - np.abs(collar), 0.02) * _ramp(across - 0.1, 0.05)
-    total += p.clavicle * collar * (body > 0)
-
+    total += body * _breasts(p, across, v)
+    total += _ramp(1.06 - rho, 0.05) * (1 - 0.7 * abdomen) * p.rib * _ribs(p, s, v)
+    total += p.clavicle * _clavicles(p, across, v) * (body > 0)
     total += lung * inside * _vessels(p, across, v, left) + 0.20 * lung * pleura
     patch = _blob((across - p.patch_u) / p.patch_size, (v - p.patch_v) / p.patch_size)
     total += p.patch * here * lung * patch
@@ -219,6 +190,54 @@ def render(p: SimpleNamespace, size: int) -> np.ndarray:
     tone = 1 - np.exp(-1.15 * p.exposure * (1 + p.falloff * y) * total.clip(0))
     grey = 255 * (p.veil + (0.95 - p.veil) * tone**p.gamma) + _marker(p, x, y)
     return grey.reshape(len(grey), size, fine, size, fine).mean((2, 4))
+
+
+def _body(p: SimpleNamespace, across: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Attenuation of the soft tissue of shoulders and trunk."""
+    shoulder = np.sqrt(1 - np.square(1 - np.clip((v + 1.0) / 0.45, 0, 1)))
+    taper = np.clip((v + 0.35) / 0.6, 0, 1)
+    trunk = p.shoulder + (p.thorax + p.flank - p.shoulder) * taper * taper * (3 - 2 * taper)
+    edge = 0.24 + (trunk - 0.24) * shoulder
+    depth = np.sqrt(np.clip(1 - (across / edge) ** 2, 0, 1))
+    return _ramp(edge - across, 0.03) * (0.45 + 0.55 * depth) * p.tissue
+
+
+def _heart(p: SimpleNamespace, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Masks of the heart, and of the mediastinum with the aortic knob."""
+    # A slanted ellipse whose horizontal extent is exactly the wanted heart width.
+    reach = p.ratio * p.thorax
+    tall = p.heart_height + 0.35 * (reach - 0.33)
+    level = p.diaphragm - 0.55 * tall + 0.04
+    low = v - level
+    slant = np.minimum(p.heart_slant, 0.8 * reach / tall)
+    wide = np.sqrt(reach**2 - (slant * tall) ** 2)
+    heart = np.hypot((u - p.heart_side * reach - slant * low) / wide, low / tall)
+    # The great vessels above it widen from the mediastinum towards the heart's borders.
+    down = np.clip((v + 0.36) / (level + 0.36), 0, 1) ** 1.6
+    central = p.mediastinum + 0.72 * (reach - p.mediastinum) * down
+    central += 0.10 * np.exp(-(v - p.apex) / 0.12).clip(0, 2)
+    middle = _ramp(central - np.abs(u - (p.heart_side - 0.1) * reach * down), 0.06)
+    knob = _ramp(p.knob - np.hypot(u - 0.85 * p.mediastinum, v + 0.34), 0.05)
+    return _ramp(1 - heart, 0.12), np.maximum(middle, knob)
+
+
+def _breasts(p: SimpleNamespace, across: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Attenuation of soft tissue over the lower zones, as a part of the body's."""
+    breast = _ramp(1 - np.hypot((across - 0.42) / 0.33, (v - 0.20) / 0.36), 0.1)
+    return p.breast.clip(0) * breast * np.clip((v + 0.15) / 0.5, 0, 1)
+
+
+def _ribs(p: SimpleNamespace, s: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Relative attenuation of the ribs of the back, and of those of the front, which rise."""
+    back = np.cos(2 * np.pi * ((v - 0.08 * s - 0.22 * s**3) / p.rib_pitch + p.rib_phase))
+    front = np.cos(2 * np.pi * ((v + 0.42 * s) / p.rib_pitch - p.rib_phase))
+    return back.clip(-0.3) + 0.5 * front.clip(0) * (s > 0.4)
+
+
+def _clavicles(p: SimpleNamespace, across: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Mask of both clavicles."""
+    height = v - p.clavicle_v + 0.20 * (across - 0.15)
+    return _ramp(0.03 - np.abs(height), 0.02) * _ramp(across - 0.1, 0.05)
 
 
 def _vessels(p: SimpleNamespace, across: np.ndarray, v: np.ndarray, left: np.ndarray) -> np.ndarray:
