@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from chestlab.files.errors import InputError
 from chestlab.reporting.page import NOTHING, Wording
 from studies.stored_results import read_summary, unlike_images
 from studies.study import ENGLISH, interval_cell, interval_columns, p_cell, write_readmes
+
+if TYPE_CHECKING:  # Matplotlib is loaded where something is drawn
+    from matplotlib.axes import Axes
 
 LOGITS = "logits.csv.bz2"
 
@@ -389,21 +392,8 @@ def _draw(summary: Mapping[str, Any], tables: Mapping[str, Sequence[Row]], path:
     for axes, measure, text in zip(panels, MEASURES, ("AUC", "accuracy at 0.5"), strict=True):
         axes.axvline(0, color=INK, linewidth=1.2, zorder=1)
         for number, (network, rows) in enumerate(tables.items()):
-            color, marker = looks[network]
             aside = 0.24 * (number - (len(tables) - 1) / 2)
-            for place, row in enumerate(rows):
-                value, low, high = (row[f"{measure}_change{e}"] for e in ("", "_low", "_high"))
-                sure = row[f"{measure}_verdict"] in (HURTS, HELPS)
-                axes.errorbar(
-                    [value],
-                    [place + aside],
-                    xerr=[[max(0, value - low)], [max(0, high - value)]],
-                    color=color,
-                    marker=marker,
-                    markersize=5,
-                    markerfacecolor=color if sure else "white",
-                    elinewidth=1.2,
-                )
+            _draw_changes(axes, rows, measure, aside, *looks[network])
         # losses range from a thousandth to a half: linear near 0, logarithmic beyond
         axes.set_xscale("symlog", linthresh=0.02, linscale=0.6)
         axes.set_xticks([-0.5, -0.2, -0.05, -0.02, 0, 0.02, 0.05])
@@ -422,3 +412,22 @@ def _draw(summary: Mapping[str, Any], tables: Mapping[str, Sequence[Row]], path:
         "repeats. Beyond 0.02 the axis is logarithmic."
     ]
     finish(figure, path, handles, notes)
+
+
+def _draw_changes(
+    axes: Axes, rows: Sequence[Row], measure: str, aside: float, color: str, marker: str
+) -> None:
+    """Draw a network's change by each shift with its interval, ``aside`` of the shift's line."""
+    for place, row in enumerate(rows):
+        value, low, high = (row[f"{measure}_change{end}"] for end in ("", "_low", "_high"))
+        sure = row[f"{measure}_verdict"] in (HURTS, HELPS)
+        axes.errorbar(
+            [value],
+            [place + aside],
+            xerr=[[max(0, value - low)], [max(0, high - value)]],
+            color=color,
+            marker=marker,
+            markersize=5,
+            markerfacecolor=color if sure else "white",
+            elinewidth=1.2,
+        )
