@@ -57,7 +57,7 @@ SCRATCH = Recipe(
     cpu_bf16=True,
 )
 
-# With few images: python train_densenet.py --arch timm/tf_efficientnet_lite0 --recipe transfer
+# With few images, and --arch timm/tf_efficientnet_lite0: --recipe transfer --mean 0.5 --std 0.5
 TRANSFER = Recipe(
     name="densenet121_transfer",
     epochs=30,
@@ -67,6 +67,7 @@ TRANSFER = Recipe(
     schedule="cosine",
     warmup=0.1,
     layer_decay=0.1,  # the first layer's share of the rate
+    batch_norm="frozen",  # ImageNet's statistics: those of 16 images are noisy
     monitor="last",
     image_size=112,
     mean=0.449,  # of ImageNet's three channels together

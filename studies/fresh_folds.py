@@ -2,7 +2,7 @@
 
     python -m studies.fresh_folds --data FILE.npz
 
-Every configuration of `FROZEN`, two baselines and the average of experiments 1 and 2 are
+Every configuration of `FROZEN`, two baselines and the averages of some networks are
 cross-validated over train and val in three repeats of five folds, whose seeds are used for nothing
 else. Nothing is chosen on a fold that is held out, and test is not read. Each configuration that is
 evaluated on these folds is a line of `test_looks.csv`, of kind "fresh folds". What starts from
@@ -23,6 +23,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ from chestlab.training.recipe import as_dict, in_words, recipe_hash
 from chestlab.training.weights_sources import OTHERWISE
 from networks import Network
 from studies.network_names import network_name, spellings
-from studies.probes import LITE
+from studies.probes import AS_TRAINED, LITE
 from studies.stored_configurations import (
     ESTIMATED,
     StoredConfigurations,
@@ -116,10 +117,15 @@ FROZEN = (
     ),
     Frozen("mobilenetv3_estimated", "mobilenetv3", "report", {"batch_norm": "estimated"}),
     Frozen("densenet121_scratch", "densenet121", "scratch"),
-    Frozen("efficientnet_lite0_transfer", LITE, "transfer", weights="imagenet"),
+    Frozen("efficientnet_lite0_transfer", LITE, "transfer", AS_TRAINED, "imagenet"),
 )
 
-AVERAGE, AVERAGED = "average_1_and_2", ("efficientchestnet", "residualchestnet")
+AVERAGE, WITH_TRANSFER = "average_1_and_2", "average_with_transfer"
+
+AVERAGES = {  # rows that are the mean of other rows' logits
+    AVERAGE: ("efficientchestnet", "residualchestnet"),
+    WITH_TRANSFER: ("efficientchestnet", "residualchestnet", "efficientnet_lite0_transfer"),
+}
 
 ALL_REPEATS = "_all_repeats"  # after the name of a row with the mean of the repeats' networks
 
@@ -133,6 +139,7 @@ COMPARISONS = (
     ("residualchestnet", f"residualchestnet_report_epochs{_AS_LONG}"),
     ("residualchestnet", "efficientchestnet"),
     (AVERAGE, "residualchestnet"),
+    (WITH_TRANSFER, AVERAGE),
     ("efficientnet_lite0_transfer", "mobilenetv3_estimated"),
     ("efficientnet_lite0_transfer", "residualchestnet"),
 )
@@ -213,12 +220,13 @@ class FreshFolds(StoredConfigurations):
         count_use(self, name, about, logits)
 
     def write_results(self) -> None:
-        """Write both files of the results, with the average of the rows that are there."""
-        if all(name in self.oof.logits for name in AVERAGED):
-            logits = np.mean([self.oof.logits[name] for name in AVERAGED], axis=0)
-            models = [self.configurations[name]["model"] for name in AVERAGED]
-            about = {"kind": AVERAGE_KIND, "model": NETWORKS_BETWEEN.join(models)}
-            self.put(AVERAGE, about, logits)
+        """Write both files of the results, with the averages of the rows that are there."""
+        for average, members in AVERAGES.items():
+            if all(name in self.oof.logits for name in members):
+                logits = np.mean([self.oof.logits[name] for name in members], axis=0)
+                models = [self.configurations[name]["model"] for name in members]
+                about = {"kind": AVERAGE_KIND, "model": NETWORKS_BETWEEN.join(models)}
+                self.put(average, about, logits)
         super().write_results()
 
     def about(self) -> dict[str, Any]:
@@ -251,7 +259,7 @@ def count_use(
 def order(names: Collection[str]) -> list[str]:
     """The names of rows as the table has them; at its end those that are frozen no more."""
     networks = [name + end for name in (f.name for f in FROZEN) for end in ("", ESTIMATED)]
-    return known_first(names, (*networks, AVERAGE, *BASELINES))
+    return known_first(names, (*networks, *AVERAGES, *BASELINES))
 
 
 def table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
@@ -289,7 +297,7 @@ def comparison_table(
 
 
 def means_over_repeats(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
-    """A row per configuration of `AVERAGED`, and their average, with all repeats' networks.
+    """A row per configuration of `AVERAGES`, and each average, with all repeats' networks.
 
     An image's logit is the mean of those that the networks of all repeats give it. In each repeat
     another network has it in its fold left out, so that none of them knows it.
@@ -302,14 +310,15 @@ def means_over_repeats(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[
         Figures, and the ``gain`` of the AUC over single networks. Empty with a single repeat.
     """
     repeats = len(oof.folds)
-    names = [name for name in (*AVERAGED, AVERAGE) if name in oof.logits and repeats > 1]
+    known = dict.fromkeys((*chain(*AVERAGES.values()), *AVERAGES))
+    names = [name for name in known if name in oof.logits and repeats > 1]
     entries = {name + ALL_REPEATS: {"kind": AVERAGE_KIND} for name in names}
     for name in names:
         oof.add(name + ALL_REPEATS, np.tile(oof.logits[name].mean(0), (repeats, 1)))
     oof.describe({**summary["configurations"], **entries})
     rows = []
     for name in names:
-        members = repeats * (len(AVERAGED) if name == AVERAGE else 1)
+        members = repeats * len(AVERAGES.get(name, [name]))
         row: dict[str, Any] = {"configuration": name, "networks": members}
         for measure in MEASURES:
             row |= interval_columns(measure, oof.estimate(name + ALL_REPEATS, measure))
@@ -335,7 +344,7 @@ def write_page(folder: Path) -> None:
         folder / "fresh_folds.png",
         title=f"Frozen recipes on fresh folds\n{summary['data']['source']} · train + val "
         f"n = {len(oof.labels)}, {summary['repeats']} x {summary['folds']} folds",
-        caption="Each point is the mean of single networks, except the average. Bars: 95 % "
+        caption="Each point is the mean of single networks, except the averages. Bars: 95 % "
         "intervals over patients and repeats. Accuracy at a probability of 0.5.",
     )
     means = means_over_repeats(summary, oof)

@@ -237,6 +237,8 @@ class Study:
             if choice == "none":
                 changes.setdefault("stage1_epochs", 0)
                 changes.setdefault("stem", Recipe.stem)  # there is no other one to adapt
+                if found.recipes[recipe].batch_norm == "frozen":  # there are no statistics
+                    changes.setdefault("batch_norm", Recipe.batch_norm)
             pretrained = read_pretrained(choice, found.imagenet_url)
         changed = dataclasses.replace(found.recipes[recipe], **changes)
         if changed.stage1_epochs and not staged:

@@ -289,8 +289,11 @@ def _derived(
 ) -> dict[str, Any]:
     """What follows from other flags for the recipe; sets the number of outputs for the task."""
     derived: dict[str, Any] = {}
-    if options.has_backbone and options.weights == "none" and "stage1_epochs" not in given:
-        derived["stage1_epochs"] = 0
+    if options.has_backbone and options.weights == "none":
+        if "stage1_epochs" not in given:
+            derived["stage1_epochs"] = 0
+        if recipes[options.recipe].batch_norm == "frozen" and "batch_norm" not in given:
+            derived["batch_norm"] = Recipe.batch_norm  # there are no statistics to freeze
     if "arch" in options.model_arguments:
         suffix = "" if options.recipe == next(iter(recipes)) else f"_{options.recipe}"
         derived["name"] = options.model_arguments["arch"].replace("/", "_") + suffix

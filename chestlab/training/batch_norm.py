@@ -45,16 +45,17 @@ def frozen_norms(model: nn.Module) -> list[_BatchNorm]:
     Those of a classifier that starts from random numbers have none yet (mean 0 and variance 1).
 
     Raises:
-        InputError: there is none.
+        InputError: there are batch norms, but none such.
     """
+    norms = batch_norms(model).values()
     layers = [
         layer
-        for layer in batch_norms(model).values()
+        for layer in norms
         if layer.running_mean is not None
         and layer.running_var is not None
         and not (layer.running_mean.eq(0).all() and layer.running_var.eq(1).all())
     ]
-    if not layers:
+    if norms and not layers:
         raise InputError(
             "--batch-norm frozen: the weights that this network starts from bring no batch-norm "
             "statistics; allowed are running, epoch or estimated"

@@ -37,7 +37,7 @@ def command(tiny_networks, phantom_npz, tmp_path, monkeypatch):  # noqa: F811
         fresh_folds.Frozen("first_twisted", "resnet34", "report", {"rotate": 5.0}),
     )
     monkeypatch.setattr(fresh_folds, "FROZEN", frozen)
-    monkeypatch.setattr(fresh_folds, "AVERAGED", ("first", "second"))
+    monkeypatch.setattr(fresh_folds, "AVERAGES", {fresh_folds.AVERAGE: ("first", "second")})
     pairs = (("second", "first"), ("second", "hog_rbf_svm"), (fresh_folds.AVERAGE, "second"))
     monkeypatch.setattr(fresh_folds, "COMPARISONS", pairs)
     monkeypatch.setattr(out_of_fold, "BOOTSTRAP_RESAMPLES", 200)
@@ -302,7 +302,8 @@ def test_every_frozen_configuration_exists_and_is_unlike_the_others(name, monkey
 
 def test_comparisons_name_what_is_measured():
     known = {frozen.name for frozen in fresh_folds.FROZEN}
-    known |= {fresh_folds.AVERAGE, *fresh_folds.BASELINES}
+    known |= {*fresh_folds.AVERAGES, *fresh_folds.BASELINES}
+    assert {name for members in fresh_folds.AVERAGES.values() for name in members} <= known
     assert {name for pair in fresh_folds.COMPARISONS for name in pair} <= known
 
 

@@ -409,13 +409,30 @@ def test_the_recipe_that_is_studied_and_frozen_is_the_one_that_the_script_offers
     options = parse(train_densenet.RECIPES, words, True, {"arch": train_densenet.ARCH})
     assert options.recipe_changes == {}
     offered = recipe_hash(as_dict(options.recipe))
-    assert recipe_hash(as_dict(imagenet.BASE)) == offered
+    (chosen,) = (row for row in imagenet.ROWS if row.name == "statistics_frozen")
+    assert recipe_hash(as_dict(dataclasses.replace(imagenet.BASE, **chosen.changes))) == offered
     (frozen,) = (each for each in fresh_folds.FROZEN if each.name == TRANSFERRED)
     known = network(frozen.network)
     assert recipe_hash(as_dict(known.recipes[frozen.recipe])) == offered
-    assert (frozen.network, frozen.weights, frozen.changes) == (probes.LITE, options.weights, {})
+    assert (frozen.network, frozen.weights) == (probes.LITE, options.weights)
+    (chosen,) = (row for row in imagenet.ROWS if row.name == "as_trained")
+    assert chosen.changes == {"batch_norm": "frozen", **frozen.changes}
     over = {"mobilenetv3_estimated", "hog_rbf_svm", "residualchestnet"}
     assert {pair[1] for pair in fresh_folds.COMPARISONS if pair[0] == TRANSFERRED} == over
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        ((), "frozen"),
+        (("--weights", "none"), "running"),
+        (("--weights", "none", "--batch-norm", "frozen"), "frozen"),
+        (("--batch-norm", "epoch"), "epoch"),
+    ],
+)
+def test_from_random_numbers_the_recipe_freezes_no_statistics_unless_asked(flags, kind):
+    options = parse(train_densenet.RECIPES, ["--recipe", "transfer", *flags], True)
+    assert options.recipe.batch_norm == kind
 
 
 @pytest.fixture

@@ -158,9 +158,9 @@ def test_what_moved_in_the_first_stage_goes_on_moving_in_the_second(images):
 
 
 def test_random_numbers_bring_no_statistics_to_freeze(images):
-    for build in (SlowNet, lambda: nn.Linear(2, 1)):
-        with pytest.raises(InputError, match=r"--batch-norm frozen: .* allowed are running"):
-            frozen_norms(build())
+    with pytest.raises(InputError, match=r"--batch-norm frozen: .* allowed are running"):
+        frozen_norms(SlowNet())
+    assert frozen_norms(nn.Linear(2, 1)) == []  # a transformer's recipe may say so
     with pytest.raises(InputError, match="bring no batch-norm statistics"):
         trained(images, batch_norm="frozen")
 
