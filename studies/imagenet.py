@@ -281,6 +281,8 @@ def write_page(folder: Path) -> None:
     if points:
         draw_learning_curves(points, folder / "learning_curve.png", title=of_data, caption=caption)
     missing = [row.name for row in ROWS if row.name not in oof.logits]
+    networks = [row for row in rows if row["kind"] == NETWORK_KIND]
+    best = max(networks, key=lambda row: row["auc"], default={"configuration": ""})
     write_readmes(
         folder,
         "imagenet",
@@ -292,6 +294,7 @@ def write_page(folder: Path) -> None:
             "compared": [comparison_cells(wording, row) for row in compared],
             "comparisons": len(compared),
             "curve": bool(points),
+            "best": best["configuration"],
             "learned": learned_in(summary["configurations"]),
             "missing": missing,
             "number": wording.number,
