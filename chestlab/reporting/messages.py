@@ -340,7 +340,7 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
         "single networks, statistics estimated",
         "jaringan tunggal, statistik ditaksir ulang",
     ),
-    "judged_average": ("average of 2 networks", "rerata 2 jaringan"),
+    "judged_average": ("average of networks", "rerata jaringan"),
     "judged_yardstick": ("classical classifier", "pengklasifikasi klasik"),
     "verdict_supported": ("supported", "didukung"),
     "verdict_outside": ("outside", "di luar klaim"),
