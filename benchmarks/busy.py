@@ -17,13 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-from jinja2 import Template
 from PIL import Image
 
 from benchmarks.results import processor, versions
@@ -31,10 +30,12 @@ from benchmarks.run_times import QUIET, with_share_of_others
 from chestlab.data.phantom import make_phantom
 from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
+from chestlab.reporting.page import render
 from networks import PROJECT
 
 HERE = Path(__file__).resolve().parent
 BUSY_THREADS = 2
+PICTURES = 200  # for `predict.py`
 WANTED = 2.3  # times the time alone, at most
 CONDITIONS = {"alone": False, "beside": True}  # whether the other program runs
 
@@ -63,7 +64,7 @@ ROWS = {
     "2": Row("experiment 2, an epoch", ("train_improved.py",), 160, 5),
     "3": Row("experiment 3, an epoch", ("train_mobilenet.py", *WITHOUT_WEIGHTS), 96, 5),
     "4": Row("experiment 4, an epoch", ("train_densenet.py", *WITHOUT_WEIGHTS), 48, 5),
-    "predict": Row("`predict.py`, 200 images", ("predict.py",), 32),
+    "predict": Row(f"`predict.py`, {PICTURES} images", ("predict.py",), 32),
     "study": Row(
         "a study, 2 configurations x 2 folds x 2 epochs",
         ("-m", "studies.ablation", *FOLDS, "--switch", "flip"),
@@ -116,7 +117,8 @@ def run(row: Row, folder: Path, condition: str) -> list[float]:
         if not row.epochs:
             return [seconds]
         (history,) = Path(place).rglob("history.csv")
-        return [float(line["seconds"]) for line in csv.DictReader(history.open(encoding="utf-8"))]
+        lines = csv.DictReader(history.read_text(encoding="utf-8").splitlines())
+        return [float(line["seconds"]) for line in lines]
 
 
 def measure(row: Row, folder: Path, repeats: int) -> dict[str, list[list[float]]]:
@@ -146,6 +148,22 @@ def cells(title: str, found: dict[str, list[list[float]]]) -> list[list[str]]:
     return lines
 
 
+def prepare(rows: Sequence[Row], folder: Path) -> None:
+    """Make the phantoms that the rows train on, and for `predict.py` pictures and a network."""
+    for images in {row.images for row in rows}:
+        counts = {"train": images, "val": 16, "test": 16}
+        np.savez(folder / f"{images}.npz", **make_phantom(size=28, seed=1, **counts))
+    for row in rows:
+        if row.words[0] == "predict.py":
+            (folder / "images").mkdir()
+            pictures = make_phantom(size=28, train=PICTURES, val=2, test=2, seed=2)["train_images"]
+            for k, picture in enumerate(pictures[:PICTURES]):
+                Image.fromarray(picture).save(folder / "images" / f"{k}.png")
+            flags = "--data", f"{row.images}.npz", "--epochs", "1", "--name", "busy"
+            command = [sys.executable, str(PROJECT / "train.py"), *flags, "--models-dir", "."]
+            subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
 def main() -> None:
     """Measure what is asked for, and write the page."""
     parser = OneLineParser(prog="python -m benchmarks.busy", description=__doc__.splitlines()[0])
@@ -161,23 +179,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = [ROWS[key] for key in options.rows]
-        for images in {row.images for row in rows}:
-            few = {"train": images, "val": 16, "test": 16}
-            np.savez(folder / f"{images}.npz", **make_phantom(size=28, seed=1, **few))
-        if any(row.words[0] == "predict.py" for row in rows):
-            (folder / "images").mkdir()
-            for k, image in enumerate(make_phantom(size=28, train=200, seed=2)["train_images"]):
-                Image.fromarray(image).save(folder / "images" / f"{k}.png")
-            flags = "--data", "32.npz", "--epochs", "1", "--name", "busy", "--models-dir", "."
-            command = [sys.executable, str(PROJECT / "train.py"), *flags]
-            subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        prepare(rows, folder)
         for row in rows:
             lines += cells(row.title, measure(row, folder, options.repeats))
-    template = Template((HERE / "busy.md.j2").read_text(encoding="utf-8"), trim_blocks=True)
     machine = f"{processor()}, {os.cpu_count()} cores"
-    page = template.render(
-        lines=lines, machine=machine, versions=versions(), busy=BUSY_THREADS, wanted=WANTED,
-        repeats=options.repeats,
+    page = render(
+        "busy.md.j2", HERE, lines=lines, machine=machine, versions=versions(), busy=BUSY_THREADS,
+        wanted=WANTED, repeats=options.repeats,
     )  # fmt: skip
     atomic_write(options.out / "BUSY.md", page)
     print(page)

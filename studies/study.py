@@ -41,7 +41,7 @@ from chestlab.runs.naming import check_name, output_folders, run_name
 from chestlab.training.batch_norm import frozen_norms
 from chestlab.training.device import check_precision, pick_device
 from chestlab.training.layers import check_input, set_drop_paths, without_slow_bf16
-from chestlab.training.recipe import Recipe, hyperparameter
+from chestlab.training.recipe import Recipe, from_random_numbers, hyperparameter
 from chestlab.training.weights import read_pretrained
 from networks import Network, network
 from studies.redraw import add_redraw
@@ -235,10 +235,8 @@ class Study:
             pretrained = read_pretrained(choice, None)
         if staged:
             if choice == "none":
-                changes.setdefault("stage1_epochs", 0)
+                changes = from_random_numbers(found.recipes[recipe]) | changes
                 changes.setdefault("stem", Recipe.stem)  # there is no other one to adapt
-                if found.recipes[recipe].batch_norm == "frozen":  # there are no statistics
-                    changes.setdefault("batch_norm", Recipe.batch_norm)
             pretrained = read_pretrained(choice, found.imagenet_url)
         changed = dataclasses.replace(found.recipes[recipe], **changes)
         if changed.stage1_epochs and not staged:

@@ -109,9 +109,7 @@ class FrontPage:
         beaten = [row for row in others if row not in unclear]
         for key, rows in (("lead_certain", beaten), ("lead_uncertain", unclear)):
             if rows:
-                *names, last = map(self._name, rows)
-                listed = f"{', '.join(names)}{say('and')}{last}" if names else last
-                text += f" {say(key, others=listed)}"
+                text += f" {say(key, others=self.wording.listed(map(self._name, rows)))}"
         unmeasured = sum(row.fresh is None and row.kind == "network" for row in self.rows)
         return f"{text} {say('unmeasured', n=unmeasured)}" if unmeasured else text
 

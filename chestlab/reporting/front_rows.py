@@ -217,8 +217,7 @@ def _names(metrics: Mapping[str, Any]) -> set[str]:
 
 def averaged(wording: Wording, models: Sequence[str]) -> str:
     """The numbers of experiments that are averaged, as ``1 and 2`` or ``1, 2 and 4``."""
-    *names, last = (_short({"model": model}) for model in models)
-    return f"{', '.join(names)}{wording.say('and')}{last}"
+    return wording.listed(_short({"model": model}) for model in models)
 
 
 def _average_rows(

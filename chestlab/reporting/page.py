@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,11 @@ class Wording:
     def say(self, key: str, **values: Any) -> str:
         """The sentence of `messages.MESSAGES` under ``key``, with its values filled in."""
         return MESSAGES[key][self.column].format(**values)
+
+    def listed(self, items: Iterable[str]) -> str:
+        """One or more words as ``a``, ``a and b`` or ``a, b and c``."""
+        *first, last = items
+        return f"{', '.join(first)}{self.say('and')}{last}" if first else last
 
     def translated(self, english: str, *keys: str) -> str:
         """What a file holds in English, by the first of these messages that says the same.

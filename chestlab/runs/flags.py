@@ -17,7 +17,13 @@ from chestlab.files.notebook import command_line, leave
 from chestlab.reporting.tensorboard import require_tensorboard
 from chestlab.runs.naming import check_name, weights_in_name
 from chestlab.runs.published import changes_from_published, published_values
-from chestlab.training.recipe import Recipe, allowed_values, is_allowed, shown_choices
+from chestlab.training.recipe import (
+    Recipe,
+    allowed_values,
+    from_random_numbers,
+    is_allowed,
+    shown_choices,
+)
 
 LARGEST_ENSEMBLE = 100
 
@@ -290,10 +296,8 @@ def _derived(
     """What follows from other flags for the recipe; sets the number of outputs for the task."""
     derived: dict[str, Any] = {}
     if options.has_backbone and options.weights == "none":
-        if "stage1_epochs" not in given:
-            derived["stage1_epochs"] = 0
-        if recipes[options.recipe].batch_norm == "frozen" and "batch_norm" not in given:
-            derived["batch_norm"] = Recipe.batch_norm  # there are no statistics to freeze
+        derived |= from_random_numbers(recipes[options.recipe])
+        derived = {name: value for name, value in derived.items() if name not in given}
     if "arch" in options.model_arguments:
         suffix = "" if options.recipe == next(iter(recipes)) else f"_{options.recipe}"
         derived["name"] = options.model_arguments["arch"].replace("/", "_") + suffix

@@ -289,6 +289,15 @@ def as_dict(recipe: Recipe) -> dict[str, Any]:
     return dataclasses.asdict(recipe)
 
 
+def from_random_numbers(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe for pre-trained weights cannot do without them, as values of its fields.
+
+    There is no backbone to train a classifier on first, and no batch-norm statistics to freeze.
+    """
+    kind = Recipe.batch_norm if recipe.batch_norm == "frozen" else recipe.batch_norm
+    return {"stage1_epochs": 0, "batch_norm": kind}
+
+
 def recipe_hash(recipe: Mapping[str, Any]) -> str:
     """A hash of a stored recipe without name and seed.
 
