@@ -226,14 +226,16 @@ class SharedBatches:
             return network
         from torchvision.ops import StochasticDepth
 
-        device = next(network.parameters()).device
-        if device.type == "cuda":
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        on_cuda = next(network.parameters()).is_cuda
         for name, module in list(network.named_modules(remove_duplicate=False)):
             if isinstance(module, nn.Dropout | StochasticDepth):
                 network.set_submodule(name, WholeBatchDropout(module, self))
-            elif isinstance(module, _BatchNorm) and device.type != "cuda":
-                network.set_submodule(name, GatheredBatchNorm(module, self.processes))
+            elif isinstance(module, _BatchNorm):
+                if on_cuda and not list(module.children()):
+                    shared = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+                else:
+                    shared = GatheredBatchNorm(module, self.processes)
+                network.set_submodule(name, shared)
         return network
 
     def wrap(self, network: nn.Module) -> nn.Module:
@@ -305,8 +307,10 @@ class WholeBatchDropout(nn.Module):
 
 
 class GatheredBatchNorm(_BatchNorm):
-    """Batch norm over the whole batch on a CPU, where `nn.SyncBatchNorm` does not work.
+    """Batch norm over the whole batch, where `nn.SyncBatchNorm` does not work.
 
+    That is on a CPU, and where a batch norm has layers of its own that follow it: the activation of
+    timm's `BatchNormAct2d`, which `nn.SyncBatchNorm` would leave out. They keep their names.
     (n, C, ...) to the same shape; n is this process's share.
     """
 
@@ -317,16 +321,22 @@ class GatheredBatchNorm(_BatchNorm):
 
     def __init__(self, norm: _BatchNorm, processes: Processes) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
+        for name, layer in norm.named_children():
+            self.add_module(name, layer)
         self.load_state_dict(norm.state_dict())
-        self.to(norm.weight)
+        self.to(norm.weight).train(norm.training)
         self.processes = processes
 
     def _check_input_dim(self, x: torch.Tensor) -> None:
         """Allow any number of dimensions."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return super().forward(x)
+        x = self._normalised(x) if self.training else super().forward(x)
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+    def _normalised(self, x: torch.Tensor) -> torch.Tensor:
         dims, shape = [0, *range(2, x.dim())], (1, -1, *[1] * (x.dim() - 2))
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         count = values.new_tensor([values.numel() / values.shape[1]])

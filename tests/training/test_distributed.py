@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, made_once
 from torch import nn
 from torchvision.ops import StochasticDepth
 
@@ -100,18 +101,20 @@ def main(folder: str) -> None:
 @pytest.fixture(scope="module")
 def of_two_processes(tmp_path_factory) -> Path:
     """A folder with the final state of each case, trained by two processes."""
-    folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
-    result = subprocess.run(
-        [*command, "--standalone", __file__, str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert result.returncode == 0, result.stderr
-    return folder
+
+    def train(folder: Path) -> None:
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+        paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+        result = subprocess.run(
+            [*command, "--standalone", __file__, str(folder)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert result.returncode == 0, result.stderr
+
+    return made_once(tmp_path_factory, "two_processes", train)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -183,6 +186,22 @@ def test_gathered_batch_norm_is_batch_norm(shape):
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(norm.eval()(x), gathered.eval()(x))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_activation_within_a_batch_norm_of_timm_stays(training):
+    layers = pytest.importorskip("timm.layers")
+    torch.manual_seed(0)
+    network = nn.Sequential(layers.BatchNormAct2d(4, act_layer=nn.ReLU6)).train(training)
+    nn.init.normal_(network[0].bias)
+    x, names = torch.randn(6, 4, 3, 3), list(network.state_dict())
+    as_it_was = copy.deepcopy(network)
+    converted = SharedBatches(Processes(0, 2)).convert(network)
+    assert isinstance(converted[0], GatheredBatchNorm) and list(converted.state_dict()) == names
+    converted[0].processes = Processes()
+    shown = converted(x)
+    torch.testing.assert_close(shown, as_it_was(x), rtol=1e-4, atol=1e-5)
+    assert 0 == shown.min() < shown.max() <= 6
 
 
 @pytest.mark.parametrize("layer", [nn.Dropout(0.4), StochasticDepth(0.4, "row")])
