@@ -32,15 +32,21 @@ def layers_with_weights(model: nn.Module) -> list[nn.Module]:
 
 
 def freeze_first(model: nn.Module, share: float) -> list[nn.Module]:
-    """Stop training the first ``share`` (0..1) of the backbone's layers; returns these.
+    """Stop training the first ``share`` (0..1) of the backbone's layers.
 
-    Their batch norms have to stay in evaluation mode, too, see `trainer.Trainer`.
+    A layer's own parameters count, not those of layers within it: a vision transformer as a whole
+    owns the class token and is the first of its layers.
+
+    Returns:
+        The modules with no parameter left to train. Their batch norms have to stay in evaluation
+        mode, too, see `trainer.Trainer`.
     """
     layers = layers_with_weights(model.get_submodule("backbone"))
     frozen = layers[: round(share * len(layers))]
     for layer in frozen:
-        layer.requires_grad_(False)
-    return frozen
+        for parameter in layer.parameters(recurse=False):
+            parameter.requires_grad_(False)
+    return [layer for layer in frozen if not any(p.requires_grad for p in layer.parameters())]
 
 
 def set_drop_paths(model: nn.Module, last: float) -> None:
