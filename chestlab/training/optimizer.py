@@ -44,6 +44,11 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     )
 
 
+def highest_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate of the last layers, which a recipe names; see `make_optimizer`."""
+    return max(group["lr"] for group in optimizer.param_groups)
+
+
 def make_scheduler(
     optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LRScheduler:

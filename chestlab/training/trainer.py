@@ -39,7 +39,12 @@ from chestlab.training.inference import predict
 from chestlab.training.layers import freeze_first, on_device, set_drop_paths
 from chestlab.training.losses import Classification, Objective
 from chestlab.training.mixing import mix
-from chestlab.training.optimizer import PER_STEP, make_optimizer, make_scheduler
+from chestlab.training.optimizer import (
+    PER_STEP,
+    highest_rate,
+    make_optimizer,
+    make_scheduler,
+)
 from chestlab.training.recipe import Recipe
 from chestlab.training.trainer_state import load_state, state_of
 
@@ -190,7 +195,7 @@ class Trainer:
         losses, rates = [], []
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         for rows in self._split(order):
-            rates.append(self.optimizer.param_groups[0]["lr"])
+            rates.append(highest_rate(self.optimizer))
             loss, right = self.step(rows)
             losses.append(loss * len(rows))
             correct += right
