@@ -86,9 +86,11 @@ class Experiment(Resumable):
         self.recipe = shortened(options.recipe, options, self.data)
         self._choose_name(subfolder)
         self.build = partial(model, **options.model_arguments)
-        self.pretrained = (
-            weights_or_none(read_weights, options, self.data) if read_weights else None
-        )
+        self.pretrained: PretrainedWeights | None = None
+        if read_weights:
+            self.pretrained, self.recipe = weights_or_none(
+                read_weights, self.recipe, options, self.data
+            )
         if self.pretrained is None or self.pretrained.state is None:  # there is no other stem
             self.recipe = dataclasses.replace(self.recipe, stem=Recipe.stem)
         if self.pretrained is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from chestlab.data.splits import Data
 from chestlab.files.errors import InputError
 from chestlab.runs.naming import is_stand_in
-from chestlab.training.recipe import Recipe
+from chestlab.training.recipe import Recipe, from_random_numbers
 from chestlab.training.weights import PretrainedWeights
 
 # Pixels that pass through the network in a stage, those of 40 epochs of 256 images of 28 px. Such
@@ -46,17 +46,25 @@ def shortened(recipe: Recipe, options: argparse.Namespace, data: Data) -> Recipe
 
 
 def weights_or_none(
-    read: Callable[[], PretrainedWeights], options: argparse.Namespace, data: Data
-) -> PretrainedWeights:
+    read: Callable[[], PretrainedWeights],
+    recipe: Recipe,
+    options: argparse.Namespace,
+    data: Data,
+) -> tuple[PretrainedWeights, Recipe]:
     """Weights to start from; random ones, loudly, where phantoms stand in and there are no others.
+
+    The recipe then freezes no batch-norm statistics, unless a flag says so.
 
     Raises:
         InputError: of ``read``, where X-rays are trained on.
     """
     try:
-        return read()
+        return read(), recipe
     except InputError as error:
         if options.weights != "imagenet" or not is_stand_in(options, data):
             raise
         print(f"WARNING: {error}\nWARNING: starting from random numbers instead", file=sys.stderr)
-        return PretrainedWeights("none")
+        if options.batch_norm is None:
+            kind = from_random_numbers(recipe)["batch_norm"]
+            recipe = dataclasses.replace(recipe, batch_norm=kind)
+        return PretrainedWeights("none"), recipe

@@ -131,7 +131,7 @@ def find_imagenet(address: str) -> WeightsFile:
 def _of_torchvision(url: str) -> WeightsFile:
     path, inputs = _cached(url), (0.449, 0.226)  # of all of torchvision's classifiers
     package = _installed(path.name)
-    if package is not None and not (path.is_file() and _sha256(path).startswith(_digits(url))):
+    if package is not None and not _whole(path, url):
         return _of_package(package, inputs)
     _download(url, path, path.name)
     state = load_checkpoint(path)
@@ -149,12 +149,18 @@ def _of_timm(address: str) -> WeightsFile:
         package = _installed(TIMM + network)
         if package is not None:
             return _of_package(package, inputs, network)
+    downloaded = path is None
     if path is None:
         url, path = about.url, _cached(about.url or "")
         if about.hf_hub_id:
             url, path = _url_on_hub(about.hf_hub_id), _own_copy(about.hf_hub_id)
         _download(url, path, TIMM + network)
-    state = _as_timm_reads(name, load_checkpoint(path), path)
+    try:
+        state = _as_timm_reads(name, load_checkpoint(path), path)
+    except InputError:
+        if downloaded:  # another page in its place, say: the next run asks again
+            path.unlink(missing_ok=True)
+        raise
     return WeightsFile(path, _sha256(path), "timm", about.license or "", state, inputs)
 
 
@@ -222,7 +228,7 @@ def _in_timms_cache(about: Any) -> Path | None:
                 return Path(cached)
         if _own_copy(about.hf_hub_id).is_file():
             return _own_copy(about.hf_hub_id)
-    if about.url and _cached(about.url).is_file():
+    if about.url and _whole(_cached(about.url), about.url):
         return _cached(about.url)
     return None
 
@@ -238,6 +244,11 @@ def _own_copy(repository: str) -> Path:
 def _cached(url: str) -> Path:
     """Where torchvision and timm keep a file of an address."""
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+
+
+def _whole(path: Path, url: str) -> bool:
+    """Whether a file is there, with the digits that its address names."""
+    return path.is_file() and _sha256(path).startswith(_digits(url))
 
 
 def _digits(url: str) -> str:

@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,9 +19,11 @@ import networks
 from chestlab import run
 from chestlab.data import download
 from chestlab.files.errors import InputError
+from chestlab.runs.flags import parse
+from chestlab.runs.phantom_runs import weights_or_none
 from chestlab.training import weights_sources
 from chestlab.training.inference import load_model
-from chestlab.training.layers import check_input, parameter_count
+from chestlab.training.layers import check_input, freeze_first, parameter_count
 from chestlab.training.recipe import Recipe, as_dict, recipe_hash
 from chestlab.training.trainer import Trainer
 from chestlab.training.weights import PretrainedWeights, read_pretrained
@@ -179,6 +183,18 @@ def test_a_frozen_backbone_stays_as_it_is_and_rates_fall_towards_the_input():
     rates = {p: group["lr"] for group in whole.optimizer.param_groups for p in group["params"]}
     assert rates[whole.model.backbone.conv_stem.weight] == pytest.approx(0.001)
     assert rates[whole.model.classifier[6].weight] == pytest.approx(0.01)
+    assert frozen.history[0]["lr"] == pytest.approx(max(rates.values()))  # what --lr says
+
+
+def test_the_first_layers_of_a_transformer_are_not_all_that_it_owns():
+    model = TimmChest(arch="timm/test_vit")
+    first_half = freeze_first(model, 0.5)
+    trained = [name for name, p in model.backbone.named_parameters() if p.requires_grad]
+    assert "cls_token" not in trained and "patch_embed.proj.weight" not in trained
+    assert "norm.weight" in trained and model.backbone not in first_half
+    assert not any(p.requires_grad for layer in first_half for p in layer.parameters())
+    freeze_first(model, 1.0)
+    assert not any(p.requires_grad for p in model.backbone.parameters())
 
 
 # Where weights are found
@@ -263,6 +279,34 @@ def test_a_network_without_weights_is_told(empty_caches):
     with pytest.raises(InputError, match="timm has none for 'timm/coatnet_0_224'"):
         find_imagenet("timm/coatnet_0_224")
     assert empty_caches == []
+
+
+def test_a_page_that_came_in_the_place_of_weights_is_not_kept(empty_caches, tmp_path, monkeypatch):
+    came = [b"<html>Log in to this network</html>"]
+
+    def fetch(url, path, checksum):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(came[-1])
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    with pytest.raises(InputError):
+        find_imagenet(f"{SMALL}.r160_in1k")
+    assert not list(tmp_path.rglob(COPY))
+    save_file(in_colour(SMALL).state_dict(), tmp_path / "whole")
+    came.append((tmp_path / "whole").read_bytes())
+    assert find_imagenet(f"{SMALL}.r160_in1k").path.name == COPY
+
+
+def test_a_damaged_file_in_torchs_cache_is_fetched_again(empty_caches, tmp_path, monkeypatch):
+    about = timm.get_pretrained_cfg("test_efficientnet.r160_in1k")
+    about = dataclasses.replace(about, hf_hub_id=None, url="http://127.0.0.1:9/a-00000000.pth")
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: about)
+    cached = tmp_path / "torch/hub/checkpoints/a-00000000.pth"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"half a file")
+    with pytest.raises(InputError, match="offline"):
+        find_imagenet(f"{SMALL}.r160_in1k")
+    assert empty_caches == [about.url]
 
 
 def test_another_file_in_the_package_is_told(package, empty_caches):
@@ -404,3 +448,18 @@ def test_statistics_of_random_numbers_are_not_frozen(tmp_path, phantom_npz, monk
         "batch-norm statistics; allowed are running, epoch or estimated"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"), [((), "running"), (("--batch-norm", "frozen"), "frozen")]
+)
+def test_where_phantoms_stand_in_for_xrays_no_statistics_are_frozen_unless_asked(
+    flags, kind, empty_caches, capsys
+):
+    options = parse(RECIPES, ["--recipe", "transfer", *flags], True)
+    read, phantoms = partial(read_pretrained, "imagenet", SMALL), SimpleNamespace(phantom=True)
+    start, recipe = weights_or_none(read, options.recipe, options, phantoms)
+    assert (start.state, recipe.batch_norm) == (None, kind)
+    assert "starting from random numbers instead" in capsys.readouterr().err
+    with pytest.raises(InputError, match="offline"):
+        weights_or_none(read, options.recipe, options, SimpleNamespace(phantom=False))
