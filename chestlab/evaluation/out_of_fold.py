@@ -73,7 +73,8 @@ class OutOfFold:
         folds: (repeats, N) number of each image's fold.
         logits: (repeats, N) by configuration, of float32 precision.
         classical: configurations that are no networks.
-        estimated: configurations whose batch-norm statistics were estimated on training images.
+        up_to_date: configurations whose batch-norm statistics were estimated on training images,
+            or frozen.
         derived: configurations that evaluate the weights of others in another way.
     """
 
@@ -89,7 +90,7 @@ class OutOfFold:
     ) -> None:
         self.origin, self.index, self.labels, self.patients = origin, index, labels, patients
         self.folds, self.logits, self.classical = folds, logits, frozenset(classical)
-        self.estimated: frozenset[str] = frozenset()
+        self.up_to_date: frozenset[str] = frozenset()
         self.derived: frozenset[str] = frozenset()
         self._scores: dict[tuple[str, str], Scores] = {}
 
@@ -122,7 +123,7 @@ class OutOfFold:
                 of an exported file.
         """
         self.classical = _names(entries, lambda entry: entry["kind"] == BASELINE_KIND)
-        self.estimated = _names(entries, _has_estimated_statistics)
+        self.up_to_date = _names(entries, _has_own_statistics)
         self.derived = _names(entries, _is_derived)
 
     @cached_property
@@ -200,16 +201,20 @@ class OutOfFold:
         ]
 
     def alarms(self) -> list[str]:
+        """What is suspect about any configuration, see `alarms_of`."""
+        return [
+            f"`{name}`: {sentence}" for name in self.logits for sentence in self.alarms_of(name)
+        ]
+
+    def alarms_of(self, name: str) -> list[str]:
         """What is suspect about a configuration, see `alarms.alarms`; each fold is of one network.
 
         Classical classifiers may predict one class by design.
         """
-        return [
-            f"`{name}`: {sentence}"
-            for name, logits in self.logits.items()
-            if name not in self.classical
-            for sentence in alarms(*self._by_network(logits), batch_norm=name not in self.estimated)
-        ]
+        if name in self.classical:
+            return []
+        by_network = self._by_network(self.logits[name])
+        return alarms(*by_network, batch_norm=name not in self.up_to_date)
 
     def _by_network(
         self, logits: np.ndarray
@@ -256,9 +261,9 @@ def _names(
     return frozenset(name for name, entry in entries.items() if holds(entry))
 
 
-def _has_estimated_statistics(entry: Mapping[str, Any]) -> bool:
-    """Whether batch-norm statistics of a row's networks were estimated on training images."""
-    by_recipe = _changes(entry).get("batch_norm") == "estimated"
+def _has_own_statistics(entry: Mapping[str, Any]) -> bool:
+    """Whether batch-norm statistics of a row's networks cannot lag behind their weights."""
+    by_recipe = _changes(entry).get("batch_norm") in ("estimated", "frozen")
     return by_recipe or entry["kind"] == ESTIMATED_KIND
 
 

@@ -187,7 +187,8 @@ def _warnings(
             trainer.best_epoch,
             float(np.mean((logits["train"] >= 0) == (labels == 1))),
             labels.size,
-            experiment.recipe.batch_norm != "estimated" and bool(batch_norms(trainer.model)),
+            experiment.recipe.batch_norm != "estimated"
+            and bool(batch_norms(trainer.model, trainer.frozen_modules)),
         ),
     ]
 

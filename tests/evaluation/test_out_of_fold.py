@@ -40,7 +40,7 @@ def oof(monkeypatch):
 def test_rows_that_have_the_weights_of_another_row_are_told_by_their_entries(oof):
     assert oof.derived == {"base_estimated", "average", "+ tta-flip", "base_int8"}
     assert oof.classical == {"hog"}
-    assert oof.estimated == {"other", "base_estimated"}
+    assert oof.up_to_date == {"other", "base_estimated"}
     assert oof.separate(classical=False) == list(TRAINED)
     assert oof.separate(classical=True) == ["hog"]
 

@@ -98,7 +98,9 @@ def test_only_running_statistics_are_advised_against(layer, setting, advised):
         recipe=Recipe(name="x", batch_norm=setting),
     )
     history = [{"train_loss": 0.7, "train_accuracy": 0.9}]
-    trainer = SimpleNamespace(model=nn.Sequential(layer), history=history, best_epoch=1)
+    trainer = SimpleNamespace(
+        model=nn.Sequential(layer), history=history, best_epoch=1, frozen_modules=[]
+    )
     constant = {name: np.full(40, 0.4) for name in ("train", "val")}
     warnings = results._warnings(experiment, trainer, constant, constant, {"threshold": 0.5})
     assert len(warnings) == 3
