@@ -121,9 +121,11 @@ def _holder(path: Path) -> str | None:
                 about = json.loads(file.read())
             except ValueError:  # not written yet
                 about = {}
-            if _now(path.parent) - os.fstat(file.fileno()).st_mtime > SILENT_SECONDS:
-                return ""
-            if about.get("machine") == _machine() and about["locked"] and _lock(file, shared=True):
+            if about.get("machine") == _machine() and about["locked"]:
+                ended = _lock(file, shared=True)  # a machine that slept lets nobody look dead
+            else:
+                ended = _now(path.parent) - os.fstat(file.fileno()).st_mtime > SILENT_SECONDS
+            if ended:
                 return ""
     except FileNotFoundError:
         return None

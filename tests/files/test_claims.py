@@ -182,9 +182,16 @@ def test_a_slow_process_does_not_take_over_what_was_taken_over_and_given_back(
     new.__exit__(None, None, None)
 
 
-def test_a_process_taken_for_dead_leaves_its_successors_claim(path):
+@POSIX
+def test_where_both_slept_with_their_machine_nobody_is_taken_for_dead(path, other_process):
+    make_silent(path, 10 * claims.SILENT_SECONDS)
+    assert holder_of(path).startswith(f"process {other_process.pid} on ")
+
+
+def test_a_process_taken_for_dead_leaves_its_successors_claim(path, monkeypatch):
     with claim(path):
         make_silent(path, claims.SILENT_SECONDS + 30)
+        monkeypatch.setattr(claims, "_machine", lambda: "another")
         successor = claim(path)
         assert successor.__enter__() == ""
     assert holder_of(path).startswith(f"process {os.getpid()} on ")
