@@ -86,6 +86,7 @@ def probes(
         Probe,
         features=partial(features, without_classifier(model), recipe),
         network_parameters=parameter_count(model.get_submodule("backbone")),
+        weights=start.sha256,
         about={
             "network": name,
             "weights": start.record,

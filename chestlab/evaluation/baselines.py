@@ -33,6 +33,7 @@ class Baseline:
             that is empty.
         grid: values of the inverse strength of the regularisation to choose from; may be empty.
         platt: its decision values are no probabilities yet.
+        weights: SHA-256 of the weights that the features are computed with, if any.
     """
 
     key: str
@@ -41,6 +42,7 @@ class Baseline:
     build: Callable[..., Any]
     grid: tuple[float, ...] = ()
     platt: bool = False
+    weights: str = ""
 
 
 def pixels(images: np.ndarray) -> np.ndarray:

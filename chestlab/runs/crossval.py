@@ -366,7 +366,8 @@ def cross_validate_baseline(
 
     def key_of(repeat: int, fold: Fold) -> dict[str, Any]:
         return {
-            "yardstick": baseline.key,  # as stored folds name it
+            "yardstick": baseline.key,
+            **({"weights": baseline.weights} if baseline.weights else {}),
             "data": splits.data.sha256,
             "train": digest(fold.train),
             "held_out": digest(fold.held_out),
