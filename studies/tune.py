@@ -102,22 +102,14 @@ class Search(Study):
         Raises:
             InputError: the search cannot be read or written, or is another one.
         """
-        from sqlalchemy.exc import SQLAlchemyError
-
         optuna = self.optuna
         self.open_store()
         optuna.logging.set_verbosity(optuna.logging.CRITICAL)
         path = (self.models_dir / f"{self.folder.name}.journal").resolve()
-        if path.with_suffix(".db").exists():  # searches begun before there were journals
-            path = path.with_suffix(".db")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study = self._open(path)
-                self._run(study)
-        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"the search '{path}' cannot be read or written: {reason}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study = self._open(path)
+            self._run(study)
         self._write(study)
 
     def _open(self, path: Path) -> Any:
@@ -126,16 +118,12 @@ class Search(Study):
             return self._open_alone(path)
 
     def _storage(self, path: Path) -> Any:
-        """A journal, which several machines can write on NFS (O_EXCL), or an older database.
+        """A journal, which several machines can write on NFS (O_EXCL).
 
         Raises:
-            InputError: a journal cannot be read.
+            InputError: it cannot be read.
         """
         storages = self.optuna.storages
-        if path.suffix == ".db":
-            return storages.RDBStorage(
-                f"sqlite:///{path.as_posix()}", engine_kwargs={"connect_args": {"timeout": 60}}
-            )
         journal = storages.journal
         lock = journal.JournalFileOpenLock(str(path))
         try:
@@ -152,7 +140,7 @@ class Search(Study):
             study_name=self.folder.name,
             direction="maximize",
             load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
+            sampler=self._sampler(0),
             pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS),
         )
         known = study.user_attrs.get("identity")
@@ -165,6 +153,11 @@ class Search(Study):
                 f"'{path}' is a search with another {different[0]}: use the same, or another --name"
             )
         return study
+
+    def _sampler(self, trial: int) -> Any:
+        """Of a trial's number: one process proposes the same again, stopped between two or not."""
+        seed = self.base.recipe.seed + trial
+        return self.optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
 
     def _run(self, study: Any) -> None:
         for _ in range(self.options.trials):
@@ -185,6 +178,7 @@ class Search(Study):
                     with claims.claim(self._claim(f"trial{trial.number}")) as holder:
                         if not holder:
                             self._give_back(study, trial)
+                study.sampler = self._sampler(len(study.get_trials(deepcopy=False)))
                 self.trial = study.ask()
                 held.enter_context(claims.claim(self._claim(f"trial{self.trial.number}")))
             try:
