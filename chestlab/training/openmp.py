@@ -3,12 +3,12 @@
 A thread that has done its share of an operation waits for the others. By default it spins: it keeps
 its core busy, 14 ms with GNU's runtime (PyTorch for Linux) and 200 ms with Intel's and LLVM's
 (Windows, macOS, Anaconda), before it sleeps. On a machine of its own that is fastest. Beside
-another program the thread that is waited for has no core, because the waiting ones hold it. A short
-spin then lets it work; where nothing else runs, sleeping at once would cost up to a third.
+another program the thread that is waited for has no core, because the waiting ones hold it. To
+sleep at once then lets it work; where nothing else runs, that would cost up to a third.
 
-Measured with experiment 1 on two cores (AMD EPYC), median seconds per epoch: alone 3.1, as with
-GNU's default; beside a program with two busy threads 7.5, where the default takes 11, and 79 for
-the first epoch.
+Measured with experiment 1 on two cores (AMD EPYC), seconds per epoch: alone 3.2 to 4.1; beside a
+program with two busy threads 6.5 to 10.7 (16 epochs), where GNU's default takes 11, and 79 for the
+first epoch. A spin of 3,000 turns, 0.15 ms, took 7.8 to 10.7, but in 2 of 13 epochs 43.
 
 Sources: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html,
 https://openmp.llvm.org/design/Runtimes.html#kmp-blocktime
@@ -29,7 +29,7 @@ VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 # By whether the machine is shared: turns of GNU's loop, some 20,000 a millisecond, and the
 # milliseconds of Intel's and LLVM's. To wake a thread takes about 0.1 ms, at most 2 % of the 5 ms
 # that it has spun before; 30,000 turns, 1.4 ms, were measured to cost 5 to 10 %.
-SHARED = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}
+SHARED = {"GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 ALONE = {"GOMP_SPINCOUNT": "100000", "KMP_BLOCKTIME": "5"}
 
 SAMPLES, SAMPLE_SECONDS = 5, 0.004
