@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from chestlab.evaluation.out_of_fold import NETWORK_KIND, OutOfFold
+from chestlab.evaluation.verdicts import ALPHA, holm, p_value
 from chestlab.files.errors import one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.reporting.page import NOTHING, Wording
@@ -34,6 +35,7 @@ from studies.study import (
     comparison_parser,
     interval_cell,
     interval_columns,
+    p_cell,
     write_readmes,
     write_table,
 )
@@ -104,10 +106,10 @@ class TimeToAccuracy(StoredConfigurations):
 def gains(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
     """A row per configuration, with its work and its gain over the network's own recipe.
 
-    ``work`` is the number of pixels seen in training over that of the recipe; ``verdict`` is
-    ``as_good`` where the gain's interval lies above -`MARGIN`, ``worse`` where it lies below, and
-    ``undecided`` otherwise, as is everything with a single repeat. Rows of the recipe itself, and
-    those without it, have neither.
+    ``work`` is the number of pixels seen in training over that of the recipe; ``p`` is that of a
+    gain of -`MARGIN`, ``p_holm`` is corrected for the number of changes. Where that is below 0.05,
+    ``verdict`` is ``as_good`` or ``worse``, by the side that the gain is on, else ``undecided``, as
+    is everything with a single repeat. Rows of the recipe itself, and those without it, have none.
     """
     rows = table(summary, oof, list(summary["configurations"]))
     pixels = {
@@ -115,15 +117,18 @@ def gains(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
         * summary["configurations"][row["configuration"]]["side"] ** 2
         for row in rows
     }
-    for row in rows:
+    compared = [
+        row for row in rows if row["configuration"] != row["model"] and row["model"] in pixels
+    ]
+    for row in compared:
         name, base = row["configuration"], row["model"]
-        if name == base or base not in pixels:
-            continue
         gain = oof.gain(name, base, "auc")
         row |= {"work": pixels[name] / pixels[base], **interval_columns("auc_gain", gain)}
-        row["verdict"] = "undecided"
-        if summary["repeats"] > 1 and (gain.low > -MARGIN or gain.high < -MARGIN):
-            row["verdict"] = "as_good" if gain.low > -MARGIN else "worse"
+        row["p"] = p_value(gain, -MARGIN)
+    for row, p in zip(compared, holm([row["p"] for row in compared]), strict=True):
+        row |= {"p_holm": p, "verdict": "undecided"}
+        if p < ALPHA:
+            row["verdict"] = "as_good" if row["auc_gain"] > -MARGIN else "worse"
     return rows
 
 
@@ -148,6 +153,7 @@ def write_page(folder: Path) -> None:
                 for verdict in ("as_good", "worse", "undecided")
             },
             "margin": wording.number(MARGIN),
+            "compared": len(compared),
             "missing": [row.name for row in ROWS if row.name not in oof.logits],
         }
 
@@ -162,11 +168,12 @@ def _told(wording: Wording, row: Mapping[str, Any]) -> str:
 def _cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:
     figures = [interval_cell(wording, row, measure) for measure in ("auc", "accuracy")]
     changes = f"`{row['changes']}`" if row["changes"] else NOTHING
-    compared = [NOTHING, NOTHING]
+    compared = [NOTHING] * 3
     if "work" in row:
         compared = [
             wording.number(100 * row["work"], ".0f"),
             interval_cell(wording, row, "auc_gain", "+.3f"),
+            p_cell(row["p_holm"], wording),
         ]
     return [f"`{row['configuration']}`", changes, *figures, *compared]
 

@@ -53,9 +53,14 @@ def test_work_gain_and_verdict_recompute(folder):
     for name in ("fewer", "smaller", "still"):
         row = rows[name]
         assert float(row["auc_gain"]) == pytest.approx(auc(name) - auc(ONE))
-        low, high = float(row["auc_gain_low"]), float(row["auc_gain_high"])
-        verdict = "as_good" if low > -MARGIN else "worse" if high < -MARGIN else "undecided"
-        assert row["verdict"] == verdict
+        outside = not float(row["auc_gain_low"]) <= -MARGIN <= float(row["auc_gain_high"])
+        assert outside == (float(row["p"]) < 0.05)
+    ordered = sorted((rows[row.name] for row in TRIED[1:]), key=lambda row: float(row["p"]))
+    for place, row in enumerate(ordered):
+        largest = max(float(of["p"]) * (3 - k) for k, of in enumerate(ordered[: place + 1]))
+        assert float(row["p_holm"]) == pytest.approx(min(1, largest))
+        side = "as_good" if float(row["auc_gain"]) > -MARGIN else "worse"
+        assert row["verdict"] == (side if float(row["p_holm"]) < 0.05 else "undecided")
     assert float(rows["smaller"]["auc_gain"]) < 0
     assert float(rows["fewer"]["auc_gain"]) == 0  # the very same logits
 
