@@ -275,7 +275,7 @@ def _draw_reliability(summary: Mapping[str, Any], path: Path) -> None:
     figure = titled_figure(
         f"{name}: accuracy {kept['without_0']:.3f}, on the surest half of the images "
         f"{kept['without_50']:.3f}\n{summary['data']['source']} · train + val, fresh folds, "
-        f"{summary['repeats']} x {summary['folds']} · the network with the highest AUC there",
+        f"{summary['repeats']} x {summary['folds']} · of those here the highest AUC",
         body_height=sum(heights),
     )
     upper, lower = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
