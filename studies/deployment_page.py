@@ -20,6 +20,8 @@ METHODS = ("minmax", "entropy")  # of finding ranges of activations
 
 ODD = 0.1  # a change of time by zeros, which change nothing that is computed
 
+OVERLAP = "_overlap"  # after the name of a ratio of times: their quartiles overlap
+
 FASTER, SMALLER, LOSS = 1.5, 2.0, 0.005  # expected of onnxruntime, of int8's size and of its AUC
 
 WORDS = {  # of a cell, by language
@@ -51,6 +53,16 @@ def predictions_table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[s
     return rows
 
 
+def _faster(name: str, slow: Row, fast: Row, time: str) -> dict[str, Any]:
+    """How many times faster one file is, and whether the quartiles of both times overlap."""
+    ends = [(of[f"{time}_low_ms"], of[f"{time}_high_ms"]) for of in (slow, fast)]
+    overlap = max(low for low, _ in ends) <= min(high for _, high in ends)
+    return {
+        name: slow[f"{time}_median_ms"] / fast[f"{time}_median_ms"],
+        f"{name}{OVERLAP}": overlap,
+    }
+
+
 def ratios(costs: Sequence[Row], predictions: Sequence[Row]) -> list[dict[str, Any]]:
     """A row per network with what was expected: how many times faster or smaller.
 
@@ -64,12 +76,11 @@ def ratios(costs: Sequence[Row], predictions: Sequence[Row]) -> list[dict[str, A
         of = {variant: by_name[network, variant] for variant in (TORCH, BASE, INT8)}
         row = {"network": network, "int8_smaller": of[BASE]["bytes"] / of[INT8]["bytes"]}
         for batch in BATCHES:
-            ms = {variant: of[variant][f"batch{batch}_threads1_cpu_median_ms"] for variant in of}
-            row[f"onnx_faster_batch{batch}"] = ms[TORCH] / ms[BASE]
-            row[f"int8_faster_batch{batch}"] = ms[BASE] / ms[INT8]
-            clock = f"batch{batch}_threads2_median_ms"
-            if of[BASE].get(clock) and of[INT8].get(clock):
-                row[f"int8_faster_batch{batch}_threads2"] = of[BASE][clock] / of[INT8][clock]
+            time, wall = f"batch{batch}_threads1_cpu", f"batch{batch}_threads2"
+            row |= _faster(f"onnx_faster_batch{batch}", of[TORCH], of[BASE], time)
+            row |= _faster(f"int8_faster_batch{batch}", of[BASE], of[INT8], time)
+            if of[BASE].get(f"{wall}_median_ms") and of[INT8].get(f"{wall}_median_ms"):
+                row |= _faster(f"int8_faster_batch{batch}_threads2", of[BASE], of[INT8], wall)
         gain = gains.get((network, INT8), {})
         if "auc_gain" in gain:
             row["auc_loss"] = -gain["auc_gain"]
@@ -170,7 +181,8 @@ def _losses(wording: Wording, expected: Sequence[Row]) -> list[dict[str, Any]]:
         if "auc_loss" in row:
             ends = -row["auc_loss_high"], -row["auc_loss_low"]
             change = wording.with_interval(-row["auc_loss"], ends, "+.4f")
-            losses.append({"network": row["network"], "change": change, "lost": ends[1] < 0})
+            words = {"network": row["network"], "change": change, "lost": ends[1] < 0}
+            losses.append(words | {"excluded": row["auc_loss_high"] < LOSS})
     return losses
 
 
@@ -194,6 +206,8 @@ def _expected_cells(wording: Wording, row: Row) -> list[str]:
         if key not in row:
             return NOTHING
         answer = words["yes" if row[key] >= least else "no"]
+        if least == 1 and row[f"{key}{OVERLAP}"]:
+            answer = words["open"]
         return f"{wording.number(row[key], '.2f')} {answer}"
 
     loss = NOTHING

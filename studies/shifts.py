@@ -33,11 +33,9 @@ from chestlab.training.likeness import Likeness, doubts
 from studies.fold_networks import FoldNetwork
 from studies.fresh_folds import BASELINES, FROZEN, Frozen, count_use, frozen_configuration
 from studies.shifted_networks import ShiftedNetworks
-from studies.shifts_page import NONE, write_page
+from studies.shifts_page import NAMES, NONE, write_page
 from studies.stored_configurations import known_first
 from studies.study import add_only, comparison_parser
-
-NAMES = ("efficientchestnet", "residualchestnet")  # of `FROZEN`
 
 BASELINE = BASELINES[0]
 

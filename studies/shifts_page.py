@@ -31,6 +31,8 @@ LIMITS = {"auc": 0.01, "accuracy": 0.02}  # a loss that is surely smaller does n
 
 SILENT = 0.1  # `predict.py` warns of fewer: the loss comes without a warning
 
+NAMES = ("efficientchestnet", "residualchestnet")  # networks that are shown
+
 HURTS, HARMLESS, OPEN, HELPS = "hurts", "harmless", "open", "helps"
 
 UNTESTED = "untested"  # with a single repeat
@@ -248,6 +250,7 @@ def write_page(folder: Path) -> None:
     def values(wording: Wording) -> dict[str, Any]:
         return {
             "shifts": len(order),
+            "missing": [name for name in NAMES if name not in summary["networks"]],
             "answers": [_answer(wording, summary, n, tables[n], logits[n]) for n in tables],
             "overview_heads": _overview_heads(wording, list(tables)),
             "overview": [_overview_cells(wording, summary, tables, name) for name in order],

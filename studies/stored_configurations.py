@@ -143,11 +143,12 @@ class StoredConfigurations(Study):
 
     def summary(self) -> dict[str, Any]:
         """What the JSON file holds."""
-        names = self.in_order(self.configurations)
-        return {
-            **self.about(),
-            "configurations": {name: self.configurations[name] for name in names},
-        }
+        rows = {name: self.configurations[name] for name in self.in_order(self.configurations)}
+        about = self.about()
+        for key in ("device", "torch"):  # of all that have trained, not of who writes this
+            known = sorted({row[key] for row in rows.values() if key in row})
+            about[key] = ", ".join(known) or about[key]
+        return {**about, "configurations": rows}
 
     def in_order(self, names: Collection[str]) -> list[str]:
         """The names of all rows as the JSON file has them."""

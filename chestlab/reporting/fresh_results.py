@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from chestlab.evaluation.out_of_fold import NETWORK_KIND, OutOfFold
-from chestlab.evaluation.verdicts import Estimate
+from chestlab.evaluation.verdicts import ALPHA, Estimate, holm, p_value
 from chestlab.files.errors import InputError
 from chestlab.files.run_files import STUDIES
 
@@ -57,13 +57,12 @@ class FreshFolds:
             if about["kind"] == NETWORK_KIND and about["model"] in names
         ]
 
-    def clearly_above(self, name: str, other: str) -> bool:
-        """The interval of the difference in AUC lies above 0 whatever the bootstrap's seed.
-
-        That is, by more than twice its Monte-Carlo error, as `pairs.clearly_above`.
-        """
-        gain = self.oof.gain(name, other, "auc")
-        return bool(gain.low > 2 * gain.monte_carlo)
+    def clearly_below(self, name: str, others: Sequence[str]) -> set[str]:
+        """The configurations with a lower AUC, after Holm's correction for all ``others``."""
+        gains = [self.gain(name, other) for other in others]
+        adjusted = holm([p_value(gain, 0) for gain in gains])
+        known = zip(others, gains, adjusted, strict=True)
+        return {other for other, gain, p in known if p < ALPHA and gain.value > 0}
 
     def gain(self, name: str, other: str) -> Estimate:
         """Difference in AUC of two configurations."""

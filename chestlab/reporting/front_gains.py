@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from chestlab.evaluation.out_of_fold import NETWORK_KIND
 from chestlab.reporting.fresh_results import FreshFolds
 from chestlab.reporting.front_messages import SWITCHES_IN_INDONESIAN
 from chestlab.reporting.lab_experiments import EXPERIMENTS
@@ -33,7 +34,7 @@ class Gains:
         gains: list[tuple[int, float, str]] = []
         studies, of_fresh = 0, set()
         for row in _rows_of(self.fresh.folder / "comparisons.csv") if self.fresh else ():
-            if row["verdict_holm"] == "supported" and row["over"] in self._networks():
+            if row["verdict_holm"] == "supported" and self._same_network(row):
                 values = self._fresh_names(row)
                 of_fresh.add((values["net"], values["switch"]))
                 text = self._gain("helped_fresh", row, values)
@@ -76,20 +77,21 @@ class Gains:
                 return self.wording.say("experiment_in_sentence", **name)
         return f"`{net}`"
 
-    def _networks(self) -> set[str]:
-        about = self.fresh.configurations if self.fresh else {}
-        return {name for name, of in about.items() if of["kind"] == "network"}
+    def _same_network(self, row: Mapping[str, str]) -> bool:
+        """Whether two recipes of one network were compared on the fresh folds."""
+        assert self.fresh is not None
+        known = self.fresh.configurations
+        one, other = (known.get(row[key], {}) for key in ("configuration", "over"))
+        networks = one.get("kind") == other.get("kind") == NETWORK_KIND
+        return networks and one["model"] == other["model"]
 
     def _fresh_names(self, row: Mapping[str, str]) -> dict[str, str]:
-        """What was compared on the fresh folds: two recipes of one network, or two networks."""
+        """The network whose recipes were compared on the fresh folds, and the two."""
         assert self.fresh is not None
         one, other = (self.fresh.configurations[row[key]] for key in ("configuration", "over"))
-        if one["model"] == other["model"]:
-            recipes = {"name": self._recipe(one), "base": self._recipe(other)}
-            net = self._numbered_net(one["model"])
-            return {"net": net, "switch": self.wording.say("switch_recipe", **recipes)}
-        names = {"name": row["configuration"], "base": row["over"]}
-        return {"net": "", "switch": self.wording.say("switch_networks", **names)}
+        recipes = {"name": self._recipe(one), "base": self._recipe(other)}
+        net = self._numbered_net(one["model"])
+        return {"net": net, "switch": self.wording.say("switch_recipe", **recipes)}
 
     def _recipe(self, about: Mapping[str, Any]) -> str:
         """The recipe of a row of the fresh folds, with what was changed in it."""

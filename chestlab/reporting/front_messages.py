@@ -30,11 +30,12 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     "best_fresh": (
         "**Best so far: {best}, with an AUC of {auc} and an accuracy of {accuracy}** on fresh "
         "folds: {repeats} x {folds}-fold cross-validation over the {of} of train and val in "
-        "`{source}`, in new divisions that were not used to choose any recipe.",
+        "`{source}`, in new divisions that were not used to choose any recipe. As the highest of "
+        "{rows} rows these figures are optimistic.",
         "**Terbaik sejauh ini: {best}, dengan AUC {auc} dan akurasi {accuracy}** pada fold "
         "baru: validasi silang {folds} fold yang diulang {repeats} kali atas {of} (train dan "
         "val) dalam `{source}`, dengan pembagian baru yang tidak pernah dipakai untuk memilih "
-        "resep.",
+        "resep. Sebagai yang tertinggi dari {rows} baris, angka ini optimistis.",
     ),
     "best_val": (
         "**Not measured yet on fresh folds.** Highest AUC on validation images, which also choose "
@@ -43,8 +44,9 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "epoch: {best}, {auc}, pada {of} dari `{source}`.",
     ),
     "lead_certain": (
-        "Its AUC is above that of {others}: the 95 % interval of each difference lies above zero.",
-        "AUC-nya di atas {others}: selang 95 % setiap selisihnya berada di atas nol.",
+        "Its AUC is above that of {others}: p is below 0.05 after Holm's correction for its {n} "
+        "differences.",
+        "AUC-nya di atas {others}: p di bawah 0,05 setelah koreksi Holm atas {n} selisihnya.",
     ),
     "unmeasured": (
         "{n} networks of the table are not measured there yet, so one of them may be better.",
@@ -56,9 +58,11 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "goal_reached": (
         "**Validation accuracy of {goal}, the goal of the course reports:** reached by {names}."
-        " This is optimistic, since these images took part in choosing the threshold ({of}).",
+        " This is optimistic, since these images took part in choosing the threshold and, by "
+        "cross-validation over train and val, the recipes ({of}).",
         "**Akurasi validasi {goal}, target laporan praktikum:** dicapai oleh {names}. Angka "
-        "ini optimistis, karena citra itu ikut dipakai untuk memilih ambang ({of}).",
+        "ini optimistis, karena citra itu ikut dipakai untuk memilih ambang dan, dengan validasi "
+        "silang atas train dan val, resepnya ({of}).",
     ),
     "goal_missed": (
         "**Validation accuracy of {goal}, the goal of the course reports:** reached by no run; "
@@ -67,9 +71,9 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "percobaan pun; yang tertinggi {name} ({of}).",
     ),
     "test_missed": (
-        "**On test no run reaches {goal}:** the highest of all runs is {name}, on {of}.",
-        "**Pada data uji belum ada yang mencapai {goal}:** yang tertinggi dari semua percobaan "
-        "adalah {name}, pada {of}.",
+        "**On test no run reaches {goal}:** the highest of all {n} runs is {name}, on {of}.",
+        "**Pada data uji belum ada yang mencapai {goal}:** yang tertinggi dari semua {n} "
+        "percobaan adalah {name}, pada {of}.",
     ),
     "goal_inside": (
         "{goal} lies within the interval: so few images neither show nor exclude it.",
@@ -100,14 +104,10 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "{where}{switch}: {gain} pada fold baru",
     ),
     "helped_choice": (
-        "{where}{switch}: {gain} on choice folds, where recipes are chosen",
-        "{where}{switch}: {gain} pada fold pemilihan, tempat resep dipilih",
+        "{where}{switch}, on choice folds, whose figures are not to be quoted",
+        "{where}{switch}, pada fold pemilihan, yang angkanya tidak untuk dikutip",
     ),
     "in_network": ("in {net}, ", "pada {net}, "),
-    "switch_networks": (
-        "`{name}` instead of `{base}`",
-        "`{name}` sebagai ganti `{base}`",
-    ),
     "switch_recipe": (
         "recipe {name} instead of {base}",
         "resep {name} sebagai ganti {base}",
@@ -155,16 +155,15 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "**Tebal**: tertinggi di kolomnya, dan selang selisihnya terhadap setiap angka lain di "
         "sana berada di atas nol",
     ),
-    "warned": ("(!): has warnings, see its page", "(!): ada peringatan, lihat halamannya"),
+    "warned": (
+        "(!): has warnings, on its page or on that of the fresh folds",
+        "(!): ada peringatan, di halamannya atau di halaman fold baru",
+    ),
     "nothing_bold": (
         "Nothing is bold: the highest of each column may lead by chance",
         "Tidak ada yang tebal: keunggulan angka tertinggi di setiap kolom mungkin kebetulan",
     ),
     "undefined": ("undefined", "tak terdefinisi"),
-    "fresh_note": (
-        "{label}: on fresh folds with recipe {recipe}",
-        "{label}: pada fold baru dengan resep {recipe}",
-    ),
     "average_note": (
         "{label}: on fresh folds of one network each, on val of the networks that did not train "
         "on the image (out of fold), on test of all {n}",

@@ -26,32 +26,37 @@ def data_note(wording: Wording, page_dir: Path, run: StoredRun) -> str:
     return wording.say("front_data", source=run.source, n=n, link=address)
 
 
-def table_notes(wording: Wording, rows: Sequence[Row], bold: bool) -> list[str]:
+def table_notes(wording: Wording, rows: Sequence[Row], bold: bool, warned: bool) -> list[str]:
     """What a reader of the table has to know of single rows.
 
     Args:
         wording: language of the page.
         rows: of the table.
         bold: some figure of it is bold.
+        warned: some row is marked because something about it is suspect.
     """
     say = wording.say
     notes = [say("bold" if bold else "nothing_bold")]
-    if any(row.run is not None and row.run.metrics["warnings"] for row in rows):
+    if warned:
         notes.append(say("warned"))
     notes += _start_notes(wording, rows)
-    notes += fresh_notes(wording, rows)
     notes += [
         say("average_note", label=row.label, n=networks)
         for row in rows
         if row.kind == "average" and row.fresh and row.run
         if (networks := networks_of(row.run.metrics))
     ]
+    return notes + size_notes(wording, rows)
+
+
+def size_notes(wording: Wording, rows: Sequence[Row]) -> list[str]:
+    """What the size in some labels means."""
     sizes = {
         row.run.metrics["data"].get("size")
         for row in rows
         if row.kind == "network" and row.run and row.label.endswith(" px")
     }
-    return notes + [say("size_note", size=size) for size in sorted(sizes)]
+    return [wording.say("size_note", size=size) for size in sorted(sizes)]
 
 
 def _start_notes(wording: Wording, rows: Sequence[Row]) -> list[str]:
@@ -64,9 +69,3 @@ def _start_notes(wording: Wording, rows: Sequence[Row]) -> list[str]:
         elif start.get("source") == "imagenet":
             labels["imagenet_start_note"].append(row.label)
     return [wording.say(key, labels="; ".join(of)) for key, of in labels.items() if of]
-
-
-def fresh_notes(wording: Wording, rows: Sequence[Row]) -> list[str]:
-    """The recipe on fresh folds, of rows whose other figures are of another recipe."""
-    noted = [row for row in rows if row.note]
-    return [wording.say("fresh_note", label=row.label, recipe=row.note) for row in noted]

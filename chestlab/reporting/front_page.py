@@ -15,7 +15,7 @@ from chestlab.evaluation.tasks import GOAL
 from chestlab.evaluation.verdicts import Estimate
 from chestlab.reporting.fresh_results import FreshFolds, Seeds
 from chestlab.reporting.front_gains import Gains
-from chestlab.reporting.front_notes import data_note, fresh_notes, table_notes
+from chestlab.reporting.front_notes import data_note, size_notes, table_notes
 from chestlab.reporting.front_plots import Interval, Point, draw_front
 from chestlab.reporting.front_rows import Row, averaged, number_of, page_of, table_rows, title_of
 from chestlab.reporting.page import NOTHING, Wording, escaped, markdown_table, unbroken
@@ -104,12 +104,14 @@ class FrontPage:
             source=escaped(fresh.summary["data"]["source"]),
             repeats=fresh.summary["repeats"],
             folds=fresh.summary["folds"],
+            rows=sum(row.fresh is not None for row in self.rows),
         )
         others = [row for row in self.rows if row.fresh and row.fresh != best.fresh]
         beaten = [row for row in others if row not in unclear]
         for key, rows in (("lead_certain", beaten), ("lead_uncertain", unclear)):
             if rows:
-                text += f" {say(key, others=self.wording.listed(map(self._name, rows)))}"
+                names = self.wording.listed(map(self._name, rows))
+                text += f" {say(key, others=names, n=len(others))}"
         unmeasured = sum(row.fresh is None and row.kind == "network" for row in self.rows)
         return f"{text} {say('unmeasured', n=unmeasured)}" if unmeasured else text
 
@@ -145,8 +147,9 @@ class FrontPage:
             return ""
         reached, best = self._by_accuracy("test")
         key, of = "test_reached" if reached else "test_missed", self._images("test")
-        text = self.wording.say(key, goal=self._goal(), names=reached, name=best, of=of)
         known = [run.metrics["test"] for run in self._sorted_by_accuracy("test")]
+        values = {"goal": self._goal(), "names": reached, "name": best, "of": of}
+        text = self.wording.say(key, **values, n=len(known))
         highest = [of for of in known if of["accuracy"] == known[0]["accuracy"]]
         if reached or not all(of.get("accuracy_ci95") for of in highest):
             return text
@@ -210,11 +213,17 @@ class FrontPage:
         columns = [c for c in COLUMNS if self.fresh is not None or not c.startswith("fresh")]
         rows = []
         for row in self.rows:
-            warned = " (!)" if row.run is not None and row.run.metrics["warnings"] else ""
+            warned = " (!)" if self._warned(row) else ""
             cells = {"experiment": f"[{escaped(row.label)}]({row.address}){warned}"}
             cells |= self._fresh_cells(row) | self._run_cells(row)
             rows.append([unbroken(cells[column]) for column in columns])
         return markdown_table([say(f"head_{column}") for column in columns], rows, left=1)
+
+    def _warned(self, row: Row) -> bool:
+        """Whether something is suspect about the row's run or its networks on the fresh folds."""
+        if row.run is not None and row.run.metrics["warnings"]:
+            return True
+        return bool(self.fresh and row.fresh and self.fresh.oof.alarms_of(row.fresh))
 
     def _fresh_cells(self, row: Row) -> dict[str, str]:
         if row.fresh is None and self.fresh is not None and row.run and is_majority(row.run):
@@ -255,7 +264,8 @@ class FrontPage:
 
     def notes(self) -> list[str]:
         """What a reader of the table has to know of single rows."""
-        return table_notes(self.wording, self.rows, bool(self.bold))
+        warned = any(map(self._warned, self.rows))
+        return table_notes(self.wording, self.rows, bool(self.bold), warned)
 
     def _bold(self) -> set[tuple[str, str]]:
         """Figures that are clearly above every other row's: measure and configuration or run."""
@@ -284,9 +294,8 @@ class FrontPage:
         """The rows whose AUC on fresh folds may be as high as the best one's."""
         assert self.fresh is not None
         others = [row for row in self.rows if row.fresh and row.fresh != best.fresh]
-        return [
-            row for row in others if not self.fresh.clearly_above(str(best.fresh), str(row.fresh))
-        ]
+        below = self.fresh.clearly_below(str(best.fresh), [str(row.fresh) for row in others])
+        return [row for row in others if row.fresh not in below]
 
     # picture
 
@@ -295,7 +304,7 @@ class FrontPage:
         say, main = self.wording.say, self.main
         points = [
             Point(
-                f"{row.label}*" if row.note else row.label,
+                row.label,
                 self._kinds(row),
                 self._left(row),
                 self._right(row),
@@ -321,7 +330,7 @@ class FrontPage:
             axis=(say(left), say("axis_test_accuracy")),
             words=words,
             goal=not main.phantom,
-            notes=[f"* {note.replace('`', '')}." for note in fresh_notes(self.wording, self.rows)],
+            notes=[f"{note}." for note in size_notes(self.wording, self.rows)],
             decimal_mark=self.wording.number(0.5, ".1f")[1],
         )
 

@@ -16,7 +16,6 @@ from chestlab.reporting.lab_experiments import experiment_of
 from chestlab.reporting.page import Wording, in_language, link
 from chestlab.reporting.run_tables import model_name
 from chestlab.reporting.stored_runs import StoredRun
-from chestlab.training.recipe import in_words
 
 OTHERS = 99  # number of a network that is none of the experiments'
 
@@ -32,7 +31,6 @@ class Row:
         run: whose figures of val and test it shows, or None.
         seeds: whose means it shows instead, or None.
         fresh: name of its configuration on the fresh folds, or None.
-        note: what that does otherwise than the run, in Markdown.
     """
 
     label: str
@@ -41,7 +39,6 @@ class Row:
     run: StoredRun | None = None
     seeds: Seeds | None = None
     fresh: str | None = None
-    note: str = ""
 
     @property
     def metrics(self) -> Mapping[str, Any]:
@@ -81,7 +78,8 @@ def table_rows(
     rows = [row for row in rows if row.seeds or row.subject not in means]
     rows.sort(key=lambda row: (number_of(row.metrics), row.subject[0], row.kind == "seeds"))
     if fresh is not None:
-        rows = _with_fresh_folds(rows, fresh)
+        page = link(page_dir, in_language(wording, fresh.folder / "README.md"))
+        rows = _with_fresh_folds(rows, fresh, page)
     return [
         *rows,
         *_average_rows(wording, page_dir, runs, fresh),
@@ -170,33 +168,36 @@ def _seed_rows(wording: Wording, page_dir: Path, seeds: Sequence[Seeds]) -> list
     ]
 
 
-def _with_fresh_folds(rows: Sequence[Row], fresh: FreshFolds) -> list[Row]:
-    """Rows of networks with their configurations on the fresh folds.
+def _with_fresh_folds(rows: Sequence[Row], fresh: FreshFolds, page: str) -> list[Row]:
+    """Rows of networks with their configurations on the fresh folds, those of the same recipe.
 
-    That of the same recipe. Where a network has one row and its recipe was not measured, that of
-    another recipe, with a note.
+    A network of which another recipe alone was measured there has a row of its own for that.
+
+    Args:
+        page: address of the study's page.
     """
-    found: dict[int, str] = {}
     known = [fresh.of_network(_names(row.metrics)) for row in rows]
-    for place, (row, names) in enumerate(zip(rows, known, strict=True)):
-        wanted = _recipe_name(row.metrics), _changes(row.metrics)
-        for name in names:
-            about = fresh.configurations[name]
-            if (about["recipe_name"], about["recipe_changes"]) == wanted:
-                found[place] = name
-    notes: dict[int, str] = {}
     titles = Counter(row.subject[0] for row in rows)
-    for place, (row, names) in enumerate(zip(rows, known, strict=True)):
-        if place not in found and names and titles[row.subject[0]] == 1:
+    found: list[Row] = []
+    for row, names in zip(rows, known, strict=True):
+        same = [name for name in names if _is_of(row, fresh.configurations[name])]
+        found.append(dataclasses.replace(row, fresh=same[-1] if same else None))
+        if names and not same and titles[row.subject[0]] == 1:
             about = fresh.configurations[names[0]]
-            found[place] = names[0]
-            notes[place] = in_words(about["recipe_name"], about["recipe_changes"])
-            if row.metrics["data"]["sha256"] != fresh.sha256:  # the same X-rays in another size
-                notes[place] += f", {fresh.summary['data']['size']} px"
-    return [
-        dataclasses.replace(row, fresh=found.get(place), note=notes.get(place, ""))
-        for place, row in enumerate(rows)
-    ]
+            label = ", ".join((_numbered(row.metrics), *_in_words(about)))
+            found.append(Row(label, page, "network", fresh=names[0]))
+    return found
+
+
+def _is_of(row: Row, about: Mapping[str, Any]) -> bool:
+    """Whether a configuration of the fresh folds has the recipe of a row."""
+    wanted = _recipe_name(row.metrics), _changes(row.metrics)
+    return (about["recipe_name"], about["recipe_changes"]) == wanted
+
+
+def _in_words(about: Mapping[str, Any]) -> list[str]:
+    """The recipe of a configuration of the fresh folds, in plain text."""
+    return [about["recipe_name"], *(f"{key} {v}" for key, v in about["recipe_changes"].items())]
 
 
 def _changes(metrics: Mapping[str, Any]) -> dict[str, Any]:

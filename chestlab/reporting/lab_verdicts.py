@@ -65,19 +65,27 @@ RESULT = {
                 lambda f: "oof_threshold" in f,
                 "Out of fold, on the {oof_n:,} images of all folds together, the accuracy is "
                 "{oof_accuracy:.1%} at the threshold {oof_threshold:.2f}, which was not chosen on "
-                "them, and the AUC {oof_auc:.3f} ({oof_auc_low:.3f} to {oof_auc_high:.3f}).",
+                "them, and the AUC {oof_auc:.3f} ({oof_auc_low:.3f} to {oof_auc_high:.3f}). "
+                "Recipes are compared by such figures: those to quote are of fresh folds "
+                "(`studies.fresh_folds`).",
                 "Pada prediksi out-of-fold ({oof_n:,} citra dari semua fold bersama), akurasinya "
                 "{oof_accuracy:.1%} pada ambang {oof_threshold:.2f}, yang tidak dipilih dengan "
-                "citra itu, dan AUC-nya {oof_auc:.3f} ({oof_auc_low:.3f} s.d. {oof_auc_high:.3f}).",
+                "citra itu, dan AUC-nya {oof_auc:.3f} ({oof_auc_low:.3f} s.d. {oof_auc_high:.3f}). "
+                "Resep dibandingkan dengan angka seperti ini: yang dikutip adalah angka fold baru "
+                "(`studies.fresh_folds`).",
             ),
             Rule(
                 always,
                 "Out of fold, on the {oof_n:,} images of all folds together, the accuracy is "
                 "{oof_accuracy:.1%}, at a threshold chosen on these images and so optimistic, and "
-                "the AUC {oof_auc:.3f} ({oof_auc_low:.3f} to {oof_auc_high:.3f}).",
+                "the AUC {oof_auc:.3f} ({oof_auc_low:.3f} to {oof_auc_high:.3f}). Recipes are "
+                "compared by such figures: those to quote are of fresh folds "
+                "(`studies.fresh_folds`).",
                 "Pada prediksi out-of-fold ({oof_n:,} citra dari semua fold bersama), akurasinya "
                 "{oof_accuracy:.1%}, yang optimistis karena ambangnya dipilih dengan citra itu, "
-                "dan AUC-nya {oof_auc:.3f} ({oof_auc_low:.3f} s.d. {oof_auc_high:.3f}).",
+                "dan AUC-nya {oof_auc:.3f} ({oof_auc_low:.3f} s.d. {oof_auc_high:.3f}). Resep "
+                "dibandingkan dengan angka seperti ini: yang dikutip adalah angka fold baru "
+                "(`studies.fresh_folds`).",
             ),
         ),
     ),

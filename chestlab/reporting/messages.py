@@ -12,12 +12,14 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
     "title": ("Results", "Hasil"),
     "protocol_title": ("How the numbers are chosen", "Cara angka-angka ini dipilih"),
     "protocol": (
-        "Networks are fitted to the training images. The epoch, the decision threshold and the "
-        'recipe are chosen on the validation images, so "val, as selected" is optimistic (where '
-        'the recipe says "last", no epoch is chosen). The test images are evaluated once per run, '
-        'at that epoch and that threshold: "test, held out" is the figure to quote.',
-        "Jaringan dilatih dengan citra latih. Epoch, ambang keputusan, dan resep dipilih dengan "
-        'citra validasi, sehingga angka "validasi, hasil pemilihan" terlalu optimistis (bila '
+        "Networks are fitted to the training images. The epoch and the decision threshold are "
+        "chosen on the validation images, recipes by cross-validation over train and val, so "
+        '"val, as selected" is optimistic (where the recipe says "last", no epoch is chosen). The '
+        "test images are evaluated once per run, at that epoch and that threshold: "
+        '"test, held out" is the figure to quote.',
+        "Jaringan dilatih dengan citra latih. Epoch dan ambang keputusan dipilih dengan citra "
+        "validasi, resep dengan validasi silang atas citra latih dan validasi, sehingga angka "
+        '"validasi, hasil pemilihan" terlalu optimistis (bila '
         'resepnya menyebut "last", tidak ada epoch yang dipilih). Citra uji dievaluasi satu kali '
         'per percobaan, pada epoch dan ambang tersebut: angka "uji, tidak ikut memilih" inilah '
         "yang patut dikutip.",

@@ -68,8 +68,9 @@ def test_the_best_on_fresh_folds_is_named_with_its_figures_and_bold_only_if_clea
     text = f"{auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f})"
     assert f"Best so far: experiment 1 (EfficientChestNet), with an AUC of {text}" in page
     assert "2 x 4-fold cross-validation over the 120 images of 60 patients" in page
-    ahead = "Its AUC is above that of experiment 2 (ResidualChestNet): the 95 % interval"
+    ahead = "Its AUC is above that of experiment 2 (ResidualChestNet): p is below 0.05 after Holm"
     assert ahead in page and "may be chance" not in page
+    assert "As the highest of 2 rows these figures are optimistic" in page
     assert row_of(page, "1 EfficientChestNet")[1].startswith(f"**{auc.value:.3f}**<br>")
     assert not row_of(page, "2 ResidualChestNet")[1].startswith("**")
 
@@ -86,7 +87,7 @@ def test_the_best_on_fresh_folds_is_named_with_its_figures_and_bold_only_if_clea
     make_run(tmp_path / "studies", "svm_small", **svm)
     write_fresh_folds(tmp_path, {**dict.fromkeys(skills, 1.5), ("svm", "best"): 0.0})
     page = front_of(tmp_path)
-    assert "Its AUC is above that of svm: the 95 % interval" in page
+    assert "Its AUC is above that of svm: p is below 0.05 after Holm's correction for its 2" in page
     assert re.search(r"may be chance over experiment [12] \(\w+ChestNet\);", page)
 
 
@@ -100,14 +101,17 @@ def test_what_was_not_measured_on_fresh_folds_says_so(tmp_path):
     page = front_of(tmp_path)
     assert row_of(page, "5 Plain-34")[1:3] == row_of(page, "TinyNet")[1:3]
     assert row_of(page, "5 Plain-34")[1:3] == ["not measured yet", "-"]
-    assert "2 networks of the table are not measured there yet," in page
-    assert "1 EfficientChestNet: on fresh folds with recipe `report`." in page
+    assert row_of(page, "1 EfficientChestNet")[1] == "not measured yet"
+    assert "3 networks of the table are not measured there yet," in page
+    other = row_of(page, "1 EfficientChestNet, report")
+    assert other[1] not in ("not measured yet", "-") and other[3:] == ["-"] * 3
+    assert "(studies/fresh_folds_small/README.md)" in other[0]
     changed = {"recipe_changes": {"stage1_epochs": 0}}  # as of a start from random numbers
     make_run(tmp_path, "two_small", model="EfficientChestNet", recipe_name="report", **changed)
     page = front_of(tmp_path)
     assert row_of(page, "1 EfficientChestNet, report")[1] not in ("not measured yet", "-")
     assert row_of(page, "1 EfficientChestNet")[1] == "not measured yet"
-    assert "with recipe" not in page
+    assert page.count("| [1 EfficientChestNet, report]") == 1
     order = [page.index(f"| [{name}") for name in ("1 Eff", "5 Plain", "TinyNet")]
     assert order == sorted(order)
 
@@ -181,10 +185,10 @@ def test_only_switches_beyond_chance_after_holms_correction_are_said_to_help(tmp
     (folder / "table.csv").write_text(head + "".join(row.format(*name) for name in names))
     (folder / "README.md").write_text("# Switches\n")
     page = front_of(tmp_path)
-    said = "experiment 2 (ResidualChestNet), `last` (words): +0.090 (+0.040 to +0.140) on choice"
-    assert said in page and "`ema`" not in page
+    said = "experiment 2 (ResidualChestNet), `last` (words), on choice folds, whose figures are not"
+    assert said in page and "`ema`" not in page and "0.09" not in page
     assert "`last` (mengambil epoch terakhir" in front_of(tmp_path, "id")
-    of_other = "in experiment 2 (ResidualChestNet), recipe `best` instead of `report`: +0.090"
+    of_other = "in experiment 2 (ResidualChestNet), recipe `best` instead of `report`, on choice"
     assert of_other in page
     write_fresh_folds(tmp_path, {("EfficientChestNet", r): 1.0 for r in ("best", "report")})
     gained = "configuration,over,auc_gain,auc_gain_low,auc_gain_high,verdict_holm\n"
@@ -251,7 +255,7 @@ def test_the_weights_that_a_network_starts_from_are_noted_from_its_files(tmp_pat
     assert "dari bobot ImageNet: 3 MobileNetV3-Large." in front_of(tmp_path, "id")
 
 
-def test_the_picture_marks_rows_with_figures_of_two_recipes(tmp_path, monkeypatch):
+def test_the_picture_has_a_row_for_each_of_two_recipes(tmp_path, monkeypatch):
     make_run(tmp_path, "one_small", model="EfficientChestNet", recipe_name="best")
     make_run(tmp_path, "two_small", model="ResidualChestNet", recipe_name="best", noise=1)
     write_fresh_folds(
@@ -262,11 +266,12 @@ def test_the_picture_marks_rows_with_figures_of_two_recipes(tmp_path, monkeypatc
         front_page, "draw_front", lambda points, *_, **options: drawn.update(options, points=points)
     )
     front_of(tmp_path)
-    assert [point.label for point in drawn["points"]] == [
-        "1 EfficientChestNet*",
-        "2 ResidualChestNet",
+    with_values = [(point.label, point.left is None) for point in drawn["points"]]
+    assert with_values == [
+        ("1 EfficientChestNet", True),
+        ("1 EfficientChestNet, report", False),
+        ("2 ResidualChestNet", False),
     ]
-    assert drawn["notes"] == ["* 1 EfficientChestNet: on fresh folds with recipe report."]
 
 
 def test_the_subset_of_chestmnist_is_said_to_be_one(tmp_path):

@@ -318,15 +318,19 @@ def fresh_copy(tmp_path, phantom_npz, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_the_commands_run_in_order_as_they_stand(fresh_copy, capsys):
+@pytest.mark.parametrize("pages", ["README", pytest.param("docs", marks=pytest.mark.slow)])
+def test_the_commands_run_in_order_as_they_stand(pages, fresh_copy, capsys):
     results = fresh_copy / "results"
     before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    of_readme = block_commands("README.md")
     for command in AS_THEY_STAND:
+        if pages == "README" and command not in of_readme:
+            continue
         script, flags = parsed(command.replace("RUN RUN", " ".join(PLACEHOLDERS["RUN RUN"])))
         status = execute(fresh_copy / script, flags)
         assert status == 0, (command, capsys.readouterr().err)
     shown = capsys.readouterr()
-    assert shown.out.count("results/phantom/") > 10  # no network, and every script ran
+    assert shown.out.count("results/phantom/") > 5  # no network, and every script ran
     assert "goal reached" not in shown.out + shown.err
     made = {path.name for path in (results / "phantom").iterdir()}
     assert {"efficientchestnet", "efficientchestnet_epochs2", "mine"} <= made

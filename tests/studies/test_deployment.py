@@ -344,10 +344,15 @@ def test_cores_of_others_are_what_all_used_less_ones_own(monkeypatch):
     assert use.cores() is None
 
 
+def with_quartiles(name, median):
+    ends = {"low": median - 0.2, "median": median, "high": median + 0.2}
+    return {f"{name}_{end}_ms": ms for end, ms in ends.items()}
+
+
 def test_ratios_say_what_is_faster_smaller_and_lost():
     def cost(variant, size, one, many):
-        times = {f"batch{n}_threads1_cpu_median_ms": ms for n, ms in ((1, one), (64, many))}
-        return {"network": "n", "variant": variant, "bytes": size, **times}
+        times = [with_quartiles(f"batch{n}_threads1_cpu", ms) for n, ms in ((1, one), (64, many))]
+        return {"network": "n", "variant": variant, "bytes": size, **times[0], **times[1]}
 
     costs = [cost("torch", 90, 6.0, 2.0), cost("fp32", 100, 4.0, 1.0), cost("int8", 40, 5.0, 0.5)]
     gain = {"auc_gain": -0.001, "auc_gain_low": -0.004, "auc_gain_high": 0.002}
@@ -367,6 +372,11 @@ def test_ratios_say_what_is_faster_smaller_and_lost():
         "-",
         "+0.0010 (-0.0020 to +0.0040) yes",
     ]
+    costs[2] = cost("int8", 40, 3.7, 0.5)  # its quartiles reach to 3.9, those of fp32 to 3.8
+    cells = deployment_page._expected_cells(
+        deployment_page.Wording("en"), *deployment_page.ratios(costs, predictions)
+    )
+    assert cells[4:6] == ["1.08 open", "2.00 yes"]
 
 
 def test_two_threads_and_an_interval_around_0_are_said():
@@ -374,8 +384,8 @@ def test_two_threads_and_an_interval_around_0_are_said():
         row = {"network": "n", "variant": variant, "bytes": 100, "zipped": 90, "trained": True}
         row |= {"input_size": 28, "multiply_accumulates": 1000}
         for batch in (1, 64):
-            row |= {f"batch{batch}_threads1_cpu_median_ms": one}
-            row |= {f"batch{batch}_threads2_median_ms": two}
+            row |= with_quartiles(f"batch{batch}_threads1_cpu", one)
+            row |= with_quartiles(f"batch{batch}_threads2", two)
         return row
 
     costs = [cost("torch", 8.0, 5.0), cost("fp32", 4.0, 2.0)]
@@ -387,7 +397,10 @@ def test_two_threads_and_an_interval_around_0_are_said():
     [zeros] = deployment_page.zeros_table(costs)
     assert (zeros["time_batch1"], zeros["time_batch1_threads2"]) == (1.0, 3.0)
     [loss] = deployment_page._losses(deployment_page.Wording("en"), expected)
-    assert loss == {"network": "n", "change": "-0.0010 (-0.0040 to +0.0020)", "lost": False}
+    assert loss == {"network": "n", "change": "-0.0010 (-0.0040 to +0.0020)"} | {
+        "lost": False,
+        "excluded": True,
+    }
 
 
 def test_every_network_has_its_recipe():

@@ -81,7 +81,9 @@ def test_one_network_alone_is_told_and_the_other_is_added_without_training_the_f
     assert list(after) == ["tiny", "tiny_degraded"]
     assert all(np.array_equal(after["tiny"].logits[name], before[name]) for name in before)
     text = (folder / "README.md").read_text()
-    assert "With `--degrade 0.5` the AUC of `tiny` changes by" in text and "Not run" not in text
+    assert (
+        "With `--degrade 0.5` the AUC of `tiny` changes by" in text and "Not run both" not in text
+    )
     looks = folder.parent.parent / "phantom" / "test_looks.csv"
     assert not looks.exists()  # choice folds are no looks
 
