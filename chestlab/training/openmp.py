@@ -6,9 +6,10 @@ its core busy, 14 ms with GNU's runtime (PyTorch for Linux) and 200 ms with Inte
 another program the thread that is waited for has no core, because the waiting ones hold it. To
 sleep at once then lets it work; where nothing else runs, that would cost up to a third.
 
-Measured with experiment 1 on two cores (AMD EPYC), seconds per epoch: alone 3.2 to 4.1; beside a
-program with two busy threads 6.5 to 10.7 (16 epochs), where GNU's default takes 11, and 79 for the
-first epoch. A spin of 3,000 turns, 0.15 ms, took 7.8 to 10.7, but in 2 of 13 epochs 43.
+Measured with experiment 1 on two cores (AMD EPYC, Linux 6.18), seconds per epoch: alone 3.2 to
+4.1; beside a program with two busy threads 6.5 to 11.1, median 8.2 (31 epochs), where GNU's default
+takes 11, and 79 for the first epoch; a spin of 3,000 turns, 0.15 ms, takes 9.3 (30 epochs). Epochs
+of 42 s remain: 1 of these 31, 3 of those 30. One thread takes 9.5 to 10.9 there, and has none.
 
 Sources: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html,
 https://openmp.llvm.org/design/Runtimes.html#kmp-blocktime
