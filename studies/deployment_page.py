@@ -295,32 +295,24 @@ def _draw(
 ) -> None:
     """Draw size and times of every network, a point for each variant."""
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import LogLocator, NullFormatter
 
-    from chestlab.reporting.style import (
-        BLUE,
-        GREEN,
-        GREY,
-        INK,
-        ORANGE,
-        SMALL,
-        VERMILLION,
-        finish,
-        tidy,
-        titled_figure,
-    )
+    from chestlab.reporting import style
 
     looks = {  # the variants drawn: text of the legend, colour, marker
-        TORCH: ("PyTorch", GREY, "s"),
-        BASE: ("onnxruntime, float32", BLUE, "o"),
-        INT8: ("onnxruntime, int8", VERMILLION, "D"),
-        "pruned50": ("half of the channels, float32", GREEN, "^"),
-        "pruned50_int8": ("half of the channels, int8", ORANGE, "v"),
+        TORCH: ("PyTorch", style.GREY, "s"),
+        BASE: ("onnxruntime, float32", style.BLUE, "o"),
+        INT8: ("onnxruntime, int8", style.VERMILLION, "D"),
+        "pruned50": ("half of the channels, float32", style.GREEN, "^"),
+        "pruned50_int8": ("half of the channels, int8", style.ORANGE, "v"),
+    }
+    markers = {
+        variant: {"color": color, "marker": marker, "linestyle": "", "markeredgecolor": style.INK}
+        for variant, (_, color, marker) in looks.items()
     }
     networks = [row["network"] for row in expected]
     gains = [row["onnx_faster_batch1"] for row in expected]
     machine = summary["costs"]["machine"]
-    figure = titled_figure(
+    figure = style.titled_figure(
         f"With one thread onnxruntime is {min(gains):.1f} to {max(gains):.1f} times as fast as "
         f"PyTorch\n{machine['processor']}, one picture, float32, pixels to probability",
         body_height=0.9 + 0.42 * len(networks),
@@ -331,27 +323,26 @@ def _draw(
     for axes, key, label in zip(panels, keys, labels, strict=True):
         for row in costs:
             if row["variant"] in looks:
-                _, color, marker = looks[row["variant"]]
-                style = {"color": color, "marker": marker, "markeredgecolor": INK, "markersize": 7}
                 value = row[key] / (1e6 if key == "bytes" else 1)
-                axes.plot([value], [networks.index(row["network"])], linestyle="", **style)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        tidy(axes, label, "")
-    panels[0].set_yticks(range(len(networks)), networks, fontsize=SMALL)
+                place = networks.index(row["network"])
+                axes.plot([value], [place], markersize=7, **markers[row["variant"]])
+        _logarithmic(axes)
+        style.tidy(axes, label, "")
+    panels[0].set_yticks(range(len(networks)), networks, fontsize=style.SMALL)
     panels[0].set_ylim(len(networks) - 0.5, -0.5)
-    handles = [
-        Line2D([], [], label=text, color=color, marker=marker, linestyle="", markeredgecolor=INK)
-        for text, color, marker in looks.values()
-    ]
-    finish(
-        figure,
-        path,
-        handles,
-        [
-            "Median processor time of one thread, without test-time augmentation; with two threads "
-            "the order can differ (table of costs)."
-        ],
+    handles = [Line2D([], [], label=looks[name][0], **of) for name, of in markers.items()]
+    note = (
+        "Median processor time of one thread, without test-time augmentation; with two threads "
+        "the order can differ (table of costs)."
     )
+    style.finish(figure, path, handles, [note])
+
+
+def _logarithmic(axes: Any) -> None:
+    """Give the horizontal axis a logarithmic scale with plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
