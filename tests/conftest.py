@@ -28,7 +28,7 @@ def pytest_configure() -> None:
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """A folder that one of pytest's processes fills for all; no test may change it."""
+    """A folder that one of pytest's processes fills for all, and that no test changes."""
     base = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
@@ -39,6 +39,13 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(folder)
             done.touch()
     return folder
+
+
+def copy_of_made_once(
+    factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]
+) -> Path:
+    """A copy of it for this process, whose tests may change it."""
+    return shutil.copytree(made_once(factory, name, make), factory.mktemp(name) / "copy")
 
 
 @pytest.fixture(scope="session")
@@ -63,11 +70,13 @@ def real_npz(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def run_of_one_epoch(tmp_path_factory, phantom_npz) -> tuple[Path, Path]:
     """The folder of a finished run 'one' of train.py on the small phantom, and the phantom."""
-    folder = tmp_path_factory.mktemp("one_epoch")
-    arguments = "--data", phantom_npz, "--epochs", 1, "--name", "one", "--device", "cpu"
-    result = run_script("train.py", *arguments, cwd=folder)
-    assert result.returncode == 0, result.stderr
-    return folder, phantom_npz
+
+    def train(folder: Path) -> None:
+        arguments = "--data", phantom_npz, "--epochs", 1, "--name", "one", "--device", "cpu"
+        result = run_script("train.py", *arguments, cwd=folder)
+        assert result.returncode == 0, result.stderr
+
+    return copy_of_made_once(tmp_path_factory, "one_epoch", train), phantom_npz
 
 
 @pytest.fixture

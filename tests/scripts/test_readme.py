@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REAL_DATA, ROOT, run_script
+from conftest import REAL_DATA, ROOT, copy_of_made_once, run_script
 from PIL import Image
 
 from chestlab.data.download import DownloadError
@@ -230,7 +230,20 @@ def with_names(phantom: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, phantom_npz) -> tuple[Path, dict[str, str]]:
     """A copy of the project, with a finished run and a pretrained network, and the phantoms."""
-    folder = tmp_path_factory.mktemp("project")
+
+    def make(folder: Path) -> None:
+        _make_project(folder, phantom_npz)
+
+    folder = copy_of_made_once(tmp_path_factory, "project", make)
+    larger = str(folder / "larger.npz")
+    values = {"phantom": str(phantom_npz), "phantom64": larger, "names": "names.npz"}
+    real = Path(os.environ.get(REAL_DATA) or "nowhere") / f"{SUBSET}.npz"
+    if real.is_file():
+        values["real"] = str(shutil.copyfile(real, folder / real.name))
+    return folder, values
+
+
+def _make_project(folder: Path, phantom_npz: Path) -> None:
     for path in ROOT.glob("*.py"):
         shutil.copyfile(path, folder / path.name)
     without_caches = shutil.ignore_patterns("__pycache__")
@@ -240,17 +253,12 @@ def project(tmp_path_factory, phantom_npz) -> tuple[Path, dict[str, str]]:
     arrays = with_names(np.load(phantom_npz))
     Image.fromarray(arrays["test_images"][0]).save(folder / "images" / "xray.png")
     np.savez(folder / "names.npz", **arrays)
-    larger = folder / "larger.npz"
-    np.savez(larger, **make_phantom(size=64, train=48, val=16, test=16, seed=3))
+    larger = make_phantom(size=64, train=48, val=16, test=16, seed=3)
+    np.savez(folder / "larger.npz", **larger)
     flags = "--data", phantom_npz, "--epochs", 1, "--device", "cpu"
     for script, name in (("train.py", NAME), ("-m studies.pretrain", PRETRAINED)):
         result = run_script(script, *flags, "--name", name, cwd=folder)
         assert result.returncode == 0, result.stderr
-    values = {"phantom": str(phantom_npz), "phantom64": str(larger), "names": "names.npz"}
-    real = Path(os.environ.get(REAL_DATA) or "nowhere") / f"{SUBSET}.npz"
-    if real.is_file():
-        values["real"] = str(shutil.copyfile(real, folder / real.name))
-    return folder, values
 
 
 def run(command: str, project: tuple[Path, dict[str, str]], monkeypatch) -> int:
