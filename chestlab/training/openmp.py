@@ -7,9 +7,9 @@ another program the thread that is waited for has no core, because the waiting o
 sleep at once then lets it work; where nothing else runs, that would cost up to a third.
 
 Measured with experiment 1 on two cores (AMD EPYC, Linux 6.18), seconds per epoch: alone 3.2 to
-4.1; beside a program with two busy threads 6.5 to 11.1, median 8.8 (31 epochs), where GNU's default
-takes 11, and 79 for the first epoch; a spin of 3,000 turns, 0.15 ms, takes 9.7 (18 epochs). Epochs
-of 42 s remain: 1 of these 31, 3 of those 18. One thread takes 9.5 to 10.9 there (8 epochs).
+4.9; beside a program with two busy threads 6.5 to 11.1, median 9.0 (36 epochs), where GNU's default
+takes 11, and 79 for the first epoch; a spin of 3,000 turns, 0.15 ms, takes 9.7 (18 epochs). With
+either, 3 of these epochs took 40 to 43. One thread takes 9.5 to 10.9 there (8 epochs).
 
 Sources: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html,
 https://openmp.llvm.org/design/Runtimes.html#kmp-blocktime

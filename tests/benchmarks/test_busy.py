@@ -41,3 +41,10 @@ def test_the_other_program_runs_in_its_context_alone(monkeypatch):
 def test_a_command_that_fails_is_told(tmp_path):
     with pytest.raises(busy.InputError, match=r"(?s)--epochs 0 .* failed: .*epochs"):
         busy.run(Row("x", ("train.py", "--epochs", "0"), 32), tmp_path, "alone")
+
+
+def test_the_page_has_a_line_for_every_row():
+    page = (busy.HERE / "BUSY.md").read_text(encoding="utf-8")
+    lines = sum(2 if row.epochs else 1 for row in busy.ROWS.values())
+    assert page.count("\n| ") == 1 + lines  # and the head
+    assert all(f"| {row.title}" in page for row in busy.ROWS.values())
