@@ -65,10 +65,18 @@ def test_work_gain_and_verdict_recompute(folder):
     assert float(rows["fewer"]["auc_gain"]) == 0  # the very same logits
 
 
-def test_a_single_repeat_decides_nothing(folder):
+def test_a_single_repeat_decides_nothing(folder, monkeypatch):
     summary, oof = read_results(folder, "time_to_accuracy", "configurations")
-    verdicts = {row.get("verdict") for row in gains({**summary, "repeats": 1}, oof)}
-    assert verdicts == {None, "undecided"}
+    of_one = {name: logits[:1] for name, logits in oof.logits.items()}
+    images = oof.origin, oof.index, oof.labels, oof.patients
+    single = OutOfFold(*images, oof.folds[:1], of_one)
+    single.describe(summary["configurations"])
+    monkeypatch.setattr(time_to_accuracy, "MARGIN", 0.9)  # which several repeats tell from any gain
+    for repeats, found, verdict in ((len(oof.folds), oof, "as_good"), (1, single, "undecided")):
+        verdicts = {row.get("verdict") for row in gains({**summary, "repeats": repeats}, found)}
+        assert verdicts == {None, verdict}
+    monkeypatch.setattr(time_to_accuracy, "MARGIN", -0.9)
+    assert {row.get("verdict") for row in gains(summary, oof)} == {None, "worse"}
 
 
 def test_both_pages_have_every_row_and_redrawing_changes_nothing(folder):
