@@ -140,7 +140,6 @@ class Search(Study):
             study_name=self.folder.name,
             direction="maximize",
             load_if_exists=True,
-            sampler=self._sampler(0),
             pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS),
         )
         known = study.user_attrs.get("identity")

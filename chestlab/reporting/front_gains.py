@@ -34,8 +34,8 @@ class Gains:
         gains: list[tuple[int, float, str]] = []
         studies, of_fresh = 0, set()
         for row in _rows_of(self.fresh.folder / "comparisons.csv") if self.fresh else ():
-            if row["verdict_holm"] == "supported" and self._same_network(row):
-                values = self._fresh_names(row)
+            values = self._two_recipes(row)
+            if row["verdict_holm"] == "supported" and values:
                 of_fresh.add((values["net"], values["switch"]))
                 text = self._gain("helped_fresh", row, values)
                 gains.append((0, -float(row["auc_gain"]), text))
@@ -77,18 +77,17 @@ class Gains:
                 return self.wording.say("experiment_in_sentence", **name)
         return f"`{net}`"
 
-    def _same_network(self, row: Mapping[str, str]) -> bool:
-        """Whether two recipes of one network were compared on the fresh folds."""
+    def _two_recipes(self, row: Mapping[str, str]) -> dict[str, str]:
+        """The network whose recipes were compared on the fresh folds, and the two.
+
+        Empty where two networks were compared, or a network with something else.
+        """
         assert self.fresh is not None
         known = self.fresh.configurations
         one, other = (known.get(row[key], {}) for key in ("configuration", "over"))
         networks = one.get("kind") == other.get("kind") == NETWORK_KIND
-        return networks and one["model"] == other["model"]
-
-    def _fresh_names(self, row: Mapping[str, str]) -> dict[str, str]:
-        """The network whose recipes were compared on the fresh folds, and the two."""
-        assert self.fresh is not None
-        one, other = (self.fresh.configurations[row[key]] for key in ("configuration", "over"))
+        if not networks or one["model"] != other["model"]:
+            return {}
         recipes = {"name": self._recipe(one), "base": self._recipe(other)}
         net = self._numbered_net(one["model"])
         return {"net": net, "switch": self.wording.say("switch_recipe", **recipes)}
@@ -103,7 +102,7 @@ class Gains:
     def _gain(self, key: str, row: Mapping[str, str], values: Mapping[str, str]) -> str:
         value, low, high = (float(row[f"auc_gain{end}"]) for end in ("", "_low", "_high"))
         gain = self.wording.with_interval(value, (low, high), "+.3f")
-        where = self.wording.say("in_network", net=values["net"]) if values["net"] else ""
+        where = self.wording.say("in_network", net=values["net"])
         return self.wording.say(key, where=where, switch=values["switch"], gain=gain)
 
 

@@ -151,9 +151,9 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "bold": (
         "**Bold**: the highest of its column, and the interval of its difference to every other "
-        "figure there is above zero",
+        "figure there is above zero (on fresh folds: p below 0.05 after Holm's correction)",
         "**Tebal**: tertinggi di kolomnya, dan selang selisihnya terhadap setiap angka lain di "
-        "sana berada di atas nol",
+        "sana berada di atas nol (pada fold baru: p di bawah 0,05 setelah koreksi Holm)",
     ),
     "warned": (
         "(!): has warnings, on its page or on that of the fresh folds",

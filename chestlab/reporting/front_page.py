@@ -57,6 +57,7 @@ class FrontPage:
         self.left_out = max(0, len(networks) - MOST_ROWS)
         hidden = networks[MOST_ROWS:]
         self.rows = [row for row in rows if not any(row is other for other in hidden)]
+        self.warned = [self._warned(row) for row in self.rows]
         self.main = self._main_run(runs)
         self.bold = self._bold()
 
@@ -212,9 +213,9 @@ class FrontPage:
         say = self.wording.say
         columns = [c for c in COLUMNS if self.fresh is not None or not c.startswith("fresh")]
         rows = []
-        for row in self.rows:
-            warned = " (!)" if self._warned(row) else ""
-            cells = {"experiment": f"[{escaped(row.label)}]({row.address}){warned}"}
+        for row, warned in zip(self.rows, self.warned, strict=True):
+            mark = " (!)" if warned else ""
+            cells = {"experiment": f"[{escaped(row.label)}]({row.address}){mark}"}
             cells |= self._fresh_cells(row) | self._run_cells(row)
             rows.append([unbroken(cells[column]) for column in columns])
         return markdown_table([say(f"head_{column}") for column in columns], rows, left=1)
@@ -264,8 +265,7 @@ class FrontPage:
 
     def notes(self) -> list[str]:
         """What a reader of the table has to know of single rows."""
-        warned = any(map(self._warned, self.rows))
-        return table_notes(self.wording, self.rows, bool(self.bold), warned)
+        return table_notes(self.wording, self.rows, bool(self.bold), any(self.warned))
 
     def _bold(self) -> set[tuple[str, str]]:
         """Figures that are clearly above every other row's: measure and configuration or run."""

@@ -78,8 +78,7 @@ def table_rows(
     rows = [row for row in rows if row.seeds or row.subject not in means]
     rows.sort(key=lambda row: (number_of(row.metrics), row.subject[0], row.kind == "seeds"))
     if fresh is not None:
-        page = link(page_dir, in_language(wording, fresh.folder / "README.md"))
-        rows = _with_fresh_folds(rows, fresh, page)
+        rows = _with_fresh_folds(rows, fresh, _study_page(wording, page_dir, fresh.folder))
     return [
         *rows,
         *_average_rows(wording, page_dir, runs, fresh),
@@ -91,6 +90,11 @@ def page_of(wording: Wording, page_dir: Path, run: StoredRun) -> str:
     """The address of a run's report, or of its folder where it has none."""
     report = in_language(wording, run.folder / "README.md")
     return link(page_dir, report) if report.exists() else f"{link(page_dir, run.folder)}/"
+
+
+def _study_page(wording: Wording, page_dir: Path, folder: Path) -> str:
+    """The address of a study's page."""
+    return link(page_dir, in_language(wording, folder / "README.md"))
 
 
 def title_of(metrics: Mapping[str, Any]) -> str:
@@ -160,7 +164,7 @@ def _seed_rows(wording: Wording, page_dir: Path, seeds: Sequence[Seeds]) -> list
     return [
         Row(
             wording.say("mean_of_seeds", number=_short(of.about), n=len(of.about["runs"])),
-            link(page_dir, in_language(wording, of.folder / "README.md")),
+            _study_page(wording, page_dir, of.folder),
             "seeds",
             seeds=of,
         )
@@ -243,7 +247,7 @@ def _average_rows(
             address = page_of(wording, page_dir, run)
         else:
             assert fresh is not None  # where the average was measured
-            address = link(page_dir, in_language(wording, fresh.folder / "README.md"))
+            address = _study_page(wording, page_dir, fresh.folder)
         rows.append(Row(label, address, "average", run, fresh=measured.get(models)))
     return rows
 
