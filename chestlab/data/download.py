@@ -141,15 +141,18 @@ def fetch(
     except InputError:
         raise
     except (_Failure, ValueError, OSError, NotImplementedError) as error:
-        # the last: no locks on this disk
-        reason = str(error)
-        if isinstance(error, OSError) and error.strerror:
-            reason = f"'{error.filename or destination.parent}': {error.strerror}"
-        raise DownloadError(
-            f"download of {url} failed: {' '.join(reason.split())}; the file can be put by hand "
-            f"at '{destination.absolute()}'"
-        ) from error
+        raise _failed(url, destination, error) from error  # the last: no locks on this disk
     return destination
+
+
+def _failed(url: str, destination: Path, error: Exception) -> DownloadError:
+    reason = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        reason = f"'{error.filename or destination.parent}': {error.strerror}"
+    return DownloadError(
+        f"download of {url} failed: {' '.join(reason.split())}; the file can be put by hand "
+        f"at '{destination.absolute()}'"
+    )
 
 
 def _receive(

@@ -78,15 +78,10 @@ def draw_gradcam(
         heading = figure.add_subplot(grid[2 * row, :])
         _write_heading(heading, label, right, len(group), int((labels == label).sum()))
         chosen = np.sort(rng.permutation(group)[:GRADCAM_PAIRS])
-        for pair in range(GRADCAM_PAIRS):
+        for pair, number in enumerate(chosen):
             left, overlay = (
                 figure.add_subplot(grid[2 * row + 1, 3 * pair + side]) for side in (0, 1)
             )
-            if pair >= len(chosen):
-                left.set_axis_off()
-                overlay.set_axis_off()
-                continue
-            number = chosen[pair]
             show_xray(left, images[number])
             _show_overlay(overlay, images[number], maps[number])
             left.set_xlabel(f"index {indices[number]}", fontsize=SMALL, color=INK)

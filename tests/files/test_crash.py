@@ -399,7 +399,7 @@ def kill_and_resume(folder, data, kills, begin, check, moments, flags=()):
 
 
 @posix
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_run_killed_at_any_instant_and_resumed_ends_as_if_it_had_not_been(
     kills, phantom_npz, whole, tmp_path, record_figure
 ):
@@ -469,7 +469,7 @@ def test_a_finished_run_stays_whole_until_its_killed_and_resumed_successor_is_fi
 
 @posix
 @pytest.mark.parametrize(
-    "stride", [pytest.param(97, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+    "stride", [pytest.param(193, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 )
 def test_a_run_cut_off_before_any_step_it_takes_in_its_folders_ends_the_same(
     stride, phantom_npz, tmp_path, whole, successor, record_figure
@@ -607,8 +607,8 @@ def test_a_signal_while_a_checkpoint_is_written_is_obeyed_after_it(
     "place",
     [
         "torch.load",
-        "chestlab.reporting.evaluation_plots.draw_roc_curve",
-        "chestlab.data.sources.load",
+        pytest.param("chestlab.reporting.evaluation_plots.draw_roc_curve", marks=pytest.mark.slow),
+        pytest.param("chestlab.data.sources.load", marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_outside_training_is_obeyed_at_once(place, start, tmp_path, whole, monkeypatch):
@@ -658,6 +658,7 @@ def popen(script, *arguments, cwd):
     )
 
 
+@pytest.mark.slow
 @posix
 def test_train_py_stopped_by_ctrl_c_and_resumed_ends_as_if_it_had_not_been(phantom_npz, tmp_path):
     flags = ("--data", phantom_npz, "--epochs", 2, "--batch-size", 8, "--name", "one")
@@ -958,8 +959,12 @@ def assert_stopped(status, err, *words):
 @posix
 @pytest.mark.parametrize(
     ("script", "epochs"),
-    [(TINY, 2), (ROOT / "train.py", 0)],
-    ids=["by a few bytes", "in the middle of the weights"],
+    [
+        pytest.param(TINY, 2, id="by a few bytes"),
+        pytest.param(
+            ROOT / "train.py", 0, id="in the middle of the weights", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_a_full_disk_stops_with_one_line_and_the_last_good_checkpoint(
     script, epochs, start, tmp_path, whole, phantom_npz
@@ -989,7 +994,10 @@ def test_a_full_disk_stops_with_one_line_and_the_last_good_checkpoint(
         assert_contracts_files(tmp_path)
 
 
-@pytest.mark.parametrize("folder", ["results/one", "results", "trained_models"])
+@pytest.mark.parametrize(
+    "folder",
+    ["results/one", pytest.param("results", marks=pytest.mark.slow), "trained_models"],
+)
 def test_a_folder_deleted_in_mid_run_stops_with_one_line_and_can_be_resumed(
     folder, start, tmp_path, whole
 ):

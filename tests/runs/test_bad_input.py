@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -324,29 +324,34 @@ def test_the_good_file_is_good(folder):
     assert parse({"report": RECIPE}, ["--data", "good.npz"]).recipe == RECIPE
 
 
-@pytest.mark.parametrize("case", BAD_FILES_AS_COMMAND)
+def rest_slow(cases: Iterable[str], quick: str) -> list:
+    """All cases, of which the gate takes one: a process of its own costs seconds each."""
+    return [case if case == quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize("case", rest_slow(BAD_FILES_AS_COMMAND, "truncated"))
 def test_a_bad_file_as_a_command(folder, case):
     make, message = BAD_FILES_AS_COMMAND[case]
     make(folder / "bad.npz")
     refused_as_a_command(folder, ["--data", "bad.npz"], message)
 
 
-@pytest.mark.parametrize("case", BAD_FILES)
+@pytest.mark.parametrize("case", [*BAD_FILES, *BAD_FILES_AS_COMMAND])
 def test_a_bad_file(folder, capsys, case):
-    make, message = BAD_FILES[case]
+    make, message = (BAD_FILES | BAD_FILES_AS_COMMAND)[case]
     make(folder / "bad.npz")
     refused_in_process(folder, capsys, ["--data", "bad.npz"], message)
 
 
-@pytest.mark.parametrize("case", BAD_FLAGS_AS_COMMAND)
+@pytest.mark.parametrize("case", rest_slow(BAD_FLAGS_AS_COMMAND, "abbreviated"))
 def test_a_bad_flag_as_a_command(folder, case):
     arguments, message = BAD_FLAGS_AS_COMMAND[case]
     refused_as_a_command(folder, ["--data", "good.npz", *arguments], message)
 
 
-@pytest.mark.parametrize("case", BAD_FLAGS)
+@pytest.mark.parametrize("case", [*BAD_FLAGS, *BAD_FLAGS_AS_COMMAND])
 def test_a_bad_flag(folder, capsys, case):
-    arguments, message = BAD_FLAGS[case]
+    arguments, message = (BAD_FLAGS | BAD_FLAGS_AS_COMMAND)[case]
     refused_in_process(folder, capsys, ["--data", "good.npz", *arguments], message)
 
 

@@ -36,6 +36,7 @@ def test_plain_and_residual_are_trained_on_the_same_data_in_the_same_order(
     assert torch.equal(*orders)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "model", "arguments"),
     [

@@ -17,7 +17,12 @@ SCRIPTS = sorted(
 )
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+QUICK = "train.py", "train_mobilenet.py"  # a network of our own, and one with a backbone
+
+
+@pytest.mark.parametrize(
+    "script", [pytest.param(s, marks=[] if s in QUICK else [pytest.mark.slow]) for s in SCRIPTS]
+)
 def test_help_fits_a_screen_and_names_what_is_changed_first(script, tmp_path):
     ended = run_script(script, "--help", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr

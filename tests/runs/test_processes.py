@@ -98,6 +98,7 @@ def test_two_processes_have_the_losses_of_one_and_one_of_them_writes(alone, tmp_
     assert ended.stdout.count("test, held out") == 1
 
 
+@pytest.mark.slow
 def test_a_wrong_value_is_told_once_and_nothing_is_written(tmp_path, phantom_npz):
     ended = start(2, phantom_npz, tmp_path, "--lr", "nan")
     assert ended.returncode != 0
@@ -105,14 +106,8 @@ def test_a_wrong_value_is_told_once_and_nothing_is_written(tmp_path, phantom_npz
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "flag",
-    [
-        ("--folds", "2"),
-        pytest.param(("--members", "2"), marks=pytest.mark.slow),
-        pytest.param(("--find-lr",), marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", [("--folds", "2"), ("--members", "2"), ("--find-lr",)])
 def test_what_is_for_one_process_is_refused_under_torchrun(flag, tmp_path, phantom_npz):
     ended = start(2, phantom_npz, tmp_path, *flag)
     assert ended.returncode != 0

@@ -253,7 +253,10 @@ def test_training_from_a_file_imports_neither_medmnist_nor_the_downloader(tmp_pa
     assert "late []" in result.stdout
 
 
-@pytest.mark.parametrize("backend", ["nonsense", "module://gui_that_is_not_there"])
+@pytest.mark.parametrize(
+    "backend",
+    ["nonsense", pytest.param("module://gui_that_is_not_there", marks=pytest.mark.slow)],
+)
 def test_no_backend_of_matplotlib_is_needed_to_draw(tmp_path, phantom_npz, backend):
     flags = "--data", phantom_npz, "--epochs", 1, "--name", "one"
     result = run_script(TINY, *flags, cwd=tmp_path, MPLBACKEND=backend)

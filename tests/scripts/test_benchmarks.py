@@ -88,7 +88,12 @@ def test_a_quick_run_writes_a_table_with_finite_ratios_and_the_figure(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "accumulation"), [("onecycle", 1), ("plateau", 1), ("constant", 2)]
+    ("schedule", "accumulation"),
+    [
+        ("constant", 2),
+        pytest.param("onecycle", 1, marks=pytest.mark.slow),
+        pytest.param("plateau", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_the_textbook_loop_and_ours_have_the_same_losses(schedule, accumulation, data):
     """With the order made equal, nothing augmented and no dropout, two epochs of both."""

@@ -101,6 +101,7 @@ def test_it_reads_the_same_images_and_labels(phantom):
         np.testing.assert_array_equal(labels, getattr(data, name).labels)
 
 
+@pytest.mark.slow  # over a minute; one epoch of it is run with the README's other commands
 def test_it_learns_and_writes_weights_and_curves(phantom, tmp_path):
     no_such = {"MPLBACKEND": "nonsense"}  # no window is needed
     done = run_script("train_minimal.py", phantom, 3, cwd=tmp_path, timeout=900, **no_such)

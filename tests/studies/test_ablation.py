@@ -358,7 +358,10 @@ def test_learning_curve_and_its_extrapolation(phantom_npz, tmp_path, monkeypatch
     assert ((folder / "README.md").read_text(), (folder / "table.csv").read_bytes()) == before
 
 
-@pytest.mark.parametrize("study", ["ablation", "learning_curve", "tune"])
+@pytest.mark.parametrize(
+    "study",
+    ["tune", *(pytest.param(s, marks=pytest.mark.slow) for s in ("ablation", "learning_curve"))],
+)
 def test_help_names_the_command_and_the_flags(study, tmp_path):
     ended = run_script(f"-m studies.{study}", "--help", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr

@@ -170,7 +170,7 @@ def test_simclr_learns_to_tell_images_apart_without_a_label():
 # From the command line to the two-class task.
 
 
-@pytest.mark.parametrize("objective", ["findings", "simclr"])
+@pytest.mark.parametrize("objective", ["findings", pytest.param("simclr", marks=pytest.mark.slow)])
 def test_a_script_starts_from_the_checkpoint_and_says_so(start, tmp_path, phantom_npz, objective):
     own = "--objective", objective, "--data", phantom_npz
     name = f"pretrained_efficientchestnet_{objective}_small"
@@ -497,7 +497,8 @@ def torchrun(cwd, *flags):
     )
 
 
-@pytest.mark.parametrize("objective", ["findings", pytest.param("simclr", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["findings", "simclr"])
 def test_two_processes_have_the_losses_of_one(start, tmp_path, phantom_npz, objective):
     flags = "--data", phantom_npz, *SMALL, *RANDOM, "--amp", "off", "--objective", objective
     process = torchrun(tmp_path, *flags, "--name", "two")
@@ -515,10 +516,8 @@ def test_two_processes_have_the_losses_of_one(start, tmp_path, phantom_npz, obje
 
 
 @posix
-@pytest.mark.parametrize(
-    "who",
-    ["everyone", *(pytest.param(f"the {n}", marks=pytest.mark.slow) for n in ("first", "second"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["everyone", "the first", "the second"])
 def test_when_one_process_ends_the_others_do_and_the_run_goes_on(start, tmp_path, phantom_npz, who):
     flags = "--data", phantom_npz, *SMALL, *CHEAP, "--name", "one"
     process = torchrun(tmp_path, *flags, "--epochs", 500)
@@ -554,6 +553,7 @@ def test_when_one_process_ends_the_others_do_and_the_run_goes_on(start, tmp_path
     assert f"after epoch {len(state['trainer']['history']) + 1}:" in told
 
 
+@pytest.mark.slow
 def test_what_cannot_be_shared_is_told_by_the_first_process_alone(tmp_path, phantom_npz):
     process = torchrun(tmp_path, "--data", phantom_npz, "--batch-size", 3)
     _, err = process.communicate(timeout=120)

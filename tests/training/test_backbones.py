@@ -358,6 +358,7 @@ def test_the_script_runs_in_two_stages_to_the_end(tmp_path, phantom_npz):
     assert list(metrics["ladder"]) == ["stage1", "stage2", "tta", "threshold"]
 
 
+@pytest.mark.slow
 def test_another_network_gives_the_run_its_name(tmp_path, phantom_npz):
     flags = ("--arch", "mobilenet_v2", "--weights", "none", "--epochs", 1, "--image-size", 32)
     done = run_tiny(phantom_npz, tmp_path, *flags)
@@ -368,6 +369,7 @@ def test_another_network_gives_the_run_its_name(tmp_path, phantom_npz):
     assert metrics["amp"] == "fp32" and not metrics["recipe"]["cpu_bf16"]  # depthwise: slower
 
 
+@pytest.mark.slow
 def test_a_recipe_that_is_not_the_default_names_the_run_too(tmp_path, phantom_npz):
     flags = ("--recipe", "scratch", "--weights", "none", "--epochs", 1, "--image-size", 32)
     done = run_tiny(phantom_npz, tmp_path, "--arch", "mobilenet_v2", *flags)

@@ -38,13 +38,20 @@ SMALL = partial(ModifiedResNet34, width=8, dropout=0.3)
 CASES = {
     "experiment 1": (EfficientChestNet, {"schedule": "onecycle", "label_smoothing": 0.1}),
     "experiment 2": (ResidualChestNet, {"drop_path": 0.3, "ema": 0.9, "schedule": "plateau"}),
-    "mixing": (SMALL, {"mixup": 0.4, "cutmix": 0.4, "erase": 0.3}),
-    "accumulation": (SMALL, {"batch_size": 4, "accumulation": 2, "loss": "focal"}),
-    "balanced classes": (SMALL, {"sampler": "balanced", "pos_weight": 0.5}),
+    "mixing": (SMALL, {"mixup": 0.4, "cutmix": 0.4, "erase": 0.3, "ema": 0.9}),
+    "accumulation": (
+        SMALL,
+        {"batch_size": 4, "accumulation": 2, "loss": "focal", "schedule": "plateau"},
+    ),
+    "balanced classes": (
+        SMALL,
+        {"sampler": "balanced", "pos_weight": 0.5, "schedule": "onecycle", "label_smoothing": 0.1},
+    ),
     "early stopping": (SMALL, {"patience": 1, "epochs": 6, "monitor": "val_auc"}),
     "findings": (partial(SMALL, outputs=3), {}),
     "simclr": (SMALL, {}),
 }
+WHOLE = "experiment 1", "experiment 2"  # networks of full width, in float64: a minute
 
 
 class Double(nn.Module):
@@ -83,12 +90,12 @@ def trained(case: str, processes: Processes, state: dict | None = None) -> Train
     return trainer
 
 
-def main(folder: str) -> None:
-    """What each of the processes does: all cases, stored by the first."""
+def main(folder: str, *cases: str) -> None:
+    """What each of the processes does: the cases, stored by the first."""
     torch.set_num_threads(1)
     processes = Processes.from_environment()
     torch.distributed.init_process_group("gloo")
-    for case in CASES:
+    for case in cases:
         state = trained(case, processes).state_dict()
         states = processes.gather(state)
         for name, value in states[1]["model"].items():
@@ -98,15 +105,15 @@ def main(folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def of_two_processes(tmp_path_factory) -> Path:
-    """A folder with the final state of each case, trained by two processes."""
+def of_two_processes(factory: pytest.TempPathFactory, case: str) -> Path:
+    """A folder with the final state of this case and the like ones, trained by two processes."""
+    cases = [one for one in CASES if (one in WHOLE) == (case in WHOLE)]
 
     def train(folder: Path) -> None:
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
         paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
         result = subprocess.run(
-            [*command, "--standalone", __file__, str(folder)],
+            [*command, "--standalone", __file__, str(folder), *cases],
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
             capture_output=True,
             text=True,
@@ -114,14 +121,16 @@ def of_two_processes(tmp_path_factory) -> Path:
         )
         assert result.returncode == 0, result.stderr
 
-    return made_once(tmp_path_factory, "two_processes", train)
+    return made_once(factory, "two_processes" + "_whole" * (case in WHOLE), train)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_have_the_losses_of_one(of_two_processes, case):
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] if c in WHOLE else []) for c in CASES]
+)
+def test_two_processes_have_the_losses_of_one(tmp_path_factory, case):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    two = torch.load(of_two_processes / f"{case}.pt")
+    two = torch.load(of_two_processes(tmp_path_factory, case) / f"{case}.pt")
     one = trained(case, Processes()).state_dict()
     torch.set_num_threads(threads)
     torch.testing.assert_close(
@@ -254,4 +263,4 @@ def test_no_process_is_left_without_an_image(processes, batch_size, images):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
