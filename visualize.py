@@ -218,8 +218,9 @@ def _blocks(model: str, arguments: str, size: int) -> list[dict[str, Any]] | Non
     from networks import network_class
 
     try:
-        network = network_class(model)(**json.loads(arguments)).eval()
-        return describe_blocks(network, torch.zeros(1, 1, size, size))[0]
+        with torch.device("meta"):  # shapes alone: no weight is drawn, nothing is computed
+            network = network_class(model)(**json.loads(arguments)).eval()
+            return describe_blocks(network, torch.zeros(1, 1, size, size))[0]
     except (InputError, TypeError, RuntimeError):  # no network, or not of these arguments
         return None
 
