@@ -102,6 +102,9 @@ class Frozen:
     weights: str = "none"
 
 
+TRANSFERRED = "efficientnet_lite0_transfer"
+ONE_RATE = "efficientnet_lite0_one_rate"
+
 _AS_LONG = train_improved.BEST.epochs  # epochs, so that `report` sees as many images as `best`
 
 FROZEN = (
@@ -117,14 +120,15 @@ FROZEN = (
     ),
     Frozen("mobilenetv3_estimated", "mobilenetv3", "report", {"batch_norm": "estimated"}),
     Frozen("densenet121_scratch", "densenet121", "scratch"),
-    Frozen("efficientnet_lite0_transfer", LITE, "transfer", AS_TRAINED, "imagenet"),
+    Frozen(TRANSFERRED, LITE, "transfer", AS_TRAINED, "imagenet"),
+    Frozen(ONE_RATE, LITE, "transfer", {**AS_TRAINED, "layer_decay": 1.0}, "imagenet"),
 )
 
 AVERAGE, WITH_TRANSFER = "average_1_and_2", "average_with_transfer"
 
 AVERAGES = {  # rows that are the mean of other rows' logits
     AVERAGE: ("efficientchestnet", "residualchestnet"),
-    WITH_TRANSFER: ("efficientchestnet", "residualchestnet", "efficientnet_lite0_transfer"),
+    WITH_TRANSFER: ("efficientchestnet", "residualchestnet", TRANSFERRED),
 }
 
 ALL_REPEATS = "_all_repeats"  # after the name of a row with the mean of the repeats' networks
@@ -140,8 +144,9 @@ COMPARISONS = (
     ("residualchestnet", "efficientchestnet"),
     (AVERAGE, "residualchestnet"),
     (WITH_TRANSFER, AVERAGE),
-    ("efficientnet_lite0_transfer", "mobilenetv3_estimated"),
-    ("efficientnet_lite0_transfer", "residualchestnet"),
+    (TRANSFERRED, "mobilenetv3_estimated"),
+    (TRANSFERRED, "residualchestnet"),
+    (ONE_RATE, TRANSFERRED),
 )
 
 
@@ -366,6 +371,7 @@ def write_page(folder: Path) -> None:
             "fixed": len(COMPARISONS),
             "started": any("start" in about for about in summary["configurations"].values()),
             "missing": missing,
+            "failed": [name for name in oof.logits if oof.failed(name)],
         },
     )
 

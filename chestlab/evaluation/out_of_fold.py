@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from chestlab.data.folds import CrossValidationSplits
-from chestlab.evaluation.alarms import alarms
+from chestlab.evaluation.alarms import alarms, is_constant
 from chestlab.evaluation.bootstrap import (
     BOOTSTRAP_RESAMPLES,
     bootstrap_weights,
@@ -63,7 +63,9 @@ class OutOfFold:
     the threshold that is best on the other folds of the repeat. The noise of
     training is pooled over the configurations, see `verdicts`: over all networks that were trained
     separately, and where one is compared with a classical classifier, over their differences to
-    that one. Rows made of another row's weights would count the same training twice.
+    that one. Rows made of another row's weights would count the same training twice. A row with a
+    network that failed, of the same output for every image, is in the pool of its own figures only:
+    how much other trainings vary is not seen by it.
 
     Args:
         origin: (N,) split of each image in its source.
@@ -174,13 +176,13 @@ class OutOfFold:
 
     def estimate(self, name: str, measure: str) -> Estimate:
         """A configuration's figure with its interval."""
-        noise = noise_of_values(self._values(name in self.classical, measure))
+        noise = noise_of_values(self._values(name in self.classical, measure, name))
         return estimate(*self.score(name, measure), noise)
 
     def gain(self, name: str, over: str, measure: str) -> Estimate:
         """A configuration's figure less that of another, paired, with its interval."""
         classical = name in self.classical, over in self.classical
-        values = self._values(all(classical), measure)
+        values = self._values(all(classical), measure, name, over)
         if any(classical) and not all(classical):  # the same differences of all networks
             other = name if classical[0] else over
             noise = noise_of_values(values - self.score(other, measure)[0])
@@ -188,17 +190,29 @@ class OutOfFold:
             noise = noise_of_differences(values)
         return gain(self.score(name, measure), self.score(over, measure), noise)
 
-    def _values(self, classical: bool, measure: str) -> np.ndarray:
-        """(K, R) of all networks trained separately, or of all classical classifiers."""
-        return np.stack([self.score(name, measure)[0] for name in self.separate(classical)])
+    def _values(self, classical: bool, measure: str, *shown: str) -> np.ndarray:
+        """(K, R) of what `separate` lists, and of those ``shown`` that failed."""
+        pool = [*self.separate(classical), *(name for name in shown if self.failed(name))]
+        return np.stack([self.score(name, measure)[0] for name in dict.fromkeys(pool)])
 
     def separate(self, classical: bool) -> list[str]:
-        """The networks that were trained separately, or all classical classifiers."""
-        return [
+        """The networks that were trained separately, or all classical classifiers.
+
+        Without those that failed, unless all did.
+        """
+        names = [
             name
             for name in self.logits
             if (name in self.classical) == classical and name not in self.derived
         ]
+        return [name for name in names if not self.failed(name)] or names
+
+    def failed(self, name: str) -> bool:
+        """Whether a network of this row gives all images that were held out the same output."""
+        if name in self.classical or name in self.derived:
+            return False
+        by_network, _ = self._by_network(self.logits[name])
+        return any(is_constant(logits) for logits in by_network.values())
 
     def alarms(self) -> list[str]:
         """What is suspect about any configuration, see `alarms_of`."""

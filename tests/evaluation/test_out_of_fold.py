@@ -65,3 +65,34 @@ def test_over_a_baseline_the_noise_is_that_of_the_trained_networks_differences(o
     noise = noise_of_values(values - oof.score("hog", "accuracy")[0])
     pair = oof.score("base", "accuracy"), oof.score("hog", "accuracy")
     assert gain.error == pytest.approx(out_of_fold.gain(*pair, noise).error)
+
+
+def test_a_network_that_failed_widens_the_intervals_of_its_own_row_alone(oof):
+    figures = {name: oof.estimate(name, "auc") for name in oof.logits}
+    gain = oof.gain("other", "base", "auc")
+    failed = oof.logits["base"].copy()
+    failed[0][oof.folds[0] == 1] = 0.25
+    oof.add("failed", failed)
+    assert oof.separate(classical=False) == list(TRAINED)
+    for name, figure in figures.items():
+        assert oof.estimate(name, "auc") == figure
+    assert oof.gain("other", "base", "auc") == gain
+    own = oof.estimate("failed", "auc")
+    values = np.stack([oof.score(name, "auc")[0] for name in (*TRAINED, "failed")])
+    wanted = out_of_fold.estimate(*oof.score("failed", "auc"), noise_of_values(values))
+    assert own.error == pytest.approx(wanted.error)
+    assert own.error > figures["base"].error
+    pair, noise = (
+        (oof.score("failed", "auc"), oof.score("base", "auc")),
+        noise_of_differences(values),
+    )
+    assert oof.gain("failed", "base", "auc").error == pytest.approx(
+        out_of_fold.gain(*pair, noise).error
+    )
+
+
+def test_where_all_failed_the_noise_is_still_known(oof):
+    for name in TRAINED:
+        oof.logits[name] = np.zeros((REPEATS, IMAGES), np.float32)
+    assert oof.separate(classical=False) == list(TRAINED)
+    assert oof.estimate("average", "auc").error > 0

@@ -245,7 +245,7 @@ def test_without_timm_the_others_are_trained_and_a_line_says_how_to_get_it(
     monkeypatch,
     capsys,
 ):
-    name = "efficientnet_lite0_transfer"
+    name = fresh_folds.TRANSFERRED
     missing = fresh_folds.Frozen(name, "timm/resnet18", "transfer", {}, "imagenet")
     monkeypatch.setattr(fresh_folds, "FROZEN", (*fresh_folds.FROZEN[:1], missing))
     names = {True: networks.network, False: lambda name, device: tiny_networks}

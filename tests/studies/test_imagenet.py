@@ -37,6 +37,7 @@ from studies import (
     switches,
     tune,
 )
+from studies.fresh_folds import TRANSFERRED
 from studies.imagenet import Row
 from studies.imagenet_chests import CHESTS
 
@@ -400,8 +401,6 @@ def test_rows_differ_and_comparisons_name_them():
 
 
 # The recipe on the fresh folds
-
-TRANSFERRED = "efficientnet_lite0_transfer"
 
 
 def test_the_recipe_that_is_studied_and_frozen_is_the_one_that_the_script_offers():
