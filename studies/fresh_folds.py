@@ -103,7 +103,7 @@ class Frozen:
 
 
 TRANSFERRED = "efficientnet_lite0_transfer"
-ONE_RATE = "efficientnet_lite0_one_rate"
+ONE_RATE, LOWER_RATE = "efficientnet_lite0_one_rate", "efficientnet_lite0_lower_rate"
 
 _AS_LONG = train_improved.BEST.epochs  # epochs, so that `report` sees as many images as `best`
 
@@ -122,6 +122,9 @@ FROZEN = (
     Frozen("densenet121_scratch", "densenet121", "scratch"),
     Frozen(TRANSFERRED, LITE, "transfer", AS_TRAINED, "imagenet"),
     Frozen(ONE_RATE, LITE, "transfer", {**AS_TRAINED, "layer_decay": 1.0}, "imagenet"),
+    Frozen(
+        LOWER_RATE, LITE, "transfer", {**AS_TRAINED, "layer_decay": 1.0, "lr": 2e-4}, "imagenet"
+    ),
 )
 
 AVERAGE, WITH_TRANSFER = "average_1_and_2", "average_with_transfer"
@@ -147,6 +150,7 @@ COMPARISONS = (
     (TRANSFERRED, "mobilenetv3_estimated"),
     (TRANSFERRED, "residualchestnet"),
     (ONE_RATE, TRANSFERRED),
+    (LOWER_RATE, TRANSFERRED),
 )
 
 

@@ -324,6 +324,7 @@ def test_a_power_law_is_found_again(exponent, factor):
     assert np.allclose(found[0], exponent) and np.allclose(found[1], factor)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trained")
 def test_learning_curve_and_its_extrapolation(phantom_npz, tmp_path, monkeypatch):
     monkeypatch.setattr(out_of_fold, "BOOTSTRAP_RESAMPLES", 200)
