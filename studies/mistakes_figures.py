@@ -23,6 +23,7 @@ from chestlab.evaluation.verdicts import (
     ALPHA,
     UNKNOWN,
     Estimate,
+    Noise,
     estimate,
     holm,
     noise_of_values,
@@ -62,12 +63,14 @@ class Figures:
 
         The noise of training is pooled as there.
         """
-        noise = {}
-        for classical in (False, True):
-            values = [scores[name][0] for name in self.oof.separate(classical) if name in scores]
-            noise[classical] = noise_of_values(np.stack(values)) if values else UNKNOWN
+
+        def noise(name: str) -> Noise:
+            pool = self.oof.pool(name in self.oof.classical, name)
+            values = [scores[other][0] for other in pool if other in scores]
+            return noise_of_values(np.stack(values)) if values else UNKNOWN
+
         return {
-            name: estimate(of[0], of[1:], self.units, noise[name in self.oof.classical], least)
+            name: estimate(of[0], of[1:], self.units, noise(name), least)
             for name, of in scores.items()
         }
 

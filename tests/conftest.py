@@ -7,7 +7,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +110,11 @@ def findings_npz(tmp_path_factory):
     path = tmp_path_factory.mktemp("findings") / "all.npz"
     np.savez(path, **findings_arrays(np.random.default_rng(1), (64, 40, 60)))
     return path
+
+
+def rest_slow(cases: Iterable[str], *quick: str) -> list:
+    """All cases of a test; those that are not ``quick`` are for the slow tests."""
+    return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 def run_script(

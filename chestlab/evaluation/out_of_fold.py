@@ -191,9 +191,13 @@ class OutOfFold:
         return gain(self.score(name, measure), self.score(over, measure), noise)
 
     def _values(self, classical: bool, measure: str, *shown: str) -> np.ndarray:
-        """(K, R) of what `separate` lists, and of those ``shown`` that failed."""
-        pool = [*self.separate(classical), *(name for name in shown if self.failed(name))]
-        return np.stack([self.score(name, measure)[0] for name in dict.fromkeys(pool)])
+        """(K, R) of `pool`."""
+        return np.stack([self.score(name, measure)[0] for name in self.pool(classical, *shown)])
+
+    def pool(self, classical: bool, *shown: str) -> list[str]:
+        """What the noise of a figure of ``shown`` is pooled over: `separate`, and what failed."""
+        failed = [name for name in shown if self.failed(name)]
+        return list(dict.fromkeys([*self.separate(classical), *failed]))
 
     def separate(self, classical: bool) -> list[str]:
         """The networks that were trained separately, or all classical classifiers.

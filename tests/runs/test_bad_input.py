@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, run_script
+from conftest import TINY, rest_slow, run_script
 from tiny_train import RECIPE, TinyNet
 
 from chestlab.data.sources import load
@@ -322,11 +322,6 @@ def test_the_good_file_is_good(folder):
     data = load("good.npz")
     assert [len(getattr(data, split)) for split in SPLITS] == [6, 6, 6]
     assert parse({"report": RECIPE}, ["--data", "good.npz"]).recipe == RECIPE
-
-
-def rest_slow(cases: Iterable[str], quick: str) -> list:
-    """All cases, of which the gate takes one: a process of its own costs seconds each."""
-    return [case if case == quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 @pytest.mark.parametrize("case", rest_slow(BAD_FILES_AS_COMMAND, "truncated"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from conftest import ROOT, run_script
+from conftest import ROOT, rest_slow, run_script
 
 from chestlab.training.recipe import Recipe
 
@@ -17,12 +17,8 @@ SCRIPTS = sorted(
 )
 
 
-QUICK = "train.py", "train_mobilenet.py"  # a network of our own, and one with a backbone
-
-
-@pytest.mark.parametrize(
-    "script", [pytest.param(s, marks=[] if s in QUICK else [pytest.mark.slow]) for s in SCRIPTS]
-)
+# Quick: a network of our own, and one with a backbone.
+@pytest.mark.parametrize("script", rest_slow(SCRIPTS, "train.py", "train_mobilenet.py"))
 def test_help_fits_a_screen_and_names_what_is_changed_first(script, tmp_path):
     ended = run_script(script, "--help", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from comparisons import BASE, tiny_networks, trained  # noqa: F401 (fixtures)
-from conftest import run_script, without_times
+from conftest import rest_slow, run_script, without_times
 from torch import nn
 
 from chestlab.data.phantom import OFFICIAL_COUNTS
@@ -359,10 +359,7 @@ def test_learning_curve_and_its_extrapolation(phantom_npz, tmp_path, monkeypatch
     assert ((folder / "README.md").read_text(), (folder / "table.csv").read_bytes()) == before
 
 
-@pytest.mark.parametrize(
-    "study",
-    ["tune", *(pytest.param(s, marks=pytest.mark.slow) for s in ("ablation", "learning_curve"))],
-)
+@pytest.mark.parametrize("study", rest_slow(("ablation", "learning_curve", "tune"), "tune"))
 def test_help_names_the_command_and_the_flags(study, tmp_path):
     ended = run_script(f"-m studies.{study}", "--help", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, made_once
+from conftest import ROOT, made_once, rest_slow
 from torch import nn
 from torchvision.ops import StochasticDepth
 
@@ -124,9 +124,7 @@ def of_two_processes(factory: pytest.TempPathFactory, case: str) -> Path:
     return made_once(factory, "two_processes" + "_whole" * (case in WHOLE), train)
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=[pytest.mark.slow] if c in WHOLE else []) for c in CASES]
-)
+@pytest.mark.parametrize("case", rest_slow(CASES, *(c for c in CASES if c not in WHOLE)))
 def test_two_processes_have_the_losses_of_one(tmp_path_factory, case):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
