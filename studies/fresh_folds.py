@@ -102,8 +102,9 @@ class Frozen:
     weights: str = "none"
 
 
-TRANSFERRED = "efficientnet_lite0_transfer"
-ONE_RATE, LOWER_RATE = "efficientnet_lite0_one_rate", "efficientnet_lite0_lower_rate"
+LAYER_RATES = "efficientnet_lite0_transfer"  # `transfer` as it was when this row was frozen
+ONE_RATE = "efficientnet_lite0_one_rate"
+TRANSFERRED = "efficientnet_lite0_lower_rate"  # `transfer` as it is
 
 _AS_LONG = train_improved.BEST.epochs  # epochs, so that `report` sees as many images as `best`
 
@@ -120,17 +121,19 @@ FROZEN = (
     ),
     Frozen("mobilenetv3_estimated", "mobilenetv3", "report", {"batch_norm": "estimated"}),
     Frozen("densenet121_scratch", "densenet121", "scratch"),
-    Frozen(TRANSFERRED, LITE, "transfer", AS_TRAINED, "imagenet"),
-    Frozen(ONE_RATE, LITE, "transfer", {**AS_TRAINED, "layer_decay": 1.0}, "imagenet"),
     Frozen(
-        LOWER_RATE, LITE, "transfer", {**AS_TRAINED, "layer_decay": 1.0, "lr": 2e-4}, "imagenet"
+        LAYER_RATES, LITE, "transfer", {**AS_TRAINED, "lr": 5e-4, "layer_decay": 0.1}, "imagenet"
     ),
+    Frozen(ONE_RATE, LITE, "transfer", {**AS_TRAINED, "lr": 5e-4}, "imagenet"),
+    Frozen(TRANSFERRED, LITE, "transfer", AS_TRAINED, "imagenet"),
 )
 
-AVERAGE, WITH_TRANSFER = "average_1_and_2", "average_with_transfer"
+AVERAGE = "average_1_and_2"
+WITH_LAYER_RATES, WITH_TRANSFER = "average_with_transfer", "average_with_lower_rate"
 
 AVERAGES = {  # rows that are the mean of other rows' logits
     AVERAGE: ("efficientchestnet", "residualchestnet"),
+    WITH_LAYER_RATES: ("efficientchestnet", "residualchestnet", LAYER_RATES),
     WITH_TRANSFER: ("efficientchestnet", "residualchestnet", TRANSFERRED),
 }
 
@@ -146,11 +149,12 @@ COMPARISONS = (
     ("residualchestnet", f"residualchestnet_report_epochs{_AS_LONG}"),
     ("residualchestnet", "efficientchestnet"),
     (AVERAGE, "residualchestnet"),
+    (WITH_LAYER_RATES, AVERAGE),
+    (LAYER_RATES, "mobilenetv3_estimated"),
+    (LAYER_RATES, "residualchestnet"),
+    (ONE_RATE, LAYER_RATES),
+    (TRANSFERRED, LAYER_RATES),
     (WITH_TRANSFER, AVERAGE),
-    (TRANSFERRED, "mobilenetv3_estimated"),
-    (TRANSFERRED, "residualchestnet"),
-    (ONE_RATE, TRANSFERRED),
-    (LOWER_RATE, TRANSFERRED),
 )
 
 
@@ -361,6 +365,7 @@ def write_page(folder: Path) -> None:
         write_table(folder / "means.csv", means)
     missing = [frozen.name for frozen in FROZEN if frozen.name not in oof.logits]
     uses = _uses(folder, summary)
+    averaged = {name: AVERAGES[name] for name in oof.logits if name in AVERAGES}
     write_readmes(
         folder,
         "fresh_folds",
@@ -375,6 +380,7 @@ def write_page(folder: Path) -> None:
             "fixed": len(COMPARISONS),
             "started": any("start" in about for about in summary["configurations"].values()),
             "missing": missing,
+            "thirds": {name: last for name, (*two, last) in averaged.items() if len(two) > 1},
             "failed": [name for name in oof.logits if oof.failed(name)],
         },
     )

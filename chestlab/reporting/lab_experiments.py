@@ -318,10 +318,10 @@ RECIPES: Mapping[str, Texts] = {  # what a recipe is, by the name ``--recipe`` k
         "`scratch`: untuk memulai dari bobot acak",
     ),
     "transfer": (
-        "`transfer`: for a start from ImageNet weights, all layers at once, the first ones with "
-        "lower learning rates",
+        "`transfer`: for a start from ImageNet weights, all layers at once, with a low learning "
+        "rate",
         "`transfer`: untuk memulai dari bobot ImageNet, semua lapisan sekaligus, dengan learning "
-        "rate lebih kecil di lapisan awal",
+        "rate kecil",
     ),
     "cosine": (
         "`cosine`: a learning rate that falls along a cosine, from a course report",

@@ -17,7 +17,7 @@ from conftest import run_script
 from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader
 
-from benchmarks import busy, memory, on_card, results, run_times, textbook, train_speed
+from benchmarks import busy, cpu_step, memory, on_card, results, run_times, textbook, train_speed
 from chestlab.data import npz, sources, splits
 from chestlab.evaluation.metrics import mean_loss
 from chestlab.training.recipe import Recipe
@@ -184,6 +184,7 @@ def test_figures_measured_before_are_kept_until_the_versions_change(tmp_path, mo
         (train_speed, "python benchmarks/train_speed.py"),
         (run_times, "python -m benchmarks.run_times"),
         (busy, "python -m benchmarks.busy"),
+        (cpu_step, "python -m benchmarks.cpu_step"),
     ],
 )
 def test_usage_names_the_command_that_starts_a_benchmark(module, command, monkeypatch, capsys):

@@ -408,16 +408,27 @@ def test_the_recipe_that_is_studied_and_frozen_is_the_one_that_the_script_offers
     options = parse(train_densenet.RECIPES, words, True, {"arch": train_densenet.ARCH})
     assert options.recipe_changes == {}
     offered = recipe_hash(as_dict(options.recipe))
-    (chosen,) = (row for row in imagenet.ROWS if row.name == "statistics_frozen")
-    assert recipe_hash(as_dict(dataclasses.replace(imagenet.BASE, **chosen.changes))) == offered
+    (chosen,) = (row for row in imagenet.ROWS if row.name == "lower_rate")
+    studied = dataclasses.replace(imagenet.BASE, **chosen.changes)
+    assert recipe_hash(as_dict(dataclasses.replace(studied, mean=0.449, std=0.226))) == offered
     (frozen,) = (each for each in fresh_folds.FROZEN if each.name == TRANSFERRED)
     known = network(frozen.network)
     assert recipe_hash(as_dict(known.recipes[frozen.recipe])) == offered
     assert (frozen.network, frozen.weights) == (probes.LITE, options.weights)
-    (chosen,) = (row for row in imagenet.ROWS if row.name == "as_trained")
-    assert chosen.changes == {"batch_norm": "frozen", **frozen.changes}
-    over = {"mobilenetv3_estimated", "hog_rbf_svm", "residualchestnet"}
+    assert dataclasses.replace(known.recipes[frozen.recipe], **frozen.changes) == studied
+    over = {"efficientnet_lite0_transfer", "hog_rbf_svm"}
     assert {pair[1] for pair in fresh_folds.COMPARISONS if pair[0] == TRANSFERRED} == over
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [(fresh_folds.LAYER_RATES, "as_trained"), (fresh_folds.ONE_RATE, "as_trained_one_rate")],
+)
+def test_recipes_that_were_frozen_before_are_still_those_that_were_studied(name, row):
+    (frozen,) = (each for each in fresh_folds.FROZEN if each.name == name)
+    (chosen,) = (each for each in imagenet.ROWS if each.name == row)
+    recipe = dataclasses.replace(network(frozen.network).recipes[frozen.recipe], **frozen.changes)
+    assert recipe == dataclasses.replace(imagenet.BASE, **chosen.changes)
 
 
 @pytest.mark.parametrize(
