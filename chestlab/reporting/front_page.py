@@ -172,7 +172,8 @@ class FrontPage:
         reached = sum(run.metrics[split]["accuracy"] >= GOAL for run in known)
         first = known[0].metrics[split]["accuracy"]
         highest = sum(run.metrics[split]["accuracy"] == first for run in known)
-        return ", ".join(names[:reached]), self.wording.say("and").join(names[:highest])
+        listed = self.wording.listed
+        return listed(names[:reached]) if reached else "", listed(names[:highest])
 
     def _sorted_by_accuracy(self, split: str) -> list[StoredRun]:
         known = [run for run in self.runs if split in run.predictions]

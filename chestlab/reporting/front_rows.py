@@ -234,7 +234,7 @@ def _average_rows(
         for run in sorted(runs, key=lambda run: run.ordering_auc("val"))
         if run.metrics.get("blend")
     }
-    measured = {
+    measured = {  # of several averages of the same networks the last one, with current recipes
         tuple(about["model"].split(NETWORKS_BETWEEN)): name
         for name, about in (fresh.configurations.items() if fresh else ())
         if about["kind"] == AVERAGE_KIND
