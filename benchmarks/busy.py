@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import os
 import subprocess
 import sys
@@ -25,12 +24,11 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from benchmarks.results import processor, versions
-from benchmarks.run_times import QUIET, with_share_of_others
+from benchmarks.results import processor, versions, write_page
+from benchmarks.run_times import require_quiet
 from chestlab.data.phantom import make_phantom
-from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
-from chestlab.reporting.page import render
+from chestlab.reporting.stored_runs import read_history
 from networks import PROJECT
 
 HERE = Path(__file__).resolve().parent
@@ -117,8 +115,7 @@ def run(row: Row, folder: Path, condition: str) -> list[float]:
         if not row.epochs:
             return [seconds]
         (history,) = Path(place).rglob("history.csv")
-        lines = csv.DictReader(history.read_text(encoding="utf-8").splitlines())
-        return [float(line["seconds"]) for line in lines]
+        return [row["seconds"] for row in read_history(history.parent)]
 
 
 def measure(row: Row, folder: Path, repeats: int) -> dict[str, list[list[float]]]:
@@ -172,9 +169,7 @@ def main() -> None:
     add("--repeats", type=int, default=3, help="of every measurement (default: %(default)s)")
     add("--out", type=Path, default=HERE, help="folder of BUSY.md (default: beside this file)")
     options: argparse.Namespace = parser.parse_args()
-    share = with_share_of_others(lambda: time.sleep(3))[1]
-    if share > QUIET:
-        raise InputError(f"other processes have {share:.0%} of the CPU: try again later")
+    require_quiet()
     lines = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -183,12 +178,10 @@ def main() -> None:
         for row in rows:
             lines += cells(row.title, measure(row, folder, options.repeats))
     machine = f"{processor()}, {os.cpu_count()} cores"
-    page = render(
-        "busy.md.j2", HERE, lines=lines, machine=machine, versions=versions(), busy=BUSY_THREADS,
-        wanted=WANTED, repeats=options.repeats,
+    write_page(
+        options.out / "BUSY.md", "busy.md.j2", lines=lines, machine=machine, versions=versions(),
+        busy=BUSY_THREADS, wanted=WANTED, repeats=options.repeats,
     )  # fmt: skip
-    atomic_write(options.out / "BUSY.md", page)
-    print(page)
 
 
 if __name__ == "__main__":

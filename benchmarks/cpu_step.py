@@ -11,7 +11,6 @@ takes before and after its epochs. Writes CPU_STEP.md beside this file.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import os
 import subprocess
@@ -30,19 +29,20 @@ from torch.autograd.profiler_util import FunctionEventAvg
 from torch.fx.experimental.optimization import fuse
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.results import processor, versions
+from benchmarks.measurements import matrix_product, timed
+from benchmarks.results import processor, versions, write_page
 from benchmarks.roofline import training_step
-from benchmarks.run_times import QUIET, with_share_of_others
+from benchmarks.run_times import require_quiet
 from chestlab.data.phantom import OFFICIAL_COUNTS, make_phantom
-from chestlab.files.atomic import atomic_write
-from chestlab.files.errors import InputError, OneLineParser, one_line_errors
-from chestlab.reporting.page import render
+from chestlab.files.errors import OneLineParser, one_line_errors
+from chestlab.reporting.stored_runs import read_history
 from chestlab.training.augment import to_input
 from chestlab.training.device import autocast, memory_format
 from chestlab.training.trainer import Trainer
 from networks import PROJECT, network
 
 HERE = Path(__file__).resolve().parent
+CPU = torch.device("cpu")
 EXPERIMENTS = ("efficientchestnet", "residualchestnet", "mobilenetv3", "densenet121")
 CHANGED = ("efficientchestnet", "mobilenetv3")  # of which changes are tried
 SIDE = 2048  # rows and columns of the matrices that are multiplied
@@ -80,9 +80,7 @@ def shares(operations: Iterable[FunctionEventAvg]) -> dict[str, float]:
 
 
 def milliseconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return 1000 * (time.perf_counter() - start)
+    return 1000 * timed(work, CPU)
 
 
 def in_turns(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
@@ -96,9 +94,8 @@ def in_turns(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, lis
 
 def peak(dtype: torch.dtype, repeats: int) -> float:
     """Floating-point operations per second of a product of two square matrices."""
-    a, b = torch.randn(2, SIDE, SIDE).to(dtype)
-    a @ b
-    return 2 * SIDE**3 / median(milliseconds(lambda: a @ b) for _ in range(repeats)) * 1000
+    _first, *seconds = matrix_product(SIDE, dtype, CPU, repeats + 1)
+    return 2 * SIDE**3 / median(seconds)
 
 
 class Step:
@@ -195,14 +192,10 @@ def try_evaluation(step: Step, repeats: int) -> list[list[str]]:
     plain = step.evaluation(model)
     lines = []
     for what, change in (("batch norms folded", fuse), ("`torch.compile`", torch.compile)):
-        changed = None
-
-        def start() -> None:
-            nonlocal changed
-            changed = step.evaluation(change(model))  # noqa: B023
-            changed()
-
-        first = milliseconds(start) / 1000
+        start = time.perf_counter()
+        changed = step.evaluation(change(model))
+        changed()
+        first = time.perf_counter() - start
         torch.testing.assert_close(changed(), plain(), rtol=1e-3, atol=1e-3)
         found = in_turns({"plain": plain, "changed": changed}, repeats)
         lines.append(changed_line(f"evaluation: {what}", found, first, "batches"))
@@ -242,8 +235,8 @@ def beside_epochs(data: Path) -> tuple[float, float]:
             process.stdout.read()
         end = time.perf_counter()
         (history,) = Path(folder).rglob("history.csv")
-        epoch = next(csv.DictReader(history.read_text(encoding="utf-8").splitlines()))
-    return told - start - float(epoch["seconds"]), end - told
+        (epoch,) = read_history(history.parent)
+    return told - start - epoch["seconds"], end - told
 
 
 def runs_beside_epochs(repeats: int) -> list[str]:
@@ -265,9 +258,7 @@ def main() -> None:
     add("--repeats", type=int, default=11, help="of every measurement (default: %(default)s)")
     add("--out", type=Path, default=HERE, help="folder of CPU_STEP.md (default: beside this file)")
     options: argparse.Namespace = parser.parse_args()
-    share = with_share_of_others(lambda: time.sleep(3))[1]
-    if share > QUIET:
-        raise InputError(f"other processes have {share:.0%} of the CPU: try again later")
+    require_quiet()
     beside = runs_beside_epochs(min(options.repeats, 3))
     peaks: dict[torch.dtype, float] = {}
     steps, kinds, changes = [], [], []
@@ -280,14 +271,13 @@ def main() -> None:
             lines = [[f"`{name}`", *line] for line in attempt(step, options.repeats)]
             changes += lines
             print(*lines, sep="\n", flush=True)
-    page = render(
-        "cpu_step.md.j2", HERE, steps=steps, kinds=kinds, columns=COLUMNS, changes=changes,
+    write_page(
+        options.out / "CPU_STEP.md", "cpu_step.md.j2", steps=steps, kinds=kinds,
+        columns=COLUMNS, changes=changes,
         peaks={str(t).removeprefix("torch."): f"{p / 1e9:.0f}" for t, p in peaks.items()},
         machine=f"{processor()}, {torch.get_num_threads()} threads, {os.cpu_count()} cores",
         versions=versions(), repeats=options.repeats, side=SIDE, images=IMAGES, beside=beside,
     )  # fmt: skip
-    atomic_write(options.out / "CPU_STEP.md", page)
-    print(page)
 
 
 if __name__ == "__main__":

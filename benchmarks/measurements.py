@@ -300,10 +300,16 @@ def measure_peak(options: argparse.Namespace) -> dict[str, float]:
     import torch
 
     side = 512 if options.size else 8192
-    x = torch.ones(side, side, dtype=torch.bfloat16, device=options.device)
-    device = torch.device(options.device)
-    seconds = [timed(lambda: x @ x, device) for _ in range(8)]
+    seconds = matrix_product(side, torch.bfloat16, torch.device(options.device), 8)
     return {"flops": 2 * side**3 / min(seconds)}
+
+
+def matrix_product(side: int, dtype: Any, device: Any, repeats: int) -> list[float]:
+    """Seconds of each product of two matrices of ``side`` x ``side``, the first one included."""
+    import torch
+
+    x = torch.ones(side, side, dtype=dtype, device=device)
+    return [timed(lambda: x @ x, device) for _ in range(repeats)]
 
 
 def peak_memory() -> int:

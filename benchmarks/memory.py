@@ -14,9 +14,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from chestlab.files.atomic import atomic_write
+from benchmarks.results import write_page
 from chestlab.files.errors import OneLineParser, one_line_errors
-from chestlab.reporting.page import render
 from chestlab.training.memory import OVERHEAD, Memory, training_need
 from chestlab.training.weights import PretrainedWeights
 from networks import network
@@ -76,9 +75,8 @@ def main() -> None:
         prog="python benchmarks/memory.py", description=__doc__.splitlines()[0]
     ).parse_args()
     rows = [row(name) for name in EXPERIMENTS]
-    page = render("memory.md.j2", HERE, rows=rows, overhead=OVERHEAD / 1e9, torch=torch.__version__)
-    atomic_write(HERE / "MEMORY.md", page)
-    print(page)
+    values = {"rows": rows, "overhead": OVERHEAD / 1e9, "torch": torch.__version__}
+    write_page(HERE / "MEMORY.md", "memory.md.j2", **values)
 
 
 if __name__ == "__main__":

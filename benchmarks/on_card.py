@@ -21,12 +21,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measurements import row_parts
+from benchmarks.results import write_page
 from benchmarks.train_speed import Bench
 from chestlab.data import sources
 from chestlab.data.phantom import make_phantom
-from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
-from chestlab.reporting.page import render
 
 HERE = Path(__file__).resolve().parent
 ROWS = {"efficientchestnet": "1", "residual": "2"}
@@ -119,12 +118,10 @@ def main() -> None:
         peak = bench.measure("peak")["flops"]
         rows = [measure(bench, name, images, peak) for name in ROWS]
     card = "a CPU (smoke run)" if options.quick else torch.cuda.get_device_name()
-    page = render(
-        "on_card.md.j2", HERE, card=card, torch=torch.__version__, tests=tests, rows=rows,
-        peak=f"{peak / 1e12:.3g}", images=images,
+    write_page(
+        options.out / "ON_CARD.md", "on_card.md.j2", card=card, torch=torch.__version__,
+        tests=tests, rows=rows, peak=f"{peak / 1e12:.3g}", images=images,
     )  # fmt: skip
-    atomic_write(options.out / "ON_CARD.md", page)
-    print(page)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.measurements import ROWS
 from chestlab.files.atomic import atomic_write
+from chestlab.reporting.page import render
 
 ORDER = (*ROWS, "start", "evaluation", "source")  # of the table
 
@@ -110,6 +111,13 @@ def setup(options: argparse.Namespace, source: str) -> str:
     if options.device == "cuda":
         parts.append(torch.cuda.get_device_name())
     return f"{'; '.join(parts)}. Data: {source}."
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Write a page from a template of this folder, and print it."""
+    page = render(template, Path(__file__).resolve().parent, **values)
+    atomic_write(path, page)
+    print(page)
 
 
 def versions() -> str:

@@ -145,6 +145,17 @@ def with_share_of_others(work: Callable[[], Any]) -> tuple[Any, float]:
     return result, (others() - before) / (time.perf_counter() - start) / (os.cpu_count() or 1)
 
 
+def require_quiet() -> None:
+    """Refuse to measure while other processes are busy.
+
+    Raises:
+        InputError: they have more than `QUIET` of the processor.
+    """
+    share = with_share_of_others(lambda: time.sleep(3))[1]
+    if share > QUIET:
+        raise InputError(f"other processes have {share:.0%} of the CPU: try again later")
+
+
 def measure(name: str, data: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds of a network's steps, a list of repetitions for each of its stages."""
     kept: list[list[float]] = []
