@@ -36,7 +36,7 @@ from chestlab.training.recipe import as_dict, recipe_hash
 from chestlab.training.weights import PretrainedWeights, read_pretrained
 from networks import network
 from studies.fresh_folds import comparison_cells, comparison_table
-from studies.imagenet_chests import CHESTS, learned_in, read_chests, record_of
+from studies.imagenet_chests import CHESTS, WANTED, learned_in, read_chests, record_of
 from studies.probes import AS_TRAINED, LITE, Probe, probes
 from studies.start_tables import cells, in_words, table
 from studies.stored_configurations import (
@@ -103,6 +103,11 @@ ROWS = (
     Row("size_224", {"image_size": 224}),
     Row("imagenet_chests", weights=CHESTS["imagenet"]),
     Row("imagenet_chests_frozen", {"batch_norm": "frozen"}, CHESTS["imagenet"]),
+    Row(
+        "imagenet_chests_lower_rate",
+        {"batch_norm": "frozen", "layer_decay": 1.0, "lr": 2e-4},
+        CHESTS["imagenet"],
+    ),
     Row("chests", weights=CHESTS["none"]),
 )
 
@@ -135,6 +140,7 @@ COMPARISONS = (
     ("imagenet_chests_frozen", "statistics_frozen"),
     ("imagenet_chests", "imagenet"),
     ("imagenet_chests", "chests"),
+    ("imagenet_chests_lower_rate", "lower_rate"),
 )
 
 
@@ -177,7 +183,7 @@ class ImageNet(StoredConfigurations):
         if row.weights not in CHESTS.values() or row.weights in self.chests:
             return True
         if len(self.options.only) < len(ROWS):
-            raise InputError(f"--only {row.name}: it starts from a file: --chests FILE")
+            raise InputError(f"--only {row.name}: {WANTED}")
         return False
 
     def _configuration_of(self, row: Row) -> Configuration:
