@@ -51,8 +51,17 @@ ESTIMATED_KIND = "estimated"  # of a network's row with batch-norm statistics es
 AVERAGE_KIND = "average"  # of a row with the mean logits of others
 
 
+DIGITS = 5  # significant ones of logits in a table, which a reader downloads and opens
+
+
+def _in_digits(logit: float) -> str:
+    return f"{logit:.{DIGITS}g}"
+
+
 def _as_stored(logits: ArrayLike) -> np.ndarray:
-    return np.asarray(logits, np.float32).astype(np.float64)
+    values = np.asarray(logits, np.float64)
+    rounded = [float(_in_digits(value)) for value in values.ravel()]
+    return np.array(rounded).reshape(values.shape)
 
 
 class OutOfFold:
@@ -103,7 +112,7 @@ class OutOfFold:
         logits: Mapping[str, np.ndarray],
         classical: Collection[str] = (),
     ) -> OutOfFold:
-        """The same as after `write` and `read`: logits are rounded to float32."""
+        """The same as after `write` and `read`: logits are rounded to `DIGITS`."""
         pool = splits.pool
         assert pool.origin is not None  # of images of two splits
         of_images = pool.origin, pool.index, pool.labels, pool.patients, splits.assignment
@@ -254,7 +263,7 @@ class OutOfFold:
             PATIENT: patients,
             **{f"{FOLD} {number}": self.folds[number - 1] + 1 for number in repeats},
             **{
-                f"{name} {number}": [str(logit) for logit in logits[number - 1].astype(np.float32)]
+                f"{name} {number}": [_in_digits(logit) for logit in logits[number - 1]]
                 for name, logits in self.logits.items()
                 for number in repeats
             },
@@ -360,7 +369,7 @@ class _Table:
                     f"{len(folds)} of '{FOLD}'"
                 )
         logits = {
-            name: _as_stored(np.stack([self._numbers(column) for column in columns]))
+            name: np.stack([self._numbers(column) for column in columns])
             for name, columns in by_name.items()
         }
         return OutOfFold(origin, index, labels, patients if known.all() else None, folds, logits)
@@ -378,9 +387,7 @@ class _Table:
             values = np.array(cells, kind)
         except (ValueError, OverflowError):
             values = np.array([_number(cell, int if integers else float) for cell in cells])
-        with np.errstate(over="ignore"):  # a logit is stored in float32
-            finite = np.isfinite(values.astype(np.float32))
-        self._check(finite & (values >= low) & (values <= high), column, cells, wanted)
+        self._check(np.isfinite(values) & (values >= low) & (values <= high), column, cells, wanted)
         return values
 
     def _check(

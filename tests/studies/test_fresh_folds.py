@@ -60,7 +60,7 @@ def test_its_folder_has_the_plain_name_with_the_usual_repeats(phantom_npz, tmp_p
     flags = ["--data", str(phantom_npz), "--device", "cpu", *repeats]
     parser = study.comparison_parser("fresh_folds", "", frozen=True)
     parser.set_defaults(repeats=fresh_folds.REPEATS, results_dir=tmp_path)
-    parser.set_defaults(models_dir=tmp_path / "models", only=())
+    parser.set_defaults(models_dir=tmp_path / "models", only=(), chests=None)
     folder = fresh_folds.FreshFolds(parser.parse_args(flags), None).folder
     assert folder.name == f"fresh_folds_{phantom_npz.stem}{end}"
 
@@ -79,7 +79,7 @@ def test_average_and_nested_accuracy_recompute_from_the_logits(command):
     folder = command()
     oof, rows = OutOfFold.read(folder / "oof.csv"), rows_of(folder / "table.csv")
     logits = (oof.logits["first"] + oof.logits["second"]) / 2
-    assert oof.logits[fresh_folds.AVERAGE] == pytest.approx(logits, abs=1e-5)
+    assert oof.logits[fresh_folds.AVERAGE] == pytest.approx(logits, rel=1e-4)
     right = []
     for values, folds in zip(sigmoid(oof.logits["first_twisted"]), oof.folds, strict=True):
         for fold in np.unique(folds):
@@ -234,7 +234,7 @@ def test_processes_with_different_configurations_add_to_the_same_results(command
     names = {"first", "second", fresh_folds.AVERAGE, *fresh_folds.BASELINES}
     assert set(summary["configurations"]) == names
     mean = (oof.logits["first"] + oof.logits["second"]) / 2
-    assert oof.logits[fresh_folds.AVERAGE] == pytest.approx(mean, abs=1e-5)
+    assert oof.logits[fresh_folds.AVERAGE] == pytest.approx(mean, rel=1e-4)
 
 
 def test_without_timm_the_others_are_trained_and_a_line_says_how_to_get_it(
