@@ -318,6 +318,8 @@ def write_page(folder: Path) -> None:
             "fixed": len(COMPARISONS),
             "curve": bool(points),
             "best": best["configuration"],
+            "networks": len(networks),
+            "summed_up": ("imagenet", "random") if "imagenet" in oof.logits else (),
             "learned": learned_in(summary["configurations"]),
             "missing": missing,
             "number": wording.number,
