@@ -266,6 +266,8 @@ class FreshFolds(StoredConfigurations):
                 logits = np.mean([self.oof.logits[name] for name in members], axis=0)
                 models = [self.configurations[name]["model"] for name in members]
                 about = {"kind": AVERAGE_KIND, "model": NETWORKS_BETWEEN.join(models)}
+                start = self.configurations[members[-1]].get("start", {})
+                about |= {"start": start} if "learned" in start else {}
                 self.put(average, about, logits)
         super().write_results()
 

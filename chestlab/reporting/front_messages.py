@@ -126,6 +126,7 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "{number}, report's recipe ({n} seeds)",
         "{number}, resep laporan ({n} seed)",
     ),
+    "from_start": ("{label} from {start}", "{label} dari {start}"),
     "average_of": ("Average of {of}", "Rerata {of}"),
     "average_of_networks": (
         "the average of experiments {of} ({n} networks)",
@@ -174,6 +175,10 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "From random weights, not the report's experiment, which starts from ImageNet's: {labels}",
         "Dimulai dari bobot acak, bukan eksperimen laporan yang dimulai dari bobot ImageNet: "
         "{labels}",
+    ),
+    "own_start_note": (
+        "From weights of an earlier training: {labels}",
+        "Dimulai dari bobot pelatihan sebelumnya: {labels}",
     ),
     "imagenet_start_note": (
         "From ImageNet's weights: {labels}",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from chestlab.reporting.front_rows import Row
+from chestlab.reporting.front_rows import Row, start_of
 from chestlab.reporting.page import Wording, link
 from chestlab.reporting.stored_runs import StoredRun, networks_of
 
@@ -60,12 +60,15 @@ def size_notes(wording: Wording, rows: Sequence[Row]) -> list[str]:
 
 
 def _start_notes(wording: Wording, rows: Sequence[Row]) -> list[str]:
-    """Which networks start from ImageNet's weights, and which should but do not."""
-    labels: dict[str, list[str]] = {"random_start_note": [], "imagenet_start_note": []}
+    """Which networks start from ImageNet's or other weights, and which should but do not."""
+    keys = ("random_start_note", "imagenet_start_note", "own_start_note")
+    labels: dict[str, list[str]] = {key: [] for key in keys}
     for row in rows:
         start = row.metrics.get("starting_weights") or {}
         if start.get("note"):
             labels["random_start_note"].append(row.label)
         elif start.get("source") == "imagenet":
             labels["imagenet_start_note"].append(row.label)
+        elif start_of(row.metrics):
+            labels["own_start_note"].append(row.label)
     return [wording.say(key, labels="; ".join(of)) for key, of in labels.items() if of]

@@ -17,7 +17,15 @@ from chestlab.reporting.fresh_results import FreshFolds, Seeds
 from chestlab.reporting.front_gains import Gains
 from chestlab.reporting.front_notes import data_note, size_notes, table_notes
 from chestlab.reporting.front_plots import Interval, Point, draw_front
-from chestlab.reporting.front_rows import Row, averaged, number_of, page_of, table_rows, title_of
+from chestlab.reporting.front_rows import (
+    Row,
+    averaged,
+    number_of,
+    page_of,
+    start_of,
+    table_rows,
+    title_of,
+)
 from chestlab.reporting.page import NOTHING, Wording, escaped, markdown_table, unbroken
 from chestlab.reporting.run_tables import best_on_test, model_name
 from chestlab.reporting.stored_runs import StoredRun, networks_of, read_patients
@@ -128,12 +136,13 @@ class FrontPage:
         if self.fresh is None or row.fresh is None:
             assert row.run is not None  # else it would have no row
             return self._in_sentence(row.run)
-        models = self.fresh.configurations[row.fresh]["model"].split(NETWORKS_BETWEEN)
-        return self._average(models, len(models))
+        about = self.fresh.configurations[row.fresh]
+        models = about["model"].split(NETWORKS_BETWEEN)
+        return self._average(models, len(models), start_of(about))
 
-    def _average(self, models: Sequence[str], networks: int | None) -> str:
+    def _average(self, models: Sequence[str], networks: int | None, start: str = "") -> str:
         """What an average is called, with the number of its networks where that is known."""
-        of = averaged(self.wording, models)
+        of = averaged(self.wording, models, start)
         key = "average_of_networks" if networks else "average_in_sentence"
         return self.wording.say(key, of=of, n=networks)
 

@@ -78,7 +78,8 @@ def table_rows(
     rows = [row for row in rows if row.seeds or row.subject not in means]
     rows.sort(key=lambda row: (number_of(row.metrics), row.subject[0], row.kind == "seeds"))
     if fresh is not None:
-        rows = _with_fresh_folds(rows, fresh, _study_page(wording, page_dir, fresh.folder))
+        page = _study_page(wording, page_dir, fresh.folder)
+        rows = _with_fresh_folds(wording, rows, fresh, page)
     return [
         *rows,
         *_average_rows(wording, page_dir, runs, fresh),
@@ -112,9 +113,29 @@ def _recipe_name(metrics: Mapping[str, Any]) -> str:
     return metrics.get("recipe_name") or ""
 
 
-def _numbered(metrics: Mapping[str, Any]) -> str:
+def start_of(about: Mapping[str, Any]) -> str:
+    """The file of weights that a network starts from; empty for ImageNet's and random ones.
+
+    Args:
+        about: metrics of a run, or a configuration of a study.
+    """
+    source = _source(about)
+    return "" if source in ("none", "imagenet") else Path(source).stem.removesuffix("_final")
+
+
+def _source(about: Mapping[str, Any]) -> str:
+    start = about.get("starting_weights") or about.get("start") or {}
+    return start.get("source", "none")
+
+
+def _from_start(wording: Wording, label: str, start: str) -> str:
+    return wording.say("from_start", label=label, start=start) if start else label
+
+
+def _numbered(wording: Wording, metrics: Mapping[str, Any]) -> str:
     number = number_of(metrics)
-    return title_of(metrics) if number == OTHERS else f"{number} {title_of(metrics)}"
+    label = title_of(metrics) if number == OTHERS else f"{number} {title_of(metrics)}"
+    return _from_start(wording, label, start_of(metrics))
 
 
 def _short(metrics: Mapping[str, Any]) -> str:
@@ -125,17 +146,18 @@ def _short(metrics: Mapping[str, Any]) -> str:
 def _network_rows(
     wording: Wording, page_dir: Path, runs: Sequence[StoredRun], fresh: FreshFolds | None
 ) -> list[Row]:
-    by_recipe: dict[tuple[str, str], list[StoredRun]] = defaultdict(list)
+    by_recipe: dict[tuple[str, str, str], list[StoredRun]] = defaultdict(list)
     for run in runs:
         if run.kind == "network":
-            by_recipe[title_of(run.metrics), _recipe_name(run.metrics)].append(run)
+            key = title_of(run.metrics), _recipe_name(run.metrics), start_of(run.metrics)
+            by_recipe[key].append(run)
     sizes = Counter(run.metrics["data"]["sha256"] for run in runs)
     main = fresh.sha256 if fresh else max(sizes, key=lambda key: sizes[key], default="")
-    recipes = Counter(title for title, _ in by_recipe)
+    recipes = Counter(title for title, *_ in by_recipe)
     rows = []
-    for (title, recipe), of_recipe in by_recipe.items():
+    for (title, recipe, _), of_recipe in by_recipe.items():
         run = _representative(of_recipe, main)
-        label = _numbered(run.metrics)
+        label = _numbered(wording, run.metrics)
         if recipes[title] > 1 and recipe == "report":
             label += f", {recipe}"
         if run.metrics["data"]["sha256"] != main:
@@ -172,8 +194,10 @@ def _seed_rows(wording: Wording, page_dir: Path, seeds: Sequence[Seeds]) -> list
     ]
 
 
-def _with_fresh_folds(rows: Sequence[Row], fresh: FreshFolds, page: str) -> list[Row]:
-    """Rows of networks with their configurations on the fresh folds, those of the same recipe.
+def _with_fresh_folds(
+    wording: Wording, rows: Sequence[Row], fresh: FreshFolds, page: str
+) -> list[Row]:
+    """Rows of networks with their configurations on the fresh folds, of the same recipe and start.
 
     A network of which another recipe alone was measured there has a row of its own for that.
 
@@ -188,15 +212,15 @@ def _with_fresh_folds(rows: Sequence[Row], fresh: FreshFolds, page: str) -> list
         found.append(dataclasses.replace(row, fresh=same[-1] if same else None))
         if names and not same and titles[row.subject[0]] == 1:
             about = fresh.configurations[names[0]]
-            label = ", ".join((_numbered(row.metrics), *_in_words(about)))
+            label = ", ".join((_numbered(wording, row.metrics), *_in_words(about)))
             found.append(Row(label, page, "network", fresh=names[0]))
     return found
 
 
 def _is_of(row: Row, about: Mapping[str, Any]) -> bool:
-    """Whether a configuration of the fresh folds has the recipe of a row."""
-    wanted = _recipe_name(row.metrics), _changes(row.metrics)
-    return (about["recipe_name"], about["recipe_changes"]) == wanted
+    """Whether a configuration of the fresh folds has the recipe of a row, and starts as it does."""
+    wanted = _recipe_name(row.metrics), _changes(row.metrics), _source(row.metrics)
+    return (about["recipe_name"], about["recipe_changes"], _source(about)) == wanted
 
 
 def _in_words(about: Mapping[str, Any]) -> list[str]:
@@ -220,9 +244,15 @@ def _names(metrics: Mapping[str, Any]) -> set[str]:
     return {metrics["model"], arch, title_of(metrics).replace("-", "").lower()} - {""}
 
 
-def averaged(wording: Wording, models: Sequence[str]) -> str:
-    """The numbers of experiments that are averaged, as ``1 and 2`` or ``1, 2 and 4``."""
-    return wording.listed(_short({"model": model}) for model in models)
+def averaged(wording: Wording, models: Sequence[str], start: str = "") -> str:
+    """The numbers of experiments that are averaged, as ``1 and 2`` or ``1, 2 and 4``.
+
+    Args:
+        wording: language.
+        models: that are averaged.
+        start: what `start_of` tells of the last one.
+    """
+    return _from_start(wording, wording.listed(_short({"model": model}) for model in models), start)
 
 
 def _average_rows(
@@ -230,25 +260,25 @@ def _average_rows(
 ) -> list[Row]:
     """A row for each average of different networks, on fresh folds or as a run."""
     blends = {
-        tuple(run.metrics["model"].split(" + ")): run
+        (tuple(run.metrics["model"].split(" + ")), start_of(run.metrics)): run
         for run in sorted(runs, key=lambda run: run.ordering_auc("val"))
         if run.metrics.get("blend")
     }
     measured = {  # of several averages of the same networks the last one, with current recipes
-        tuple(about["model"].split(NETWORKS_BETWEEN)): name
+        (tuple(about["model"].split(NETWORKS_BETWEEN)), start_of(about)): name
         for name, about in (fresh.configurations.items() if fresh else ())
         if about["kind"] == AVERAGE_KIND
     }
     rows = []
-    for models in dict.fromkeys([*measured, *blends]):
-        label = wording.say("average_of", of=averaged(wording, models))
-        run = blends.get(models)
+    for key in dict.fromkeys([*measured, *blends]):
+        label = wording.say("average_of", of=averaged(wording, *key))
+        run = blends.get(key)
         if run is not None:
             address = page_of(wording, page_dir, run)
         else:
             assert fresh is not None  # where the average was measured
             address = _study_page(wording, page_dir, fresh.folder)
-        rows.append(Row(label, address, "average", run, fresh=measured.get(models)))
+        rows.append(Row(label, address, "average", run, fresh=measured.get(key)))
     return rows
 
 

@@ -17,30 +17,36 @@ from chestlab.reporting.look_tables import all_looks
 SOURCE = {"source": "small.npz", "sha256": "ab" * 32}
 
 
-def write_fresh_folds(results_dir, skills, average=None):
-    """A study on fresh folds; ``skills`` are by (model, recipe), how far logits lie from 0."""
+def write_fresh_folds(results_dir, skills, *averages):
+    """A study on fresh folds.
+
+    ``skills`` are by (model, recipe) or (model, recipe, start): how far logits lie from 0.
+    """
     folder = results_dir / "studies" / "fresh_folds_small"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 1], 40)
     folds = np.stack([np.arange(120) % 4, np.arange(120) // 3 % 4])
     logits = {
-        f"{model}_{recipe}": skill * (2.0 * labels - 1) + rng.normal(size=(2, 120))
-        for (model, recipe), skill in skills.items()
+        "_".join(of): skill * (2.0 * labels - 1) + rng.normal(size=(2, 120))
+        for of, skill in skills.items()
     }
     about = {
-        f"{model}_{recipe}": {
+        "_".join((model, recipe, *start)): {
             "kind": "yardstick" if model == "svm" else "network",
             "model": model,
             "recipe_name": recipe,
             "recipe_changes": {},
+            **({"start": {"source": start[0]}} if start else {}),
         }
-        for model, recipe in skills
+        for model, recipe, *start in skills
     }
-    if average:
-        logits["average"] = np.mean([logits[name] for name in average], axis=0)
-        models = "; ".join(about[name]["model"] for name in average)
-        about["average"] = {"kind": "average", "model": models}
+    for members in averages:
+        name = "average" if "average" not in about else "another_average"
+        logits[name] = np.mean([logits[member] for member in members], axis=0)
+        models = "; ".join(about[member]["model"] for member in members)
+        start = {key: of for key, of in about[members[-1]].items() if key == "start"}
+        about[name] = {"kind": "average", "model": models, **start}
     patients = np.array([f"{i // 2}" for i in range(120)])
     origin = np.array(["train"] * 120)
     oof = OutOfFold(origin, np.arange(120), labels, patients, folds, logits)
@@ -253,6 +259,30 @@ def test_the_weights_that_a_network_starts_from_are_noted_from_its_files(tmp_pat
     assert f"From random weights, {random}" in page
     assert "From ImageNet's weights: 4 DenseNet-121.\n" in page
     assert "dari bobot ImageNet: 3 MobileNetV3-Large." in front_of(tmp_path, "id")
+
+
+def test_a_network_from_a_file_of_weights_has_rows_of_its_own(tmp_path):
+    file, of = "chests_final.pth", {"model": "DenseNet121Chest", "recipe_name": "best"}
+    names = ("DenseNet121Chest", "best", "imagenet"), ("DenseNet121Chest", "best", file)
+    for n, (*_, source) in enumerate(names):
+        make_run(tmp_path, f"{n}_small", starting_weights={"source": source}, noise=n, **of)
+    skills = {("EfficientChestNet", "best"): 1.0, names[0]: 1.1, names[1]: 1.2}
+    averages = [["EfficientChestNet_best", "_".join(name)] for name in names]
+    oof = write_fresh_folds(tmp_path, skills, *averages)
+    page, indonesian = front_of(tmp_path), front_of(tmp_path, "id")
+    for label, name in (
+        ("4 DenseNet-121", "_".join(names[0])),
+        ("4 DenseNet-121 from chests", "_".join(names[1])),
+        ("Average of 1 and 4", "average"),
+        ("Average of 1 and 4 from chests", "another_average"),
+    ):
+        value = oof.estimate(name, "auc").value
+        assert row_of(page, label)[1].startswith(f"{value:.3f}<br>")
+        translated = label.replace("from", "dari").replace("Average of", "Rerata")
+        row_of(indonesian, translated.replace("and", "dan"))
+    assert "the average of experiments 1 and 4 from chests (2 networks)" in page
+    assert "From weights of an earlier training: 4 DenseNet-121 from chests.\n" in page
+    assert "From ImageNet's weights: 4 DenseNet-121.\n" in page
 
 
 def test_the_picture_has_a_row_for_each_of_two_recipes(tmp_path, monkeypatch):
