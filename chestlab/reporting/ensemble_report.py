@@ -285,7 +285,11 @@ def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
         if metrics.get(split) is not None
     }
     keys = ("name", "seed", "best_epoch", "epochs_run", "threshold", "threshold_ci95", "seconds")
-    of_average = {"networks": len(metrics["members"])} if "members" in metrics else {}
+    of_average = (
+        {"model": metrics["model"], "networks": len(metrics["members"])}
+        if "members" in metrics
+        else {}
+    )
     return {**{key: metrics[key] for key in keys if key in metrics}, **of_average, **figures}
 
 

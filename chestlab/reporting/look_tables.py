@@ -91,8 +91,12 @@ def looks_of(metrics: Mapping[str, Any], name: str, images: str) -> Iterator[Loo
 
 
 def networks_of(metrics: Mapping[str, Any]) -> list[str]:
-    """The networks of a run; several of a blend."""
-    return metrics["model"].split(" + ") if metrics.get("blend") else [metrics["model"]]
+    """The classes of a run's networks; several of a blend, which names them as people do."""
+    if not metrics.get("blend"):
+        return [metrics["model"]]
+    members = metrics.get("members", ())
+    stored = dict.fromkeys(member["model"] for member in members if "model" in member)
+    return list(stored) or metrics["model"].split(" + ")
 
 
 def _look(

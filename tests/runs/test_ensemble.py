@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import gc
 import json
+import shutil
 import weakref
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from chestlab.files import progress
 from chestlab.files.checkpoint import load_checkpoint
 from chestlab.files.errors import InputError
 from chestlab.reporting import comparison_plots, curves, evaluation_plots, prediction_grids
+from chestlab.reporting.look_tables import networks_of
 from chestlab.runs import run as run_module
 from chestlab.runs.ensemble import SEEDS, seeds
 from chestlab.training.averages import mean_of_logits
@@ -568,6 +570,21 @@ def test_finished_runs_are_averaged_image_by_image(fold_runs, named_npz):
     )
     page = (fold_runs / "studies/both/README.md").read_text()
     assert A in page and B in page
+
+
+def test_a_blend_names_a_network_of_timm_and_counts_its_class(fold_runs, named_npz, tmp_path):
+    results = shutil.copytree(fold_runs, tmp_path / "results")
+    path = results / B / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics |= {"model": "TimmChest", "model_arguments": {"arch": "timm/resnet18"}}
+    path.write_text(json.dumps(metrics))
+    assert blended(results, named_npz, A, B, "--name", "named") == 0
+    metrics = json.loads((results / "studies/named/metrics.json").read_text())
+    assert metrics["model"] == "TinyNet + timm/resnet18"
+    assert networks_of(metrics) == ["TinyNet", "TimmChest"]
+    looks = read_looks(results / "phantom/test_looks.csv")
+    (look,) = (look for look in looks if look.kind == "blend" and look.run.endswith("named"))
+    assert look.networks == {"TinyNet", "TimmChest"}
 
 
 def test_a_blend_replaces_itself_and_nothing_else(fold_runs, named_npz, capsys):
