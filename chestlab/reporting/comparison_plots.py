@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
         f"{name} (best)" if member["name"] == best else name
         for name, member in zip(short, members, strict=True)
     ]
-    rows = [*names, "average of all"]
+    rows = [*map(_in_lines, names), "average of all"]
     heading = _of_average(metrics)
     figure = titled_figure(f"{heading}\n{title}", body_height=0.9 + 0.42 * len(rows))
     panels = figure.subplots(1, 2, sharey=True)
@@ -227,6 +228,12 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
             by = by.replace("on its held-out fold", "out of fold")
         note += f" Best: the member that leads by {by}."
     finish(figure, path, handles, [note])
+
+
+def _in_lines(name: str, longest: int = 34) -> str:
+    """A run's name in lines that end after an underscore, to leave the panels their width."""
+    lines = textwrap.wrap(name.replace("_", "_ "), longest, break_long_words=False)
+    return "\n".join(line.replace("_ ", "_") for line in lines)
 
 
 def _best_member(metrics: Mapping[str, Any]) -> str:
