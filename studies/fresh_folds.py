@@ -6,8 +6,7 @@ Every configuration of `FROZEN`, two baselines and the averages of some networks
 cross-validated over train and val in three repeats of five folds, other divisions than the choice
 folds. Nothing is chosen by their figures, and test is not read. Each configuration that is
 evaluated on these folds is a line of `test_looks.csv`, of kind "fresh folds". What starts from
-ImageNet weights needs ``pip install -r requirements-timm.txt``, and is left out without;
-``--chests`` takes what `pretrain` has made of these weights on the 14 findings.
+ImageNet weights needs ``pip install -r requirements-timm.txt``, and is left out without.
 
 results/studies/fresh_folds_<data>/ gets logits, table, picture and a page in two languages.
 Finished folds are stored, and the same command continues where it was stopped; a configuration that
@@ -60,7 +59,6 @@ from chestlab.runs.crossval import Configuration
 from chestlab.training.recipe import as_dict, in_words, recipe_hash
 from chestlab.training.weights_sources import OTHERWISE
 from networks import Network
-from studies.imagenet_chests import CHESTS, WANTED, read_chests, record_of
 from studies.network_names import network_name, spellings
 from studies.probes import AS_TRAINED, LITE
 from studies.stored_configurations import (
@@ -94,8 +92,7 @@ class Frozen:
         network: one of `networks.NAMES`.
         recipe: name of a recipe of its script.
         changes: hyperparameters that differ from it.
-        weights: what it starts from, as ``--weights`` of its script, or `FINDINGS`, the file of
-            ``--chests``.
+        weights: what it starts from, as ``--weights`` of its script.
     """
 
     name: str
@@ -108,9 +105,6 @@ class Frozen:
 LAYER_RATES = "efficientnet_lite0_transfer"  # `transfer` as it was when this row was frozen
 ONE_RATE = "efficientnet_lite0_one_rate"
 TRANSFERRED = "efficientnet_lite0_lower_rate"  # `transfer` as it is
-CHESTS_FIRST = "efficientnet_lite0_chests"  # `transfer` from what learned the findings first
-
-FINDINGS = CHESTS["imagenet"]
 
 _AS_LONG = train_improved.BEST.epochs  # epochs, so that `report` sees as many images as `best`
 
@@ -132,18 +126,15 @@ FROZEN = (
     ),
     Frozen(ONE_RATE, LITE, "transfer", {**AS_TRAINED, "lr": 5e-4}, "imagenet"),
     Frozen(TRANSFERRED, LITE, "transfer", AS_TRAINED, "imagenet"),
-    Frozen(CHESTS_FIRST, LITE, "transfer", {}, FINDINGS),
 )
 
 AVERAGE = "average_1_and_2"
 WITH_LAYER_RATES, WITH_TRANSFER = "average_with_transfer", "average_with_lower_rate"
-WITH_CHESTS = "average_with_chests"
 
 AVERAGES = {  # rows that are the mean of other rows' logits
     AVERAGE: ("efficientchestnet", "residualchestnet"),
     WITH_LAYER_RATES: ("efficientchestnet", "residualchestnet", LAYER_RATES),
     WITH_TRANSFER: ("efficientchestnet", "residualchestnet", TRANSFERRED),
-    WITH_CHESTS: ("efficientchestnet", "residualchestnet", CHESTS_FIRST),
 }
 
 ALL_REPEATS = "_all_repeats"  # after the name of a row with the mean of the repeats' networks
@@ -164,8 +155,6 @@ COMPARISONS = (
     (ONE_RATE, LAYER_RATES),
     (TRANSFERRED, LAYER_RATES),
     (WITH_TRANSFER, AVERAGE),
-    (CHESTS_FIRST, TRANSFERRED),
-    (WITH_CHESTS, WITH_TRANSFER),
 )
 
 
@@ -189,42 +178,28 @@ class FreshFolds(StoredConfigurations):
 
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
         super().__init__(options, signals, "fresh_folds", FRESH_FOLDS_SEED, REPEATS)
-        self._check_chests()
         wanted = [frozen for frozen in FROZEN if frozen.name in options.only]
         self.to_train = [of for frozen in wanted if (of := self._configuration_of(frozen))]
 
-    def _check_chests(self) -> None:
-        """Raise `InputError` where ``--chests`` is another file than `FINDINGS` of these folds."""
-        if self.options.chests is not None:
-            learned, _ = read_chests(self.options.chests, self.splits)
-            if learned != FINDINGS:
-                raise InputError(f"--chests '{self.options.chests}': wanted is one from ImageNet")
-
     def _configuration_of(self, frozen: Frozen) -> tuple[Frozen, Network, Configuration] | None:
-        """A recipe with its `frozen_configuration`; as `_left_out` without its weights."""
-        start = frozen
-        if frozen.weights == FINDINGS:
-            if self.options.chests is None:
-                return self._left_out(frozen, WANTED)
-            start = dataclasses.replace(frozen, weights=self.options.chests)
+        """A recipe with its `frozen_configuration`.
+
+        Without the weights that it starts from, None and a line on stderr.
+
+        Raises:
+            InputError: ``--only`` asks for a recipe whose weights cannot be had.
+        """
         try:
-            return frozen, *frozen_configuration(self, start)
+            return frozen, *frozen_configuration(self, frozen)
         except InputError as error:
             if frozen.weights == "none":
                 raise
             why = str(error).removesuffix(f"; {OTHERWISE}")
             why += "; pip install -r requirements-timm.txt brings network and weights"
-        return self._left_out(frozen, why)
-
-    def _left_out(self, frozen: Frozen, why: str) -> None:
-        """Say on stderr why a recipe is not trained.
-
-        Raises:
-            InputError: ``--only`` asks for it.
-        """
-        if len(self.options.only) < len(FROZEN):
-            raise InputError(f"--only {frozen.name}: {why}")
-        print(f"NOTE: {frozen.name} is not trained: {why}", file=sys.stderr)
+            if len(self.options.only) < len(FROZEN):
+                raise InputError(f"--only {frozen.name}: {why}") from None
+            print(f"NOTE: {frozen.name} is not trained: {why}", file=sys.stderr)
+            return None
 
     def run(self) -> None:
         """Train what is neither stored nor in the results, then write the pages."""
@@ -250,10 +225,8 @@ class FreshFolds(StoredConfigurations):
             "recipe_changes": dict(frozen.changes),
             "recipe": recipe_hash(as_dict(configuration.recipe)),
         }
-        start = configuration.pretrained
-        if frozen.weights != "none" and start is not None:
-            learned = frozen.weights == FINDINGS
-            about["start"] = record_of(start, FINDINGS) if learned else start.record
+        if frozen.weights != "none" and configuration.pretrained is not None:
+            about["start"] = configuration.pretrained.record
         return about
 
     def evaluated(self, name: str, about: Mapping[str, Any], logits: np.ndarray) -> None:
@@ -266,8 +239,6 @@ class FreshFolds(StoredConfigurations):
                 logits = np.mean([self.oof.logits[name] for name in members], axis=0)
                 models = [self.configurations[name]["model"] for name in members]
                 about = {"kind": AVERAGE_KIND, "model": NETWORKS_BETWEEN.join(models)}
-                start = self.configurations[members[-1]].get("start", {})
-                about |= {"start": start} if "learned" in start else {}
                 self.put(average, about, logits)
         super().write_results()
 
@@ -409,7 +380,6 @@ def write_page(folder: Path) -> None:
             "fixed": len(COMPARISONS),
             "started": any("start" in about for about in summary["configurations"].values()),
             "missing": missing,
-            "number": wording.number,
             "thirds": {name: last for name, (*two, last) in averaged.items() if len(two) > 1},
             "failed": [name for name in oof.logits if oof.failed(name)],
         },
@@ -482,12 +452,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         title = __doc__.splitlines()[0]
         parser = comparison_parser("fresh_folds", title, write_page, frozen=True)
         add_only(parser, names)
-        parser.add_argument(
-            "--chests",
-            metavar="FILE",
-            help=f"checkpoint of studies.pretrain --net {LITE} --exclude-fold all, from ImageNet, "
-            f"which {CHESTS_FIRST} starts from (default: that is left out)",
-        )
         parser.epilog = "Networks from ImageNet weights need: pip install -r requirements-timm.txt"
         parser.set_defaults(repeats=REPEATS)
         FreshFolds(parser.parse_args(argv), signals).run()

@@ -36,7 +36,7 @@ from chestlab.training.recipe import as_dict, recipe_hash
 from chestlab.training.weights import PretrainedWeights, read_pretrained
 from networks import network
 from studies.fresh_folds import comparison_cells, comparison_table
-from studies.imagenet_chests import CHESTS, WANTED, learned_in, read_chests, record_of
+from studies.imagenet_chests import CHESTS, learned_in, read_chests, record_of
 from studies.probes import AS_TRAINED, LITE, Probe, probes
 from studies.start_tables import cells, in_words, table
 from studies.stored_configurations import (
@@ -183,7 +183,7 @@ class ImageNet(StoredConfigurations):
         if row.weights not in CHESTS.values() or row.weights in self.chests:
             return True
         if len(self.options.only) < len(ROWS):
-            raise InputError(f"--only {row.name}: {WANTED}")
+            raise InputError(f"--only {row.name}: it starts from a file: --chests FILE")
         return False
 
     def _configuration_of(self, row: Row) -> Configuration:

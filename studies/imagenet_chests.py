@@ -16,8 +16,6 @@ CHESTS = {  # what a row starts from, by what the network learned the findings f
     "none": "findings",
 }
 
-WANTED = "it starts from a file: --chests FILE"
-
 
 def read_chests(file: str, splits: CrossValidationSplits) -> tuple[str, PretrainedWeights]:
     """Read a checkpoint of `pretrain`.

@@ -418,7 +418,6 @@ def test_the_recipe_that_is_studied_and_frozen_is_the_one_that_the_script_offers
     assert dataclasses.replace(known.recipes[frozen.recipe], **frozen.changes) == studied
     over = {
         TRANSFERRED: {"efficientnet_lite0_transfer", "hog_rbf_svm"},
-        fresh_folds.CHESTS_FIRST: {TRANSFERRED, "hog_rbf_svm"},
         fresh_folds.LAYER_RATES: {"mobilenetv3_estimated", "hog_rbf_svm", "residualchestnet"},
     }
     for name, others in over.items():
@@ -427,13 +426,9 @@ def test_the_recipe_that_is_studied_and_frozen_is_the_one_that_the_script_offers
 
 @pytest.mark.parametrize(
     ("name", "row"),
-    [
-        (fresh_folds.LAYER_RATES, "as_trained"),
-        (fresh_folds.ONE_RATE, "as_trained_one_rate"),
-        (fresh_folds.CHESTS_FIRST, "imagenet_chests_lower_rate"),
-    ],
+    [(fresh_folds.LAYER_RATES, "as_trained"), (fresh_folds.ONE_RATE, "as_trained_one_rate")],
 )
-def test_other_recipes_that_were_frozen_are_still_those_that_were_studied(name, row):
+def test_recipes_that_were_frozen_before_are_still_those_that_were_studied(name, row):
     (frozen,) = (each for each in fresh_folds.FROZEN if each.name == name)
     (chosen,) = (each for each in imagenet.ROWS if each.name == row)
     recipe = dataclasses.replace(network(frozen.network).recipes[frozen.recipe], **frozen.changes)
@@ -461,14 +456,11 @@ def fresh(start, phantom_npz, tmp_path, monkeypatch):
     small = {"epochs": 1, "image_size": 32}
     frozen = fresh_folds.Frozen(TRANSFERRED, SMALL, "transfer", small, "imagenet")
     monkeypatch.setattr(fresh_folds, "FROZEN", (frozen,))
-    read = study.read_pretrained
-    monkeypatch.setattr(
-        study, "read_pretrained", lambda *of: start if of[0] == "imagenet" else read(*of)
-    )
+    monkeypatch.setattr(study, "read_pretrained", lambda choice, url: {"imagenet": start}[choice])
     monkeypatch.setattr(out_of_fold, "BOOTSTRAP_RESAMPLES", 50)
 
-    def run(*flags):
-        flags = ["--folds", "2", "--repeats", "2", "--device", "cpu", "--name", "a", *flags]
+    def run():
+        flags = ["--folds", "2", "--repeats", "2", "--device", "cpu", "--name", "a"]
         fresh_folds.main(["--data", str(phantom_npz), *flags])
         return tmp_path / "results"
 
@@ -511,46 +503,6 @@ def test_on_fresh_folds_it_starts_from_imagenet_goes_on_after_a_stop_and_is_coun
         ("README.id.md", "dimulai dari bobot ImageNet (timm, lisensi apache-2.0, SHA-256 0000"),
     ):
         assert f"- `{TRANSFERRED}` {told}" in (folder / "studies/a" / page).read_text()
-
-
-def test_on_fresh_folds_a_row_starts_from_a_file_of_what_learned_chests_first(
-    fresh,
-    chests,
-    trained,  # noqa: F811
-    monkeypatch,
-    capsys,
-):
-    name, small = fresh_folds.CHESTS_FIRST, {"epochs": 1, "image_size": 32}
-    frozen = fresh_folds.Frozen(name, SMALL, "transfer", small, fresh_folds.FINDINGS)
-    monkeypatch.setattr(fresh_folds, "FROZEN", (*fresh_folds.FROZEN, frozen))
-    for told, *flags in (
-        (f"--only {name}: it starts from a file: --chests FILE", "--only", name),
-        ("wanted is one from ImageNet", "--chests", changed(chests, starting_weights=None)),
-        ("wanted is NAME_final.pth", "--chests", changed(chests, seen=None)),
-    ):
-        with pytest.raises(SystemExit) as end:
-            fresh(*flags)
-        assert end.value.code == 2 and told in capsys.readouterr().err
-    folder = fresh() / "studies/a"
-    told = f"NOTE: {name} is not trained: it starts from a file: --chests FILE"
-    assert told in capsys.readouterr().err.splitlines()
-    missing = "Not run yet:** `efficientnet_lite0_chests`"
-    assert missing in (folder / "README.md").read_text()
-
-    trained.clear()
-    fresh("--only", name, "--chests", str(chests))
-    assert {configuration.name for configuration in trained} == {name}
-    learned = load_checkpoint(chests)["weights"]["backbone.conv_stem.weight"]
-    assert torch.equal(trained[0].model().backbone.conv_stem.weight, learned)
-    assert missing not in (folder / "README.md").read_text()
-    for page, words in (
-        ("README.md", "starts from a network that learned the 14 findings of 6 training images"),
-        (
-            "README.id.md",
-            "dimulai dari jaringan yang lebih dulu mempelajari 14 temuan pada 6 citra",
-        ),
-    ):
-        assert f"- `{name}` {words}" in (folder / page).read_text()
 
 
 def test_a_gain_is_said_with_its_verdict():
