@@ -51,17 +51,8 @@ ESTIMATED_KIND = "estimated"  # of a network's row with batch-norm statistics es
 AVERAGE_KIND = "average"  # of a row with the mean logits of others
 
 
-DIGITS = 5  # significant ones of logits in a table, which a reader downloads and opens
-
-
-def _in_digits(logit: float) -> str:
-    return f"{logit:.{DIGITS}g}"
-
-
 def _as_stored(logits: ArrayLike) -> np.ndarray:
-    values = np.asarray(logits, np.float64)
-    rounded = [float(_in_digits(value)) for value in values.ravel()]
-    return np.array(rounded).reshape(values.shape)
+    return np.asarray(logits, np.float32).astype(np.float64)
 
 
 class OutOfFold:
@@ -112,7 +103,7 @@ class OutOfFold:
         logits: Mapping[str, np.ndarray],
         classical: Collection[str] = (),
     ) -> OutOfFold:
-        """The same as after `write` and `read`: logits are rounded to `DIGITS`."""
+        """The same as after `write` and `read`: logits are rounded to float32."""
         pool = splits.pool
         assert pool.origin is not None  # of images of two splits
         of_images = pool.origin, pool.index, pool.labels, pool.patients, splits.assignment
@@ -263,7 +254,7 @@ class OutOfFold:
             PATIENT: patients,
             **{f"{FOLD} {number}": self.folds[number - 1] + 1 for number in repeats},
             **{
-                f"{name} {number}": [_in_digits(logit) for logit in logits[number - 1]]
+                f"{name} {number}": [str(logit) for logit in logits[number - 1].astype(np.float32)]
                 for name, logits in self.logits.items()
                 for number in repeats
             },
@@ -369,7 +360,7 @@ class _Table:
                     f"{len(folds)} of '{FOLD}'"
                 )
         logits = {
-            name: np.stack([self._numbers(column) for column in columns])
+            name: _as_stored(np.stack([self._numbers(column) for column in columns]))
             for name, columns in by_name.items()
         }
         return OutOfFold(origin, index, labels, patients if known.all() else None, folds, logits)
@@ -387,7 +378,9 @@ class _Table:
             values = np.array(cells, kind)
         except (ValueError, OverflowError):
             values = np.array([_number(cell, int if integers else float) for cell in cells])
-        self._check(np.isfinite(values) & (values >= low) & (values <= high), column, cells, wanted)
+        with np.errstate(over="ignore"):  # a logit is stored in float32
+            finite = np.isfinite(values.astype(np.float32))
+        self._check(finite & (values >= low) & (values <= high), column, cells, wanted)
         return values
 
     def _check(
