@@ -61,6 +61,8 @@ BASELINE = "hog_rbf_svm"
 # first layers, as it was when the study began.
 BASE = dataclasses.replace(TRANSFER, batch_norm="running", lr=5e-4, layer_decay=0.1)
 
+LOWER_RATE = {"batch_norm": "frozen", "layer_decay": 1.0, "lr": 2e-4, **AS_TRAINED}
+
 RANDOM = {"lr": 1e-3, "layer_decay": 1.0}  # no layer knows anything that a low rate would keep
 
 
@@ -97,7 +99,8 @@ ROWS = (
     Row("mobilenetv3_random", {**RANDOM, "batch_norm": "estimated"}, "none", network="mobilenetv3"),
     Row("one_rate", {"layer_decay": 1.0}),
     Row("as_trained_one_rate", {"batch_norm": "frozen", "layer_decay": 1.0, **AS_TRAINED}),
-    Row("lower_rate", {"batch_norm": "frozen", "layer_decay": 1.0, "lr": 2e-4, **AS_TRAINED}),
+    Row("lower_rate", LOWER_RATE),
+    Row("lower_rate_related", {**LOWER_RATE, "related": True, "epochs": 15}),
     Row("epochs_60", {"epochs": 60}),
     Row("size_128", {"image_size": 128}),
     Row("size_224", {"image_size": 224}),
@@ -132,6 +135,7 @@ COMPARISONS = (
     ("imagenet", "one_rate"),
     ("as_trained_one_rate", "as_trained"),
     ("lower_rate", "as_trained"),
+    ("lower_rate_related", "lower_rate"),
     ("epochs_60", "imagenet"),
     ("size_128", "imagenet"),
     ("size_224", "imagenet"),
