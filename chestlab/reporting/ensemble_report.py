@@ -285,11 +285,9 @@ def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
         if metrics.get(split) is not None
     }
     keys = ("name", "seed", "best_epoch", "epochs_run", "threshold", "threshold_ci95", "seconds")
-    of_average = (
-        {"model": metrics["model"], "networks": len(metrics["members"])}
-        if "members" in metrics
-        else {}
-    )
+    of_average = {}
+    if "members" in metrics:
+        of_average = {"model": metrics["model"], "networks": len(metrics["members"])}
     return {**{key: metrics[key] for key in keys if key in metrics}, **of_average, **figures}
 
 
