@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from chestlab.training.costs import training_memory
 from chestlab.training.recipe import Recipe
 from chestlab.training.trainer import Trainer
 from networks import Network
@@ -116,16 +115,14 @@ def training_step(known: Network, stage: Recipe, frozen: bool) -> list[tuple[int
 
 
 def compute(known: Network) -> dict[str, Any]:
-    """A step's costs on a card in each stage of the network's recipe, and its bytes of memory."""
+    """A step's costs on a card in each stage of the network's recipe."""
     recipe = known.recipe
     last = len(recipe.stages) - 1
     steps = [training_step(known, stage, k < last) for k, stage in enumerate(recipe.stages)]
-    model = known.build(**known.arguments)
     return {
         "image_size": recipe.image_size or SOURCE_SIZE,
         "operations": [len(step) for step in steps],
         "bytes": [sum(n for n, _ in step) for step in steps],
         "flops": [sum(f for _, f in step) for step in steps],
         "card_ms": {name: [1e3 * card.seconds(s) for s in steps] for name, card in CARDS.items()},
-        "memory_bytes": training_memory(model, blank(2), recipe, None),
     }

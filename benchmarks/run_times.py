@@ -194,14 +194,12 @@ def summary(measured: dict[str, Any]) -> list[list[str]]:
         early = any(s.monitor != "last" and s.patience < s.epochs for s in stages)
         of_cpu = [median(ms) for name in names for ms in measured[name]["step_ms"]]
         of_cards = [[ms for name in names for ms in measured[name]["card_ms"][c]] for c in CARDS]
-        memory = max(measured[name]["memory_bytes"] for name in names)
         rows.append(
             [
                 str(number),
                 f"`{script}`",
                 " + ".join(f"{stage.epochs} x {steps_per_epoch(stage)}" for stage in stages),
                 *(hours(total(stages, ms), early) for ms in (of_cpu, *of_cards)),
-                f"{memory / 1e6:.0f}",
             ]
         )
     return rows

@@ -26,11 +26,10 @@ from chestlab.files.errors import InputError, OneLineParser, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.files.run_files import STUDIES, read_metrics
 from chestlab.reporting.ensemble_report import SHARED, Member, write_average
-from chestlab.reporting.stored_runs import Predictions, StoredRun, read_runs
+from chestlab.reporting.stored_runs import Predictions, StoredRun, network_name, read_runs
 from chestlab.runs.flags import add_data, add_folder
 from chestlab.runs.naming import check_name, output_folders, run_name
 from chestlab.training.averages import mean_of_logits
-from chestlab.training.timm_networks import TIMM
 from studies.study import refuse_classes
 
 
@@ -75,7 +74,7 @@ def blend(options: argparse.Namespace) -> Path:
         together,
         averaged=list(splits),
         about={
-            "model": " + ".join(dict.fromkeys(map(network_of, runs))),
+            "model": " + ".join(dict.fromkeys(network_name(run.metrics) for run in runs)),
             "kind": f"{len(runs)} runs",
             "averaged": "logits",
             "blend": [run.name for run in runs],
@@ -89,12 +88,6 @@ def blend(options: argparse.Namespace) -> Path:
         },
     )
     return folder
-
-
-def network_of(run: StoredRun) -> str:
-    """The name of a run's network: of its class, or ``timm/NAME``, since those share a class."""
-    arch = (run.metrics.get("model_arguments") or {}).get("arch", "")
-    return arch if arch.startswith(TIMM) else run.metrics["model"]
 
 
 def shared_images(runs: Sequence[StoredRun], data: TwoClassData) -> dict[str, Split]:

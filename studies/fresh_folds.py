@@ -379,6 +379,7 @@ def write_page(folder: Path) -> None:
             "comparisons": len(compared),
             "fixed": len(COMPARISONS),
             "started": any("start" in about for about in summary["configurations"].values()),
+            "lowered": TRANSFERRED if TRANSFERRED in oof.logits else "",
             "missing": missing,
             "thirds": {name: last for name, (*two, last) in averaged.items() if len(two) > 1},
             "failed": [name for name in oof.logits if oof.failed(name)],

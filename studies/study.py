@@ -20,7 +20,6 @@ from chestlab.data.phantom import PHANTOM_MARK
 from chestlab.evaluation.baselines import Baseline
 from chestlab.evaluation.bootstrap import BOOTSTRAP_RESAMPLES
 from chestlab.evaluation.out_of_fold import OutOfFold
-from chestlab.evaluation.verdicts import ALPHA
 from chestlab.files import claims
 from chestlab.files.atomic import atomic_write, check_writable, make_folder, write_csv
 from chestlab.files.errors import InputError, OneLineParser
@@ -329,18 +328,8 @@ def interval_cell(wording: Wording, row: Mapping[str, Any], name: str, form: str
 
 
 def p_cell(p: float, wording: Wording = ENGLISH) -> str:
-    """The text of a p-value; ``n/a`` where there is none.
-
-    With three decimals, or as many more as show on which side of `ALPHA` it lies.
-    """
-    if math.isnan(p):
-        return MISSING
-    if p < 0.001:
-        return f"< {wording.number(0.001)}"
-    decimals = 3
-    while (round(p, decimals) <= ALPHA) != (p <= ALPHA):
-        decimals += 1
-    return wording.number(p, f".{decimals}f")
+    """The text of a p-value; ``n/a`` where there is none."""
+    return MISSING if math.isnan(p) else wording.p_value(p)
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -69,7 +69,10 @@ def draw_comparison(runs: Sequence[Mapping[str, Any]], path: Path | str, *, titl
     Raises:
         OSError: ``path`` cannot be written.
     """
-    figure = titled_figure(f"{_highest(runs)}\n{title}", body_height=1.1 + 0.31 * len(runs))
+    names = [_in_lines(f"{run['name']}  {run['number']}", longest=40) for run in runs]
+    lines = sum(name.count("\n") for name in names)
+    height = 1.1 + 0.31 * len(runs) + 0.15 * lines
+    figure = titled_figure(f"{_highest(runs)}\n{title}", body_height=height)
     panels = figure.subplots(1, 3, sharey=True, width_ratios=(1.6, 1.6, 0.9))
     columns = (
         ("accuracy", "interval", 100, "accuracy (%)"),
@@ -85,7 +88,6 @@ def draw_comparison(runs: Sequence[Mapping[str, Any]], path: Path | str, *, titl
             _draw_costs(axes, runs, key)
     panels[0].axvline(GOAL_PERCENT, zorder=1, **GOAL_LINE)
     panels[1].axvline(0.5, zorder=1, **CHANCE)
-    names = [f"{run['name']}  {run['number']}" for run in runs]
     panels[0].set_yticks(range(len(runs)), names, fontsize=SMALL)
     panels[0].set_ylim(len(runs) - 0.4, -0.6)
     handles = [
@@ -181,10 +183,9 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
     """
     members = metrics["members"]
     best = _best_member(metrics)
-    short = _without_common_end([m["name"] for m in members])
     names = [
         f"{name} (best)" if member["name"] == best else name
-        for name, member in zip(short, members, strict=True)
+        for name, member in zip(_member_names(members), members, strict=True)
     ]
     rows = [*map(_in_lines, names), "average of all"]
     heading = _of_average(metrics)
@@ -228,6 +229,14 @@ def draw_members(metrics: Mapping[str, Any], path: Path | str, *, title: str) ->
             by = by.replace("on its held-out fold", "out of fold")
         note += f" Best: the member that leads by {by}."
     finish(figure, path, handles, [note])
+
+
+def _member_names(members: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What members are called: averages of different networks by these, others by their runs."""
+    models = [member.get("model", "") for member in members]
+    if all(models) and len(set(models)) == len(members):
+        return [f"{m['model']}, {m['networks']} folds" for m in members]
+    return _without_common_end([member["name"] for member in members])
 
 
 def _in_lines(name: str, longest: int = 34) -> str:

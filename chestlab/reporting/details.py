@@ -16,7 +16,7 @@ from chestlab.data.splits import CLASS_NAMES
 from chestlab.evaluation.looks import FILE_NAME, Look
 from chestlab.reporting import comparison_plots
 from chestlab.reporting.fold_table import cross_validation_table
-from chestlab.reporting.look_tables import look_table, looks_at_images_of
+from chestlab.reporting.look_tables import look_table, looks_at_images_of, looks_at_others
 from chestlab.reporting.page import Wording, escaped, link, markdown_table, render
 from chestlab.reporting.pairs import pairs_section
 from chestlab.reporting.run_tables import (
@@ -40,6 +40,7 @@ def details_page(
     runs: Sequence[StoredRun],
     looks: Sequence[Look],
     pages: Mapping[str, str],
+    leads: str,
 ) -> str:
     """The text of the page.
 
@@ -50,6 +51,7 @@ def details_page(
         runs: that it shows.
         looks: at any test images.
         pages: addresses of other pages: ``front``, and ``translation`` where there is one.
+        leads: `front_page.FrontPage.leads`.
     """
     groups = by_source(runs)
     stems = Counter(group[0].stem for group in groups)
@@ -62,6 +64,7 @@ def details_page(
         say=wording.say,
         pages=pages,
         sources=sections,
+        leads=leads,
         phantom_mark=PHANTOM_MARK if all(run.phantom for run in runs) else "",
         files=[
             (escaped(run.short_name), link(page_dir, run.folder), file_links(page_dir, run.folder))
@@ -129,7 +132,7 @@ def _source_section(
     if tested:
         patients = read_patients(results_dir, tested[0], "test")
         best = {key: best_on_test(tested, key, patients) for key in ("accuracy", "auc")}
-    looks = looks_at_images_of(group, looks)
+    others, looks = looks_at_others(group, looks), looks_at_images_of(group, looks)
     names, table = names_path(results_dir, first.source), page_dir / FILE_NAME
     unit = first.metrics.get("bootstrap_unit")
     picture, pairs = "", None
@@ -143,6 +146,7 @@ def _source_section(
         "names": link(page_dir, names) if names.exists() else "",
         "runs": run_table(wording, page_dir, group, best, looks),
         "looks": look_table(wording, looks),
+        "other_looks": wording.number(others, "d") if others else "",
         "looks_file": f"[{FILE_NAME}]({FILE_NAME})" if table.exists() else FILE_NAME,
         "unit": wording.say("patient" if unit == "patient" else "image"),
         "folds": _out_of_fold_line(wording, group),

@@ -30,8 +30,8 @@ from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores, threshold_in_w
 from chestlab.files.atomic import atomic_write
 from chestlab.files.run_files import results_dir_of
 from chestlab.reporting.lab_report import report_on
-from chestlab.reporting.look_tables import recipe_text
-from chestlab.reporting.stored_runs import member_warning
+from chestlab.reporting.look_tables import networks_of, recipe_text
+from chestlab.reporting.stored_runs import member_warning, network_name
 from chestlab.training.recipe import recipe_hash
 
 SHARED = (
@@ -228,7 +228,7 @@ def _look(
     about: Mapping[str, Any],
 ) -> Look:
     """The line that counts the evaluation of an average on test; its members have their own."""
-    networks = dict.fromkeys(member.metrics["model"] for member in members)
+    networks = dict.fromkeys(name for m in members for name in networks_of(m.metrics))
     names = dict.fromkeys(recipe_text(member.metrics) for member in members)
     return Look(
         run=folder.name,
@@ -287,7 +287,9 @@ def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("name", "seed", "best_epoch", "epochs_run", "threshold", "threshold_ci95", "seconds")
     of_average = {}
     if "members" in metrics:
-        of_average = {"model": metrics["model"], "networks": len(metrics["members"])}
+        of_average = {"model": network_name(metrics), "networks": len(metrics["members"])}
+        if "starting_weights" in metrics:
+            of_average["starting_weights"] = metrics["starting_weights"]
     return {**{key: metrics[key] for key in keys if key in metrics}, **of_average, **figures}
 
 

@@ -20,6 +20,20 @@ from chestlab.files.run_files import STUDIES
 Read = TypeVar("Read")
 
 
+@dataclass(frozen=True)
+class Lead:
+    """Difference in AUC with its p-value, before and after Holm's correction."""
+
+    gain: Estimate
+    p: float
+    p_holm: float
+
+    @property
+    def certain(self) -> bool:
+        """Whether the first is above the second beyond chance."""
+        return self.p_holm < ALPHA and self.gain.value > 0
+
+
 @dataclass(frozen=True, eq=False)
 class FreshFolds:
     """The frozen recipes on folds that nothing was chosen on, as `studies.fresh_folds` stores them.
@@ -57,12 +71,12 @@ class FreshFolds:
             if about["kind"] == NETWORK_KIND and about["model"] in names
         ]
 
-    def clearly_below(self, name: str, others: Sequence[str]) -> set[str]:
-        """The configurations with a lower AUC, after Holm's correction for all ``others``."""
+    def leads(self, name: str, others: Sequence[str]) -> dict[str, Lead]:
+        """By how much a configuration's AUC is above each of ``others``, corrected for them all."""
         gains = [self.gain(name, other) for other in others]
-        adjusted = holm([p_value(gain, 0) for gain in gains])
-        known = zip(others, gains, adjusted, strict=True)
-        return {other for other, gain, p in known if p < ALPHA and gain.value > 0}
+        p_values = [p_value(gain, 0) for gain in gains]
+        known = zip(others, gains, p_values, holm(p_values), strict=True)
+        return {other: Lead(gain, p, p_holm) for other, gain, p, p_holm in known}
 
     def gain(self, name: str, other: str) -> Estimate:
         """Difference in AUC of two configurations."""

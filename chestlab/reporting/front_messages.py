@@ -28,14 +28,15 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "tertentu. Dihasilkan oleh `python visualize.py --lang id` dari berkas percobaan.",
     ),
     "best_fresh": (
-        "**Best so far: {best}, with an AUC of {auc} and an accuracy of {accuracy}** on fresh "
-        "folds: {repeats} x {folds}-fold cross-validation over the {of} of train and val in "
-        "`{source}`, in new divisions that were not used to choose any recipe. As the highest of "
-        "{rows} rows these figures are optimistic.",
-        "**Terbaik sejauh ini: {best}, dengan AUC {auc} dan akurasi {accuracy}** pada fold "
-        "baru: validasi silang {folds} fold yang diulang {repeats} kali atas {of} (train dan "
-        "val) dalam `{source}`, dengan pembagian baru yang tidak pernah dipakai untuk memilih "
-        "resep. Sebagai yang tertinggi dari {rows} baris, angka ini optimistis.",
+        "**Best so far: {best}, with an AUC of {auc} and an accuracy of {accuracy}** on [fresh "
+        "folds]({page}): {repeats} x {folds}-fold cross-validation over the {of} of train and val "
+        "in `{source}`, in other divisions than those on which recipes were chosen. As the highest "
+        "of {rows} rows these figures are optimistic ({measured} configurations were measured).",
+        "**Terbaik sejauh ini: {best}, dengan AUC {auc} dan akurasi {accuracy}** pada [fold "
+        "baru]({page}): validasi silang {folds} fold yang diulang {repeats} kali atas {of} (train "
+        "dan val) dalam `{source}`, dengan pembagian yang berbeda dari yang dipakai untuk memilih "
+        "resep. Sebagai yang tertinggi dari {rows} baris, angka ini optimistis ({measured} "
+        "konfigurasi diukur di sana).",
     ),
     "best_val": (
         "**Not measured yet on fresh folds.** Highest AUC on validation images, which also choose "
@@ -48,6 +49,21 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "differences.",
         "AUC-nya di atas {others}: p di bawah 0,05 setelah koreksi Holm atas {n} selisihnya.",
     ),
+    "leads_title": (
+        "The lead of the best row over the others, in numbers",
+        "Keunggulan baris terbaik atas yang lain, dalam angka",
+    ),
+    "leads_note": (
+        "Differences in AUC on fresh folds with 95 % intervals; Holm: corrected for all rows of "
+        "this table. The best row was picked as the highest first, which these p do not allow for.",
+        "Selisih AUC pada fold baru dengan selang 95 %; Holm: dikoreksi untuk semua baris tabel "
+        "ini. Baris terbaik lebih dulu dipilih sebagai yang tertinggi; p ini tidak memperhitungkan "
+        "pemilihan itu.",
+    ),
+    "head_lead_over": ("over", "atas"),
+    "head_lead": ("AUC, difference", "AUC, selisih"),
+    "head_p": ("p", "p"),
+    "head_p_holm": ("p, Holm", "p, Holm"),
     "unmeasured": (
         "{n} networks of the table are not measured there yet, so one of them may be better.",
         "{n} jaringan di tabel belum diukur di sana, jadi salah satunya mungkin lebih baik.",
@@ -189,14 +205,14 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         '"{size} px": foto rontgen yang sama, dari berkas {size} x {size} piksel',
     ),
     "picture_front": (
-        "Every experiment as a point with its 95 % interval, against the best baseline",
-        "Setiap eksperimen sebagai titik dengan selang 95 %, beserta pembanding terbaik",
+        "The figures of the table as points with 95 % intervals, against the best baseline",
+        "Angka tabel sebagai titik dengan selang 95 %, beserta pembanding terbaik",
     ),
     "more_pages": (
-        "More: [how figures are computed, every run, pairs, costs, looks at test]({details})"
-        "{studies}",
-        "Selengkapnya: [cara angka dihitung, setiap percobaan, pasangan, biaya, evaluasi data uji]"
-        "({details}){studies}",
+        "More: [how figures are computed, every run, pairs, the best row's lead, "
+        "costs, looks at test]({details}){studies}",
+        "Selengkapnya: [cara angka dihitung, setiap percobaan, pasangan, keunggulan baris "
+        "terbaik, biaya, evaluasi data uji]({details}){studies}",
     ),
     "more_studies": (
         " · [studies: what each switch does, more images, fresh folds]({file})",

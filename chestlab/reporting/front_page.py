@@ -13,7 +13,7 @@ import numpy as np
 from chestlab.evaluation.looks import NETWORKS_BETWEEN
 from chestlab.evaluation.tasks import GOAL
 from chestlab.evaluation.verdicts import Estimate
-from chestlab.reporting.fresh_results import FreshFolds, Seeds
+from chestlab.reporting.fresh_results import FreshFolds, Lead, Seeds
 from chestlab.reporting.front_gains import Gains
 from chestlab.reporting.front_notes import data_note, size_notes, table_notes
 from chestlab.reporting.front_plots import Interval, Point, draw_front
@@ -26,7 +26,15 @@ from chestlab.reporting.front_rows import (
     table_rows,
     title_of,
 )
-from chestlab.reporting.page import NOTHING, Wording, escaped, markdown_table, unbroken
+from chestlab.reporting.page import (
+    NOTHING,
+    Wording,
+    escaped,
+    in_language,
+    link,
+    markdown_table,
+    unbroken,
+)
 from chestlab.reporting.run_tables import best_on_test, model_name
 from chestlab.reporting.stored_runs import StoredRun, networks_of, read_patients
 
@@ -103,7 +111,6 @@ class FrontPage:
                 "best_val", best=self._name(best), auc=auc, of=self._images("val"), source=source
             )
         best = max(measured, key=self._fresh_auc)
-        unclear = self._unclear(best)
         text = say(
             "best_fresh",
             best=self._name(best),
@@ -114,13 +121,15 @@ class FrontPage:
             repeats=fresh.summary["repeats"],
             folds=fresh.summary["folds"],
             rows=sum(row.fresh is not None for row in self.rows),
+            measured=len(fresh.configurations),
+            page=link(self.page_dir, in_language(self.wording, fresh.folder / "README.md")),
         )
-        others = [row for row in self.rows if row.fresh and row.fresh != best.fresh]
-        beaten = [row for row in others if row not in unclear]
-        for key, rows in (("lead_certain", beaten), ("lead_uncertain", unclear)):
+        leads = self._leads(best)
+        for key, certain in (("lead_certain", True), ("lead_uncertain", False)):
+            rows = [row for row, lead in leads if lead.certain == certain]
             if rows:
                 names = self.wording.listed(map(self._name, rows))
-                text += f" {say(key, others=names, n=len(others))}"
+                text += f" {say(key, others=names, n=len(leads))}"
         unmeasured = sum(row.fresh is None and row.kind == "network" for row in self.rows)
         return f"{text} {say('unmeasured', n=unmeasured)}" if unmeasured else text
 
@@ -284,7 +293,7 @@ class FrontPage:
             measured = [row for row in self.rows if row.fresh]
             if len(measured) > 1:
                 best = max(measured, key=self._fresh_auc)
-                if not self._unclear(best):
+                if all(lead.certain for _, lead in self._leads(best)):
                     bold.add(("fresh", best.fresh))
         tested = [row.run for row in self.rows if row.run and "test" in row.run.predictions]
         tested = [
@@ -300,12 +309,30 @@ class FrontPage:
                     bold.add((key, best.name))
         return bold
 
-    def _unclear(self, best: Row) -> list[Row]:
-        """The rows whose AUC on fresh folds may be as high as the best one's."""
+    def _leads(self, best: Row) -> list[tuple[Row, Lead]]:
+        """The other rows with an AUC on fresh folds, and by how much the best one's is above."""
         assert self.fresh is not None
         others = [row for row in self.rows if row.fresh and row.fresh != best.fresh]
-        below = self.fresh.clearly_below(str(best.fresh), [str(row.fresh) for row in others])
-        return [row for row in others if row.fresh not in below]
+        leads = self.fresh.leads(str(best.fresh), [str(row.fresh) for row in others])
+        return [(row, leads[str(row.fresh)]) for row in others]
+
+    def leads(self) -> str:
+        """A table of what `sentences` says of the best row's lead; empty where there is none."""
+        measured = [row for row in self.rows if row.fresh and row.kind != "baseline"]
+        leads = self._leads(max(measured, key=self._fresh_auc)) if measured else []
+        number = self.wording.number
+        rows = [
+            [
+                escaped(row.label),
+                f"{number(lead.gain.value, '+.3f')} "
+                f"{self.wording.interval((lead.gain.low, lead.gain.high), '+.3f')}",
+                self.wording.p_value(lead.p),
+                self.wording.p_value(lead.p_holm),
+            ]
+            for row, lead in leads
+        ]
+        heads = [self.wording.say(f"head_{key}") for key in ("lead_over", "lead", "p", "p_holm")]
+        return markdown_table(heads, rows, left=1) if rows else ""
 
     # picture
 

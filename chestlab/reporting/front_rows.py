@@ -31,6 +31,8 @@ class Row:
         run: whose figures of val and test it shows, or None.
         seeds: whose means it shows instead, or None.
         fresh: name of its configuration on the fresh folds, or None.
+        random_start: starts from random numbers where the report's experiment does not, as a run
+            of the same network says; for rows without a run.
     """
 
     label: str
@@ -39,6 +41,7 @@ class Row:
     run: StoredRun | None = None
     seeds: Seeds | None = None
     fresh: str | None = None
+    random_start: bool = False
 
     @property
     def metrics(self) -> Mapping[str, Any]:
@@ -213,7 +216,9 @@ def _with_fresh_folds(
         if names and not same and titles[row.subject[0]] == 1:
             about = fresh.configurations[names[0]]
             label = ", ".join((_numbered(wording, row.metrics), *_in_words(about)))
-            found.append(Row(label, page, "network", fresh=names[0]))
+            noted = bool((row.metrics.get("starting_weights") or {}).get("note"))
+            as_noted = noted and _source(about) == "none"
+            found.append(Row(label, page, "network", fresh=names[0], random_start=as_noted))
     return found
 
 

@@ -14,7 +14,7 @@ from chestlab.data.splits import CLASS_NAMES, SPLITS
 from chestlab.evaluation.metrics import calibration, effective_patients
 from chestlab.evaluation.tasks import GOAL
 from chestlab.reporting.messages import MESSAGES
-from chestlab.reporting.stored_runs import StoredRun, read_patients
+from chestlab.reporting.stored_runs import StoredRun, network_name, read_patients
 
 WINDOW = 10  # last epochs, at most, over which the validation accuracy is followed
 
@@ -106,9 +106,9 @@ def facts_of(
 
 
 def _model(run: StoredRun) -> str:
-    """The network's class, or a baseline's name in the language of the page."""
+    """The `network_name`, or a baseline's name in the language of the page."""
     key = f"baseline_{(run.metrics.get('recipe') or {}).get('name')}"
-    return Term(key) if run.kind == "baseline" and key in MESSAGES else run.metrics["model"]
+    return Term(key) if run.kind == "baseline" and key in MESSAGES else network_name(run.metrics)
 
 
 def _is_known(value: Any) -> bool:

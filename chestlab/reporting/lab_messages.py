@@ -61,17 +61,21 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
         "{model} memiliki {parameters} parameter dan dimulai dari {start}.",
     ),
     "network_average": (
-        "The average consists of {members} networks, with {parameters} parameters together. Each "
-        "of them starts from {start}.",
-        "Rerata ini terdiri atas {members} jaringan dengan total {parameters} parameter. "
-        "Masing-masing dimulai dari {start}.",
+        "The average consists of {members} networks, with {parameters} parameters together.",
+        "Rerata ini terdiri atas {members} jaringan dengan total {parameters} parameter.",
     ),
     "network_average_of_runs": (
         "The average consists of {members} averages with {networks} networks in all, which have "
-        "{parameters} parameters together. Each network starts from {start}.",
+        "{parameters} parameters together.",
         "Rerata ini terdiri atas {members} rerata dengan {networks} jaringan seluruhnya dan total "
-        "{parameters} parameter. Setiap jaringan dimulai dari {start}.",
+        "{parameters} parameter.",
     ),
+    "start_of_each": (
+        "Each network starts from {start}.",
+        "Setiap jaringan dimulai dari {start}.",
+    ),
+    "starts_of_networks": ("Of these networks, {starts}.", "Dari jaringan itu, {starts}."),
+    "start_of_some": ("{n} start from {start}", "{n} dimulai dari {start}"),
     "several": ("several", "beberapa"),
     "not_pretrained": (
         "In the course report this network starts from ImageNet's weights, so that this run is not "

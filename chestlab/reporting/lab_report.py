@@ -12,6 +12,7 @@ import contextlib
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from chestlab.reporting.page import escaped, link, render
 from chestlab.reporting.stored_runs import (
     StoredRun,
     kind_of_average,
+    network_name,
     networks_of,
     read_history,
     read_two_class_run,
@@ -342,10 +344,11 @@ class _Page:
         say, facts = self.wording.say, self.facts
         values = {key: facts[key] for key in ("parameters", "start")}
         if "members" not in self.metrics:
-            parts = [say("network", model=escaped(self.metrics["model"]), **values)]
+            parts = [say("network", model=escaped(network_name(self.metrics)), **values)]
         else:
             of_runs = "_of_runs" if kind_of_average(self.metrics) == "runs" else ""
             parts = [say(f"network_average{of_runs}", **self._counts(), **values)]
+            parts.append(self._starts_of_members())
         if (self.metrics.get("starting_weights") or {}).get("note"):
             parts.append(say("not_pretrained"))
         if blocks is None and not self.metrics.get("blend"):
@@ -353,6 +356,18 @@ class _Page:
         elif "members" in self.metrics and blocks is not None:
             parts.append(say("blocks_of_one"))
         return " ".join(parts)
+
+    def _starts_of_members(self) -> str:
+        """What the networks of an average start from: of averages of runs, each may differ."""
+        say, networks = self.wording.say, Counter[str]()
+        for member in self.metrics["members"] if self.metrics.get("blend") else ():
+            start = member.get("starting_weights") or self.metrics.get("starting_weights")
+            text = _start_in_words(self.wording, _starts_from({"starting_weights": start}))
+            networks[text] += member.get("networks", 1)
+        if len(networks) < 2:
+            return say("start_of_each", start=self.facts["start"])
+        parts = [say("start_of_some", n=n, start=start) for start, n in networks.items()]
+        return say("starts_of_networks", starts=self.wording.listed(parts))
 
     def _counts(self) -> dict[str, Any]:
         """Members of an average, and networks of an average of averages."""
@@ -442,13 +457,15 @@ def _starts_from(metrics: Mapping[str, Any]) -> str:
     return (metrics.get("starting_weights") or {}).get("source", "none")
 
 
+def _start_in_words(wording: LabWording, start: str) -> str:
+    known = {"none": "start_random", "imagenet": "start_imagenet"}
+    return wording.say(known.get(start, "start_file"), source=start)
+
+
 def _words(wording: LabWording, metrics: Mapping[str, Any]) -> dict[str, str]:
     """Facts in words: parameters, what the network starts from, torchvision's name of it."""
-    start = _starts_from(metrics)
-    known = {"none": "start_random", "imagenet": "start_imagenet"}
-    text = wording.say(known.get(start, "start_file"), source=start)
     return {
         "parameters": wording.number(metrics.get("parameters"), ","),
-        "start": text,
+        "start": _start_in_words(wording, _starts_from(metrics)),
         "arch": (metrics.get("model_arguments") or {}).get("arch", metrics["model"]),
     }

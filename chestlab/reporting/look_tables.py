@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from chestlab.evaluation.looks import (
 )
 from chestlab.files.run_files import UNFINISHED, results_dir_of
 from chestlab.reporting.page import NOTHING, Wording, escaped, markdown_table
-from chestlab.reporting.stored_runs import StoredRun, names_path
+from chestlab.reporting.stored_runs import StoredRun, names_path, network_name
 from chestlab.training.recipe import in_words, recipe_hash
 
 RECONSTRUCTED = "reconstructed"
@@ -40,7 +41,12 @@ def all_looks(results_dir: Path) -> list[Look]:
     folders = (results_dir, results_dir / "phantom")
     looks = [look for folder in folders for look in read_looks(folder / FILE_NAME)]
     stored = [look for folder in folders for look in reconstructed(folder)]
-    written, there = ({(look.run, look.kind) for look in of} for of in (looks, stored))
+    names = {(look.run, look.kind): look.network for look in stored}
+    looks = [  # older lines name a network by a class that it shares
+        dataclasses.replace(look, network=names.get((look.run, look.kind), look.network))
+        for look in looks
+    ]
+    written, there = {(look.run, look.kind) for look in looks}, set(names)
     moved = Counter(_subject(look) for look in looks if (look.run, look.kind) not in there)
     for look in stored:
         if (look.run, look.kind) in written:
@@ -91,9 +97,9 @@ def looks_of(metrics: Mapping[str, Any], name: str, images: str) -> Iterator[Loo
 
 
 def networks_of(metrics: Mapping[str, Any]) -> list[str]:
-    """The classes of a run's networks; several of a blend, which names them as people do."""
+    """The names of a run's networks; several of a blend, which names them as people do."""
     if not metrics.get("blend"):
-        return [metrics["model"]]
+        return [network_name(metrics)]
     members = metrics.get("members", ())
     stored = dict.fromkeys(member["model"] for member in members if "model" in member)
     return list(stored) or metrics["model"].split(" + ")
@@ -141,6 +147,14 @@ def looks_at_images_of(group: Sequence[StoredRun], looks: Sequence[Look]) -> lis
     images = {look.images for look in looks if look.data == sha256 and look.run in names}
     images = images or {image_set_of(results_dir_of(group[0].folder), group[0].metrics)}
     return [look for look in looks if look.images in images]
+
+
+def looks_at_others(group: Sequence[StoredRun], looks: Sequence[Look]) -> int:
+    """How many looks there are at other test images of a source, such as with all 14 findings."""
+    sha256, shown = group[0].metrics["data"]["sha256"], looks_at_images_of(group, looks)
+    images = {look.images for look in shown}
+    of_source = [look for look in looks if look.data == sha256 and look.kind in KINDS]
+    return sum(look.images not in images for look in of_source)
 
 
 def look_count(run: StoredRun, looks: Sequence[Look]) -> int:

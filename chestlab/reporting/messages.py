@@ -200,6 +200,12 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
     "look_explain": ("Grad-CAM of test images", "Grad-CAM citra uji"),
     "look_mistakes": ("pages of the wrong predictions", "halaman prediksi yang salah"),
     "versions_changed": ("{n}: changed after a look", "{n}: diubah setelah evaluasi"),
+    "other_looks": (
+        "{n} more looks are at other sets of this file's test images, such as all of them with the "
+        "14 findings; they are lines of the same file, and not counted above.",
+        "{n} evaluasi lagi memakai kumpulan lain dari citra uji berkas ini, misalnya semuanya "
+        "dengan 14 temuan; semuanya tercatat di berkas yang sama, dan tidak dihitung di atas.",
+    ),
     "below_looks": (
         "A look is an evaluation of predictions of the test images against their labels; each is a "
         "line of {table}. The same X-rays in another size are the same images. The last "
@@ -271,6 +277,8 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
         "Each image is predicted by the one model that was fitted without its fold. The AUC is the "
         "mean over the folds of the AUC within a fold, as on the pages of the studies; the page of "
         "a run ranks all images together, whichever model predicted them, and so has another one. "
+        "A study that has trained the same recipe with the same seed again, on another processor "
+        "or version of PyTorch, has another figure. "
         "95 % intervals: a bootstrap of patients (of images, where patients are unknown), the "
         "differences paired; none where the folds cannot be told. They are of one division into "
         "folds and one training each and leave out how much training again would change a figure, "
@@ -282,8 +290,10 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
         "Setiap citra diprediksi oleh satu-satunya model yang dilatih tanpa fold citra itu. AUC "
         "adalah rerata antar-fold dari AUC di dalam fold, seperti di halaman studi; halaman sebuah "
         "run mengurutkan semua citra bersama, dari model mana pun prediksinya, sehingga angkanya "
-        "berbeda. Selang 95 %: bootstrap atas pasien (atas citra bila pasien tidak diketahui), "
-        "selisihnya berpasangan; tanpa selang bila fold tidak dapat diketahui. Angkanya berasal "
+        "berbeda. Studi yang melatih lagi resep dan seed yang sama, dengan prosesor atau versi "
+        "PyTorch lain, mendapat angka lain. Selang 95 %: bootstrap atas pasien (atas citra bila "
+        "pasien tidak diketahui), selisihnya berpasangan; tanpa selang bila fold tidak dapat "
+        "diketahui. Angkanya berasal "
         "dari satu pembagian fold dan satu kali pelatihan; seberapa jauh pelatihan ulang akan "
         "mengubahnya tidak ikut diperhitungkan, sehingga angka ini tidak memutuskan apa pun "
         "tentang resep. "

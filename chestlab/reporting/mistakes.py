@@ -26,7 +26,7 @@ from chestlab.files.run_files import results_dir_of
 from chestlab.reporting import prediction_grids
 from chestlab.reporting.look_tables import networks_of, recipe_text
 from chestlab.reporting.page import escaped, markdown_table, render
-from chestlab.reporting.stored_runs import Predictions, StoredRun
+from chestlab.reporting.stored_runs import Predictions, StoredRun, network_name
 from chestlab.training.recipe import recipe_hash
 
 WARNING = "Look at the test images only after the recipe is final."
@@ -85,7 +85,7 @@ def _write_page(run: StoredRun, data: TwoClassData) -> Path:
     text = render(
         "mistakes.md.j2",
         name=run.name,
-        model=escaped(run.metrics["model"]),
+        model=escaped(network_name(run.metrics)),
         source=escaped(run.source),
         positive=CLASS_NAMES[1],
         threshold=f"{threshold:.2f}",

@@ -86,6 +86,7 @@ class _Report:
             "details": folder / DETAILS[language],
             "studies": folder / STUDIES / PAGES[language],
         }
+        front = self._front_page(folder, runs, studies)
         texts = {
             "details": details_page(
                 self.wording,
@@ -94,6 +95,7 @@ class _Report:
                 runs,
                 self.looks,
                 self._around(paths, "details"),
+                front.leads(),
             )
         }
         if studies:
@@ -103,7 +105,7 @@ class _Report:
             texts["studies"] = studies_page(self.wording, place, studies, around)
         for name, text in texts.items():
             atomic_write(paths[name], text)
-        atomic_write(paths["front"], self._front(folder, runs, studies, paths))
+        atomic_write(paths["front"], self._front(front, folder, runs, studies, paths))
         return [
             paths[name] for name in ("front", "details", "studies") if name in ("front", *texts)
         ]
@@ -119,19 +121,26 @@ class _Report:
                 around["language"] = MESSAGES["language"][LANGUAGES.index(code)]
         return around
 
+    def _front_page(
+        self, folder: Path, runs: Sequence[StoredRun], studies: Sequence[Path]
+    ) -> FrontPage:
+        """What the first page says."""
+        main, fresh = self._main_images(runs)
+        keys = {run.metrics["data"]["sha256"] for run in main}
+        seeds = [study for study in self.seeds if study.about["data"]["sha256"] in keys]
+        ablations = [path for path in studies if _sha256_of(path / "ablation.json") in keys]
+        return FrontPage(self.wording, self.results_dir, folder, main, fresh, seeds, ablations)
+
     def _front(
         self,
+        page: FrontPage,
         folder: Path,
         runs: Sequence[StoredRun],
         studies: Sequence[Path],
         paths: dict[str, Path],
     ) -> str:
         """The text of the first page, whose picture is drawn."""
-        main, fresh = self._main_images(runs)
-        keys = {run.metrics["data"]["sha256"] for run in main}
-        seeds = [study for study in self.seeds if study.about["data"]["sha256"] in keys]
-        ablations = [path for path in studies if _sha256_of(path / "ablation.json") in keys]
-        page = FrontPage(self.wording, self.results_dir, folder, main, fresh, seeds, ablations)
+        keys = {run.metrics["data"]["sha256"] for run in page.runs}
         picture = (
             "experiments.png"
             if self.wording.language == "en"
@@ -147,7 +156,7 @@ class _Report:
             page=page,
             picture=picture,
             unit=self.wording.say(
-                "patient" if main[0].metrics.get("bootstrap_unit") == "patient" else "image"
+                "patient" if page.runs[0].metrics.get("bootstrap_unit") == "patient" else "image"
             ),
             details=details,
             studies=link(folder, paths["studies"]) if studies else "",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chestlab.evaluation.verdicts import ALPHA
 from chestlab.reporting.messages import LANGUAGES, MESSAGES
 from chestlab.reporting.numbers import readable_number
 
@@ -68,6 +69,15 @@ class Wording:
         digits = re.fullmatch(r"\.(\d+)g", form)
         text = readable_number(value, int(digits[1])) if digits else format(value, form)
         return text.translate(str.maketrans(".,", ",.")) if self.column else text
+
+    def p_value(self, p: float) -> str:
+        """With three decimals, or as many more as show on which side of `ALPHA` it lies."""
+        if p < 0.001:
+            return f"< {self.number(0.001)}"
+        decimals = 3
+        while (round(p, decimals) <= ALPHA) != (p <= ALPHA):
+            decimals += 1
+        return self.number(p, f".{decimals}f")
 
     def percent(self, value: float) -> str:
         """A fraction in 0..1 in percent."""

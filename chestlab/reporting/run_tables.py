@@ -17,7 +17,7 @@ from chestlab.reporting.look_tables import look_count, recipe_text
 from chestlab.reporting.messages import MESSAGES
 from chestlab.reporting.page import NOTHING, Wording, escaped, link, markdown_table, unbroken
 from chestlab.reporting.pairs import clearly_above, difference
-from chestlab.reporting.stored_runs import StoredRun, kind_of_average, read_patients
+from chestlab.reporting.stored_runs import StoredRun, kind_of_average, network_name, read_patients
 
 Best = tuple[StoredRun, list[StoredRun]]
 
@@ -110,11 +110,11 @@ def _test_cells(wording: Wording, test: Mapping[str, Any] | None, winner_of: set
 
 
 def model_name(wording: Wording, run: StoredRun) -> str:
-    """The network's class, or what a baseline is called in the page's language."""
+    """The `network_name`, or what a baseline is called in the page's language."""
     key = f"baseline_{(run.metrics.get('recipe') or {}).get('name')}"
     if run.kind == "baseline" and key in MESSAGES:
         return wording.say(key)
-    return run.metrics["model"]
+    return network_name(run.metrics)
 
 
 def _time(wording: Wording, seconds: float | None, device: str | None) -> str:

@@ -202,6 +202,12 @@ def shortened(text: str, length: int = 100) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
+def network_name(metrics: Mapping[str, Any]) -> str:
+    """The class of a run's network, or ``timm/NAME``: networks of a library share a class."""
+    arch = (metrics.get("model_arguments") or {}).get("arch", "")
+    return arch if "/" in arch else metrics["model"]
+
+
 def kind_of_average(metrics: Mapping[str, Any]) -> str:
     """What was averaged: ``seeds``, ``folds`` or ``runs``."""
     words = str(metrics.get("kind")).split()

@@ -22,6 +22,7 @@ from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores, task_of
 from chestlab.files.atomic import atomic_write
 from chestlab.files.progress import duration
 from chestlab.files.run_files import RunFiles, read_metrics
+from chestlab.reporting.stored_runs import network_name
 from chestlab.runs.checkpoints import Checkpoints
 from chestlab.runs.estimated_statistics import both_statistics, lag_alarm
 from chestlab.runs.experiment import Experiment
@@ -101,7 +102,7 @@ def _look(experiment: Experiment, trainer: Trainer) -> Look:
     return Look(
         run=run_label(experiment.final.folder.relative_to(experiment.looks_dir)),
         kind="run",
-        network=experiment.identity["model"],
+        network=network_name(experiment.identity),
         recipe_name=in_words(experiment.options.recipe_name, _recipe_changes(experiment)).replace(
             "`", ""
         ),

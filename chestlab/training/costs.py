@@ -20,7 +20,7 @@ BATCHES = (1, 64)  # images at once: one patient waiting, and a folder full of t
 
 SLOW_SECONDS = 1.0  # a batch that takes longer is timed fewer times
 
-MEMORY_BATCH = 2  # activations of a larger batch are in proportion
+MEMORY_BATCHES = (2, 4)  # from what these keep, that of a larger batch follows
 
 
 def measure(
@@ -107,7 +107,21 @@ def training_memory(
     if images.device.type != "cpu":
         return None
     twin = copy.deepcopy(model).train()
-    weights = {p.untyped_storage().data_ptr() for p in twin.parameters()}
+    few, more = (_kept_bytes(twin, images, recipe, amp, n) for n in MEMORY_BATCHES)
+    per_image = (more - few) / (MEMORY_BATCHES[1] - MEMORY_BATCHES[0])
+    kept = few + round(per_image * (recipe.batch_size - MEMORY_BATCHES[0]))
+    trained = sum(p.nbytes for p in model.parameters())
+    return 4 * trained + sum(b.nbytes for b in model.buffers()) + kept
+
+
+def _kept_bytes(
+    model: nn.Module, images: torch.Tensor, recipe: Recipe, amp: torch.dtype | None, n: int
+) -> int:
+    """What the forward pass of ``n`` images keeps for the backward pass, parameters aside.
+
+    The weights' copies in lower precision are part of it, as many for one image as for a batch.
+    """
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -116,7 +130,7 @@ def training_memory(
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    batch = images[torch.arange(min(recipe.batch_size, MEMORY_BATCH)) % len(images)]
+    batch = images[torch.arange(n) % len(images)]
     with (
         torch.random.fork_rng(devices=[]),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
@@ -124,7 +138,5 @@ def training_memory(
         autocast(images.device, amp),
     ):
         x = to_input(batch, recipe).contiguous(memory_format=memory_format(batch.device))
-        twin(x).float().sum()
-    activations = sum(kept.values()) * recipe.batch_size // len(batch)
-    trained = sum(p.nbytes for p in model.parameters())
-    return 4 * trained + sum(b.nbytes for b in model.buffers()) + activations
+        model(x).float().sum()
+    return sum(kept.values())

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from test_report import front_of, make_run, make_run_out_of_fold, write_names
+from test_report import front_of, make_run, make_run_out_of_fold, page_of, write_names
 
 from chestlab.evaluation.looks import read_looks, record
 from chestlab.evaluation.out_of_fold import OutOfFold
@@ -76,7 +76,11 @@ def test_the_best_on_fresh_folds_is_named_with_its_figures_and_bold_only_if_clea
     assert "2 x 4-fold cross-validation over the 120 images of 60 patients" in page
     ahead = "Its AUC is above that of experiment 2 (ResidualChestNet): p is below 0.05 after Holm"
     assert ahead in page and "may be chance" not in page
-    assert "As the highest of 2 rows these figures are optimistic" in page
+    assert "As the highest of 2 rows these figures are optimistic (2 configurations" in page
+    details = page_of(tmp_path)
+    gain = oof.gain("EfficientChestNet_best", "ResidualChestNet_best", "auc")
+    lead = f"| {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) | < 0.001 | < 0.001 |"
+    assert f"| 2 ResidualChestNet {lead}" in details
     assert row_of(page, "1 EfficientChestNet")[1].startswith(f"**{auc.value:.3f}**<br>")
     assert not row_of(page, "2 ResidualChestNet")[1].startswith("**")
 

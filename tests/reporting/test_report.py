@@ -356,6 +356,28 @@ def test_looks_at_one_recipe_share_a_row_that_tells_its_changes(tmp_path):
     ]
 
 
+def test_a_line_of_an_older_version_is_of_the_network_that_its_run_tells(tmp_path):
+    arch = {"arch": "timm/resnet18"}
+    make_run(tmp_path, "a_small", model="TimmChest", model_arguments=arch, recipe={})
+    (stored,) = all_looks(tmp_path)
+    assert stored.network == "timm/resnet18"
+    record(tmp_path / "test_looks.csv", dataclasses.replace(stored, network="TimmChest", note=""))
+    (look,) = all_looks(tmp_path)
+    assert (look.network, look.note) == ("timm/resnet18", "")
+    assert "TimmChest" not in page_of(tmp_path)
+
+
+def test_looks_at_other_test_images_of_a_file_are_told(tmp_path):
+    make_run(tmp_path, "a_small")
+    (stored,) = all_looks(tmp_path)
+    assert "more looks" not in page_of(tmp_path)
+    others = ("run", "all 14"), ("run", "all of them"), ("fresh folds", "train+val")
+    for kind, images in others:
+        other = {"run": f"b {images}", "kind": kind, "images": images, "network": "OtherNet"}
+        record(tmp_path / "test_looks.csv", dataclasses.replace(stored, **other))
+    assert "\n2 more looks are at other sets" in page_of(tmp_path)
+
+
 def test_hyperparameter_that_an_older_run_lacks_is_off(tmp_path):
     from chestlab.training.recipe import Recipe, as_dict
 
@@ -534,7 +556,7 @@ def test_indonesian_page_has_its_own_file_and_decimal_comma(tmp_path):
     assert f"{100 * metrics['test']['accuracy']:.1f} %".replace(".", ",") in page
     assert "12.345" in page and page.startswith("# Semua percobaan")
     front = front_of(tmp_path, "id")
-    assert front.startswith("# Hasil") and "![Setiap eksperimen" in front
+    assert front.startswith("# Hasil") and "![Angka tabel sebagai titik" in front
     assert f"{100 * metrics['test']['accuracy']:.1f} %".replace(".", ",") in front
     assert "[Bahasa Indonesia](README.id.md)" in front_of(tmp_path)
     assert "[Bahasa Indonesia](details.id.md)" in page_of(tmp_path)

@@ -572,19 +572,22 @@ def test_finished_runs_are_averaged_image_by_image(fold_runs, named_npz):
     assert A in page and B in page
 
 
-def test_a_blend_names_a_network_of_timm_and_counts_its_class(fold_runs, named_npz, tmp_path):
+def test_a_blend_names_a_network_of_timm_and_counts_it(fold_runs, named_npz, tmp_path):
     results = shutil.copytree(fold_runs, tmp_path / "results")
     path = results / B / "metrics.json"
     metrics = json.loads(path.read_text())
     metrics |= {"model": "TimmChest", "model_arguments": {"arch": "timm/resnet18"}}
+    metrics["starting_weights"] = {"source": "imagenet"}
     path.write_text(json.dumps(metrics))
     assert blended(results, named_npz, A, B, "--name", "named") == 0
     metrics = json.loads((results / "studies/named/metrics.json").read_text())
     assert metrics["model"] == "TinyNet + timm/resnet18"
-    assert networks_of(metrics) == ["TinyNet", "TimmChest"]
+    assert networks_of(metrics) == ["TinyNet", "timm/resnet18"]
     looks = read_looks(results / "phantom/test_looks.csv")
     (look,) = (look for look in looks if look.kind == "blend" and look.run.endswith("named"))
-    assert look.networks == {"TinyNet", "TimmChest"}
+    assert look.networks == {"TinyNet", "timm/resnet18"}
+    page = (results / "studies/named/README.md").read_text()
+    assert "2 start from random weights and 2 start from ImageNet's weights" in page
 
 
 def test_a_blend_replaces_itself_and_nothing_else(fold_runs, named_npz, capsys):

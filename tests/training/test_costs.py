@@ -116,6 +116,17 @@ def test_memory_grows_with_the_batch_and_repeats() -> None:
     assert 14 < (large - fixed) / (small - fixed) < 18
 
 
+def test_copies_of_the_weights_in_bf16_do_not_grow_with_the_batch() -> None:
+    model = Small()
+    few, many, more = (
+        costs.training_memory(model, images(), Recipe(name="tiny", batch_size=n), torch.bfloat16)
+        for n in (2, 20, 200)
+    )
+    assert (more - many) / 180 == (many - few) / 18 > 0
+    weights = sum(p.numel() for p in model.parameters())
+    assert few - 2 * (many - few) / 18 >= 4 * 4 * weights  # what is kept of no image at all
+
+
 def test_what_does_not_fit_is_left_open_and_ends_no_run() -> None:
     class Hungry(Small):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
