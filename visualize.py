@@ -184,7 +184,6 @@ def _write_reports(
     from chestlab.reporting.lab_report import write_lab_report
     from chestlab.reporting.look_tables import all_looks
     from chestlab.reporting.stored_runs import find_run, read_runs
-    from chestlab.runs.report_files import draw_stored_batch
 
     runs = read_runs(results_dir)
     shown = [find_run(runs, name) for name in names] or runs
@@ -192,6 +191,8 @@ def _write_reports(
     written = []
     for run in shown:
         if data is not None and run.metrics["data"]["sha256"] == data.sha256:
+            from chestlab.runs.report_files import draw_stored_batch  # and PyTorch
+
             draw_stored_batch(run, data)
         pages = write_lab_report(run, results_dir_of(run.folder), looks, _blocks_of)
         written.append((run, pages))
@@ -203,6 +204,8 @@ def _blocks_of(metrics: Mapping[str, Any]) -> list[dict[str, Any]] | None:
 
     None where that is another network than the run's, or there is none.
     """
+    if metrics.get("blend") or metrics.get("yardstick"):
+        return None
     costs, members = metrics.get("costs") or {}, len(metrics.get("members", [0]))
     arguments = json.dumps(metrics.get("model_arguments") or {}, sort_keys=True)
     blocks = _blocks(metrics["model"], arguments, costs.get("input_size") or 0)

@@ -95,6 +95,7 @@ class OutOfFold:
         self.up_to_date: frozenset[str] = frozenset()
         self.derived: frozenset[str] = frozenset()
         self._scores: dict[tuple[str, str], Scores] = {}
+        self._constant: dict[str, bool] = {}
 
     @classmethod
     def of(
@@ -215,8 +216,10 @@ class OutOfFold:
         """Whether a network of this row gives all images that were held out the same output."""
         if name in self.classical or name in self.derived:
             return False
-        by_network, _ = self._by_network(self.logits[name])
-        return any(is_constant(logits) for logits in by_network.values())
+        if name not in self._constant:
+            by_network, _ = self._by_network(self.logits[name])
+            self._constant[name] = any(map(is_constant, by_network.values()))
+        return self._constant[name]
 
     def alarms(self) -> list[str]:
         """What is suspect about any configuration, see `alarms_of`."""

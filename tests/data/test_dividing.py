@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_script
+from conftest import run_in_process
 from PIL import Image
 
 from chestlab.data.dividing import divide, label_groups
@@ -227,12 +227,12 @@ def test_overwrite_replaces_and_a_full_disk_leaves_the_old_file(tmp_path, monkey
 
 def test_the_command_that_the_refusal_names_works(tmp_path):
     np.savez("my file.npz", **file_arrays())
-    done = run_script("datareader.py", "--data", "my file.npz", cwd=tmp_path)
+    done = run_in_process("datareader.py", "--data", "my file.npz", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     command = done.stderr.split("'")[3]
     assert command.startswith("python datareader.py split ") and command.endswith(" --val 0.15")
     path = command.split('"')[1]
-    done = run_script("datareader.py", "split", path, "--val", "0.15", cwd=tmp_path)
+    done = run_in_process("datareader.py", "split", path, "--val", "0.15", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert (tmp_path / "my file_split.npz").is_file()
 

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import run_script, without_times
+from conftest import run_in_process, without_times
 
 from chestlab.data import phantom, sources
 from chestlab.data.splits import nih_patients
@@ -30,7 +30,9 @@ PICTURES = {"confusion_matrix.png", "roc_curve.png", "calibration.png"}
 def results(tmp_path_factory, phantom_npz):
     """What the command leaves, on a small phantom."""
     folder = tmp_path_factory.mktemp("baselines")
-    ended = run_script("-m studies.baselines", "--data", phantom_npz, "--name", "small", cwd=folder)
+    ended = run_in_process(
+        "-m studies.baselines", "--data", phantom_npz, "--name", "small", cwd=folder
+    )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.rstrip().endswith(phantom.PHANTOM_MARK)
     return folder / "results" / "studies"

@@ -776,7 +776,7 @@ def test_mutants_are_read_rightly_or_refused(unfinished, tmp_path, kind, count, 
     record_figure(f"mutants of a file read in process: {kind}", count)
 
 
-COMMANDS = [pytest.param(4, id="fast"), pytest.param(30, id="all", marks=pytest.mark.slow)]
+COMMANDS = [pytest.param(3, id="fast"), pytest.param(30, id="all", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("count", COMMANDS)
@@ -823,7 +823,7 @@ def test_whole_commands_on_mutants(unfinished, tmp_path, count, record_figure):
 @pytest.mark.parametrize("which", ["last", "best"])
 @pytest.mark.parametrize(
     "count",
-    [pytest.param(60, id="fast"), pytest.param(9999, id="all", marks=pytest.mark.slow)],
+    [pytest.param(20, id="fast"), pytest.param(9999, id="all", marks=pytest.mark.slow)],
 )
 def test_checkpoints_of_another_structure_are_told(unfinished, tmp_path, which, count):
     shutil.copytree(unfinished, tmp_path, dirs_exist_ok=True)

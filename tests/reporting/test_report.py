@@ -9,7 +9,7 @@ import string
 
 import numpy as np
 import pytest
-from conftest import TINY, run_script
+from conftest import TINY, run_in_process
 from PIL import Image
 
 import visualize
@@ -696,7 +696,7 @@ def test_a_run_is_found_by_its_name_and_by_its_folder(tmp_path, monkeypatch):
 def trained(tmp_path_factory, phantom_npz):
     """A results folder with one small run on a phantom file."""
     folder = tmp_path_factory.mktemp("trained")
-    ended = run_script(
+    ended = run_in_process(
         TINY, "--data", phantom_npz, "--epochs", 1, "--device", "cpu", "--name", "one", cwd=folder
     )
     assert ended.returncode == 0, ended.stderr

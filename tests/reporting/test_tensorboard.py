@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import TINY, run_script
+from conftest import TINY, run_in_process
 from PIL import Image
 
 EPOCHS = 2
@@ -22,7 +22,7 @@ def run(tmp_path_factory, phantom_npz):
     old.parent.mkdir(parents=True)
     old.write_bytes(b"of an earlier run of the name")
     flags = ("--data", phantom_npz, "--device", "cpu", "--name", "one", "--tensorboard")
-    ended = run_script(TINY, *flags, "--epochs", EPOCHS, cwd=folder)
+    ended = run_in_process(TINY, *flags, "--epochs", EPOCHS, cwd=folder)
     assert ended.returncode == 0, ended.stderr
     assert "tensorboard --logdir" in ended.stdout
     return folder

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, run_script, without_times
+from conftest import TINY, run_in_process, run_script, without_times
 from PIL import Image
 
 from chestlab.evaluation.metrics import choose_threshold
@@ -213,7 +213,7 @@ def test_a_rerun_with_the_same_seed_repeats_every_figure(tmp_path, phantom_npz):
 
 
 def test_no_test_leaves_the_test_images_alone(tmp_path, phantom_npz):
-    result = run_script(TINY, "--data", phantom_npz, "--epochs", 1, "--no-test", cwd=tmp_path)
+    result = run_in_process(TINY, "--data", phantom_npz, "--epochs", 1, "--no-test", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "results/tiny_small_epochs1"  # the file's stem is in the default name
     assert not (folder / "test_probabilities.csv").exists()
@@ -221,7 +221,7 @@ def test_no_test_leaves_the_test_images_alone(tmp_path, phantom_npz):
 
 
 def test_phantom_results_lie_apart_from_real_ones(tmp_path, monkeypatch):
-    result = run_script(TINY, "--data", "phantom", "--epochs", 1, cwd=tmp_path)
+    result = run_in_process(TINY, "--data", "phantom", "--epochs", 1, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "results/phantom/tiny_epochs1/metrics.json").exists()
     assert (tmp_path / "trained_models/phantom/tiny_epochs1_best.pth").exists()
@@ -278,7 +278,7 @@ def test_a_backend_that_matplotlib_knows_stays_for_other_figures(tmp_path, backe
 
 
 def test_real_x_rays_train_and_intervals_resample_patients(tmp_path, real_npz):
-    result = run_script(TINY, "--data", real_npz, "--epochs", 2, cwd=tmp_path)
+    result = run_in_process(TINY, "--data", real_npz, "--epochs", 2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "results/tiny_chestmnist_nih_subset_28_epochs2"
     metrics = json.loads((folder / "metrics.json").read_text())

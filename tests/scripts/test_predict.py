@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REAL_DATA, run_script
+from conftest import REAL_DATA, run_in_process
 from PIL import Image
 
 import predict
@@ -82,7 +82,7 @@ def test_the_script_predicts_what_the_function_does_and_goes_on_after_a_bad_file
 ):
     folder, stored = test_images
     (folder / "000_bad.png").write_bytes(b"")
-    result = run_script("predict.py", folder, "--checkpoint", checkpoint, cwd=tmp_path)
+    result = run_in_process("predict.py", folder, "--checkpoint", checkpoint, cwd=tmp_path)
     assert result.returncode == 1, result.stderr
     bad = [line for line in result.stderr.splitlines() if "000_bad.png" in line]
     assert len(bad) == 1 and "Traceback" not in result.stderr

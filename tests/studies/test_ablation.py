@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from comparisons import BASE, tiny_networks, trained  # noqa: F401 (fixtures)
-from conftest import rest_slow, run_script, without_times
+from conftest import rest_slow, run_in_process, without_times
 from torch import nn
 
 from chestlab.data.phantom import OFFICIAL_COUNTS
@@ -361,7 +361,7 @@ def test_learning_curve_and_its_extrapolation(phantom_npz, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("study", rest_slow(("ablation", "learning_curve", "tune"), "tune"))
 def test_help_names_the_command_and_the_flags(study, tmp_path):
-    ended = run_script(f"-m studies.{study}", "--help", cwd=tmp_path)
+    ended = run_in_process(f"-m studies.{study}", "--help", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith(f"usage: python -m studies.{study} ")
     assert "--repeats" in ended.stdout and "--label-smoothing" in ended.stdout

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import run_script
+from conftest import rest_slow, run_in_process
 from damaged_files import (
     Payload,
     extreme_number,
@@ -38,10 +38,11 @@ from train_densenet import REPORT as DENSENET
 from train_mobilenet import REPORT as MOBILENET
 
 FIXED_SIZE = {"vit_b_16": 224}
+QUICK = "densenet121", "efficientnet_b0", "mobilenet_v2", "swin_t"  # one of each kind
 
 
 def run_tiny(phantom_npz, cwd, *flags):
-    return run_script("train_densenet.py", "--data", phantom_npz, *flags, cwd=cwd)
+    return run_in_process("train_densenet.py", "--data", phantom_npz, *flags, cwd=cwd)
 
 
 def stem_of(network):
@@ -78,7 +79,7 @@ def test_densenet121_has_7_603_969_parameters():
     assert parameter_count(DenseNet121Chest()) == 7_603_969
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", rest_slow(ARCHITECTURES, *QUICK))
 def test_each_network_has_one_channel_one_logit_and_gradients_everywhere(arch):
     torch.manual_seed(0)
     coloured = get_model(arch, weights=None)
@@ -99,7 +100,12 @@ def test_each_network_has_one_channel_one_logit_and_gradients_everywhere(arch):
 
 
 @pytest.mark.parametrize(
-    ("arch", "stem"), [*((arch, "sum") for arch in ARCHITECTURES), ("densenet121", "mean")]
+    ("arch", "stem"),
+    [
+        pytest.param(arch, "sum", marks=() if arch in QUICK else pytest.mark.slow)
+        for arch in ARCHITECTURES
+    ]
+    + [("densenet121", "mean")],
 )
 def test_a_grey_image_gives_what_it_or_a_third_of_it_gives_in_three_equal_colours(arch, stem):
     """The sum of the colours' weights keeps the signal, their mean is a third of it."""

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, run_script
+from conftest import TINY, run_in_process
 from tiny_train import RECIPE, TinyNet
 from torch import nn
 
@@ -116,7 +116,7 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run_and_is_never_the_bes
 def test_an_absurd_rate_ends_the_command_with_one_line(tmp_path, phantom_npz):
     """Decay times rate is 100 here, so every step makes the weights 99 times larger."""
     flags = ("--lr", 10, "--weight-decay", 10, "--schedule", "constant", "--epochs", 50)
-    result = run_script(TINY, "--data", phantom_npz, "--name", "one", *flags, cwd=tmp_path)
+    result = run_in_process(TINY, "--data", phantom_npz, "--name", "one", *flags, cwd=tmp_path)
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
     assert "not finite" in result.stderr and "at learning rate 10:" in result.stderr

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from conftest import ROOT, TINY, run_script, without_times
+from conftest import ROOT, TINY, run_in_process, run_script, without_times
 from torch import nn
 from torchvision.models import mobilenet_v3_large
 
@@ -214,7 +214,7 @@ def test_flip_tta_is_the_mean_logit_of_an_image_and_its_mirror_image():
 def two_stages(tmp_path_factory, phantom_npz):
     folder = tmp_path_factory.mktemp("stages")
     flags = ("--data", phantom_npz, "--weights", "none", "--stage1-epochs", 3, "--name", "s")
-    result = run_script(STAGES, *flags, cwd=folder)
+    result = run_in_process(STAGES, *flags, cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder, flags, result
 
@@ -252,7 +252,7 @@ def test_random_initialisation_is_said_everywhere(two_stages, phantom_npz, tmp_p
 
 
 def test_without_weights_there_is_no_frozen_stage_unless_asked_for(tmp_path, phantom_npz):
-    result = run_script(
+    result = run_in_process(
         STAGES, "--data", phantom_npz, "--weights", "none", "--epochs", 1, cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
@@ -264,18 +264,20 @@ def test_without_weights_there_is_no_frozen_stage_unless_asked_for(tmp_path, pha
 
 
 def test_weights_that_cannot_be_had_train_nothing(tmp_path, phantom_npz):
-    result = run_script(STAGES, "--data", phantom_npz, cwd=tmp_path, TORCH_HOME=str(tmp_path / "h"))
+    result = run_in_process(
+        STAGES, "--data", phantom_npz, cwd=tmp_path, TORCH_HOME=str(tmp_path / "h")
+    )
     assert result.returncode == 2
     assert "put by hand" in result.stderr
     assert "tiny-00000000.pth" in result.stderr
     assert not (tmp_path / "results").exists()
-    missing = run_script(STAGES, "--data", phantom_npz, "--weights", "no.pth", cwd=tmp_path)
+    missing = run_in_process(STAGES, "--data", phantom_npz, "--weights", "no.pth", cwd=tmp_path)
     assert missing.returncode == 2
     assert len(missing.stderr.splitlines()) == 1
 
 
 def test_a_network_without_a_backbone_has_no_frozen_stage(tmp_path, phantom_npz):
-    result = run_script(TINY, "--data", phantom_npz, "--stage1-epochs", 1, cwd=tmp_path)
+    result = run_in_process(TINY, "--data", phantom_npz, "--stage1-epochs", 1, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.startswith("error: --stage1-epochs")
     assert len(result.stderr.splitlines()) == 1

@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, run_script, without_times
+from conftest import TINY, run_in_process, without_times
 from tiny_stages import TinyStages
 from tiny_train import TinyNet
 from torch import nn
@@ -359,7 +359,7 @@ ALL_ON = {
 def test_a_run_with_every_switch_predicts_what_it_wrote(tmp_path, phantom_npz):
     switches = [word for pair in ALL_ON.items() for word in pair]
     arguments = ["--data", phantom_npz, "--device", "cpu", *switches, "--epochs", 2]
-    result = run_script("train.py", *arguments, "--name", "one", cwd=tmp_path)
+    result = run_in_process("train.py", *arguments, "--name", "one", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "results/one/metrics.json").read_text())
     assert metrics["temperature"] > 0 and metrics["best_epoch"] == 2
@@ -406,7 +406,7 @@ def test_training_with_every_switch_goes_on_bit_for_bit():
     ],
 )
 def test_a_switch_that_does_not_fit_is_refused_in_one_line(tmp_path, phantom_npz, flags, message):
-    result = run_script(TINY, "--data", phantom_npz, *flags, cwd=tmp_path)
+    result = run_in_process(TINY, "--data", phantom_npz, *flags, cwd=tmp_path)
     assert result.returncode == 2 and message in result.stderr
     assert len(result.stderr.splitlines()) == 1 and not any(tmp_path.iterdir())
 
@@ -447,7 +447,7 @@ def test_the_finder_gives_weights_and_statistics_back(freeze, stopped):
 
 
 def test_find_lr_writes_its_curve_and_leaves_everything_else_alone(tmp_path, phantom_npz):
-    result = run_script(TINY, "--data", phantom_npz, "--find-lr", "--name", "one", cwd=tmp_path)
+    result = run_in_process(TINY, "--data", phantom_npz, "--find-lr", "--name", "one", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     suggested = float(result.stdout.split("--lr ")[1].split()[0])
     with (tmp_path / "results/one/lr_finder.csv").open(newline="") as file:
