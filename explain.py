@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from chestlab.data import sources
-from chestlab.data.provenance import overlap
+from chestlab.data.provenance import of_kind, overlap
 from chestlab.data.splits import NIH_CREDIT, Split, TwoClassData
 from chestlab.evaluation.looks import (
     FILE_NAME,
@@ -105,9 +105,10 @@ def results_file(trained: TrainedModel, checkpoint: Path, results_dir: Path) -> 
 
 def trained_on(trained: TrainedModel, data: TwoClassData, split: str) -> int:
     """How many images of a split the network was trained on, as far as its checkpoint tells."""
-    record = trained.seen.get("trained")
+    seen = trained.seen.get("trained")
     images: Split = getattr(data, split)
-    if record is None or record["phantom"] != data.phantom:
+    record = None if seen is None else of_kind(seen, data.phantom)
+    if record is None:
         return 0
     named = record["names"] is not None and images.names is not None
     if not named and data.sha256 != trained.sha256:  # row numbers of another file tell nothing

@@ -187,8 +187,34 @@ def test_what_was_seen_goes_on_from_network_to_network():
     both = provenance.union(first, second)
     assert both["rows"] == {"train": [0, 1, 5, 6]}
     assert provenance.overlap(both, "train", split_of([0], [1]), by_patient=True) == 1
-    phantoms = provenance.record([("train", split_of([0]))], phantom=True)
-    assert provenance.union(phantoms, second) == second
+
+
+def test_what_was_seen_before_a_training_on_phantoms_is_not_forgotten():
+    xrays = provenance.record([("train", split_of([0, 1]))])
+    phantoms = provenance.record([("train", split_of([0] * 9))], phantom=True)
+    both = provenance.union(xrays, phantoms)
+    again = provenance.union(both, provenance.record([("train", split_of([0], first=7))]))
+    for record in (both, again):
+        for phantom, row in ((False, 1), (True, 5)):
+            judged = {"phantom": phantom, "by_patient": False, "source": "x"}
+            provenance.check_unseen([record], "train", split_of([0], first=100), **judged)
+            with pytest.raises(InputError, match="has seen 1 of the 1"):
+                provenance.check_unseen([record], "train", split_of([0], first=row), **judged)
+    assert again["rows"] == {"train": [0, 1, 7]} and not again["phantom"]
+    assert provenance.union(xrays, again)["rows"] == {"train": [0, 1, 7]}
+
+
+def test_names_on_one_side_alone_are_told_once_where_no_row_meets(capsys):
+    named, unnamed = split_of([0, 1], [1, 2]), split_of([0, 1])
+    for known, images in ((named, unnamed), (unnamed, named)):
+        record = provenance.record([("train", known)])
+        capsys.readouterr()
+        for split in ("val", "test"):
+            source = f"{known.names is None}.pth"
+            judged = {"phantom": False, "by_patient": True, "source": source}
+            provenance.check_unseen([record], split, images, **judged)
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and source in told and "names" in told
 
 
 def test_the_seeds_are_the_reports_and_then_go_on():
@@ -461,6 +487,16 @@ def test_a_fold_may_start_from_its_own_earlier_network_and_passes_on_what_that_s
     more = provenance.union(known, provenance.record([("train", part.held_out.take([0]))]))
     with pytest.raises(InputError, match="has seen"):
         provenance.check_unseen([more], source="x", **judged)
+
+
+def test_of_a_source_without_names_a_fold_refuses_weights_that_know_its_rows():
+    data = many(named=False)
+    part = make_folds(data, 2, "train")[0]
+    judged = {"images": part.held_out, "phantom": False, "by_patient": True, "source": "x"}
+    for split in ("held_out", "held-out"):
+        provenance.check_unseen([provenance.record([("train", part.train)])], split, **judged)
+        with pytest.raises(InputError, match=rf"has seen {len(part.held_out)} of"):
+            provenance.check_unseen([provenance.record([("train", data.train)])], split, **judged)
 
 
 def test_weights_trained_on_val_or_test_are_refused_for_a_plain_run(tmp_path, named_npz, capsys):
