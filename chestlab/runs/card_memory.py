@@ -21,7 +21,12 @@ def warn_of_memory(experiment: Experiment) -> None:
     if experiment.device.type != "cuda" or not experiment.processes.first:
         return
     free = torch.cuda.mem_get_info(experiment.device)[0]
-    if warning := memory_warning(experiment, free):
+    try:
+        warning = memory_warning(experiment, free)
+    except Exception as error:  # a network of one's own may do what tensors without numbers cannot
+        reason = " ".join(str(error).split())[:200]
+        warning = f"NOTE: the memory that training takes is not estimated: {reason}"
+    if warning:
         print(warning, file=sys.stderr, flush=True)
 
 
@@ -34,7 +39,7 @@ def memory_warning(experiment: Experiment, free: int) -> str:
     images = len(experiment.train) + len(experiment.data.val)
     findings = len(FINDINGS) if experiment.options.task == "findings" else 0
     amp = resolve_amp(recipe, experiment.device)
-    need = training_need(experiment.build, recipe.stages[-1], (images, size), amp, findings)
+    need = training_need(experiment.build_random, recipe.stages[-1], (images, size), amp, findings)
     return in_words(need, free, recipe.graph)
 
 

@@ -46,6 +46,7 @@ class Experiment(Resumable):
 
     Attributes:
         build: makes the network.
+        build_random: makes it with random weights, whatever ``build`` starts from.
         train: images to train on, with those that the recipe adds.
         pretrained: weights to start from, or None.
         has_backbone: the network has one that can start from ImageNet's weights and be frozen.
@@ -85,7 +86,7 @@ class Experiment(Resumable):
         )
         self.recipe = shortened(options.recipe, options, self.data)
         self._choose_name(subfolder)
-        self.build = partial(model, **options.model_arguments)
+        self.build = self.build_random = partial(model, **options.model_arguments)
         self.pretrained: PretrainedWeights | None = None
         if read_weights:
             self.pretrained, self.recipe = weights_or_none(

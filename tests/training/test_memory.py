@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,13 +11,16 @@ import torch.nn.functional as F
 from torch import nn
 
 import train_improved
-from chestlab.runs import flags
+import train_mobilenet
+from chestlab.runs import card_memory, flags
 from chestlab.runs.card_memory import in_words, memory_warning
 from chestlab.runs.experiment import Experiment
 from chestlab.training.augment import to_input
+from chestlab.training.distributed import Processes
 from chestlab.training.inference import batch_on_cuda
 from chestlab.training.memory import OVERHEAD, Memory, training_need
 from chestlab.training.recipe import Recipe
+from chestlab.training.weights import read_pretrained
 from model import EfficientChestNet
 from model_densenet import DenseNet121Chest
 from model_improved import ResidualChestNet
@@ -105,6 +109,30 @@ def test_a_batch_that_is_too_large_for_the_card_is_told_before_the_start(
     assert warning(free=4_000_000_000) == ""
     assert warning(free=200_000_000).startswith("WARNING: training takes about ")
     assert "batches will be halved" in warning("--batch-size", "65536", free=9_000_000_000)
+
+
+def test_weights_to_start_from_do_not_change_the_estimate(phantom_npz, tmp_path) -> None:
+    weights = tmp_path / "start.pth"
+    torch.save(MobileNetV3Chest().backbone.state_dict(), weights)
+    folders = ["--results-dir", str(tmp_path / "r"), "--models-dir", str(tmp_path / "m")]
+    words = ["--data", str(phantom_npz), "--device", "cpu", *folders, "--image-size", "64"]
+    options = flags.parse(train_mobilenet.RECIPES, words, has_imagenet=True)
+    start = read_pretrained(str(weights), None)
+    experiment = Experiment(MobileNetV3Chest, options, read_weights=lambda: start)
+    assert experiment.pretrained is not None
+    assert memory_warning(experiment, 500_000_000).startswith("WARNING: training takes about ")
+
+
+def test_a_network_that_cannot_be_estimated_is_trained_all_the_same(capsys, monkeypatch) -> None:
+    def fails(*arguments: object) -> str:
+        raise TypeError("this layer\nreads numbers")
+
+    monkeypatch.setattr(card_memory, "memory_warning", fails)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1_000_000_000, 0))
+    experiment = SimpleNamespace(device=torch.device("cuda"), processes=Processes())
+    card_memory.warn_of_memory(experiment)  # type: ignore[arg-type]
+    told = capsys.readouterr().err
+    assert "not estimated" in told and "this layer reads numbers" in told and told.count("\n") == 1
 
 
 class CudaGenerator(torch.Generator):
