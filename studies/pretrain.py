@@ -33,7 +33,7 @@ from chestlab.files.notebook import command_line
 from chestlab.files.progress import StopSignals, duration
 from chestlab.files.run_files import RunFiles
 from chestlab.runs.naming import check_name, name_of, output_folders
-from chestlab.runs.resumable import Resumable
+from chestlab.runs.resumable import Resumable, structure_of
 from chestlab.runs.run import watched
 from chestlab.training.device import check_precision, pick_device, precision
 from chestlab.training.distributed import Processes
@@ -104,7 +104,7 @@ class Pretraining(Resumable):
         self.head = last_linear(network)
         outputs = options.settings.get("projection", self.train.labels.shape[1])
         self.build = partial(with_head, build_network, self.head, outputs, options.objective)
-        self.identity = self._identity(type(network).__name__)
+        self.identity = self._identity(network)
 
     def _check_flags(self) -> None:
         check_precision(self.recipe, self.device)
@@ -148,9 +148,10 @@ class Pretraining(Resumable):
         start_with = build if network.imagenet_url else partial(load_pretrained, build)
         return partial(start_with, self.start.with_stem(self.recipe.stem))
 
-    def _identity(self, model: str) -> dict[str, Any]:
+    def _identity(self, network: nn.Module) -> dict[str, Any]:
         identity: dict[str, Any] = {
-            "model": model,
+            "model": type(network).__name__,
+            "structure": structure_of(network),
             "model_arguments": self.options.model_arguments,
             "objective": self.options.settings,
             "recipe": {key: as_dict(self.recipe)[key] for key in (*HYPERPARAMETERS, "cpu_bf16")},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,7 +20,7 @@ from chestlab.files.notebook import module_name
 from chestlab.files.run_files import RunFiles
 from chestlab.runs.naming import check_name, name_of, output_folders
 from chestlab.runs.phantom_runs import shortened, weights_or_none
-from chestlab.runs.resumable import Resumable
+from chestlab.runs.resumable import Resumable, structure_of
 from chestlab.training.device import check_precision, pick_device, precision
 from chestlab.training.distributed import Processes
 from chestlab.training.layers import parameter_count, set_drop_paths
@@ -108,8 +107,7 @@ class Experiment(Resumable):
             self.train = training_split(self.data, self.recipe)
         self.seen = self._seen()
         self.script = module_name(type(network))
-        self.identity = self._identity(type(network).__name__)
-        self.structure = hashlib.sha256(str(network).encode()).hexdigest()[:16]
+        self.identity = self._identity(network)
 
     def _check_flags(self) -> None:
         check_precision(self.recipe, self.device)
@@ -149,8 +147,11 @@ class Experiment(Resumable):
             for how, parts in now.items()
         }
 
-    def _identity(self, model: str) -> dict[str, Any]:
-        identity: dict[str, Any] = {"model": model}
+    def _identity(self, network: nn.Module) -> dict[str, Any]:
+        identity: dict[str, Any] = {
+            "model": type(network).__name__,
+            "structure": structure_of(network),
+        }
         if self.options.model_arguments:
             identity["model_arguments"] = self.options.model_arguments
         if self.pretrained is not None:

@@ -130,7 +130,7 @@ def _metrics(
         "name": experiment.name,
         "model": identity["model"],
         "parameters": parameter_count(trainer.model),
-        "structure": experiment.structure,
+        "structure": identity["structure"],
         **{key: identity[key] for key in of_network if key in identity},
         "data": {**identity["data"], "phantom": experiment.data.phantom},
         "recipe": identity["recipe"],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,6 @@ class Resumable:
         final: files of the run once it is finished.
         files: those that it writes until then; others while a finished run of its name exists.
         identity: what must be the same for a run to go on.
-        structure: hash of the network's layers and their settings, as PyTorch prints them.
         processes: that train together; the first one writes.
     """
 
@@ -45,7 +46,6 @@ class Resumable:
     final: RunFiles
     files: RunFiles
     identity: dict[str, Any]
-    structure: str = ""
     processes: Processes = Processes()
 
     def is_finished(self) -> bool:
@@ -238,17 +238,8 @@ class Resumable:
                 f"the finished run in '{self.final.folder}' has test figures, and this one would "
                 f"have none: {ways_out}"
             )
-        if not different and stored.get("structure", self.structure) != self.structure:
-            raise InputError(
-                f"the finished run in '{self.final.folder}' is of a {stored['model']} with other "
-                f"layers than this one: {ways_out}"
-            )
         if different:
-            what, before, now = different
-            raise InputError(
-                f"the finished run in '{self.final.folder}' has {what} {before!r}, and this one "
-                f"has {now!r}: {ways_out}"
-            )
+            raise InputError(f"the finished run in '{self.final.folder}' {different}: {ways_out}")
 
     def _others(self) -> str:
         """Unfinished runs of other names, for a mistyped --name."""
@@ -276,32 +267,39 @@ class Resumable:
     def _check_same(self, stored: Mapping[str, Any], path: Any) -> None:
         different = self._difference(stored, path)
         if different:
-            what, before, now = different
             raise InputError(
-                f"'{path}' has {what} {before!r}, asked for is {now!r}: --resume needs the same, "
-                "--name NEW keeps both, --overwrite starts anew"
+                f"'{path}' {different}: --resume needs the same, --name NEW keeps both, "
+                "--overwrite starts anew"
             )
 
-    def _difference(self, stored: Mapping[str, Any], path: Any) -> tuple[str, Any, Any] | None:
-        """What of this run's identity is stored otherwise, with both values; None if nothing is.
+    def _difference(self, stored: Mapping[str, Any], path: Any) -> str:
+        """What of this run's identity is stored otherwise, in words; empty if nothing is.
 
         Raises:
             InputError: what is stored is not of a run.
         """
         different = self._differences(stored, path)
-        last = ["data sha256", *(f"recipe {name}" for name in LENGTHS)]  # if nothing else differs
+        # If nothing else differs.
+        last = ["structure", "data sha256", *(f"recipe {name}" for name in LENGTHS)]
         telling = [key for key in different if key not in last]
         telling += [key for key in last if key in different]
-        return (telling[0], *different[telling[0]]) if telling else None
+        if not telling:
+            return ""
+        if telling[0] == "structure":
+            return f"is of a {stored['model']} with other layers than this one"
+        before, now = different[telling[0]]
+        return f"has {telling[0]} {before!r}, and this one has {now!r}"
 
     def _differences(self, stored: Mapping[str, Any], path: Any) -> dict[str, tuple[Any, Any]]:
         """All that of this run's identity is stored otherwise: both values, by their name."""
         try:
-            before = _flat({key: stored[key] for key in self.identity})
+            needed = [key for key in self.identity if key != "structure" or key in stored]
+            before = _flat({key: stored[key] for key in needed})
         except (KeyError, TypeError):
             raise InputError(f"'{path}' is not of a run of this project") from None
         now = _flat(self.identity)
-        before.setdefault("data size", now["data size"])  # runs begun before it was stored
+        for name in ("structure", "data size"):  # runs begun before it was stored
+            before.setdefault(name, now[name])
         for name, value in as_dict(Recipe(name="")).items():  # hyperparameters that came later
             before.setdefault(f"recipe {name}", value)
         if "starting_weights" not in self.identity:  # which a run from random numbers leaves out
@@ -324,6 +322,12 @@ class Resumable:
         if self.recipe.batch_norm == "frozen":
             frozen_norms(model)
         self.recipe = without_slow_bf16(self.recipe, model)
+
+
+def structure_of(network: nn.Module) -> str:
+    """Hash of a network's layers and their settings, as PyTorch prints them."""
+    printed = re.sub(r" at 0x[0-9a-fA-F]+", "", str(network))  # of a function: of one process only
+    return hashlib.sha256(printed.encode()).hexdigest()[:16]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from chestlab.files.errors import InputError
+
 if TYPE_CHECKING:
     from chestlab.training.trainer import Trainer
 
@@ -55,8 +57,17 @@ def load_state(
     Args:
         state: of `state_dict`.
         best_weights: of the best epoch, None where that is the state's own.
+
+    Raises:
+        InputError: the state is of a network with other tensors.
     """
-    trainer.model.load_state_dict(state["model"])
+    try:
+        trainer.model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the state to resume from does not fit the network ({reason}): --overwrite starts anew"
+        ) from None
     trainer.optimizer.load_state_dict(state["optimizer"])
     trainer.scheduler.load_state_dict(state["scheduler"])
     if trainer.scaler.is_enabled() and state["scaler"]:

@@ -775,6 +775,7 @@ def network_and_data(difference, folder, phantom):
         ("model 'TinyNet'", ()),
         ("data counts val", ()),
         ("data sha256", ()),
+        ("other layers", ()),
     ],
 )
 @pytest.mark.parametrize("done", [False, True], ids=["unfinished", "finished"])

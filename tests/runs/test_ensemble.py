@@ -307,6 +307,14 @@ def test_members_of_another_recipe_are_trained_anew_if_asked_for(tmp_path, named
     assert call(*command) == 0
     assert call(*command, "--lr", 1e-3) == 2
     assert "recipe lr 0.01, and this one has 0.001" in capsys.readouterr().err
+
+    def edited():  # the network's file
+        network = TinyNet()
+        network.layers[7].p = 0.3
+        return network
+
+    assert call(edited, *command[1:]) == 2
+    assert "other layers" in capsys.readouterr().err
     assert call(*command, "--lr", 1e-3, "--overwrite") == 0
     metrics = json.loads((tmp_path / "results/same_members/metrics.json").read_text())
     assert metrics["recipe"]["lr"] == 1e-3

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from chestlab.evaluation import metrics
+from chestlab.files.errors import InputError
 from chestlab.training import trainer as trainer_module
 from chestlab.training.device import resolve_amp
 from chestlab.training.inference import predict
@@ -265,6 +266,13 @@ def test_early_stopping_on_loss_looks_for_the_lowest():
 
 def test_a_run_ends_at_its_last_epoch():
     assert scripted([0.1, 0.2, 0.3], epochs=3, patience=3).finished
+
+
+def test_a_state_of_other_tensors_is_told_in_one_line():
+    trainer = scripted([])
+    with pytest.raises(InputError, match=r"not fit the network .*linear\.weight") as told:
+        trainer.load_state_dict({"model": {"weight": torch.zeros(1)}}, None)
+    assert "\n" not in str(told.value)
 
 
 def test_label_smoothing_moves_the_targets():
