@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import io
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -29,6 +30,9 @@ class InputError(ValueError):
         """What a notebook shows in place of a traceback."""
         return [f"error: {self}"]
 
+
+# Words in the RuntimeError of the allocators of CUDA, MPS and the CPU, on Linux and on Windows.
+NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -92,6 +96,7 @@ def one_line_errors(resume: str | None = "--resume") -> Iterator[None]:
         resume: the flag with which the same command goes on; empty where it always does, None
             where it always starts again.
     """
+    kept = "" if resume is None else "; the last completed epoch is kept"
     again = f"the same command with {resume}" if resume else "the same command"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name outside a Windows code page must not fail
@@ -102,12 +107,17 @@ def one_line_errors(resume: str | None = "--resume") -> Iterator[None]:
     except InputError as error:
         status, message = 2, f"error: {error}"
     except TrainingError as error:
-        status, message = 1, f"stopped: {error}; the last completed epoch is kept"
+        status, message = 1, f"stopped: {error}{kept}"
     except OSError as error:
         where = f" ('{error.filename}')" if error.filename else ""
         status = 1
         message = f"stopped: {error.strerror or error}{where}; "
         message += f"{resume or again} goes on once that is mended"
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not NO_MEMORY.search(str(error)):
+            raise
+        smaller = "try" if resume is None else "try a smaller --batch-size or --image-size, or"
+        status, message = 1, f"stopped: out of memory: {smaller} --device cpu{kept}"
     except Interrupted as interruption:
         status = 128 + interruption.signum
         kept = interruption.kept and resume is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,11 +12,8 @@ from typing import Any
 
 import torch
 
-from chestlab.files.errors import InputError
+from chestlab.files.errors import NO_MEMORY, InputError
 from chestlab.training.recipe import Recipe
-
-# Words in the RuntimeError of MPS's allocator and of the CPU's, on Linux and on Windows.
-NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 

@@ -1191,6 +1191,26 @@ def test_memory_that_runs_out_in_the_middle_of_a_step_leaves_nothing_of_it_in_th
         assert torch.allclose(tensor, states[1]["model"][key], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("place", ["Trainer._update", "Trainer.__init__", "Experiment.tensors"])
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n3.00 GiB"), MemoryError()],
+    ids=["card", "host"],
+)
+def test_memory_that_runs_out_where_smaller_batches_do_not_help_is_told_in_one_line(
+    place, error, start, tmp_path, monkeypatch
+):
+    def refuse(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(f"chestlab.runs.run.{place}", refuse)
+    ended = start()
+    assert ended.status == 1
+    assert ended.err.startswith("stopped: out of memory: try a smaller --batch-size")
+    assert ended.err.count("\n") == 1
+    assert not (tmp_path / "results/one/metrics.json").exists()
+
+
 @pytest.mark.parametrize("batch", [13, 14, 15, 26])
 def test_halving_an_odd_batch_leaves_no_image_alone_in_a_batch_and_changes_no_step(
     batch, phantom_npz
