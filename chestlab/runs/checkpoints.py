@@ -87,7 +87,7 @@ class Checkpoints:
                 self._best(stored["best_epoch"]) if processes.first else None
             )
         trainer.load_state_dict(stored, best and best["weights"])
-        if best_in_state:
+        if best_in_state and not files.metrics.exists():  # a finished run's have a threshold
             self.save_weights(files.best, trainer)
         self._write_history(trainer)
         if stored["device"] != trainer.device.type:

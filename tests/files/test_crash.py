@@ -927,6 +927,18 @@ def test_a_finished_run_without_test_is_resumed_for_the_test_images_alone(
     assert_contracts_files(tmp_path)
 
 
+def test_a_finished_run_stays_finished_where_its_test_images_are_cut_off(
+    start, tmp_path, no_pictures, monkeypatch
+):
+    """The last epoch is the chosen one, whose weights an unfinished run would write anew."""
+    flags = "--monitor", "last", "--epochs", 1, "--schedule", "constant"
+    assert start("--no-test", *flags).status == 0
+    before = contents(tmp_path / "trained_models")
+    monkeypatch.setattr(run_module, "write_results", lambda *arguments: send(signal.SIGINT)())
+    assert start("--resume", *flags).status == 130
+    assert contents(tmp_path / "trained_models") == before
+
+
 def test_a_folder_of_the_users_under_the_runs_name_keeps_the_users_files(
     start, tmp_path, no_pictures
 ):
