@@ -33,6 +33,7 @@ from chestlab.data.splits import CLASS_NAMES, NIH_CREDIT, SPLITS, TwoClassData
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable, make_folder
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
+from chestlab.files.progress import StopSignals
 
 ROWS, COLUMNS = 3, 7  # of the sample images of a class
 
@@ -222,5 +223,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors(resume=None), StopSignals():
         main()

@@ -13,8 +13,6 @@ evidence came from, not what it was. With `--split test` a line of `test_looks.c
 from __future__ import annotations
 
 import argparse
-import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +31,8 @@ from chestlab.evaluation.looks import (
 )
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable
-from chestlab.files.errors import InputError, OneLineParser
+from chestlab.files.errors import InputError, OneLineParser, one_line_errors
+from chestlab.files.progress import StopSignals
 from chestlab.files.run_files import STUDIES
 from chestlab.runs.finished_runs import (
     add_checkpoint_flags,
@@ -197,13 +196,8 @@ def explain(options: argparse.Namespace) -> None:
     notebook.show([out])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 done, 2 and one line on stderr for wrong input, 1 for a full disk."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # a name outside a Windows code page must not end it
-            stream.reconfigure(errors="backslashreplace")
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; exit statuses of `errors.one_line_errors`."""
     parser = OneLineParser(
         description=__doc__,
         allow_abbrev=False,
@@ -222,13 +216,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=0, metavar="N", help="chooses the images shown (default: 0)")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     add("--out", type=Path, metavar="FILE.png", help="(default: gradcam.png of the run's results)")
-    try:
+    with one_line_errors(resume=None), StopSignals():
         explain(parser.parse_args(argv))
-    except (InputError, OSError) as error:
-        print(" ".join(f"error: {error}".splitlines()), file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    return 0
 
 
 if __name__ == "__main__":
-    notebook.leave(main())
+    main()

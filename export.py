@@ -19,9 +19,7 @@ a page that classifies pictures in the browser; none leaves it. This is no medic
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +30,9 @@ import chestlab  # noqa: F401  # before PyTorch, for which it sets environment v
 import torch
 
 from chestlab.data.splits import CLASS_NAMES, NIH_CREDIT, TwoClassData
-from chestlab.files import notebook
 from chestlab.files.atomic import check_writable
-from chestlab.files.errors import InputError, OneLineParser
+from chestlab.files.errors import InputError, OneLineParser, one_line_errors
+from chestlab.files.progress import StopSignals
 from chestlab.runs import demo_page, export_check
 from chestlab.runs.finished_averages import load_trained
 from chestlab.runs.finished_runs import add_checkpoint_flags
@@ -198,13 +196,8 @@ def report(out: Path, beside: Path, row: dict[str, Any]) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 done, else a line on stderr: 2 wrong input, 1 full disk, 130 Ctrl-C."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # a name outside a Windows code page must not end it
-            stream.reconfigure(errors="backslashreplace")
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; exit statuses of `errors.one_line_errors`."""
     parser = OneLineParser(
         description=__doc__,
         allow_abbrev=False,
@@ -220,18 +213,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--root", type=Path, metavar="DIR", help="of the official files (default: the run's)")
     add("--with-map", action="store_true", help="a second output: where the evidence lies")
     add("--opset", type=opset, default=onnx_model.OPSET, metavar="N", help="(default: %(default)s)")
-    try:
+    with one_line_errors(resume=None), StopSignals():
         export(parser.parse_args(argv))
-        return 0
-    except InputError as error:
-        status, message = 2, f"error: {error}"
-    except OSError as error:
-        where = f" ('{error.filename}')" if error.filename else ""
-        status, message = 1, f"stopped: {error.strerror or error}{where}"
-    except KeyboardInterrupt:
-        status, message = 130, "interrupted: nothing is written"
-    print(" ".join(message.splitlines()), file=sys.stderr)
-    return status
 
 
 def opset(word: str) -> int:
@@ -243,4 +226,4 @@ def opset(word: str) -> int:
 
 
 if __name__ == "__main__":
-    notebook.leave(main())
+    main()

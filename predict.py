@@ -17,8 +17,6 @@ on); 2 nothing to predict, or a wrong flag or checkpoint; 130 Ctrl-C. This is no
 from __future__ import annotations
 
 import argparse
-import io
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -33,8 +31,9 @@ from chestlab.data.splits import CLASS_NAMES
 from chestlab.evaluation.predictions import with_threshold
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable, write_csv
-from chestlab.files.errors import InputError, OneLineParser
+from chestlab.files.errors import InputError, OneLineParser, one_line_errors
 from chestlab.files.notebook import command_line
+from chestlab.files.progress import StopSignals
 from chestlab.runs.finished_runs import add_checkpoint_flags, pick_checkpoint
 from chestlab.training.device import pick_device
 from chestlab.training.inference import TrainedModel, load_model
@@ -253,26 +252,12 @@ def _join_window(words: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # a name outside a Windows code page must not end it
-            stream.reconfigure(errors="backslashreplace")
-    try:
+    """The command line; the exit status, for an error as of `errors.one_line_errors`."""
+    with one_line_errors(resume=None), StopSignals():
         options = _parser().parse_args(_join_window(command_line() if argv is None else argv))
         options.images = [path for paths in options.images for path in paths]
         options.window = None if options.window is None else parse_window(options.window)
         return predict_files(options)
-    except InputError as error:
-        status, message = 2, f"error: {error}"
-    except OSError as error:
-        where = f" ('{error.filename}')" if error.filename else ""
-        status, message = 1, f"stopped: {error.strerror or error}{where}"
-    except KeyboardInterrupt:
-        status, message = 128 + signal.SIGINT, "interrupted: no table has been written"
-    print(" ".join(message.splitlines()), file=sys.stderr, flush=True)
-    return status
 
 
 if __name__ == "__main__":

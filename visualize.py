@@ -36,25 +36,24 @@ from chestlab.data import sources
 from chestlab.data.splits import NIH_CREDIT, SOURCE_SIZES, Data, TwoClassData
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable
-from chestlab.files.errors import InputError, OneLineParser
+from chestlab.files.errors import InputError, OneLineParser, one_line_errors
+from chestlab.files.progress import StopSignals
 
 if TYPE_CHECKING:
     from chestlab.reporting.stored_runs import StoredRun
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; status 2 and one line on stderr for wrong input, 1 for a full disk."""
+    """The command line; exit statuses of `errors.one_line_errors`."""
     argv = notebook.command_line() if argv is None else list(argv)
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         argv.insert(0, "readme")
-    try:
+    with one_line_errors(resume=None), StopSignals():
         parser, commands = _parser()
         known, unknown = parser.parse_known_args(argv)
         _refuse_flags_of_others(known, unknown, commands)
         options = parser.parse_args(argv)
         options.work(options)
-    except (InputError, OSError) as error:
-        notebook.leave(2 if isinstance(error, InputError) else 1, f"error: {error}")
 
 
 def _refuse_flags_of_others(

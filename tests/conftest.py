@@ -167,6 +167,14 @@ def run_in_process(
     return subprocess.CompletedProcess(sys.argv, status, out.getvalue(), err.getvalue())
 
 
+def status_of(main: Callable[..., int | None], *arguments: object) -> int:
+    """Exit status of a script's ``main`` in this process."""
+    try:
+        return main(*arguments) or 0
+    except SystemExit as end:
+        return end.code
+
+
 def without_times(value):
     """A copy without what depends on the clock, wherever it stands."""
     if isinstance(value, list):

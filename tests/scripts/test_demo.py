@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, status_of
 from PIL import Image
 from tiny_train import RECIPE, TinyNet
 from torch.torch_version import TorchVersion
@@ -104,7 +104,7 @@ def folder(trained, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo_page, "find_runtime", lambda places: cdn)
         patch.chdir(place)
-        assert export.main(["--demo", "page"]) == 0
+        assert status_of(export.main, ["--demo", "page"]) == 0
     return place / "page"
 
 
@@ -223,7 +223,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     (tmp_path / "file").write_text("")
     before = sorted(tmp_path.rglob("*"))
-    assert export.main(arguments) == 2
+    assert status_of(export.main, arguments) == 2
     assert re.fullmatch(rf"error: .*{message}.*\n", capsys.readouterr().err)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -463,7 +463,7 @@ def save_pictures(folder, images):
 def predicted(paths, *flags):
     """Rows of `predict.py` by file name."""
     table = paths[0].parent.parent / "table.csv"
-    assert predict.main([*map(str, paths), "--csv", str(table), *flags]) in (0, 1)
+    assert status_of(predict.main, [*map(str, paths), "--csv", str(table), *flags]) in (0, 1)
     with table.open(newline="", encoding="utf-8") as file:
         return {Path(row["file"]).name: row for row in csv.DictReader(file)}
 

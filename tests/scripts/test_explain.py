@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import status_of
 from PIL import Image
 from torch import nn
 
@@ -240,7 +241,8 @@ def test_the_command_draws_the_runs_picture_and_says_what_it_measures(
         save_checkpoint(tmp_path / f"{name}_best.pth", {**state, "threshold": threshold})
         (tmp_path / "results" / name).mkdir(parents=True, exist_ok=True)
         arguments = ["--checkpoint", str(tmp_path / f"{name}_best.pth"), "--device", "cpu"]
-        assert explain.main([*arguments, "--results-dir", str(tmp_path / "results")]) == 0
+        arguments += ["--results-dir", str(tmp_path / "results")]
+        assert status_of(explain.main, arguments) == 0
         pictures.append((tmp_path / "results" / name / "gradcam.png").read_bytes())
         assert len(pictures[-1]) < 300_000
     assert pictures[0] == pictures[2] != pictures[1]
@@ -255,7 +257,8 @@ def test_the_command_draws_the_runs_picture_and_says_what_it_measures(
 def test_without_captum_one_line_says_how_to_get_it(run_of_one_epoch, capsys, monkeypatch):
     folder, _ = run_of_one_epoch
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert explain.main(["--checkpoint", str(folder / "trained_models/one_best.pth")]) == 2
+    checkpoint = folder / "trained_models/one_best.pth"
+    assert status_of(explain.main, ["--checkpoint", str(checkpoint)]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert "pip install captum" in error
@@ -290,7 +293,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_drawn(
     if case == "no folder":
         results = tmp_path / "nowhere"
     before = sorted(folder.rglob("*"))
-    assert explain.main([*arguments, "--results-dir", str(results)]) == 2
+    assert status_of(explain.main, [*arguments, "--results-dir", str(results)]) == 2
     error = capsys.readouterr().err
     assert wanted in error and len(error.splitlines()) == 1
     assert sorted(folder.rglob("*")) == before
@@ -306,7 +309,7 @@ def test_the_run_its_data_and_its_results_are_found(
     monkeypatch.setattr(gradcam_plots, "draw_gradcam", lambda *values, **n: drawn.append(values))
     monkeypatch.chdir(tmp_path if named else folder)
     checkpoint = str(folder / "trained_models" / "one_best.pth")
-    assert explain.main(["--checkpoint", checkpoint] if named else []) == 0
+    assert status_of(explain.main, ["--checkpoint", checkpoint] if named else []) == 0
     assert drawn[0][5].resolve() == folder / "results" / "one" / "gradcam.png"
     told = capsys.readouterr().out.splitlines()[0]
     assert ("newest finished run" in told) == (not named)
@@ -324,7 +327,7 @@ def test_other_data_are_named_in_the_title(run_of_one_epoch, monkeypatch, tmp_pa
     arguments = ["--data", str(other), "--split", "test", "--out", str(out)]
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        assert explain.main(["--checkpoint", checkpoint, *arguments]) == 0
+        assert status_of(explain.main, ["--checkpoint", checkpoint, *arguments]) == 0
     assert "not the data it was trained on" in titles[0] and "test n = 8" in titles[0]
     (look,) = read_looks(tmp_path / "results/phantom/test_looks.csv")  # once: it shows the same
     assert (look.run, look.kind) == ("one", "explain")
@@ -348,7 +351,9 @@ def test_images_that_the_network_was_trained_on_are_told(
     titles = []
     monkeypatch.setattr(gradcam_plots, "draw_gradcam", lambda *v, title, **n: titles.append(title))
     arguments = ["--data", str(data), "--out", str(tmp_path / "picture.png")]
-    assert explain.main(["--checkpoint", str(tmp_path / "one_best.pth"), *arguments]) == 0
+    assert (
+        status_of(explain.main, ["--checkpoint", str(tmp_path / "one_best.pth"), *arguments]) == 0
+    )
     assert (f"was trained on {rows} of these images" in titles[0]) == (rows > 0)
     assert ("was trained on" in titles[0]) == (rows > 0)
 
@@ -467,7 +472,7 @@ def test_a_script_that_cannot_be_imported_is_named(monkeypatch, tmp_path):
 def test_a_picture_is_not_written_over_a_file_of_another_kind(run_of_one_epoch, tmp_path, capsys):
     page, checkpoint = tmp_path / "README.md", run_of_one_epoch[0] / "trained_models/one_best.pth"
     page.write_text("mine")
-    assert explain.main(["--checkpoint", str(checkpoint), "--out", str(page)]) == 2
+    assert status_of(explain.main, ["--checkpoint", str(checkpoint), "--out", str(page)]) == 2
     assert "ends in .png" in capsys.readouterr().err and page.read_text() == "mine"
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, status_of
 from PIL import Image
 from tiny_train import RECIPE, TinyNet
 from torch.torch_version import TorchVersion
@@ -99,7 +100,7 @@ def exported(run_of_one_epoch, tmp_path_factory):
             return replace(loaded(*known), test=None)
 
         patch.setattr(export, "load_data", without_test)
-        assert export.main(arguments) == 0
+        assert status_of(export.main, arguments) == 0
     assert before == {path: path.read_bytes() for path in run_of_one_epoch[0].rglob("*.csv")}
     return out, json.loads((out.parent / "export.json").read_text())["one.onnx"]
 
@@ -148,7 +149,7 @@ def test_the_file_gives_the_probabilities_of_the_script_for_pictures_of_any_size
         image.save(tmp_path / f"{number}.png")
         pictures[f"{number}.png"] = np.array(image)
     arguments = "--checkpoint", str(checkpoint), "--csv", str(tmp_path / "table.csv")
-    assert predict.main([str(tmp_path), *arguments, "--device", "cpu"]) == 0
+    assert status_of(predict.main, [str(tmp_path), *arguments, "--device", "cpu"]) == 0
     with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as file:
         rows = {Path(row["file"]).name: row for row in csv.DictReader(file)}
     run = onnx_model.run_model(out.read_bytes())
@@ -354,7 +355,7 @@ def test_a_file_that_is_beyond_its_bound_is_not_written(
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 0.1, bias.name))
     monkeypatch.setattr(onnx_model, "export", lambda *arguments: model)
     arguments = ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "one.onnx")]
-    assert export.main(arguments) == 2
+    assert status_of(export.main, arguments) == 2
     err = capsys.readouterr().err
     assert re.fullmatch(r"error: --precision fp32: the file's prob.* up to 0\.02.*1e-05; .*\n", err)
     assert list(tmp_path.iterdir()) == []
@@ -406,7 +407,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     before = sorted(tmp_path.rglob("*"))
     if "--checkpoint" not in arguments:
         arguments = [*arguments, "--checkpoint", str(checkpoint)]
-    assert export.main(arguments) == 2
+    assert status_of(export.main, arguments) == 2
     assert re.fullmatch(rf"error: .*{message}.*\n", capsys.readouterr().err)
     assert sorted(tmp_path.rglob("*")) == before
     assert not list(checkpoint.parent.glob("*.onnx"))
@@ -420,7 +421,7 @@ def test_missing_libraries_are_named_with_how_to_install_them(monkeypatch, capsy
             "find_spec",
             lambda name, hidden=hidden: None if name in hidden else known(name),
         )
-        assert export.main([]) == 2
+        assert status_of(export.main, []) == 2
         err = capsys.readouterr().err
         names = " and ".join(sorted(hidden))
         assert err == (
@@ -430,7 +431,7 @@ def test_missing_libraries_are_named_with_how_to_install_them(monkeypatch, capsy
 
 def test_an_old_pytorch_is_told(monkeypatch, capsys):
     monkeypatch.setattr(onnx_model, "OLDEST_TORCH", "99.1")
-    assert export.main([]) == 2
+    assert status_of(export.main, []) == 2
     assert "needs PyTorch 99.1 or newer" in capsys.readouterr().err
 
 
@@ -440,7 +441,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
 ):
     out, table = tmp_path / "one.onnx", tmp_path / "export.json"
     arguments = ["--checkpoint", str(checkpoint), "--out", str(out)]
-    assert export.main(arguments) == 0
+    assert status_of(export.main, arguments) == 0
     assert out.read_bytes() == b"an ONNX file"
     out.write_bytes(b"an older one")
     before = table.read_text()
@@ -451,8 +452,8 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
         atomic_write(path, content)
 
     monkeypatch.setattr(export_check, "atomic_write", full)
-    assert export.main(arguments) == 1
-    assert re.fullmatch(r"stopped: No space left on device \('.*'\)\n", capsys.readouterr().err)
+    assert status_of(export.main, arguments) == 1
+    assert re.fullmatch(r"stopped: No space left on device \('.*'\); .*\n", capsys.readouterr().err)
     assert sorted(tmp_path.iterdir()) == [table, out]
     assert out.read_bytes() == b"an older one" and table.read_text() == before
 
@@ -460,7 +461,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
 def test_the_table_keeps_the_rows_of_the_folders_other_files(quick, checkpoint, tmp_path):
     for name in ("a.onnx", "b.onnx", "a.onnx"):
         arguments = ["--checkpoint", str(checkpoint), "--out", str(tmp_path / name)]
-        assert export.main(arguments) == 0
+        assert status_of(export.main, arguments) == 0
     rows = json.loads((tmp_path / "export.json").read_text())
     assert list(rows) == ["a.onnx", "b.onnx"] and rows["b.onnx"]["precision"] == "fp32"
 
@@ -515,12 +516,12 @@ def test_a_network_without_a_form_in_onnx_is_told_in_one_line():
 
 def test_an_interruption_is_told(quick, checkpoint, tmp_path, monkeypatch, capsys):
     def interrupted(*arguments):
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(onnx_model, "export", interrupted)
     out = tmp_path / "one.onnx"
-    assert export.main(["--checkpoint", str(checkpoint), "--out", str(out)]) == 130
-    assert capsys.readouterr().err == "interrupted: nothing is written\n"
+    assert status_of(export.main, ["--checkpoint", str(checkpoint), "--out", str(out)]) == 130
+    assert capsys.readouterr().err == "interrupted: the same command starts again\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -569,7 +570,7 @@ def test_every_opset_that_is_offered_runs(opset):
 def test_the_script_quantises_a_run(checkpoint, tmp_path, capsys):
     out = tmp_path / "small.onnx"
     arguments = ["--checkpoint", str(checkpoint), "--out", str(out), "--precision", "int8"]
-    assert export.main(arguments) == 0
+    assert status_of(export.main, arguments) == 0
     row = json.loads((tmp_path / "export.json").read_text())["small.onnx"]
     assert row["bytes"] == out.stat().st_size < 5.2e6 / 2
     assert row["int8"]["layers"] == 40 and row["validation"]["largest_difference"] <= row["bound"]

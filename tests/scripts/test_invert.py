@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+from conftest import status_of
 from PIL import Image
 
 import predict
@@ -35,7 +36,7 @@ def read_table(path):
 
 def predicted(checkpoint, folder, table, *flags):
     arguments = ["--checkpoint", str(checkpoint), "--csv", str(table), "--device", "cpu"]
-    assert predict.main([str(folder), *arguments, *flags]) == 0
+    assert status_of(predict.main, [str(folder), *arguments, *flags]) == 0
     rows = read_table(table)
     return [float(row["probability"]) for row in rows], [row["warnings"] for row in rows]
 
@@ -78,6 +79,6 @@ def test_a_checkpoint_without_statistics_says_once_what_is_not_judged(
 
 def test_another_word_is_refused(checkpoint, negatives, capsys):
     arguments = [str(negatives[0]), "--checkpoint", str(checkpoint), "--invert", "perhaps"]
-    assert predict.main(arguments) == 2
+    assert status_of(predict.main, arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "--invert" in line and all(word in line for word in ("auto", "yes", "no"))

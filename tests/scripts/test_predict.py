@@ -4,13 +4,14 @@ import csv
 import importlib.util
 import io
 import os
+import signal
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REAL_DATA, run_in_process
+from conftest import REAL_DATA, run_in_process, status_of
 from PIL import Image
 
 import predict
@@ -62,7 +63,7 @@ def test_test_images_saved_as_png_get_the_probabilities_of_the_run(
     folder, stored = test_images
     table = tmp_path / "new" / "table.csv"
     arguments = ["--checkpoint", str(checkpoint), "--csv", str(table), "--device", "cpu"]
-    assert predict.main([str(folder), *arguments]) == 0
+    assert status_of(predict.main, [str(folder), *arguments]) == 0
     rows = read_table(table)
     threshold = load_model(checkpoint, network_class).threshold
     assert [Path(row["file"]).name for row in rows] == sorted(stored)
@@ -260,7 +261,7 @@ def test_hostile_files_have_a_line_each_and_the_others_are_predicted(checkpoint,
     (tmp_path / "._sound.png").write_text("what macOS leaves on foreign disks")
     missing = str(tmp_path / "missing.png")
     arguments = ["--checkpoint", str(checkpoint), "--device", "cpu"]
-    assert predict.main([missing, str(tmp_path), missing, *arguments]) == 1
+    assert status_of(predict.main, [missing, str(tmp_path), missing, *arguments]) == 1
     said = capsys.readouterr()
     unlike = [line for line in said.err.splitlines() if "unlike the training images" in line]
     assert len(unlike) == 2  # what is sound as a file is noise
@@ -322,7 +323,7 @@ def test_nothing_to_do_and_wrong_input_end_with_status_2(
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.txt").write_text("text")
     before = sorted(tmp_path.rglob("*"))
-    assert predict.main(["--checkpoint", str(checkpoint), *arguments]) == 2
+    assert status_of(predict.main, ["--checkpoint", str(checkpoint), *arguments]) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert message in error
     assert sorted(tmp_path.rglob("*")) == before
@@ -333,11 +334,11 @@ def test_without_a_checkpoint_the_newest_finished_run_predicts(
 ):
     monkeypatch.chdir(run_of_one_epoch[0])
     first = str(test_images[0] / min(test_images[1]))
-    assert predict.main([first, "--device", "cpu"]) == 0
+    assert status_of(predict.main, [first, "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     path = Path("trained_models", "one_best.pth")
     assert out.startswith(f"checkpoint: {path} (newest finished run; --checkpoint names another)")
-    assert predict.main([first, "--checkpoint", "one", "--device", "cpu"]) == 0
+    assert status_of(predict.main, [first, "--checkpoint", "one", "--device", "cpu"]) == 0
     named = capsys.readouterr().out
     assert named.splitlines()[0] == f"checkpoint: {path}"
     assert named.splitlines()[1:] == out.splitlines()[1:]
@@ -349,7 +350,7 @@ def test_overlays_without_captum_are_refused_before_anything_is_done(
     PICTURE.save(tmp_path / "image.png")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     arguments = ["--checkpoint", str(checkpoint), "--overlay", str(tmp_path / "over")]
-    assert predict.main([str(tmp_path), *arguments]) == 2
+    assert status_of(predict.main, [str(tmp_path), *arguments]) == 2
     said = capsys.readouterr()
     assert "pip install captum" in said.err and not said.out
     assert not (tmp_path / "over").exists()
@@ -363,7 +364,7 @@ def test_overlays_of_equal_names_do_not_replace_each_other(checkpoint, tmp_path)
     over = tmp_path / "over"
     arguments = ["--checkpoint", str(checkpoint), "--overlay", str(over), "--device", "cpu"]
     for _ in range(2):  # the second time the pictures are there
-        assert predict.main([str(tmp_path), "--recursive", *arguments]) == 0
+        assert status_of(predict.main, [str(tmp_path), "--recursive", *arguments]) == 0
         assert sorted(path.name for path in over.iterdir()) == ["X_gradcam_2.png", "x_gradcam.png"]
     for path in over.iterdir():
         with Image.open(path) as picture:
@@ -378,7 +379,7 @@ def test_an_overlay_says_what_may_be_wrong(checkpoint, tmp_path, monkeypatch):
     )
     PICTURE.resize((9, 9)).save(tmp_path / "image.png")
     arguments = ["--checkpoint", str(checkpoint), "--overlay", str(tmp_path / "over")]
-    assert predict.main([str(tmp_path), *arguments, "--device", "cpu"]) == 0
+    assert status_of(predict.main, [str(tmp_path), *arguments, "--device", "cpu"]) == 0
     assert drawn[0][0].startswith("WARNING: is tiny, 9 x 9 pixels")
     assert drawn[0][-1] == predict.DISCLAIMER
 
@@ -431,7 +432,7 @@ def test_an_x_ray_has_one_probability_in_whatever_file_it_comes(
     dicom(images / "12 bits inverted.dcm", 4095 - wide, "MONOCHROME1")
     arguments = ["--checkpoint", str(tmp_path / "sharp_best.pth"), "--device", "cpu"]
     table = tmp_path / "table.csv"
-    assert predict.main([str(images), *arguments, "--csv", str(table)]) == 0
+    assert status_of(predict.main, [str(images), *arguments, "--csv", str(table)]) == 0
     rows = {Path(row["file"]).name: row for row in read_table(table)}
     expected = float(rows["8 bits.png"]["probability"])
     for name, row in rows.items():
@@ -443,7 +444,7 @@ def test_an_x_ray_has_one_probability_in_whatever_file_it_comes(
     assert "12 bits.png  (window 0,4095: 12-bit values)" in out
     assert "16 bits.tif\n" in out and "8 bits.png\n" in out
     dark = [str(images / "12 bits.png"), "--window", "0,65535", *arguments, "--csv", str(table)]
-    assert predict.main(dark) == 0
+    assert status_of(predict.main, dark) == 0
     (row,) = read_table(table)
     assert row["window"] == "0,65535"
     if normalize == "fixed":  # an image's own mean and deviation hide a wrong window
@@ -471,7 +472,7 @@ def test_what_may_be_wrong_is_told_and_marked_and_what_failed_has_a_row(
     table = folder / "table.csv"
     arguments = [str(folder), "--checkpoint", str(checkpoint), "--device", "cpu"]
     for _ in range(2):  # the second time the table lies in the folder
-        assert predict.main([*arguments, "--csv", str(table)]) == 1
+        assert status_of(predict.main, [*arguments, "--csv", str(table)]) == 1
         err = capsys.readouterr().err.splitlines()
     rows = {Path(row["file"]).name: row for row in read_table(table)}
     expected = {
@@ -496,7 +497,9 @@ def test_what_may_be_wrong_is_told_and_marked_and_what_failed_has_a_row(
     assert f"{folder / 'notes.txt'}: is no image: left out" in err
     assert not any("table.csv" in line for line in err)
     (folder / "constant.png").unlink()
-    assert predict.main([*arguments, "--recursive"]) == 0  # notes.txt is no image that failed
+    assert (
+        status_of(predict.main, [*arguments, "--recursive"]) == 0
+    )  # notes.txt is no image that failed
     said = capsys.readouterr()
     assert "another.png" in said.out and "not entered" not in said.err
 
@@ -510,7 +513,7 @@ def test_odd_names_of_files_are_printed_and_written_in_one_line(checkpoint, tmp_
     except OSError:
         pytest.skip("this file system takes no such names")
     arguments = ["--checkpoint", str(checkpoint), "--csv", str(tmp_path / "table.csv")]
-    assert predict.main([str(tmp_path), *arguments, "--device", "cpu"]) == 0
+    assert status_of(predict.main, [str(tmp_path), *arguments, "--device", "cpu"]) == 0
     assert len(read_table(tmp_path / "table.csv")) == 2
     assert sum(str(tmp_path) in line for line in capsys.readouterr().out.splitlines()) == 2
 
@@ -523,7 +526,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 
 def test_a_path_too_long_for_the_system_is_no_file(checkpoint, capsys):
-    assert predict.main(["x" * 5000 + ".png", "--checkpoint", str(checkpoint)]) == 2
+    assert status_of(predict.main, ["x" * 5000 + ".png", "--checkpoint", str(checkpoint)]) == 2
     assert "no such file" in capsys.readouterr().err
 
 
@@ -533,13 +536,13 @@ def test_a_link_to_nowhere_is_told_and_the_others_are_predicted(checkpoint, tmp_
     PICTURE.save(tmp_path / "röntgen 胸部.png")
     table = tmp_path / "table.csv"
     arguments = ["--checkpoint", str(checkpoint), "--device", "cpu", "--csv", str(table)]
-    assert predict.main([str(tmp_path), *arguments]) == 1
+    assert status_of(predict.main, [str(tmp_path), *arguments]) == 1
     told = "is a link to 'gone.png', and there is no such file"
     assert f"{tmp_path / 'link.png'}: {told}" in capsys.readouterr().err
     failed, predicted = read_table(table)
     assert failed["warnings"] == told and failed["probability"] == ""
     assert predicted["file"] == str(tmp_path / "röntgen 胸部.png")
-    assert predict.main([str(tmp_path / "link.png"), *arguments[:4]]) == 2
+    assert status_of(predict.main, [str(tmp_path / "link.png"), *arguments[:4]]) == 2
     assert told in capsys.readouterr().err
 
 
@@ -548,7 +551,7 @@ def test_a_table_does_not_replace_a_pipe_or_a_device(checkpoint, tmp_path, capsy
     PICTURE.save(tmp_path / "image.png")
     os.mkfifo(tmp_path / "pipe.csv")
     arguments = [str(tmp_path / "image.png"), "--checkpoint", str(checkpoint)]
-    assert predict.main([*arguments, "--csv", str(tmp_path / "pipe.csv")]) == 2
+    assert status_of(predict.main, [*arguments, "--csv", str(tmp_path / "pipe.csv")]) == 2
     assert "pipe.csv' is no regular file" in capsys.readouterr().err
     with pytest.raises(FileExistsError, match="is no regular file"):
         atomic_write(tmp_path / "pipe.csv", "text")
@@ -560,10 +563,11 @@ def test_ctrl_c_ends_in_one_line_and_without_a_table(checkpoint, tmp_path, monke
     (tmp_path / "table.csv").write_text("")
 
     def stopped(*arguments):
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(predict, "read_xray", stopped)
     arguments = [str(tmp_path / "image.png"), "--checkpoint", str(checkpoint), "--device", "cpu"]
-    assert predict.main([*arguments, "--csv", str(tmp_path / "table.csv")]) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "interrupted: no table has been written"
+    assert status_of(predict.main, [*arguments, "--csv", str(tmp_path / "table.csv")]) == 130
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1] == "interrupted: the same command starts again"
     assert (tmp_path / "table.csv").read_text() == ""
