@@ -467,7 +467,7 @@ def test_a_finished_run_shows_its_pictures_again(cells_with_scripts):
     ("how", "message"),
     [
         ("wrong", r"error: .*--lr.*'fast' is not a number above 0 up to 10.*"),
-        ("missing", r"stopped: see above"),
+        ("missing", r"error: .*nowhere\.pth.*"),
         ("interrupted", r"interrupted after epoch \d+: the same command with --resume goes on"),
         ("pasted wrongly", r"error: --image-size: allowed are 0 and 16 to 1024 pixels.*"),
     ],
