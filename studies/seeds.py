@@ -4,7 +4,8 @@
 
 Every seed is a run of its own under `results/`, made with `--resume`, so that an interrupted table
 continues where it stopped. Flags that are not listed here go to the script. Writes the table, the
-figures and what every network has predicted to `results/studies/seeds_<name>/`.
+figures and what every network has predicted to `results/studies/seeds_<name>/`. A seed's run is of
+one network and of the two classes: averages and the 14 findings are refused.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from chestlab.data import sources
 from chestlab.evaluation.predictions import MEMBERS, read_members, write_members
 from chestlab.files.atomic import atomic_write, make_folder
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
@@ -30,7 +32,7 @@ from chestlab.reporting.lab_warnings import warning_in
 from chestlab.reporting.page import Wording, render
 from chestlab.reporting.stored_runs import StoredRun, read_two_class_run
 from chestlab.runs.ensemble import SEEDS
-from chestlab.runs.flags import add_folder
+from chestlab.runs.flags import add_data, add_folder
 from chestlab.runs.naming import check_name
 from networks import NETWORKS
 from studies.redraw import add_redraw
@@ -60,25 +62,44 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="N",
         help=f"two or more, all different (default: {' '.join(map(str, SEEDS))})",
     )
+    add_data(parser)
     add_folder(parser, "--results-dir", "results")
+    _refuse_other_runs(parser)
     add_redraw(parser, write_page, "the page")
     with one_line_errors(resume=""), StopSignals():
         run(*parser.parse_known_args(argv))
+
+
+def _refuse_other_runs(parser: argparse.ArgumentParser) -> None:
+    """Let the scripts' flags be refused that make runs of several networks, or of 14 findings."""
+
+    def average(text: str) -> None:
+        raise argparse.ArgumentTypeError("each seed trains one network: leave this flag out")
+
+    def task(text: str) -> str:
+        if text != "two-class":
+            raise argparse.ArgumentTypeError(f"'{text}': the table is of --task two-class alone")
+        return text
+
+    for flag in ("--members", "--folds"):
+        parser.add_argument(flag, type=average, help=argparse.SUPPRESS)
+    parser.add_argument("--task", type=task, help=argparse.SUPPRESS)
 
 
 def run(options: argparse.Namespace, flags: Sequence[str]) -> None:
     """Train and write; ``flags`` go to the script.
 
     Raises:
-        InputError: the script, the name or the seeds cannot be used.
+        InputError: the script, the name, the seeds or the data cannot be used, or a run has other
+            data or another recipe than the first.
         SystemExit: a training has ended with another status than 0, which this one takes over.
     """
-    if not (ROOT / options.script).is_file():
-        scripts = sorted({f"{known.script}.py" for known in NETWORKS.values()})
-        raise InputError(f"'{options.script}' is no script here; there are {', '.join(scripts)}")
+    _check_script(options.script)
     if len(options.seeds) < 2 or len(set(options.seeds)) < len(options.seeds):
         raise InputError("--seeds: two or more are compared, and none twice")
     check_name(options.name)
+    flags = [*flags, *_data_flags(options)]
+    results_dir = options.results_dir / ("phantom" if options.data == "phantom" else "")
     runs: list[StoredRun] = []
     for seed in options.seeds:
         name = options.name + (f"_seed{seed}" if seed != options.seeds[0] else "")
@@ -87,9 +108,37 @@ def run(options: argparse.Namespace, flags: Sequence[str]) -> None:
         command += ["--results-dir", str(options.results_dir)]
         if status := status_of(command):
             raise SystemExit(status if status > 0 else 128 - status)  # as a shell tells a signal
-        runs.append(_read_run(options.results_dir, name))
+        runs.append(_read_run(results_dir / name))
+        if runs[-1].recipe_key != runs[0].recipe_key:
+            raise InputError(
+                f"'{runs[0].name}' and '{name}' differ in more than the seed: choose another --name"
+            )
     folder = write(options.script, options.name, runs)
     print((folder / "README.md").read_text(encoding="utf-8"))
+
+
+def _check_script(script: str) -> None:
+    """Raise `InputError` unless it is a script here that trains one network."""
+    networks: dict[str, set[str]] = {}
+    for known in NETWORKS.values():
+        networks.setdefault(f"{known.script}.py", set()).add(known.build.__name__)
+    of_one = ", ".join(sorted(name for name, builds in networks.items() if len(builds) == 1))
+    if not (ROOT / script).is_file():
+        raise InputError(f"'{script}' is no script here; there are {of_one}")
+    if len(builds := networks.get(Path(script).name, set())) > 1:
+        raise InputError(
+            f"'{script}' trains {' and '.join(sorted(builds))}, and the table is of one network; "
+            f"there are {of_one}"
+        )
+
+
+def _data_flags(options: argparse.Namespace) -> list[str]:
+    """The flags of `add_data` for the script; ``--data auto`` is decided once for all seeds."""
+    if options.data == "auto":
+        data = sources.load(options.data, options.root, options.source_size)
+        options.data = "phantom" if data.phantom else "chestmnist"
+    given = {"--data": options.data, "--root": options.root, "--source-size": options.source_size}
+    return [word for flag, value in given.items() if value for word in (flag, str(value))]
 
 
 def status_of(command: Sequence[str]) -> int:
@@ -116,12 +165,10 @@ def status_of(command: Sequence[str]) -> int:
     return status
 
 
-def _read_run(results_dir: Path, name: str) -> StoredRun:
-    """A finished run of two classes, with the phantoms where it fell back on them."""
-    places = (results_dir / name, results_dir / "phantom" / name)
-    path = next((place for place in places if (place / "metrics.json").exists()), places[0])
-    run = read_two_class_run(path / "metrics.json")
-    assert run is not None  # no script has findings for a default
+def _read_run(folder: Path) -> StoredRun:
+    """The finished run of a folder."""
+    run = read_two_class_run(folder / "metrics.json")
+    assert run is not None  # `_refuse_other_runs`
     return run
 
 

@@ -9,6 +9,8 @@ import signal
 import sys
 import threading
 import time
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,6 +160,13 @@ def test_every_switch_is_told_in_indonesian():
         (["train.py", "--name", "x", "--seeds", "3", "3"], "and none twice"),
         (["train.py", "--name", "../x"], "../x"),
         (["train.py"], "--name"),
+        (
+            ["resnet_plain.py", "--name", "x"],
+            "trains Plain34 and ResNet34, and the table is of one",
+        ),
+        (["train.py", "--name", "x", "--folds", "5"], "--folds: each seed trains one network"),
+        (["train.py", "--name", "x", "--members=2"], "--members: each seed trains one network"),
+        (["resnet_se.py", "--name", "x", "--task", "findings"], "'findings': the table is of"),
     ],
 )
 def test_seeds_refuses_what_it_cannot_use(flags, message, capsys):
@@ -188,10 +197,80 @@ def test_a_file_without_14_columns_is_refused_with_the_line_that_mends_it(
 
 def test_seeds_ends_as_the_training_that_failed(capfd, tmp_path):
     with pytest.raises(SystemExit) as stop:
-        seeds.main(["train.py", "--name", "x", "--results-dir", str(tmp_path), "--nosuch"])
+        flags = "--data", "phantom", "--results-dir", str(tmp_path), "--nosuch"
+        seeds.main(["train.py", "--name", "x", *flags])
     error = capfd.readouterr().err
     assert stop.value.code == 2 and "--nosuch" in error and "Traceback" not in error
     assert not list(tmp_path.iterdir())
+
+
+FINISHED = ROOT / "results" / "efficientchestnet_chestmnist_nih_subset_28"
+
+
+def copy_of_finished(folder, seed, **changes):
+    """A finished run of experiment 1 with another seed."""
+    folder.mkdir(parents=True)
+    for split in ("val", "test"):
+        shutil.copy(FINISHED / f"{split}_probabilities.csv", folder)
+    metrics = json.loads((FINISHED / "metrics.json").read_text())
+    metrics["recipe"]["seed"] = seed
+    text = json.dumps(metrics | {"name": folder.name, "seed": seed} | changes)
+    (folder / "metrics.json").write_text(text)
+
+
+class TrainedBySeeds:
+    """A stand-in for the trainings of `studies.seeds`: writes the run that a command asks for.
+
+    Attributes:
+        data: ``--data`` of each.
+        changes: of the metrics of the runs, by name.
+    """
+
+    def __init__(self):
+        self.data, self.changes = [], {}
+
+    def __call__(self, command):
+        given = dict(pairwise(command))
+        self.data.append(given["--data"])
+        folder = Path(given["--results-dir"]) / ("phantom" * (given["--data"] == "phantom"))
+        name = given["--name"]
+        copy_of_finished(folder / name, int(given["--seed"]), **self.changes.get(name, {}))
+        return 0
+
+
+@pytest.fixture
+def trained_by_seeds(monkeypatch):
+    stand_in = TrainedBySeeds()
+    monkeypatch.setattr(seeds, "status_of", stand_in)
+    return stand_in
+
+
+def test_seeds_tabulates_what_the_script_has_trained_and_not_an_older_run_of_the_name(
+    trained_by_seeds, tmp_path, monkeypatch, capsys
+):
+    def unavailable(*arguments):
+        raise sources.NotAvailable("no network")
+
+    monkeypatch.setattr(sources, "_official", unavailable)
+    copy_of_finished(tmp_path / "x", 42, best_epoch=1)
+    flags = "--seeds", "42", "123", "--results-dir", str(tmp_path), "--source-size", "28"
+    seeds.main(["train.py", "--name", "x", *flags])
+    about = json.loads((tmp_path / "phantom/studies/seeds_x/seeds.json").read_text())
+    assert [run["seed"] for run in about["runs"]] == [42, 123]
+    assert [run["best_epoch"] for run in about["runs"]] == [40, 40]
+    assert trained_by_seeds.data == ["phantom", "phantom"]
+    assert not (tmp_path / "studies").exists()
+
+
+def test_seeds_refuses_a_run_that_differs_in_more_than_the_seed(trained_by_seeds, tmp_path, capsys):
+    trained_by_seeds.changes["x_seed123"] = {"tta": "none"}
+    with pytest.raises(SystemExit) as stop:
+        flags = "--seeds", "42", "123", "--results-dir", str(tmp_path), "--data", "small.npz"
+        seeds.main(["train.py", "--name", "x", *flags])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert "'x' and 'x_seed123' differ in more than the seed: choose another --name" in error
+    assert not (tmp_path / "studies").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no process can send a signal there")
