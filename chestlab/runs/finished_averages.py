@@ -11,7 +11,7 @@ import contextlib
 from pathlib import Path
 
 from chestlab.files.errors import InputError
-from chestlab.files.run_files import STUDIES, read_metrics
+from chestlab.files.run_files import STUDIES, read_metrics, results_dir_of
 from chestlab.runs.finished_runs import pick_checkpoint
 from chestlab.training.averages import Trained, TrainedAverage, networks_of
 from chestlab.training.inference import NetworkClass, load_model
@@ -26,8 +26,8 @@ def load_trained(
         It, and the checkpoints that it was loaded from.
 
     Raises:
-        InputError: there is no such run, a checkpoint is missing or cannot be used, or the members
-            were trained on different data.
+        InputError: there is no such run, a run of a blend or a checkpoint is missing or cannot be
+            used, or the members were trained on different data.
     """
     checkpoints: list[Path] = []
     results = None if options.checkpoint is None else _average_named(options)
@@ -42,7 +42,7 @@ def load_trained(
     def average(results: Path) -> TrainedAverage:
         metrics = read_metrics(results / "metrics.json")
         if "blend" in metrics:
-            members = [average(results.with_name(name)) for name in metrics["blend"]]
+            members = [average(_run_of(results, name)) for name in metrics["blend"]]
         else:
             apart = results.relative_to(options.results_dir)
             paths = _checkpoints(options.models_dir / apart, metrics)
@@ -74,6 +74,19 @@ def _average_named(options: argparse.Namespace) -> Path | None:
                 if "members" in metrics and "threshold" in metrics:
                     return path.parent
     return None
+
+
+def _run_of(blend: Path, name: str) -> Path:
+    """Results of a run that a blend averages: beside the studies, or one of them, as the blend is.
+
+    Raises:
+        InputError: it is in neither place.
+    """
+    results_dir = results_dir_of(blend)
+    for path in (results_dir / name, results_dir / STUDIES / name):
+        if (path / "metrics.json").is_file():
+            return path
+    raise InputError(f"'{blend.name}' averages the run '{name}', which is not in '{results_dir}'")
 
 
 def _checkpoints(folder: Path, metrics: dict) -> list[Path]:

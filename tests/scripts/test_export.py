@@ -479,7 +479,10 @@ def test_an_ensemble_is_found_by_its_name_or_folder_and_a_blend_by_its_runs(
     average("folds", members)
     average("studies/folds", members)
     average("studies/both", {**blend, "threshold": 0.44})
-    for name in ("folds", "studies/folds"):
+    average("studies/of_study", {**blend, "blend": ["alone"], "threshold": 0.44})
+    average("studies/alone", members)
+    average("studies/lacking", {**blend, "blend": ["folds", "gone"], "threshold": 0.44})
+    for name in ("folds", "studies/folds", "studies/alone"):
         (tmp_path / "trained_models" / name).mkdir(parents=True)
         for member in ("seed1_best.pth", "seed2_final.pth"):
             path = tmp_path / "trained_models" / name / member
@@ -497,9 +500,13 @@ def test_an_ensemble_is_found_by_its_name_or_folder_and_a_blend_by_its_runs(
             "studies" if "studies" in given else "trained_models"
         )
         assert found.size == 28 and found.phantom and len(found.members) == 2
-    options.checkpoint = "both"
-    found, checkpoints = load_trained(options, network_class)
-    assert (found.threshold, found.of_logits, len(checkpoints)) == (0.44, True, 2)
+    for options.checkpoint, place in (("both", "folds"), ("of_study", "studies/alone")):
+        found, checkpoints = load_trained(options, network_class)
+        assert (found.threshold, found.of_logits, len(checkpoints)) == (0.44, True, 2)
+        assert checkpoints[0].parent == tmp_path / "trained_models" / place
+    options.checkpoint = "lacking"
+    with pytest.raises(InputError, match="'lacking' averages the run 'gone', which is not in '"):
+        load_trained(options, network_class)
     options.checkpoint = str(checkpoint)
     found, checkpoints = load_trained(options, network_class)
     assert found.name == "one" and checkpoints == [checkpoint]
