@@ -111,12 +111,14 @@ def shared_images(runs: Sequence[StoredRun], data: TwoClassData) -> dict[str, Sp
 
 
 def find_runs(results_dir: Path, names: Sequence[str]) -> list[StoredRun]:
-    """The finished cross-validated runs of these names.
+    """The finished cross-validated runs of these names, in ``results_dir`` or, if not there, its
+    studies; none among its phantoms, whose folder is ``results_dir`` where they are meant.
 
     Raises:
         InputError: there are fewer than two different names, or one is not such a run's.
     """
-    stored = {run.name: run for run in read_runs(results_dir)}
+    runs, places = read_runs(results_dir), (results_dir / STUDIES, results_dir)
+    stored = {run.name: run for place in places for run in runs if run.folder.parent == place}
     names = list(dict.fromkeys(Path(name).name for name in names))
     if len(names) < 2:
         raise InputError("name two runs or more")

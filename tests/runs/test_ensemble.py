@@ -634,6 +634,16 @@ def test_a_blend_names_a_network_of_timm_and_counts_it(fold_runs, named_npz, tmp
     assert "2 start from random weights and 2 start from ImageNet's weights" in page
 
 
+def test_a_blend_takes_no_run_of_a_name_among_the_phantoms(fold_runs, named_npz, tmp_path, capsys):
+    results = shutil.copytree(fold_runs, tmp_path / "results")
+    for place in ("phantom", "studies"):
+        shutil.copytree(results / "train_folds2", results / place / A)
+    shutil.copytree(results / A, results / "phantom/alone")
+    assert blended(results, named_npz, A, B, "--name", "both") == 0
+    assert blended(results, named_npz, "alone", B) == 2
+    assert "there is no finished run 'alone'" in capsys.readouterr().err
+
+
 def test_a_blend_replaces_itself_and_nothing_else(fold_runs, named_npz, capsys):
     assert blended(fold_runs, named_npz, A, B, "--name", "again") == 0
     before = (fold_runs / "studies/again/oof_probabilities.csv").read_bytes()
