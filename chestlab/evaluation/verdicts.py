@@ -208,13 +208,23 @@ def _combine(
     return math.sqrt(total), total**2 / uncertain if uncertain else math.inf
 
 
+def constant_findings(run: Scored) -> np.ndarray:
+    """(F,) booleans: the findings with both classes whose outputs differ by less than float noise.
+
+    The run's own mean AUC, of `metrics.evaluate_findings`, leaves them out.
+    """
+    constant = [is_constant(column) for column in logits_of(run.probabilities).T]
+    return (run.labels.min(0) != run.labels.max(0)) & np.array(constant)
+
+
 def score(runs: Sequence[Scored], measure: str, groups: np.ndarray | None) -> Scores:
     """The measure of every run, on the split and on shared bootstrap samples of it.
 
     Args:
         runs: one per seed, on the same images.
-        measure: ``accuracy`` or ``auc``, of findings the mean over those with both classes whose
-            outputs differ by more than float noise, as in `metrics.evaluate_findings`.
+        measure: ``accuracy`` or ``auc``, of findings the mean over those with both classes. One of
+            `constant_findings` counts 0.5 there, so that all runs have the mean over the same
+            findings and none gains by giving up a hard one; where all are constant it is NaN.
         groups: (N,) patient of each image; None resamples images.
 
     Returns:
@@ -235,13 +245,14 @@ def score(runs: Sequence[Scored], measure: str, groups: np.ndarray | None) -> Sc
         elif labels.ndim == 1:
             columns.append(weighted_auc(labels, run.probabilities, weights))
         else:
-            usable = [
-                k
-                for k in np.flatnonzero(labels.min(0) != labels.max(0))
-                if not is_constant(logits_of(run.probabilities[:, k]))
-            ]
-            areas = [weighted_auc(labels[:, k], run.probabilities[:, k], weights) for k in usable]
-            columns.append(np.nanmean(areas, axis=0) if areas else np.full(len(weights), np.nan))
+            both = np.flatnonzero(labels.min(0) != labels.max(0))
+            constant = constant_findings(run)
+            of_run = np.where(constant, 0.5, run.probabilities)
+            areas = [weighted_auc(labels[:, k], of_run[:, k], weights) for k in both]
+            undefined = constant[both].all()
+            columns.append(
+                np.full(len(weights), np.nan) if undefined else np.nanmean(areas, axis=0)
+            )
     scores = np.stack(columns, 1)
     return scores[0], scores[1:], len(np.unique(groups)) if groups is not None else n
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from chestlab.data.splits import FindingsData, Split, TwoClassData
+from chestlab.data.splits import FINDINGS, FindingsData, Split, TwoClassData
 from chestlab.evaluation.alarms import logits_of
 from chestlab.evaluation.metrics import sigmoid
 from chestlab.evaluation.packed_logits import write_packed_findings
@@ -23,6 +23,7 @@ from chestlab.evaluation.verdicts import (
     Estimate,
     Scored,
     Scores,
+    constant_findings,
     estimate,
     gain,
     noise_of_differences,
@@ -96,6 +97,7 @@ class Comparison:
         self.measures = ("auc",) if self.findings else ("accuracy", "auc")
         self.recipe = Recipe(**self.first["recipe"])
         self._scores: dict[tuple[str, str, str], Scores] = {}
+        self._predictions: dict[tuple[str, str], list[Scored]] = {}
 
     def score(self, name: str, split: str, measure: str) -> Scores:
         """`verdicts.score` of a network's runs, from their tables of probabilities.
@@ -109,13 +111,28 @@ class Comparison:
             InputError: a table is not of the images of this comparison.
         """
         if (name, split, measure) not in self._scores:
-            last = split == "last"
-            runs = self._scored_last(name) if last else self._scored(name, split)
-            patients = self.patients("val" if last else split)
-            self._scores[name, split, measure] = score(runs, measure, patients)
+            patients = self.patients("val" if split == "last" else split)
+            self._scores[name, split, measure] = score(self._scored(name, split), measure, patients)
         return self._scores[name, split, measure]
 
+    def constant_outputs(self, split: str) -> list[tuple[str, str, int]]:
+        """The `verdicts.constant_findings` of every run: finding, title and seed."""
+        return [
+            (finding, self.titles[name], seed)
+            for name in self.runs
+            for seed, run in zip(self.seeds, self._scored(name, split), strict=True)
+            for finding, constant in zip(FINDINGS, constant_findings(run), strict=True)
+            if constant
+        ]
+
     def _scored(self, name: str, split: str) -> list[Scored]:
+        """What a network's runs have predicted, kept; ``split`` as of `score`."""
+        if (name, split) not in self._predictions:
+            read = self._scored_last(name) if split == "last" else self._read_tables(name, split)
+            self._predictions[name, split] = read
+        return self._predictions[name, split]
+
+    def _read_tables(self, name: str, split: str) -> list[Scored]:
         runs = []
         for files, run in zip(self.files[name], self.runs[name], strict=True):
             path = files.folder / f"{split}_probabilities.csv"
@@ -195,11 +212,14 @@ class Comparison:
 
     def _undefined(self, name: str, split: str, measure: str) -> bool:
         figures = [run.get(split) or {} for run in self.runs[name]]
-        return any(of_run.get(measure, math.nan) is None for of_run in figures)
+        if any(of_run.get(measure, math.nan) is None for of_run in figures):
+            return True
+        return not np.isfinite(self.score(name, split, measure)[0]).all()
 
     def _values(self, split: str, measure: str) -> np.ndarray:
-        """(networks, seeds), over which the noise of training is pooled."""
-        return np.stack([self.score(name, split, measure)[0] for name in self.runs])
+        """(networks, seeds), over which the noise of training is pooled; none that is undefined."""
+        values = np.stack([self.score(name, split, measure)[0] for name in self.runs])
+        return values[np.isfinite(values).all(1)]
 
     def network(self, name: str, number: int, moment: str) -> nn.Module:
         """The network of run ``number``: at its ``start``, after its ``best`` or ``last`` epoch."""

@@ -137,6 +137,7 @@ class _Page:
                 for name, seed, text in about["warnings"]
             ],
             left_out=self._left_out(),
+            constant=self._constant_outputs(),
             goal=f"{GOAL:.0%}",
             reached=self._reached(),
             verdicts=self._verdict_table(verdicts) if verdicts else "",
@@ -197,6 +198,18 @@ class _Page:
         return "; ".join(
             f"{self.wording.say(split)} {', '.join(names) or self.wording.say('none')}"
             for split, names in self.about.get("left_out", {}).items()
+        )
+
+    def _constant_outputs(self) -> str:
+        """The runs that give all images the same output for a finding, by split; often empty."""
+        say = self.wording.say
+        return "; ".join(
+            f"{say(split)} "
+            + ", ".join(
+                f"{finding} ({say('with_seed', name=name, seed=seed)})"
+                for finding, name, seed in outputs
+            )
+            for split, outputs in self.about.get("constant_outputs", {}).items()
         )
 
     def _reached(self) -> str:

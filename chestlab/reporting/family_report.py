@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from chestlab.data.splits import FindingsData, TwoClassData
+from chestlab.data.splits import FINDINGS, FindingsData, TwoClassData
 from chestlab.evaluation.tasks import GOAL
 from chestlab.files.atomic import atomic_write, write_csv
 from chestlab.files.run_files import RunFiles
@@ -101,10 +101,12 @@ def _about(comparison: Comparison, named: Recipe) -> dict[str, Any]:
         ],
     }
     if comparison.findings:
-        about["left_out"] = {
-            split: [name for name, auc in first[split]["auc_per_finding"].items() if auc is None]
-            for split in ("val", "test")
-        }
+        for split in ("val", "test"):
+            classes = np.ptp(getattr(comparison.data, split).labels, axis=0)
+            names = [name for name, known in zip(FINDINGS, classes, strict=True) if not known]
+            about.setdefault("left_out", {})[split] = names
+            if constant := comparison.constant_outputs(split):
+                about.setdefault("constant_outputs", {})[split] = constant
     elif not comparison.data.phantom:
         about["reached"] = [
             [comparison.titles[name], run["seed"]]

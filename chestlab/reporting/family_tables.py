@@ -71,6 +71,8 @@ def network_rows(comparison: Comparison) -> list[dict[str, Any]]:
             of_test = comparison.estimate(name, "test", test_measure)
             row |= _with_ends(f"test_{test_measure}", of_test)
             values = [run["test"][test_measure] for run in runs]
+            if comparison.findings:  # the runs' own means leave out constant outputs
+                values = comparison.score(name, "test", test_measure)[0]
             row[f"test_{test_measure}_sd_over_seeds"] = _standard_deviation(values)
         costs = [run["costs"] for run in runs]
         row |= {
@@ -83,7 +85,7 @@ def network_rows(comparison: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
-def _standard_deviation(values: Sequence[float | None]) -> float:
+def _standard_deviation(values: Sequence[float | None] | np.ndarray) -> float:
     return float(np.std(np.array(values, float), ddof=1)) if len(values) > 1 else math.nan
 
 

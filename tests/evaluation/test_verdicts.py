@@ -9,7 +9,7 @@ import pytest
 
 from chestlab.evaluation import verdicts
 from chestlab.evaluation.bootstrap import bootstrap_weights
-from chestlab.evaluation.metrics import defined_auc, roc_auc, sigmoid
+from chestlab.evaluation.metrics import roc_auc, sigmoid
 
 PATIENTS = 60
 WEIGHTS = bootstrap_weights(PATIENTS, None, 200)
@@ -142,16 +142,21 @@ def test_a_difference_is_that_of_the_figures_and_pairing_narrows_it():
         verdicts.score([*first, other], "auc", None)
 
 
-def test_findings_whose_outputs_are_constant_are_left_out_as_on_the_page_of_a_run():
+def test_a_constant_output_counts_as_chance_and_gains_nothing():
     rng = np.random.default_rng(2)
-    labels = rng.integers(0, 2, (80, 3))
-    logits = labels + rng.normal(0, 1, (80, 3))
-    logits[:, 1] = 0.5 + 1e-9 * rng.normal(size=80)  # an order of rounding errors
-    scored = verdicts.Scored(labels, sigmoid(logits))
-    values, resampled, _ = verdicts.score([scored], "auc", None)
-    assert values[0] == pytest.approx(defined_auc(labels, logits), abs=1e-9)
-    assert np.isfinite(resampled).all()
-    flat = verdicts.Scored(labels, np.full((80, 3), 0.5))
+    labels = rng.integers(0, 2, (80, 4))
+    labels[:, 3] = 1
+    logits = (4, 2, 0.5, 1) * labels + rng.normal(0, 1, (80, 4))
+    constant = logits.copy()
+    constant[:, 2] = 0.5 + 1e-9 * rng.normal(size=80)  # an order of rounding errors
+    whole, given_up = (verdicts.Scored(labels, sigmoid(values)) for values in (logits, constant))
+    assert verdicts.constant_findings(whole).tolist() == [False] * 4
+    assert verdicts.constant_findings(given_up).tolist() == [False, False, True, False]
+    values, resampled, _ = verdicts.score([whole, given_up], "auc", None)
+    areas = [roc_auc(labels[:, k], logits[:, k]) for k in range(3)]
+    assert values == pytest.approx([np.mean(areas), np.mean([*areas[:2], 0.5])], abs=1e-9)
+    assert np.isfinite(resampled).all() and values[0] > values[1]
+    flat = verdicts.Scored(labels, np.full((80, 4), 0.5))
     assert np.isnan(verdicts.score([flat], "auc", None)[0]).all()
 
 

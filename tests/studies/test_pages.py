@@ -111,6 +111,19 @@ def test_stored_gradients_are_drawn_again(tmp_path):
     assert (copy / "gradients.png").read_bytes() != before
 
 
+def test_findings_that_a_run_has_one_output_for_are_named_with_the_run(tmp_path):
+    (folder,) = folders("resnet34_family_findings")
+    copy = tmp_path / "family"
+    shutil.copytree(folder, copy)
+    about = json.loads((copy / family_page.FILE).read_text())
+    about["constant_outputs"] = {"test": [["hernia", "ResNet-34", 123]]}
+    (copy / family_page.FILE).write_text(json.dumps(about))
+    family_page.write_pages(copy)
+    pages = pages_of(copy)
+    assert "output for all images: test hernia (ResNet-34 with seed 123).\n\n#" in pages["en"]
+    assert "sama untuk semua citra: uji hernia (ResNet-34 dengan seed 123).\n\n#" in pages["id"]
+
+
 def test_a_decided_hypothesis_is_in_the_answer_and_an_undecided_one_is_not():
     (folder,) = folders("resnet34_family_findings")
     answers = {
