@@ -146,14 +146,21 @@ def _mean_auc(run: StoredRun) -> float:
 
 
 def _with_report(run: StoredRun, runs: Sequence[StoredRun]) -> list[StoredRun]:
-    """The runs of the same network with the recipe ``report``, unchanged."""
+    """The runs of the same network and start with the recipe ``report``, unchanged."""
     return [
         other
         for other in runs
-        if (other.kind, other.metrics["model"]) == (run.kind, run.metrics["model"])
+        if _network_and_start(other) == _network_and_start(run)
         and other.metrics.get("recipe_name") == "report"
         and not other.metrics.get("recipe_changes")
     ]
+
+
+def _network_and_start(run: StoredRun) -> tuple[Any, ...]:
+    """Kind, class and arguments (as ``arch``) of a run's network, and what it started from."""
+    start = run.metrics.get("starting_weights") or {}
+    arguments = run.metrics.get("model_arguments") or {}
+    return run.kind, run.metrics["model"], arguments, start.get("source", "none")
 
 
 def _gain_cell(

@@ -536,6 +536,24 @@ def test_cross_validation_is_set_against_the_best_baseline_and_the_reports_recip
     assert old_over_itself == "-" and svm[4:] == ["-", "-"]
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model_arguments": {"arch": "resnet18"}},
+        {"starting_weights": {"source": "imagenet"}},
+    ],
+)
+def test_a_gain_over_the_reports_recipe_is_of_the_same_architecture_and_start(tmp_path, other):
+    cross_validated(tmp_path, {"net_small": 2, "old_small": 1})
+    path = tmp_path / "old_small/metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | other))
+    assert all(len(line) == 4 for line in cross_validation_of(page_of(tmp_path)))
+    path = tmp_path / "net_small/metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | other))
+    net, _ = cross_validation_of(page_of(tmp_path))
+    assert float(net[4].split()[0]) > 0
+
+
 def test_cross_validation_shows_no_empty_column_and_no_interval_of_unknown_folds(tmp_path):
     aucs = cross_validated(tmp_path, {"net_small": 2, "svm_small": 0.2}, report="")
     assert "recipe report" not in page_of(tmp_path).split("what is divided")[1].split("\n")[0]
