@@ -74,17 +74,18 @@ def details_page(
 
 
 def by_source(runs: Sequence[StoredRun]) -> list[list[StoredRun]]:
-    """Runs on one file each, known by its content, in the order of the files' names."""
+    """Runs on one file each, read alike, known by its content, in the order of the files' names."""
     groups: dict[str, list[StoredRun]] = {}
     for run in runs:
-        groups.setdefault(run.metrics["data"]["sha256"], []).append(run)
+        groups.setdefault(run.data_key, []).append(run)
     return sorted(groups.values(), key=lambda group: group[0].source)
 
 
 def source_heading(group: Sequence[StoredRun], same_name: bool) -> str:
-    """The heading of a source; with the hash of its content where another has its name."""
-    sha256 = group[0].metrics["data"]["sha256"][:6]
-    return escaped(group[0].source) + (f" (SHA-256 {sha256})" if same_name else "")
+    """The heading of a source; where another has its name, with what tells it apart."""
+    about = group[0].metrics["data"]
+    apart = ", ".join([f"SHA-256 {about['sha256'][:6]}", *about.get("classes", ())])
+    return escaped(group[0].source) + (f" ({apart})" if same_name else "")
 
 
 def file_links(page_dir: Path, folder: Path) -> str:
@@ -120,13 +121,15 @@ def _source_section(
         results_dir: has the lists of names.
         page_dir: where the page lies.
         group: the runs.
-        same_name: another source has the same file name, so that the hash of its content is shown.
+        same_name: another source has the same file name, so that the hash of its content is shown,
+            and the classes that were named.
         looks: at any test images.
     """
     # Sorted by validation: an order by test would be a choice made on test.
     group = sorted(group, key=lambda r: (r.kind == "baseline", -r.ordering_auc("val"), r.name))
     first = group[0]
-    sha256 = first.metrics["data"]["sha256"][:6]
+    about = first.metrics["data"]
+    apart = "_".join(["", about["sha256"][:6], *about.get("classes", ())]) if same_name else ""
     tested = [run for run in group if "test" in run.predictions]
     patients, best = None, {}
     if tested:
@@ -137,7 +140,7 @@ def _source_section(
     unit = first.metrics.get("bootstrap_unit")
     picture, pairs = "", None
     if len(tested) > 1:
-        picture = f"comparison_{first.stem}{f'_{sha256}' if same_name else ''}.png"
+        picture = f"comparison_{first.stem}{apart}.png"
         _draw_comparison(page_dir / picture, group)
         pairs = pairs_section(wording, group, tested, patients)
     return {

@@ -92,6 +92,7 @@ def write_average(
         "data": {
             **{key: getattr(data, key) for key in ("source", "size", "sha256", "phantom")},
             "counts": data.counts(),
+            **({"classes": list(data.classes)} if data.classes else {}),
         },
         **_evaluate(folder, data, members, averages, averaged, about),
         **_calibration(members, averages),

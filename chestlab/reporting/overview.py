@@ -22,7 +22,7 @@ from chestlab.reporting.front_page import FrontPage
 from chestlab.reporting.look_tables import all_looks, image_set_of
 from chestlab.reporting.messages import LANGUAGES, MESSAGES
 from chestlab.reporting.page import Wording, escaped, link, render
-from chestlab.reporting.stored_runs import StoredRun, read_runs
+from chestlab.reporting.stored_runs import StoredRun, data_key, read_runs
 from chestlab.reporting.study_pages import is_of_phantoms, studies_page, study_folders
 
 
@@ -126,8 +126,8 @@ class _Report:
     ) -> FrontPage:
         """What the first page says."""
         main, fresh = self._main_images(runs)
-        keys = {run.metrics["data"]["sha256"] for run in main}
-        seeds = [study for study in self.seeds if study.about["data"]["sha256"] in keys]
+        keys = {run.data_key for run in main}
+        seeds = [study for study in self.seeds if data_key(study.about["data"]) in keys]
         ablations = [path for path in studies if _sha256_of(path / "ablation.json") in keys]
         return FrontPage(self.wording, self.results_dir, folder, main, fresh, seeds, ablations)
 
@@ -140,14 +140,14 @@ class _Report:
         paths: dict[str, Path],
     ) -> str:
         """The text of the first page, whose picture is drawn."""
-        keys = {run.metrics["data"]["sha256"] for run in page.runs}
+        keys = {run.data_key for run in page.runs}
         picture = (
             "experiments.png"
             if self.wording.language == "en"
             else (f"experiments.{self.wording.language}.png")
         )
         page.draw(folder / picture)
-        others = [run for run in runs if run.metrics["data"]["sha256"] not in keys]
+        others = [run for run in runs if run.data_key not in keys]
         details = link(folder, paths["details"])
         return render(
             "front.md.j2",
@@ -172,9 +172,11 @@ class _Report:
         The images that a study on fresh folds is of, else those of the most runs. Files of the
         same X-rays in another size count as the same images.
         """
-        groups: dict[str, list[StoredRun]] = {}
+        groups: dict[tuple[str, ...], list[StoredRun]] = {}
         for run in runs:
-            groups.setdefault(image_set_of(self.results_dir, run.metrics), []).append(run)
+            images = image_set_of(self.results_dir, run.metrics)
+            key = images, *run.metrics["data"].get("classes", ())
+            groups.setdefault(key, []).append(run)
         for fresh in self.fresh:
             for group in groups.values():
                 if fresh.sha256 in {run.metrics["data"]["sha256"] for run in group}:

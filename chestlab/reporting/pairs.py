@@ -127,7 +127,7 @@ def describe_pair(results_dir: Path, first: str, second: str) -> str:
     for run in (one, other):
         if "test" not in run.predictions:
             raise InputError(f"'{run.name}' was not evaluated on the test images")
-    if one.metrics["data"]["sha256"] != other.metrics["data"]["sha256"]:
+    if one.data_key != other.data_key:
         raise InputError(f"'{one.name}' and '{other.name}' are of different data")
     patients = read_patients(results_dir, one, "test")
     cells = _pair_cells(Wording("en"), one, other, difference(one, other, patients))

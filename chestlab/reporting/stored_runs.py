@@ -112,6 +112,11 @@ class StoredRun:
         return -math.inf if auc is None else auc
 
     @cached_property
+    def data_key(self) -> str:
+        """Equal for runs on the same images with the same labels, see `data_key`."""
+        return data_key(self.metrics["data"])
+
+    @cached_property
     def recipe_key(self) -> str:
         """Equal for runs that differ in nothing but the seed.
 
@@ -124,7 +129,7 @@ class StoredRun:
             recipe.pop(key, None)
         same = ("model", "model_arguments", "starting_weights", "tta")
         identity = {key: self.metrics.get(key) for key in same}
-        return json.dumps([identity, recipe, self.metrics["data"]["sha256"]], sort_keys=True)
+        return json.dumps([identity, recipe, self.data_key], sort_keys=True)
 
     @property
     def group_key(self) -> str:
@@ -328,6 +333,15 @@ def _read_predictions(path: Path, split: str) -> Predictions:
     if not rows or not all(row[2] in (0, 1) and 0 <= row[3] <= 1 for row in rows):
         raise ValueError(f"{path.name} holds values that are no labels or probabilities")
     return Predictions(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def data_key(about: Mapping[str, Any]) -> str:
+    """The SHA-256 of a file, with the classes that its labels 0 and 1 were said to be, if any.
+
+    Args:
+        about: ``data`` of a `metrics.json`.
+    """
+    return " ".join([about["sha256"], *about.get("classes", ())])
 
 
 def source_stem(source: str) -> str:

@@ -286,10 +286,10 @@ def load_data_of(
     """
     groups: dict[str, list[StoredRun]] = {}
     for run in shown:
-        groups.setdefault(run.metrics["data"]["sha256"], []).append(run)
+        groups.setdefault(run.data_key, []).append(run)
     errors = []
-    for sha256, runs in groups.items():
-        trained = [*runs, *(run for run in known if run.metrics["data"]["sha256"] == sha256)]
+    for key, runs in groups.items():
+        trained = [*runs, *(run for run in known if run.data_key == key)]
         checkpoint, location = _stored_location(trained, results_dir, models_dir)
         about = {"size": None, **runs[0].metrics["data"]}
         try:

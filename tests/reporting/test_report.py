@@ -487,6 +487,38 @@ def test_many_runs_are_compared_with_two_references(tmp_path):
     assert "Each run against net6, svm" in page
 
 
+def make_run_of_classes(results_dir, name, classes, noise):
+    """A run on a file whose labels were named with ``--classes``, in one order or the other."""
+    metrics = make_run(results_dir, name, noise=noise, data={"classes": list(classes)})
+    if classes == splits.CLASS_NAMES:
+        return
+    folder = results_dir / name
+    for split in ("val", "test"):
+        path = folder / f"{split}_probabilities.csv"
+        with path.open(newline="") as file:
+            rows = np.array(
+                [[float(cell) for cell in row.values()] for row in csv.DictReader(file)]
+            )
+        index, labels = rows[:, :2].astype(int).T
+        write_table(path, index, 1 - labels, 1 - rows[:, 2])
+    metrics["threshold"] = 1 - metrics["threshold"]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def test_runs_on_a_file_that_was_read_with_opposite_classes_never_share_a_table(tmp_path):
+    for number, name in enumerate(("a_small", "b_small", "c_small", "d_small")):
+        order = splits.CLASS_NAMES[:: 1 - 2 * (number % 2)]
+        make_run_of_classes(tmp_path, name, order, number)
+    page = page_of(tmp_path)
+    for order in ("cardiomegaly, pneumothorax", "pneumothorax, cardiomegaly"):
+        assert f"small.npz (SHA-256 ababab, {order})" in page
+    for order in ("cardiomegaly_pneumothorax", "pneumothorax_cardiomegaly"):
+        assert (tmp_path / f"comparison_small_ababab_{order}.png").exists()
+    assert "small.npz (2)" in front_of(tmp_path)
+    runs = {run.name: run for run in stored_runs.read_runs(tmp_path)}
+    assert runs["a_small"].recipe_key == runs["c_small"].recipe_key != runs["b_small"].recipe_key
+
+
 def cross_validated(results_dir, skills, report="old_small"):
     """Runs with out-of-fold predictions, of one recipe ``report``; AUCs of their folds by name."""
     index, labels, _ = split_images("train")
