@@ -1,8 +1,8 @@
 """Train the 34-layer family on the same recipe and seeds and write the effect of each change to
-results/studies/resnet34_family/. `python -m studies.compare_family` takes the flags of
-resnet_se.py, and --seeds 42 123 456 and --networks plain34 resnet34 ... for fewer of either. The
-same command continues where it was interrupted and skips finished runs. ``--redraw FOLDER`` writes
-the page of a comparison again from the files of its folder.
+results/studies/resnet34_family/. `python -m studies.compare_family` takes those flags of
+resnet_plain.py that suit every run, and --seeds 42 123 456 and --networks plain34 resnet34 ... for
+fewer of either. The same command continues where it was interrupted and skips finished runs.
+``--redraw FOLDER`` writes the page of a comparison again from the files of its folder.
 """
 
 from __future__ import annotations
