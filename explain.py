@@ -40,6 +40,7 @@ from chestlab.runs.finished_runs import (
     pick_checkpoint,
     stored_classes,
 )
+from chestlab.runs.flags import seed
 from chestlab.training.averages import Trained
 from chestlab.training.device import pick_device
 from chestlab.training.gradcam import describe_shares, enlarged, grad_cam, require_captum
@@ -213,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="of the official files (default: the run's)",
     )
     add("--split", choices=("val", "test"), default="val", help="images of (default: val)")
-    add("--seed", type=int, default=0, metavar="N", help="chooses the images shown (default: 0)")
+    add("--seed", type=seed, default=0, metavar="N", help="chooses the images shown (default: 0)")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     add("--out", type=Path, metavar="FILE.png", help="(default: gradcam.png of the run's results)")
     with one_line_errors(resume=None), StopSignals():

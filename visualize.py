@@ -76,7 +76,7 @@ def _refuse_flags_of_others(
 
 def _parser() -> tuple[OneLineParser, Mapping[str, Any]]:
     """The parser, and those of its commands by name."""
-    from chestlab.runs.flags import add_folder
+    from chestlab.runs.flags import add_folder, seed
 
     description = __doc__.split("Figures are")[0]
     raw = argparse.RawDescriptionHelpFormatter
@@ -126,7 +126,7 @@ def _parser() -> tuple[OneLineParser, Mapping[str, Any]]:
         metavar="{auto,chestmnist,phantom,FILE.npz}",
         help="whose training images are shown (default: auto)",
     )
-    augmentation.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    augmentation.add_argument("--seed", type=seed, default=0, metavar="N", help="(default: 0)")
     augmentation.add_argument(
         "--out",
         type=Path,

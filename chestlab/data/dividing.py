@@ -125,11 +125,12 @@ def split_npz(
         n = labels.shape[0] if labels.shape else 0
         if not n or images.shape[:1] != (n,):
             raise InputError(f"{images.about} and {labels.about}: not one label for each image")
-        patients = _patients(archive, n)
-        rows = divide(label_groups(labels.read()), patients, shares, seed)
-        for split in shares:
-            if not rows[split].any():
-                raise InputError(f"--{split} {shares[split]}: {n} images are too few for it")
+        patients, groups = _patients(archive, n), label_groups(labels.read())
+    rows = divide(groups, patients, shares, seed)
+    for split in shares:
+        if not rows[split].any():
+            raise InputError(f"--{split} {shares[split]}: {n} images are too few for it")
+    with npz_errors(path), open_npz(path) as archive:
         atomic_write(out, lambda file: _write_divided(archive, file, rows, n))
     return rows, patients
 

@@ -17,6 +17,7 @@ from chestlab.data.sources import is_file_name
 from chestlab.data.splits import CLASS_NAMES, SPLITS
 from chestlab.files.atomic import check_writable, make_folder
 from chestlab.files.errors import InputError, OneLineParser
+from chestlab.runs.flags import seed
 
 COMMANDS = ("split", "pack")
 
@@ -76,7 +77,7 @@ def _parser() -> OneLineParser:
 
 def _add_output(parser: argparse.ArgumentParser, default: str) -> None:
     add = parser.add_argument
-    add("--seed", type=int, default=42, help="of the random division (default: 42)")
+    add("--seed", type=seed, default=42, metavar="N", help="of the random division (default: 42)")
     add("--out", type=_npz, metavar="FILE.npz", help=f"(default: {default})")
     add("--overwrite", action="store_true", help="replace the file that is there")
 

@@ -430,6 +430,9 @@ def checked(option: dataclasses.Field) -> Callable[[str], Any]:
     return convert
 
 
+seed = checked(Recipe.__dataclass_fields__["seed"])  # a converter for argparse
+
+
 def _count(text: str) -> int:
     """A converter for argparse: how many networks an ensemble has."""
     if not re.fullmatch("[0-9]{1,4}", text) or not 2 <= int(text) <= LARGEST_ENSEMBLE:

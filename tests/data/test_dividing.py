@@ -195,6 +195,7 @@ def test_val_and_test_are_made_at_once_and_an_empty_split_counts_as_missing():
         (["mine.npz", "--val", "0.1", "--out", "x.zip"], "'x.zip' is no FILE.npz"),
         (["mine.txt", "--val", "0.1"], "'mine.txt' is no FILE.npz"),
         (["other.npz", "--val", "0.1"], "'other.npz' is not a sound npz file"),
+        (["mine.npz", "--val", "0.1", "--seed", "-1"], "'-1' is not an integer from 0 up to 2"),
     ],
 )
 def test_a_split_that_cannot_be_made_is_refused_and_nothing_is_written(tmp_path, words, message):

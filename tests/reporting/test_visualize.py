@@ -27,6 +27,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 import chestlab.reporting
+import visualize
 from chestlab.data.splits import CLASS_NAMES
 from chestlab.evaluation.metrics import calibration
 from chestlab.reporting import (
@@ -324,3 +325,11 @@ def test_names_lose_the_end_that_all_share_and_nothing_else():
     assert comparison_plots._without_common_end(["seed42", "seed123"]) == ["seed42", "seed123"]
     assert comparison_plots._without_common_end(["a_x", "x"]) == ["a_x", "x"]
     assert comparison_plots._without_common_end(["a_x", "a_x"]) == ["a", "a"]
+
+
+def test_a_seed_of_the_warps_that_is_none_is_refused_in_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        visualize.main(["augmentation", "--data", "phantom", "--seed", "-1"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and len(error.splitlines()) == 1
+    assert "--seed: '-1' is not an integer from 0 up to " in error

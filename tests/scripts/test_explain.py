@@ -299,6 +299,14 @@ def test_what_does_not_fit_is_refused_and_nothing_is_drawn(
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize("seed", ["-1", str(2**31)])
+def test_a_seed_that_is_none_is_refused_in_one_line(seed, capsys):
+    assert explain.main(["--seed", seed]) == 2
+    error = capsys.readouterr().err
+    assert f"--seed: '{seed}' is not an integer from 0 up to " in error
+    assert len(error.splitlines()) == 1
+
+
 @needs_captum
 @pytest.mark.parametrize("named", [True, False], ids=["from another folder", "by default"])
 def test_the_run_its_data_and_its_results_are_found(
