@@ -15,6 +15,7 @@ network is a line of ``test_looks.csv``, of kind "fresh folds", once for the sam
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -31,12 +32,13 @@ from chestlab.evaluation.out_of_fold import NETWORK_KIND, OutOfFold
 from chestlab.files.atomic import atomic_write, make_folder
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
 from chestlab.files.progress import StopSignals
-from chestlab.files.run_files import results_dir_of
+from chestlab.files.run_files import STUDIES, results_dir_of
 from chestlab.runs.flags import add_data, add_folder
 from studies import fresh_folds
 from studies.mistakes_figures import Figures, subgroup_tables
 from studies.mistakes_groups import properties, read_tables
 from studies.mistakes_page import write_page
+from studies.network_names import spellings
 from studies.stored_results import RESTORE, read_results
 from studies.study import Study, interval_columns, refuse_classes
 
@@ -119,21 +121,25 @@ class Mistakes(Study):
         self.print_end("mistakes")
 
     def _run_thresholds(self) -> dict[str, dict[str, Any]]:
-        """Threshold and size of val of the finished runs of the same recipe and data, by name."""
+        """Threshold and size of val of the finished runs of the same recipe and data, by name.
+
+        Runs of one network alone, beside the studies before those of them.
+        """
         from chestlab.training.recipe import recipe_hash
 
-        found = {}
-        for path in sorted(results_dir_of(self.folder).glob("*/metrics.json")):
+        found, results_dir = {}, results_dir_of(self.folder)
+        paths = [sorted((results_dir / f).glob("*/metrics.json")) for f in ("", STUDIES)]
+        for path in itertools.chain(*paths):
             try:
                 metrics = json.loads(path.read_text(encoding="utf-8"))
                 same = metrics["data"]["sha256"] == self.data.sha256 and "members" not in metrics
-                key = metrics["model"], recipe_hash(metrics["recipe"])
+                recipe = recipe_hash(metrics["recipe"])
                 threshold, images = float(metrics["threshold"]), int(metrics["val"]["n"])
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue  # `visualize.py` names damaged runs
             for name in self.networks if same else ():
                 about = self.configurations[name]
-                if key == (about["model"], about.get("recipe")):
+                if recipe == about.get("recipe") and _same_network(metrics, about):
                     run = {"run": path.parent.name, "threshold": threshold, "images": images}
                     found.setdefault(name, run)
         return found
@@ -196,6 +202,18 @@ class Mistakes(Study):
             return None
         findings = self.tables.findings[row]
         return "" if findings.lower() == CLASS_NAMES[self.oof.labels[row]] else findings
+
+
+def _same_network(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
+    """Whether a run's network and what it started from are those of a configuration."""
+    arch = (metrics.get("model_arguments") or {}).get("arch", about["model"])
+    starts = metrics.get("starting_weights"), about.get("start")
+    before, wanted = ((start or {}).get("source", "none") for start in starts)
+    return (
+        metrics["model"] in spellings(about["model"])
+        and arch == about["model"]
+        and before == wanted
+    )
 
 
 def _plain(value: Any) -> Any:

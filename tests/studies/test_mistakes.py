@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from chestlab.evaluation.metrics import sigmoid
 from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.evaluation.verdicts import ALPHA, holm
 from chestlab.files.errors import InputError
+from chestlab.training.recipe import recipe_hash
 from studies import fresh_folds, mistakes, mistakes_groups, mistakes_page
 from studies.stored_results import read_results
 
@@ -200,6 +202,38 @@ def test_leaving_nothing_out_and_the_nested_threshold_are_the_figures_of_the_fol
         assert row["nested_gain"] == pytest.approx(gain)
         assert 0.3 <= row["threshold_low"] <= row["threshold_high"] <= 0.7
         assert 0.3 <= row["val_threshold_low"] <= row["val_threshold_high"] <= 0.7
+
+
+def test_a_finished_run_is_found_by_architecture_and_start_also_among_the_studies(tmp_path):
+    recipe, data = {"lr": 0.01}, {"sha256": "ab"}
+    imagenet = {"source": "imagenet", "sha256": "cd"}
+    timm = {"model": "TimmChest", "starting_weights": imagenet}
+    arch = {"model_arguments": {"arch": "timm/a"}}
+    runs = {
+        "studies/a": timm | arch,
+        "another_arch": timm | {"model_arguments": {"arch": "timm/b"}},
+        "another_start": {"model": "TimmChest", **arch},
+        "another_recipe": timm | arch | {"recipe": {"lr": 0.02}},
+        "average": timm | arch | {"members": []},
+        "dense": {"model": "DenseNet121Chest", "model_arguments": {"arch": "densenet121"}},
+        "studies/dense_too": {"model": "DenseNet121Chest"},
+        "scratch": {"model": "EfficientChestNet"},
+    }
+    for name, metrics in runs.items():
+        (tmp_path / name).mkdir(parents=True)
+        shared = {"recipe": recipe, "data": data, "threshold": 0.4, "val": {"n": 58}}
+        (tmp_path / name / "metrics.json").write_text(json.dumps(shared | metrics))
+    study = object.__new__(mistakes.Mistakes)
+    study.folder, study.data = tmp_path / "studies/mistakes", SimpleNamespace(sha256="ab")
+    models = {"lite": ("timm/a", imagenet), "dense": ("densenet121", None)}
+    models["efficient"] = "EfficientChestNet", None
+    study.networks = list(models)
+    study.configurations = {
+        name: {"model": model, "recipe": recipe_hash(recipe), "start": start}
+        for name, (model, start) in models.items()
+    }
+    found = {name: run["run"] for name, run in study._run_thresholds().items()}
+    assert found == {"lite": "a", "dense": "dense", "efficient": "scratch"}
 
 
 def test_what_the_network_looks_at_is_named_as_a_possible_shortcut(project):
