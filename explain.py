@@ -43,7 +43,13 @@ from chestlab.runs.finished_runs import (
 from chestlab.runs.flags import seed
 from chestlab.training.averages import Trained
 from chestlab.training.device import pick_device
-from chestlab.training.gradcam import describe_shares, enlarged, grad_cam, require_captum
+from chestlab.training.gradcam import (
+    describe_shares,
+    enlarged,
+    grad_cam,
+    require_captum,
+    views_line,
+)
 from chestlab.training.inference import TrainedModel, load_model
 from chestlab.training.recipe import as_dict, recipe_hash
 from networks import network_class
@@ -171,7 +177,7 @@ def explain(options: argparse.Namespace) -> None:
     from chestlab.reporting import gradcam_plots
 
     lines = [f"The map has {coarse.shape[1]} x {coarse.shape[2]} fields; it is drawn smoothed."]
-    lines += describe_shares(maps)
+    lines += [line for line in (views_line(trained), *describe_shares(maps)) if line]
     title = f"Grad-CAM of {trained.name} · {trained.architecture}\n"
     title += f"{data.source} · {options.split} n = {len(split)}, threshold {trained.threshold:.2f}"
     if data.sha256 != trained.sha256:

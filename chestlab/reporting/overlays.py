@@ -11,7 +11,7 @@ from chestlab.data.image_files import Xray, printable
 from chestlab.data.splits import CLASS_NAMES
 from chestlab.evaluation.predictions import with_threshold
 from chestlab.reporting import gradcam_plots
-from chestlab.training.gradcam import enlarged, grad_cam
+from chestlab.training.gradcam import enlarged, grad_cam, views_line
 from chestlab.training.inference import TrainedModel
 
 
@@ -53,7 +53,7 @@ class Overlays:
                 enlarged(map_[None], len(xray.shown))[0],
                 self.folder / self._name(xray.path),
                 title="\n".join(line for line in (title, trained.note) if line),
-                notes=[*warnings, nothing, self.disclaimer],
+                notes=[*warnings, nothing, views_line(trained), self.disclaimer],
             )
 
     def _name(self, path: Path) -> str:

@@ -91,9 +91,11 @@ def _tapped(model: nn.Module, name: str, channels_last: bool) -> Iterator[nn.Mod
 
 
 def grad_cam(trained: TrainedModel, images: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Grad-CAM for the predicted class of each image, with the run's test-time augmentation.
+    """Grad-CAM for the predicted class of each image.
 
-    Under ``flip`` it is the mean of the image's map and the mirrored image's, mirrored back.
+    With test-time augmentation (``flip``, ``warps``) it is the mean of the image's map and the
+    mirrored image's, mirrored back, as in `export_graph.TrainedGraph`; the random warps that
+    ``warps`` averages the prediction over have no map.
 
     Args:
         trained: the network.
@@ -129,10 +131,20 @@ def grad_cam(trained: TrainedModel, images: np.ndarray, predicted: np.ndarray) -
             x = to_input(trained.tensor(images[start : start + BATCH]), trained.recipe)
             sign = signs[start : start + BATCH].to(trained.device)
             cam = maps_of(x, sign)
-            if trained.tta == "flip":
+            if trained.tta != "none":
                 cam = (cam + maps_of(x.flip(-1), sign).flip(-1)) / 2
             maps.append(cam.detach().relu()[:, 0].float().cpu().numpy())
     return np.concatenate(maps)
+
+
+def views_line(trained: TrainedModel) -> str:
+    """What of the prediction the maps of `grad_cam` leave out, as a sentence; often empty."""
+    if trained.tta != "warps":
+        return ""
+    return (
+        "The map is the mean of the image's and its mirror image's; the prediction also averages "
+        f"{trained.recipe.tta_warps} random warps."
+    )
 
 
 def enlarged(maps: np.ndarray, side: int) -> np.ndarray:

@@ -161,10 +161,22 @@ def test_the_map_lies_where_the_evidence_for_the_predicted_class_is():
 
 
 @needs_captum
-def test_under_flip_the_mirrored_map_is_mirrored_back():
-    flipped = trained(Dark(), 16, tta="flip")
-    plain = gradcam.grad_cam(trained(Dark(), 16), half_dark(), np.array([1]))
-    assert np.allclose(gradcam.grad_cam(flipped, half_dark(), np.array([1])), plain)
+def test_under_augmentation_the_map_is_the_mean_with_the_mirrored_one_mirrored_back():
+    torch.manual_seed(0)
+    model = ChannelsFirst(nn.Conv2d(1, 5, 3, 4), 5)
+    images = np.random.default_rng(0).integers(0, 256, (1, 28, 28)).astype(np.uint8)
+    dark, ones = trained(Dark(), 16, tta="flip"), np.array([1])
+    plain = gradcam.grad_cam(trained(Dark(), 16), half_dark(), ones)
+    assert np.allclose(gradcam.grad_cam(dark, half_dark(), ones), plain)
+    recipe = Recipe(name="one", rotate=10, tta_warps=4)
+    single, flip, warps = (
+        trained(model, tta=tta, recipe=recipe) for tta in ("none", "flip", "warps")
+    )
+    flipped = gradcam.grad_cam(flip, images, ones)
+    assert np.array_equal(gradcam.grad_cam(warps, images, ones), flipped)
+    assert not np.allclose(gradcam.grad_cam(single, images, ones), flipped)
+    assert gradcam.views_line(single) == gradcam.views_line(flip) == ""
+    assert "the prediction also averages 4 random warps" in gradcam.views_line(warps)
 
 
 @needs_captum
