@@ -186,9 +186,9 @@ def test_fewer_epochs_and_other_changes_are_refused_as_before(start, tmp_path):
     assert start(*flags, "--epochs", 3)[0] == 0
     before = contents(tmp_path)
     for changes, told in (
-        (("--epochs", 2), "has recipe epochs 3, asked for is 2"),
-        (("--epochs", 5, "--lr", 0.5), "asked for is 0.5"),
-        (("--epochs", 5, "--seed", 1), "has recipe seed 42, asked for is 1"),
+        (("--epochs", 2), "has recipe epochs 3, and this one has 2"),
+        (("--epochs", 5, "--lr", 0.5), "and this one has 0.5"),
+        (("--epochs", 5, "--seed", 1), "has recipe seed 42, and this one has 1"),
     ):
         status, _, err = start(*flags, *changes)
         assert status == 2 and told in err, err

@@ -212,7 +212,7 @@ def test_a_rerun_with_the_same_seed_repeats_every_figure(tmp_path, phantom_npz):
     assert without_times(first) == without_times(second)
 
 
-def test_no_test_leaves_the_test_images_alone(tmp_path, phantom_npz):
+def test_no_test_leaves_the_test_images_alone(tmp_path, phantom_npz, no_pictures):
     result = run_in_process(TINY, "--data", phantom_npz, "--epochs", 1, "--no-test", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "results/tiny_small_epochs1"  # the file's stem is in the default name
@@ -220,7 +220,7 @@ def test_no_test_leaves_the_test_images_alone(tmp_path, phantom_npz):
     assert json.loads((folder / "metrics.json").read_text())["test"] is None
 
 
-def test_phantom_results_lie_apart_from_real_ones(tmp_path, monkeypatch):
+def test_phantom_results_lie_apart_from_real_ones(tmp_path, no_pictures):
     result = run_in_process(TINY, "--data", "phantom", "--epochs", 1, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "results/phantom/tiny_epochs1/metrics.json").exists()
@@ -277,7 +277,7 @@ def test_a_backend_that_matplotlib_knows_stays_for_other_figures(tmp_path, backe
     assert result.stdout.split() == [backend, backend], result.stderr
 
 
-def test_real_x_rays_train_and_intervals_resample_patients(tmp_path, real_npz):
+def test_real_x_rays_train_and_intervals_resample_patients(tmp_path, real_npz, no_pictures):
     result = run_in_process(TINY, "--data", real_npz, "--epochs", 2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "results/tiny_chestmnist_nih_subset_28_epochs2"

@@ -313,7 +313,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_drawn(
 
 @pytest.mark.parametrize("seed", ["-1", str(2**31)])
 def test_a_seed_that_is_none_is_refused_in_one_line(seed, capsys):
-    assert explain.main(["--seed", seed]) == 2
+    assert status_of(explain.main, ["--seed", seed]) == 2
     error = capsys.readouterr().err
     assert f"--seed: '{seed}' is not an integer from 0 up to " in error
     assert len(error.splitlines()) == 1

@@ -376,7 +376,7 @@ def test_the_notebook_runs_over_a_folder_of_many_runs(kernel_home, phantom_npz, 
     colab = Colab(kernel_home)
     colab.upload("chest.zip", zipped(copy_project(kernel_home / "elsewhere"), "chest-main/"))
     output = colab.drive / "chestmnist"
-    earlier = sorted(path.parent for path in (ROOT / "results").glob("**/*_28/metrics.json"))[:8]
+    earlier = sorted(path.parent for path in (ROOT / "results").glob("**/*_28/metrics.json"))[:4]
     for path in earlier:
         shutil.copytree(path, output / "results" / path.name)
     shutil.copyfile(phantom_npz, colab.drive / "own images.npz")
@@ -388,7 +388,7 @@ def test_the_notebook_runs_over_a_folder_of_many_runs(kernel_home, phantom_npz, 
     notebook.cells = [new_code_cell(stubs), *notebook.cells, *later]
     cells = execute(notebook, colab.home)
 
-    assert len(earlier) > 5
+    assert len(earlier) > 3
     assert not [printed(cell) + error for cell in cells for error in errors(cell)]
     of_one_pass = (len(cells) - 1) // passes
     runs = [("mine", of_one_pass + 1)]

@@ -117,7 +117,7 @@ SLOW = (
         "studies.learning_curve",
         "studies.tune",
     ),
-    *("--find-lr", "--precision"),
+    *("--find-lr", "--precision", "--lang"),
 )
 LANGUAGES = {"sh", "python", "mermaid", "js", "csharp", "bash"}  # bash: for SLURM, not run here
 OF_TORCHRUN = {"--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port"}
@@ -356,7 +356,7 @@ def test_the_commands_run_in_order_as_they_stand(which, fresh_copy, capsys):
 
 
 @pytest.mark.parametrize("command", [c for c in SHORTENED if not any(word in c for word in SLOW)])
-def test_the_command_runs(command, project, monkeypatch, capsys):
+def test_the_command_runs(command, project, monkeypatch, capsys, no_pictures):
     status = run(command, project, monkeypatch)
     assert status == 0, capsys.readouterr().err
 

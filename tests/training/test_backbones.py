@@ -352,7 +352,7 @@ def test_the_recipe_is_experiment_3s_but_for_the_batches():
     assert replace(MOBILENET, **changes) == DENSENET
 
 
-def test_the_script_runs_in_two_stages_to_the_end(tmp_path, phantom_npz):
+def test_the_script_runs_in_two_stages_to_the_end(tmp_path, phantom_npz, no_pictures):
     flags = ("--weights", "none", "--stage1-epochs", 1, "--epochs", 1, "--image-size", 32)
     done = run_tiny(phantom_npz, tmp_path, *flags)
     assert done.returncode == 0, done.stderr

@@ -251,7 +251,9 @@ def test_random_initialisation_is_said_everywhere(two_stages, phantom_npz, tmp_p
     assert RANDOM_MARK in result.stdout
 
 
-def test_without_weights_there_is_no_frozen_stage_unless_asked_for(tmp_path, phantom_npz):
+def test_without_weights_there_is_no_frozen_stage_unless_asked_for(
+    tmp_path, phantom_npz, no_pictures
+):
     result = run_in_process(
         STAGES, "--data", phantom_npz, "--weights", "none", "--epochs", 1, cwd=tmp_path
     )

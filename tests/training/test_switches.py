@@ -356,7 +356,7 @@ ALL_ON = {
 }
 
 
-def test_a_run_with_every_switch_predicts_what_it_wrote(tmp_path, phantom_npz):
+def test_a_run_with_every_switch_predicts_what_it_wrote(tmp_path, phantom_npz, no_pictures):
     switches = [word for pair in ALL_ON.items() for word in pair]
     arguments = ["--data", phantom_npz, "--device", "cpu", *switches, "--epochs", 2]
     result = run_in_process("train.py", *arguments, "--name", "one", cwd=tmp_path)

@@ -367,6 +367,7 @@ def test_the_reports_recipe_averages_the_colours_and_nothing_else_changes():
     assert recipe_hash(older) == recipe_hash(as_dict(Recipe(name="x")))
 
 
+@pytest.mark.slow
 def test_a_run_in_two_stages_takes_cached_weights_and_goes_on(tmp_path, phantom_npz):
     cache = tmp_path / "torch/hub/checkpoints"
     cache.mkdir(parents=True)
