@@ -8,6 +8,7 @@ from typing import Any
 from chestlab.data.folds import CrossValidationSplits
 from chestlab.data.provenance import check_unseen
 from chestlab.files.errors import InputError
+from chestlab.reporting.stored_runs import start_source
 from chestlab.training.weights import PretrainedWeights, read_pretrained
 from studies.probes import LITE
 
@@ -39,7 +40,7 @@ def read_chests(file: str, splits: CrossValidationSplits) -> tuple[str, Pretrain
             f"--chests '{file}': wanted is NAME_final.pth of python -m studies.pretrain "
             f"--net {LITE} --exclude-fold all"
         )
-    before = (state.get("starting_weights") or {}).get("source", "none")
+    before = start_source(state)
     if before not in CHESTS:
         raise InputError(
             f"--chests '{file}' itself started from '{before}': allowed are {' and '.join(CHESTS)}"

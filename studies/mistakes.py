@@ -33,6 +33,7 @@ from chestlab.files.atomic import atomic_write, make_folder
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.files.run_files import STUDIES, results_dir_of
+from chestlab.reporting.stored_runs import start_source
 from chestlab.runs.flags import add_data, add_folder
 from studies import fresh_folds
 from studies.mistakes_figures import Figures, subgroup_tables
@@ -207,12 +208,10 @@ class Mistakes(Study):
 def _same_network(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
     """Whether a run's network and what it started from are those of a configuration."""
     arch = (metrics.get("model_arguments") or {}).get("arch", about["model"])
-    starts = metrics.get("starting_weights"), about.get("start")
-    before, wanted = ((start or {}).get("source", "none") for start in starts)
     return (
         metrics["model"] in spellings(about["model"])
         and arch == about["model"]
-        and before == wanted
+        and start_source(metrics) == start_source(about)
     )
 
 

@@ -135,7 +135,8 @@ def _source_section(
     if tested:
         patients = read_patients(results_dir, tested[0], "test")
         best = {key: best_on_test(tested, key, patients) for key in ("accuracy", "auc")}
-    others, looks = looks_at_others(group, looks), looks_at_images_of(group, looks)
+    shown = looks_at_images_of(group, looks)
+    others, looks = looks_at_others(about["sha256"], looks, shown), shown
     names, table = names_path(results_dir, first.source), page_dir / FILE_NAME
     unit = first.metrics.get("bootstrap_unit")
     picture, pairs = "", None

@@ -21,7 +21,7 @@ from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.evaluation.verdicts import Estimate
 from chestlab.files.errors import InputError
 from chestlab.reporting.page import NOTHING, Wording, escaped, markdown_table
-from chestlab.reporting.stored_runs import StoredRun, read_patients
+from chestlab.reporting.stored_runs import StoredRun, read_patients, start_source
 
 SAME_AUC = 0.005  # stored AUCs are of logits, and equal probabilities may be of different ones
 
@@ -158,9 +158,8 @@ def _with_report(run: StoredRun, runs: Sequence[StoredRun]) -> list[StoredRun]:
 
 def _network_and_start(run: StoredRun) -> tuple[Any, ...]:
     """Kind, class and arguments (as ``arch``) of a run's network, and what it started from."""
-    start = run.metrics.get("starting_weights") or {}
     arguments = run.metrics.get("model_arguments") or {}
-    return run.kind, run.metrics["model"], arguments, start.get("source", "none")
+    return run.kind, run.metrics["model"], arguments, start_source(run.metrics)
 
 
 def _gain_cell(

@@ -62,8 +62,6 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "head_lead_over": ("over", "atas"),
     "head_lead": ("AUC, difference", "AUC, selisih"),
-    "head_p": ("p", "p"),
-    "head_p_holm": ("p, Holm", "p, Holm"),
     "unmeasured": (
         "{n} networks of the table are not measured there yet, so one of them may be better.",
         "{n} jaringan di tabel belum diukur di sana, jadi salah satunya mungkin lebih baik.",

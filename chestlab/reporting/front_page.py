@@ -23,6 +23,7 @@ from chestlab.reporting.front_rows import (
     number_of,
     page_of,
     start_of,
+    study_page,
     table_rows,
     title_of,
 )
@@ -30,8 +31,6 @@ from chestlab.reporting.page import (
     NOTHING,
     Wording,
     escaped,
-    in_language,
-    link,
     markdown_table,
     unbroken,
 )
@@ -99,18 +98,17 @@ class FrontPage:
 
     def _best(self) -> str:
         say, fresh = self.wording.say, self.fresh
-        measured = [row for row in self.rows if row.fresh and row.kind != "baseline"]
-        if fresh is None or not measured:
+        best = self._best_measured()
+        if fresh is None or best is None:
             known = [(row, row.run) for row in self.rows if row.run and row.kind != "baseline"]
             if not known:
                 return ""
-            best, run = max(known, key=lambda pair: pair[1].ordering_auc("val"))
+            highest, run = max(known, key=lambda pair: pair[1].ordering_auc("val"))
             auc = self._auc_cell(run.metrics["val"])
             source = escaped(self.main.source)
             return say(
-                "best_val", best=self._name(best), auc=auc, of=self._images("val"), source=source
+                "best_val", best=self._name(highest), auc=auc, of=self._images("val"), source=source
             )
-        best = max(measured, key=self._fresh_auc)
         text = say(
             "best_fresh",
             best=self._name(best),
@@ -122,7 +120,7 @@ class FrontPage:
             folds=fresh.summary["folds"],
             rows=sum(row.fresh is not None for row in self.rows),
             measured=len(fresh.configurations),
-            page=link(self.page_dir, in_language(self.wording, fresh.folder / "README.md")),
+            page=study_page(self.wording, self.page_dir, fresh.folder),
         )
         leads = self._leads(best)
         for key, certain in (("lead_certain", True), ("lead_uncertain", False)):
@@ -309,6 +307,11 @@ class FrontPage:
                     bold.add((key, best.name))
         return bold
 
+    def _best_measured(self) -> Row | None:
+        """The row, baselines aside, with the highest AUC on fresh folds; None without any."""
+        measured = [row for row in self.rows if row.fresh and row.kind != "baseline"]
+        return max(measured, key=self._fresh_auc, default=None)
+
     def _leads(self, best: Row) -> list[tuple[Row, Lead]]:
         """The other rows with an AUC on fresh folds, and by how much the best one's is above."""
         assert self.fresh is not None
@@ -318,8 +321,8 @@ class FrontPage:
 
     def leads(self) -> str:
         """A table of what `sentences` says of the best row's lead; empty where there is none."""
-        measured = [row for row in self.rows if row.fresh and row.kind != "baseline"]
-        leads = self._leads(max(measured, key=self._fresh_auc)) if measured else []
+        best = self._best_measured()
+        leads = [] if best is None else self._leads(best)
         number = self.wording.number
         rows = [
             [
@@ -331,7 +334,8 @@ class FrontPage:
             ]
             for row, lead in leads
         ]
-        heads = [self.wording.say(f"head_{key}") for key in ("lead_over", "lead", "p", "p_holm")]
+        say = self.wording.say
+        heads = [say("head_lead_over"), say("head_lead"), "p", say("head_p_holm")]
         return markdown_table(heads, rows, left=1) if rows else ""
 
     # picture

@@ -15,7 +15,7 @@ from chestlab.reporting.fresh_results import FreshFolds, Seeds
 from chestlab.reporting.lab_experiments import experiment_of
 from chestlab.reporting.page import Wording, in_language, link
 from chestlab.reporting.run_tables import model_name
-from chestlab.reporting.stored_runs import StoredRun
+from chestlab.reporting.stored_runs import StoredRun, start_source
 
 OTHERS = 99  # number of a network that is none of the experiments'
 
@@ -81,7 +81,7 @@ def table_rows(
     rows = [row for row in rows if row.seeds or row.subject not in means]
     rows.sort(key=lambda row: (number_of(row.metrics), row.subject[0], row.kind == "seeds"))
     if fresh is not None:
-        page = _study_page(wording, page_dir, fresh.folder)
+        page = study_page(wording, page_dir, fresh.folder)
         rows = _with_fresh_folds(wording, rows, fresh, page)
     return [
         *rows,
@@ -96,7 +96,7 @@ def page_of(wording: Wording, page_dir: Path, run: StoredRun) -> str:
     return link(page_dir, report) if report.exists() else f"{link(page_dir, run.folder)}/"
 
 
-def _study_page(wording: Wording, page_dir: Path, folder: Path) -> str:
+def study_page(wording: Wording, page_dir: Path, folder: Path) -> str:
     """The address of a study's page."""
     return link(page_dir, in_language(wording, folder / "README.md"))
 
@@ -122,13 +122,8 @@ def start_of(about: Mapping[str, Any]) -> str:
     Args:
         about: metrics of a run, or a configuration of a study.
     """
-    source = _source(about)
+    source = start_source(about)
     return "" if source in ("none", "imagenet") else Path(source).stem.removesuffix("_final")
-
-
-def _source(about: Mapping[str, Any]) -> str:
-    start = about.get("starting_weights") or about.get("start") or {}
-    return start.get("source", "none")
 
 
 def _from_start(wording: Wording, label: str, start: str) -> str:
@@ -189,7 +184,7 @@ def _seed_rows(wording: Wording, page_dir: Path, seeds: Sequence[Seeds]) -> list
     return [
         Row(
             wording.say("mean_of_seeds", number=_short(of.about), n=len(of.about["runs"])),
-            _study_page(wording, page_dir, of.folder),
+            study_page(wording, page_dir, of.folder),
             "seeds",
             seeds=of,
         )
@@ -217,15 +212,15 @@ def _with_fresh_folds(
             about = fresh.configurations[names[0]]
             label = ", ".join((_numbered(wording, row.metrics), *_in_words(about)))
             noted = bool((row.metrics.get("starting_weights") or {}).get("note"))
-            as_noted = noted and _source(about) == "none"
+            as_noted = noted and start_source(about) == "none"
             found.append(Row(label, page, "network", fresh=names[0], random_start=as_noted))
     return found
 
 
 def _is_of(row: Row, about: Mapping[str, Any]) -> bool:
     """Whether a configuration of the fresh folds has the recipe of a row, and starts as it does."""
-    wanted = _recipe_name(row.metrics), _changes(row.metrics), _source(row.metrics)
-    return (about["recipe_name"], about["recipe_changes"], _source(about)) == wanted
+    wanted = _recipe_name(row.metrics), _changes(row.metrics), start_source(row.metrics)
+    return (about["recipe_name"], about["recipe_changes"], start_source(about)) == wanted
 
 
 def _in_words(about: Mapping[str, Any]) -> list[str]:
@@ -282,7 +277,7 @@ def _average_rows(
             address = page_of(wording, page_dir, run)
         else:
             assert fresh is not None  # where the average was measured
-            address = _study_page(wording, page_dir, fresh.folder)
+            address = study_page(wording, page_dir, fresh.folder)
         rows.append(Row(label, address, "average", run, fresh=measured.get(key)))
     return rows
 

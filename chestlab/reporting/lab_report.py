@@ -35,6 +35,7 @@ from chestlab.reporting.stored_runs import (
     networks_of,
     read_history,
     read_two_class_run,
+    start_source,
 )
 
 EXTRAS = "report"  # folder, in that of a run, of what the report alone needs
@@ -300,7 +301,7 @@ class _Page:
         if experiment is lab_experiments.BASELINE:
             return self.wording.texts(experiment.reason, self.facts)
         texts = experiment.reason
-        if experiment.pretrained and _starts_from(metrics) == "imagenet":
+        if experiment.pretrained and start_source(metrics) == "imagenet":
             texts = experiment.pretrained
         if "members" in metrics:
             texts = lab_experiments.AVERAGES[kind_of_average(metrics)][1]
@@ -361,8 +362,8 @@ class _Page:
         """What the networks of an average start from: of averages of runs, each may differ."""
         say, networks = self.wording.say, Counter[str]()
         for member in self.metrics["members"] if self.metrics.get("blend") else ():
-            start = member.get("starting_weights") or self.metrics.get("starting_weights")
-            text = _start_in_words(self.wording, _starts_from({"starting_weights": start}))
+            known = member if member.get("starting_weights") else self.metrics
+            text = _start_in_words(self.wording, start_source(known))
             networks[text] += member.get("networks", 1)
         if len(networks) < 2:
             return say("start_of_each", start=self.facts["start"])
@@ -452,11 +453,6 @@ class _Page:
         return ", ".join(f"[{name}]({name})" for name in present)
 
 
-def _starts_from(metrics: Mapping[str, Any]) -> str:
-    """``none``, ``imagenet`` or the name of a file."""
-    return (metrics.get("starting_weights") or {}).get("source", "none")
-
-
 def _start_in_words(wording: LabWording, start: str) -> str:
     known = {"none": "start_random", "imagenet": "start_imagenet"}
     return wording.say(known.get(start, "start_file"), source=start)
@@ -466,6 +462,6 @@ def _words(wording: LabWording, metrics: Mapping[str, Any]) -> dict[str, str]:
     """Facts in words: parameters, what the network starts from, torchvision's name of it."""
     return {
         "parameters": wording.number(metrics.get("parameters"), ","),
-        "start": _start_in_words(wording, _starts_from(metrics)),
+        "start": _start_in_words(wording, start_source(metrics)),
         "arch": (metrics.get("model_arguments") or {}).get("arch", metrics["model"]),
     }

@@ -149,9 +149,14 @@ def looks_at_images_of(group: Sequence[StoredRun], looks: Sequence[Look]) -> lis
     return [look for look in looks if look.images in images]
 
 
-def looks_at_others(group: Sequence[StoredRun], looks: Sequence[Look]) -> int:
-    """How many looks there are at other test images of a source, such as with all 14 findings."""
-    sha256, shown = group[0].metrics["data"]["sha256"], looks_at_images_of(group, looks)
+def looks_at_others(sha256: str, looks: Sequence[Look], shown: Sequence[Look]) -> int:
+    """How many looks are at other test images of a source than those ``shown``: all 14 findings'.
+
+    Args:
+        sha256: of the source.
+        looks: at any test images.
+        shown: those of `looks_at_images_of`.
+    """
     images = {look.images for look in shown}
     of_source = [look for look in looks if look.data == sha256 and look.kind in KINDS]
     return sum(look.images not in images for look in of_source)

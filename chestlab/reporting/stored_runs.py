@@ -213,6 +213,16 @@ def network_name(metrics: Mapping[str, Any]) -> str:
     return arch if "/" in arch else metrics["model"]
 
 
+def start_source(about: Mapping[str, Any]) -> str:
+    """What a network starts from: ``none``, ``imagenet`` or the name of a file.
+
+    Args:
+        about: metrics of a run, or a configuration of a study.
+    """
+    start = about.get("starting_weights") or about.get("start") or {}
+    return start.get("source", "none")
+
+
 def kind_of_average(metrics: Mapping[str, Any]) -> str:
     """What was averaged: ``seeds``, ``folds`` or ``runs``."""
     words = str(metrics.get("kind")).split()

@@ -7,7 +7,6 @@ import functools
 import io
 import os
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REAL_DATA, ROOT, copy_of_made_once, run_in_process, run_script
+from conftest import REAL_DATA, ROOT, copy_of_made_once, execute, run_in_process, run_script
 from PIL import Image
 
 from chestlab.data.download import DownloadError
@@ -191,17 +190,6 @@ def parsed(command: str) -> tuple[str, list[str]]:
     if words[start] == "-m":
         return words[start + 1].replace(".", "/") + ".py", words[start + 2 :]
     return words[start], words[start + 1 :]
-
-
-def execute(script: Path, flags: list[str]) -> int:
-    """Run a script in this process, which has imported everything; its exit status."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(script), *flags])
-        try:
-            runpy.run_path(str(script), run_name="__main__")
-        except SystemExit as end:
-            return end.code or 0
-    return 0
 
 
 @functools.cache
