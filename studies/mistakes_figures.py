@@ -92,7 +92,7 @@ class Figures:
         labels = self.oof.labels
         rows, scores = {}, {}
         for name, logits in self.oof.logits.items():
-            temperatures = self._nested(name, fit_temperature)
+            temperatures = self._nested(logits, fit_temperature)
             scaled = logits / temperatures
             before, after = self._calibration_scores(logits), self._calibration_scores(scaled)
             for measure in CALIBRATION:
@@ -122,10 +122,11 @@ class Figures:
             row |= {"p": p, "p_holm": p_holm, "verdict": decided}
         return list(rows.values())
 
-    def _nested(self, name: str, fit: Callable[[np.ndarray, np.ndarray], float]) -> np.ndarray:
-        """(R, N) what ``fit`` finds on the other folds of the repeat."""
-        oof = self.oof
-        return reliability.nested_values(oof.labels, oof.logits[name], oof.folds, fit)
+    def _nested(
+        self, values: np.ndarray, fit: Callable[[np.ndarray, np.ndarray], float]
+    ) -> np.ndarray:
+        """(R, N) what ``fit`` finds in the values (R, N) of the other folds of the repeat."""
+        return reliability.nested_values(self.oof.labels, values, self.oof.folds, fit)
 
     def _calibration_scores(self, logits: np.ndarray) -> dict[str, np.ndarray]:
         """(1 + B, R) by measure."""
@@ -148,7 +149,7 @@ class Figures:
         rows = []
         for after, scaled in (
             (False, logits),
-            (True, logits / self._nested(name, fit_temperature)),
+            (True, logits / self._nested(logits, fit_temperature)),
         ):
             share, mean, counts = reliability.shares_by_bin(
                 self.oof.labels, sigmoid(scaled), self.weights
@@ -175,7 +176,7 @@ class Figures:
         rows, of_gain = [], self.pooled(gains, least=-1)
         for name, logits in oof.logits.items():
             row: Row = {"configuration": name}
-            row["threshold"] = float(np.median(self._nested(name, choose_threshold)))
+            row["threshold"] = float(np.median(self._nested(sigmoid(logits), choose_threshold)))
             for key, inside in (("threshold", on_val | ~on_val), ("val_threshold", on_val)):
                 resampled = [
                     reliability.resampled_thresholds(

@@ -34,26 +34,26 @@ CHANCE_DRAWS = 2000  # of labels; the mean error that chance makes is then known
 
 def nested_values(
     labels: np.ndarray,
-    logits: np.ndarray,
+    outputs: np.ndarray,
     folds: np.ndarray,
     fit: Callable[[np.ndarray, np.ndarray], float],
 ) -> np.ndarray:
     """What ``fit`` finds for each image without its fold: on the other folds of the repeat.
 
-    The logits of the other folds come from other networks of the same recipe, so that they stand
+    The outputs of the other folds come from other networks of the same recipe, so that they stand
     for those of a network that has not seen the images.
 
     Args:
         labels: (N,) of 0 and 1.
-        logits: (R, N) out of fold.
+        outputs: (R, N) out of fold, logits or probabilities, as ``fit`` wants them.
         folds: (R, N) number of each image's fold.
-        fit: called with labels and logits of the other folds.
+        fit: called with labels and outputs of the other folds.
 
     Returns:
         (R, N), the same for all images of a fold.
     """
-    values = np.empty(logits.shape)
-    for of_repeat, of_folds, found in zip(logits, folds, values, strict=True):
+    values = np.empty(outputs.shape)
+    for of_repeat, of_folds, found in zip(outputs, folds, values, strict=True):
         for number in np.unique(of_folds):
             inside = of_folds == number
             found[inside] = fit(labels[~inside], of_repeat[~inside])

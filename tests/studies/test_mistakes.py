@@ -187,6 +187,20 @@ def test_an_overconfident_network_is_helped_by_a_temperature_fitted_on_other_fol
     assert best["p_holm"] >= best["p"]
 
 
+def _threshold_without_each_fold(labels, logits, folds):
+    """(N,) the most accurate of 0.30, 0.31, ... on the images of the other folds."""
+    probabilities = 1 / (1 + np.exp(-logits))
+    found = np.empty(len(labels))
+    for number in set(folds):
+        others = folds != number
+        hundredths = sorted(range(30, 71), key=lambda t: (abs(t - 50), t))
+        accuracies = [
+            ((probabilities[others] >= t / 100) == (labels[others] == 1)).mean() for t in hundredths
+        ]
+        found[~others] = hundredths[int(np.argmax(accuracies))] / 100
+    return found
+
+
 def test_leaving_nothing_out_and_the_nested_threshold_are_the_figures_of_the_folds(project):
     _, summary = finished(project[0])
     _, oof = read_results(project[1], "fresh_folds", "configurations")
@@ -200,6 +214,9 @@ def test_leaving_nothing_out_and_the_nested_threshold_are_the_figures_of_the_fol
         name = row["configuration"]
         gain = oof.estimate(name, "nested_accuracy").value - oof.estimate(name, "accuracy").value
         assert row["nested_gain"] == pytest.approx(gain)
+        folds = zip(oof.logits[name], oof.folds, strict=True)
+        thresholds = [_threshold_without_each_fold(oof.labels, *pair) for pair in folds]
+        assert row["threshold"] == pytest.approx(np.median(thresholds))
         assert 0.3 <= row["threshold_low"] <= row["threshold_high"] <= 0.7
         assert 0.3 <= row["val_threshold_low"] <= row["val_threshold_high"] <= 0.7
 
