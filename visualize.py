@@ -1,6 +1,6 @@
 """Every picture, and the page that shows them all.
 
-    python visualize.py                      # every run -> results/README.md
+    python visualize.py                      # results/README.md; details.md has every run
     python visualize.py --lang id            # the same in Indonesian: README.id.md
     python visualize.py report RUN           # the lab report of a run: README.md in its folder
     python visualize.py report RUN --format html    # as one file, to hand in
@@ -92,7 +92,9 @@ def _parser() -> tuple[OneLineParser, Mapping[str, Any]]:
             add_folder(added, "--results-dir", "results")
         return added
 
-    readme = command("readme", _readme, "all runs on one page (what happens without a command)")
+    readme = command(
+        "readme", _readme, "the page of results, and details.md with every run (the default)"
+    )
     readme.add_argument("--lang", choices=("en", "id"), default="en", help="(default: en)")
     report = command("report", _report, "the lab report of a run, in English and Indonesian")
     report.add_argument("runs", nargs="*", metavar="RUN", help="its name (default: every run)")

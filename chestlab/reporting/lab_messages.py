@@ -248,9 +248,13 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "figure_training_curves": (
         "Loss and accuracy over the epochs, while training (training images) and in evaluation "
-        "(validation images); the epoch that is kept is marked.",
+        "(validation images); the epoch that is kept is marked. Here an image passes through the "
+        "network once and is classified at 0.5: the tables' figures of the finished network differ "
+        "where its predictions are averaged or its threshold is another.",
         "Loss dan akurasi sepanjang epoch, saat pelatihan (citra latih) dan saat evaluasi (citra "
-        "validasi); epoch yang dipakai diberi tanda.",
+        "validasi); epoch yang dipakai diberi tanda. Di sini tiap citra melewati jaringan sekali "
+        "dan diklasifikasi pada 0,5: angka jaringan jadi dalam tabel berbeda bila prediksinya "
+        "dirata-rata atau ambangnya lain.",
     ),
     "figure_confusion_matrix": (
         "Confusion matrix at the chosen threshold.",

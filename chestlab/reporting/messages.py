@@ -16,13 +16,14 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
         "chosen on the validation images, recipes by cross-validation over train and val, so "
         '"val, as selected" is optimistic (where the recipe says "last", no epoch is chosen). The '
         "test images are evaluated once per run, at that epoch and that threshold: "
-        '"test, held out" is the figure to quote.',
+        '"test, held out" is the figure of a run to quote; for a recipe, that is the one on the '
+        "fresh folds.",
         "Jaringan dilatih dengan citra latih. Epoch dan ambang keputusan dipilih dengan citra "
         "validasi, resep dengan validasi silang atas citra latih dan validasi, sehingga angka "
         '"validasi, hasil pemilihan" terlalu optimistis (bila '
         'resepnya menyebut "last", tidak ada epoch yang dipilih). Citra uji dievaluasi satu kali '
         'per percobaan, pada epoch dan ambang tersebut: angka "uji, tidak ikut memilih" inilah '
-        "yang patut dikutip.",
+        "yang patut dikutip untuk satu run; untuk resep, angka pada fold baru.",
     ),
     "reading": (
         "The positive class is pneumothorax. Rows are sorted by validation AUC, with the baselines "
