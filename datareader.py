@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from chestlab.data.phantom import OFFICIAL_COUNTS
 from chestlab.data.sources import is_file_name, load
-from chestlab.data.splits import CLASS_NAMES, NIH_CREDIT, SPLITS, TwoClassData
+from chestlab.data.splits import CLASS_NAMES, SPLITS, TwoClassData
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable, make_folder
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
@@ -185,8 +185,8 @@ def draw_samples(data: TwoClassData, path: Path, seed: int = 0) -> None:
         title = f"class {label}, {CLASS_NAMES[label]}: {len(chosen)} of {len(rows):,}"
         axes.set_title(title, fontsize=NORMAL, color=INK, loc="left")
         axes.axis("off")
-    if not data.phantom:
-        figure.supxlabel(NIH_CREDIT, fontsize=SMALL, color=GREY)
+    if data.credit:
+        figure.supxlabel(data.credit, fontsize=SMALL, color=GREY)
     save_figure(figure, path)
 
 

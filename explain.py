@@ -20,7 +20,7 @@ import numpy as np
 
 from chestlab.data import sources
 from chestlab.data.provenance import of_kind, overlap
-from chestlab.data.splits import NIH_CREDIT, Split, TwoClassData
+from chestlab.data.splits import Split, TwoClassData
 from chestlab.evaluation.looks import (
     FILE_NAME,
     Look,
@@ -196,7 +196,7 @@ def explain(options: argparse.Namespace) -> None:
         out,
         threshold=trained.threshold,
         title=title,
-        notes=[*lines, "" if data.phantom else NIH_CREDIT],
+        notes=[*lines, data.credit],
         seed=options.seed,
     )
     print("\n".join([*lines, str(out)]))

@@ -29,7 +29,7 @@ import chestlab  # noqa: F401  # before PyTorch, for which it sets environment v
 # isort: split
 import torch
 
-from chestlab.data.splits import CLASS_NAMES, NIH_CREDIT, TwoClassData
+from chestlab.data.splits import CLASS_NAMES, TwoClassData
 from chestlab.files.atomic import check_writable
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
 from chestlab.files.progress import StopSignals
@@ -47,11 +47,15 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 DISCLAIMER = "No medical device: these numbers say nothing about a patient."
-LICENCE = f"{NIH_CREDIT}; MedMNIST: CC BY 4.0"
 
 
-def metadata(trained: Trained) -> dict[str, str]:
+def metadata(trained: Trained, data: TwoClassData) -> dict[str, str]:
     """What the file says of itself: texts, `classes` being a JSON list."""
+    licence = f"that of the images in '{trained.source}'"
+    if trained.phantom:
+        licence = "procedural images, no X-rays"
+    elif data.credit and data.sha256 == trained.sha256:
+        licence = f"{data.credit}; MedMNIST: CC BY 4.0"
     hashes = [recipe_hash(as_dict(network.recipe)) for network in networks_of(trained)]
     return {
         "name": trained.name,
@@ -60,7 +64,7 @@ def metadata(trained: Trained) -> dict[str, str]:
         "threshold": f"{trained.threshold:g}",
         "size": str(trained.size),
         "source": trained.source,
-        "licence": "procedural images, no X-rays" if trained.phantom else LICENCE,
+        "licence": licence,
         "recipe": "+".join(dict.fromkeys(hashes)),
         "disclaimer": " ".join([DISCLAIMER, trained.note]).strip(),
     }
@@ -119,6 +123,7 @@ def export(options: argparse.Namespace) -> Path:
     if options.out is None and options.demo is None:
         check_out(out)
     data = load_data(trained, options.data, options.root, checkpoints[0])
+    check_same_data(trained, data, options.demo is not None)
     print(f"exporting {trained.name}, {trained.architecture} trained on {trained.source}")
     content, row = checked_model(options, trained, data)
     if options.demo is not None:
@@ -144,7 +149,7 @@ def checked_model(
     example = torch.zeros((2, 1, height, width), dtype=torch.uint8)
     model = onnx_model.export(module, example, options.opset)
     model, about = in_precision(model, options.precision, data)
-    described = metadata(trained)
+    described = metadata(trained, data)
     onnx_model.set_metadata(model, described)
     content = model.SerializeToString()
     run = onnx_model.run_model(content)
@@ -162,6 +167,25 @@ def checked_model(
         **about,
         "versions": onnx_model.versions(),
     }
+
+
+def check_same_data(trained: Trained, data: TwoClassData, demo: bool) -> None:
+    """Warn of data that the network was not trained on.
+
+    Raises:
+        InputError: with ``demo``, whose page tells the network's own images and accuracy.
+    """
+    if data.sha256 == trained.sha256:
+        return
+    if demo:
+        raise InputError(
+            f"--demo: '{data.source}' is not the file that the network was trained on "
+            f"('{trained.source}'), whose counts and accuracy the page tells; --data names that one"
+        )
+    print(
+        f"WARNING: not the data it was trained on ('{trained.source}'): the accuracies below are "
+        f"of images of '{data.source}', which it may have been trained on"
+    )
 
 
 def check_out(out: Path) -> None:

@@ -163,12 +163,18 @@ def _batches(
             yield xrays
 
 
-def _print_header(trained: TrainedModel) -> None:
+def _holds(folder: Path, files: Sequence[Path]) -> bool:
+    """Whether a file is in the folder itself, not in one of its folders."""
+    return folder.resolve() in {path.parent.resolve() for path in files}
+
+
+def _print_header(trained: TrainedModel, inverted: bool) -> None:
     print(
         f"{DISCLAIMER}\n{trained.name}, {trained.architecture} trained on {trained.source}"
         f"{', ' + trained.note if trained.note else ''}: {CLASS_NAMES[1]} from threshold "
         f"{trained.threshold:.2f} on, test-time augmentation {trained.tta}, on "
-        f"{trained.device.type}\n{'class':<12}  P({CLASS_NAMES[1]})  file"
+        f"{trained.device.type}{', every image inverted' if inverted else ''}\n"
+        f"{'class':<12}  P({CLASS_NAMES[1]})  file"
     )
 
 
@@ -185,7 +191,12 @@ def predict_files(options: argparse.Namespace) -> int:
     files = _find(options, table)
     if not files:
         return 2
-    _print_header(trained)
+    if options.overlay is not None and _holds(options.overlay, files):
+        raise InputError(
+            f"--overlay '{options.overlay}' is a folder of the images themselves, some of which "
+            "the pictures could replace: name another folder"
+        )
+    _print_header(trained, inverted=options.invert == "yes")
     if trained.likeness is None:
         print(NOT_JUDGED, file=sys.stderr, flush=True)
     overlays = None

@@ -23,6 +23,7 @@ bytes. Colours are from the Okabe-Ito palette; line style, shape or text says th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chestlab.data import sources
-from chestlab.data.splits import NIH_CREDIT, SOURCE_SIZES, Data, TwoClassData
+from chestlab.data.splits import SOURCE_SIZES, Data, TwoClassData
 from chestlab.files import notebook
 from chestlab.files.atomic import check_writable
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
@@ -160,10 +161,11 @@ def _readme(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from chestlab.reporting.lab_html import write_html
+    from chestlab.reporting.stored_runs import read_runs
 
     data = None
     if options.data is not None:
-        data = sources.load(options.data, options.root, options.source_size)
+        data = _load(options, read_runs(options.results_dir))
     for run, pages in _write_reports(options.results_dir, options.runs, data):
         print(*pages, *(write_html(run.folder) if options.format == "html" else ()), sep="\n")
 
@@ -247,9 +249,24 @@ def _images_of_runs(options: argparse.Namespace) -> Iterator[tuple[TwoClassData,
     runs = read_runs(options.results_dir)
     shown = runs if options.run is None else [find_run(runs, options.run)]
     if options.data is not None:
-        yield sources.load(options.data, options.root, options.source_size), shown
+        yield _load(options, shown), shown
     else:
         yield from load_data_of(shown, runs, options.results_dir, options.models_dir, options.root)
+
+
+def _load(options: argparse.Namespace, runs: Sequence[StoredRun]) -> TwoClassData:
+    """The images that ``--data`` names, with the classes that ``--classes`` told the runs on them.
+
+    Raises:
+        InputError: there are no such images.
+    """
+    classes = None
+    if sources.is_file_name(options.data):
+        of_runs = [run.metrics["data"] for run in runs]
+        fitting = [of for of in of_runs if of["source"] == Path(options.data).name] or of_runs
+        told = {tuple(of.get("classes", ())) for of in fitting}
+        classes = list(told.pop()) if len(told) == 1 else None
+    return sources.load(options.data, options.root, options.source_size, classes=classes or None)
 
 
 def _mistakes(options: argparse.Namespace) -> None:
@@ -261,15 +278,18 @@ def _mistakes(options: argparse.Namespace) -> None:
 
 
 def _names(options: argparse.Namespace) -> None:
-    from chestlab.reporting.stored_runs import write_names
+    from chestlab.reporting.stored_runs import read_runs, write_names
 
     check_writable(options.results_dir, "--results-dir")
     if options.data is not None:
-        data = sources.load(options.data, options.root, options.source_size)
+        runs: list[StoredRun] = []
+        with contextlib.suppress(InputError):  # the list can be written before any run
+            runs = read_runs(options.results_dir)
+        data = _load(options, runs)
         paths = [write_names(data, options.results_dir)]
     else:
-        runs = [data for data, _ in _images_of_runs(options)]
-        images = [d for d in runs if d.train.names is not None or d.train.patients is not None]
+        found = [data for data, _ in _images_of_runs(options)]
+        images = [d for d in found if d.train.names is not None or d.train.patients is not None]
         paths = [write_names(data, options.results_dir) for data in images]
     if not paths:
         raise InputError("no run's images have file names: --data takes a file that holds them")
@@ -298,12 +318,13 @@ def _augmentation(options: argparse.Namespace) -> None:
         f"mirrored in {100 * recipe.flip:g} % of cases\n"
         f"{recipe.name} · {data.source} · {side} x {side} px, the input of the network"
     )
-    credit = "" if data.phantom else NIH_CREDIT
     folder = Path("results", "phantom" if data.phantom else "", DATA)
     out = options.out or folder / "augmentation.png"
+    if out.suffix != ".png":
+        raise InputError(f"--out '{out}': the name of the picture ends in .png")
     check_writable(out.parent, "--out")
     out.parent.mkdir(parents=True, exist_ok=True)
-    draw_augmentation(originals, np.stack(warps, 1), out, title=title, credit=credit)
+    draw_augmentation(originals, np.stack(warps, 1), out, title=title, credit=data.credit)
     print(out)
     notebook.show([out])
 

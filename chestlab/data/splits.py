@@ -133,6 +133,17 @@ class Data:
         """Side of the source images in pixels."""
         return int(self.train.images.shape[1])
 
+    @property
+    def credit(self) -> str:
+        """Whose X-rays they are, for the foot of a picture; empty where that is not known.
+
+        NIH's are those with NIH's file names, and, without names, a file in ChestMNIST's layout.
+        """
+        if self.phantom or self.classes is not None:
+            return ""
+        names = self.train.names
+        return NIH_CREDIT if names is None or nih_patients(names) is not None else ""
+
 
 class TwoClassData(Data):
     """Images with exactly one finding, cardiomegaly or pneumothorax; labels (N,)."""

@@ -111,8 +111,9 @@ def one_line_errors(resume: str | None = "--resume") -> Iterator[None]:
     except OSError as error:
         where = f" ('{error.filename}')" if error.filename else ""
         status = 1
+        goes_on = "starts again" if resume is None else "goes on"
         message = f"stopped: {error.strerror or error}{where}; "
-        message += f"{resume or again} goes on once that is mended"
+        message += f"{resume or again} {goes_on} once that is mended"
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not NO_MEMORY.search(str(error)):
             raise

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from chestlab.data.splits import CLASS_NAMES, NIH_CREDIT, Split, TwoClassData
+from chestlab.data.splits import CLASS_NAMES, Split, TwoClassData
 from chestlab.evaluation.looks import (
     FILE_NAME,
     NETWORKS_BETWEEN,
@@ -46,8 +46,8 @@ def write_mistakes(data: TwoClassData, runs: Sequence[StoredRun]) -> list[Path]:
     """
     fitting = [run for run in runs if run.metrics["data"]["sha256"] == data.sha256]
     if not fitting:
-        which = f"run '{runs[0].name}'" if len(runs) == 1 else "none of the runs"
-        raise InputError(f"{which} was made from '{data.source}'")
+        which = f"run '{runs[0].name}' was not" if len(runs) == 1 else "none of the runs was"
+        raise InputError(f"{which} made from '{data.source}'")
     return [_write_page(run, data) for run in fitting]
 
 
@@ -80,7 +80,7 @@ def _write_page(run: StoredRun, data: TwoClassData) -> Path:
         heading = f"{title.capitalize()}: {(~correct).sum()} of {len(correct)} wrong"
         sections.append({"heading": heading, "lists": lists})
     tested = "test" in run.predictions
-    _draw(run, groups, data.phantom)
+    _draw(run, groups, data.credit)
     path = run.folder / "mistakes.md"
     text = render(
         "mistakes.md.j2",
@@ -151,7 +151,7 @@ def _table(
     return markdown_table(heads, cells, left=3) if cells else ""
 
 
-def _draw(run: StoredRun, groups: dict[str, list], phantom: bool) -> None:
+def _draw(run: StoredRun, groups: dict[str, list], credit: str) -> None:
     threshold = run.metrics["threshold"]
     wrong = ", ".join(
         f"{int((~run.correct(split)).sum())} of {run.metrics[split]['n']:,} {split} images wrong"
@@ -164,5 +164,5 @@ def _draw(run: StoredRun, groups: dict[str, list], phantom: bool) -> None:
         title=f"Mistakes: {wrong}\n{run.name} · {run.source} · threshold {threshold:.2f}",
         notes=[prediction_grids.explain_p(threshold)]
         + [WARNING] * ("test" in run.predictions)
-        + [NIH_CREDIT] * (not phantom),
+        + [credit],
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from chestlab.data.splits import NIH_CREDIT, Data
+from chestlab.data.splits import Data
 from chestlab.files.atomic import atomic_write
 from chestlab.reporting.lab_recipe import recipe_values
 from chestlab.reporting.lab_report import ENVIRONMENT, EXTRAS, PAGES, note_failure, report_on
@@ -33,7 +33,7 @@ def draw_batch(folder: Path, data: Data, recipe: Recipe, title: str) -> None:
     from chestlab.reporting.batch_plots import draw_training_batch  # by way of matplotlib
 
     path = _inside(folder / EXTRAS / "training_batch.png")
-    credit, train = "" if data.phantom else NIH_CREDIT, data.train
+    credit, train = data.credit, data.train
     draw_training_batch(train.images, train.labels, recipe, path, title=title, credit=credit)
 
 

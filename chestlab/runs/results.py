@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from chestlab.data.phantom import PHANTOM_MARK
-from chestlab.data.splits import NIH_CREDIT, SPLITS, Split
+from chestlab.data.splits import SPLITS, Split
 from chestlab.evaluation.alarms import alarms
 from chestlab.evaluation.looks import Look, evaluate_test, image_set, looks_dir, run_label
 from chestlab.evaluation.metrics import defined_auc, fit_temperature, sigmoid
@@ -310,7 +310,7 @@ def draw_pictures(
         figures,
         titles,
         experiment.title,
-        credit="" if experiment.data.phantom else NIH_CREDIT,
+        credit=experiment.data.credit,
         **decision,
     )
 

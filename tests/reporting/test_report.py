@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import string
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -792,7 +793,7 @@ def test_mistakes_are_the_errors_farthest_from_the_threshold_first(trained, phan
 
 def test_mistakes_of_other_data_are_refused(trained, phantom_npz):
     other = dataclasses.replace(sources.load(str(phantom_npz)), sha256="0" * 64)
-    with pytest.raises(InputError, match="'one' was made from"):
+    with pytest.raises(InputError, match="'one' was not made from"):
         mistakes.write_mistakes(other, stored_runs.read_runs(trained))
 
 
@@ -818,6 +819,23 @@ def test_mistakes_take_the_images_of_each_run(trained, phantom_npz, tmp_path, mo
     with pytest.raises(SystemExit):
         visualize.main(["names", *where])
     assert "file names" in capsys.readouterr().err
+
+
+def test_a_file_with_one_label_per_image_is_read_with_the_classes_of_the_runs_on_it(tmp_path):
+    labels = np.array([[0], [1], [1]], np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    images = {s: images + k for k, s in enumerate(splits.SPLITS)}
+    arrays = {f"{s}_images": images[s] for s in images} | {f"{s}_labels": labels for s in images}
+    np.savez(tmp_path / "own.npz", **arrays)
+    options = SimpleNamespace(data=str(tmp_path / "own.npz"), root=None, source_size=None)
+    told = {"source": "own.npz", "classes": list(splits.CLASS_NAMES)}
+    runs = [SimpleNamespace(metrics={"data": data}) for data in (told, {"source": "official.npz"})]
+    data = visualize._load(options, runs)
+    assert data.classes == splits.CLASS_NAMES and data.train.labels.tolist() == [0, 1, 1]
+    told["classes"].reverse()
+    assert visualize._load(options, runs).train.labels.tolist() == [1, 0, 0]
+    told["source"] = "renamed.npz"
+    assert visualize._load(options, runs[:1]).train.labels.tolist() == [1, 0, 0]
 
 
 def test_new_run_of_the_name_takes_the_mistakes_of_the_old_one_away(trained):

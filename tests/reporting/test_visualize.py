@@ -333,3 +333,11 @@ def test_a_seed_of_the_warps_that_is_none_is_refused_in_one_line(capsys):
     error = capsys.readouterr().err
     assert stop.value.code == 2 and len(error.splitlines()) == 1
     assert "--seed: '-1' is not an integer from 0 up to " in error
+
+
+def test_a_picture_of_warps_replaces_no_file_of_another_kind(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("precious")
+    with pytest.raises(SystemExit) as stop:
+        visualize.main(["augmentation", "--data", "phantom", "--out", str(tmp_path / "notes.txt")])
+    assert stop.value.code == 2 and "ends in .png" in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text() == "precious"

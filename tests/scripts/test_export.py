@@ -23,7 +23,7 @@ from torch.torch_version import TorchVersion
 
 import export
 import predict
-from chestlab.data.splits import Split
+from chestlab.data.splits import Split, TwoClassData
 from chestlab.files.atomic import atomic_write
 from chestlab.files.errors import InputError
 from chestlab.runs import export_check
@@ -411,6 +411,45 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     assert re.fullmatch(rf"error: .*{message}.*\n", capsys.readouterr().err)
     assert sorted(tmp_path.rglob("*")) == before
     assert not list(checkpoint.parent.glob("*.onnx"))
+
+
+@pytest.fixture
+def other_data(run_of_one_epoch, tmp_path):
+    """The run's images in another file: validation images were those of the training."""
+    arrays = dict(np.load(run_of_one_epoch[1]))
+    for key in ("images", "labels"):
+        arrays[f"val_{key}"] = arrays[f"train_{key}"]
+    np.savez(tmp_path / "divided_anew.npz", **arrays)
+    return tmp_path / "divided_anew.npz"
+
+
+def test_data_of_another_file_are_warned_of_and_make_no_page(
+    quick, checkpoint, other_data, tmp_path, capsys
+):
+    known = ["--checkpoint", str(checkpoint), "--data", str(other_data)]
+    assert status_of(export.main, [*known, "--out", str(tmp_path / "x.onnx")]) == 0
+    assert "WARNING: not the data it was trained on" in capsys.readouterr().out
+    assert status_of(export.main, [*known, "--demo", str(tmp_path / "page")]) == 2
+    assert "is not the file that the network was trained on" in capsys.readouterr().err
+    assert not (tmp_path / "page").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "licence"),
+    [
+        ({}, "X-rays: NIH Clinical Center"),
+        ({"names": np.array(["00000013_005.png"])}, "X-rays: NIH Clinical Center"),
+        ({"names": np.array(["own.png"])}, "that of the images in 'small.npz'"),
+        ({"classes": ("cardiomegaly", "pneumothorax")}, "that of the images in 'small.npz'"),
+        ({"sha256": "another"}, "that of the images in 'small.npz'"),
+        ({"phantom": True}, "that of the images in 'small.npz'"),
+    ],
+)
+def test_the_licence_is_nihs_where_the_images_are(changes, licence):
+    names = changes.pop("names", None)
+    split = Split(np.zeros((1, SIZE, SIZE), np.uint8), np.zeros(1), np.zeros(1), names)
+    data = TwoClassData(split, split, split, "small.npz", **{"sha256": "0", **changes})
+    assert export.metadata(tiny(), data)["licence"].startswith(licence)
 
 
 def test_missing_libraries_are_named_with_how_to_install_them(monkeypatch, capsys):

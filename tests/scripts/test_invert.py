@@ -47,13 +47,16 @@ def test_negatives_are_warned_of_and_inverted_only_where_that_is_asked_for(
     folder, stored = negatives
     left, warned = predicted(checkpoint, folder, tmp_path / "auto.csv")
     assert all("looks inverted (" in text for text in warned)
-    said = capsys.readouterr().err.splitlines()
+    printed = capsys.readouterr()
+    assert "every image inverted" not in printed.out
+    said = printed.err.splitlines()
     assert sum("WARNING: looks inverted (" in line for line in said) == len(stored) == 24
     silent, unsaid = predicted(checkpoint, folder, tmp_path / "no.csv", "--invert", "no")
     assert silent == left and not any("inverted" in text for text in unsaid)
     turned, settled = predicted(checkpoint, folder, tmp_path / "yes.csv", "--invert", "yes")
     assert turned == pytest.approx(stored, abs=1e-6) and turned != left
     assert not any("inverted" in text for text in settled)
+    assert "every image inverted\n" in capsys.readouterr().out
 
 
 def test_noise_is_marked_on_the_screen_and_in_the_table(checkpoint, tmp_path, capsys):

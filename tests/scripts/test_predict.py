@@ -1,6 +1,7 @@
 """Images of one's own: the probability of training's own path, and whatever files people have."""
 
 import csv
+import errno
 import importlib.util
 import io
 import os
@@ -356,6 +357,16 @@ def test_overlays_without_captum_are_refused_before_anything_is_done(
     assert not (tmp_path / "over").exists()
 
 
+def test_overlays_into_a_folder_of_the_images_are_refused(checkpoint, tmp_path, capsys):
+    for name in ("a.png", "a_gradcam.png"):
+        (tmp_path / name).write_bytes(encoded(PICTURE, "PNG"))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    arguments = ["--checkpoint", str(checkpoint), "--overlay", str(tmp_path)]
+    assert status_of(predict.main, [str(tmp_path / "a.png"), *arguments]) == 2
+    assert "a folder of the images themselves" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_overlays_of_equal_names_do_not_replace_each_other(checkpoint, tmp_path):
     pytest.importorskip("captum")
     for name in ("a/x.png", "b/X.jpg"):
@@ -556,6 +567,20 @@ def test_a_table_does_not_replace_a_pipe_or_a_device(checkpoint, tmp_path, capsy
     with pytest.raises(FileExistsError, match="is no regular file"):
         atomic_write(tmp_path / "pipe.csv", "text")
     assert (tmp_path / "pipe.csv").is_fifo() and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_full_disk_is_told_with_what_the_command_does_next(
+    checkpoint, tmp_path, monkeypatch, capsys
+):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(predict, "write_csv", full)
+    (tmp_path / "a.png").write_bytes(encoded(PICTURE, "PNG"))
+    arguments = ["--checkpoint", str(checkpoint), "--csv", str(tmp_path / "t.csv")]
+    assert status_of(predict.main, [str(tmp_path / "a.png"), *arguments]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.endswith("the same command starts again once that is mended")
 
 
 def test_ctrl_c_ends_in_one_line_and_without_a_table(checkpoint, tmp_path, monkeypatch, capsys):
