@@ -34,7 +34,7 @@ from studies.study import interval_columns
 
 LEFT_OUT = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # shares of the images, the least sure ones
 
-CALIBRATION = ("loss", "brier", "ece")  # measures of it: log loss, Brier score, calibration error
+CALIBRATION = ("loss", "brier")  # measures of it with intervals: log loss, Brier score
 
 FEWEST = 5  # images of each class for an AUC of a subgroup
 
@@ -107,8 +107,8 @@ class Figures:
             low, high = percentile_interval(np.concatenate(resampled))
             rows[name] = {"configuration": name, "temperature": float(np.median(temperatures))}
             rows[name] |= {"temperature_low": low, "temperature_high": high}
-            chance = [reliability.chance_calibration_error(p) for p in sigmoid(scaled)]
-            rows[name] |= {"ece_by_chance": float(np.mean(chance))}
+            rows[name] |= self._calibration_errors("", sigmoid(logits))
+            rows[name] |= self._calibration_errors("_after", sigmoid(scaled))
         of_measures = {
             measure: {name: self._own_noise(of_name, measure) for name, of_name in found.items()}
             for measure, found in scores.items()
@@ -132,12 +132,23 @@ class Figures:
         """(1 + B, R) by measure."""
         labels, probabilities = self.oof.labels, sigmoid(logits)
         losses = np.logaddexp(0, logits) - labels * logits
-        errors = [reliability.calibration_errors(labels, p, self.weights) for p in probabilities]
         return {
             "loss": self._over_repeats(losses),
             "brier": self._over_repeats((probabilities - labels) ** 2),
-            "ece": np.stack(errors, 1),
         }
+
+    def _calibration_errors(self, when: str, probabilities: np.ndarray) -> dict[str, float]:
+        """Means over the repeats of probabilities (R, N), with what chance makes of right ones.
+
+        Without an interval: resampling adds noise to every bin, so that the error is larger in
+        nearly all resamples.
+        """
+        labels, once = self.oof.labels, self.weights[:1]
+        found = {
+            "ece": [reliability.calibration_errors(labels, p, once)[0] for p in probabilities],
+            "ece_by_chance": [reliability.chance_calibration_error(p) for p in probabilities],
+        }
+        return {f"{key}{when}": float(np.mean(values)) for key, values in found.items()}
 
     def _over_repeats(self, values: np.ndarray) -> np.ndarray:
         """(1 + B, R) means of values (R, N)."""

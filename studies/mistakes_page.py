@@ -171,12 +171,13 @@ def _calibration_cells(wording: Wording, row: Row) -> list[str]:
 
 
 def _error_cells(wording: Wording, row: Row) -> list[str]:
-    names = [measure + end for measure in ("brier", "ece") for end in ("", "_after", "_change")]
-    forms = ("+.3f" if name.endswith("_change") else ".3f" for name in names)
-    cells = [
-        interval_cell(wording, row, name, form) for name, form in zip(names, forms, strict=True)
+    brier = {"brier": ".3f", "brier_after": ".3f", "brier_change": "+.3f"}
+    errors = ("ece", "ece_by_chance", "ece_after", "ece_by_chance_after")
+    return [
+        f"`{row['configuration']}`",
+        *(interval_cell(wording, row, name, form) for name, form in brier.items()),
+        *(wording.number(row[name]) for name in errors),
     ]
-    return [f"`{row['configuration']}`", *cells, wording.number(row["ece_by_chance"])]
 
 
 def _threshold_cells(wording: Wording, row: Row) -> list[str]:

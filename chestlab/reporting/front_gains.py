@@ -67,6 +67,8 @@ class Gains:
             switch = self.wording.say("switch_recipe", **recipes)
         elif row["kind"] == "together":
             switch = self.wording.say("all_winners")
+        if about.get("recipe_changes"):
+            switch = self.wording.say("switch_in", switch=switch, recipe=self._recipe(about))
         return {"net": self._numbered_net(about["net"]), "switch": switch}
 
     def _numbered_net(self, net: str) -> str:

@@ -122,6 +122,7 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "{where}{switch}, pada fold pemilihan, yang angkanya tidak untuk dikutip",
     ),
     "in_network": ("in {net}, ", "pada {net}, "),
+    "switch_in": ("{switch}, tried in {recipe}", "{switch}, dicoba pada {recipe}"),
     "switch_recipe": (
         "recipe {name} instead of {base}",
         "resep {name} sebagai ganti {base}",

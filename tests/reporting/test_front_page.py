@@ -200,6 +200,10 @@ def test_only_switches_beyond_chance_after_holms_correction_are_said_to_help(tmp
     assert "`last` (mengambil epoch terakhir" in front_of(tmp_path, "id")
     of_other = "in experiment 2 (ResidualChestNet), recipe `best` instead of `report`, on choice"
     assert of_other in page
+    (folder / "ablation.json").write_text(json.dumps({**about, "recipe_changes": {"epochs": 40}}))
+    changed = "`last` (words), tried in `report` with `epochs 40`, on choice folds"
+    assert changed in front_of(tmp_path)
+    (folder / "ablation.json").write_text(json.dumps(about))
     write_fresh_folds(tmp_path, {("EfficientChestNet", r): 1.0 for r in ("best", "report")})
     gained = "configuration,over,auc_gain,auc_gain_low,auc_gain_high,verdict_holm\n"
     gained += "EfficientChestNet_best,EfficientChestNet_report,0.2,0.1,0.3,supported\n"

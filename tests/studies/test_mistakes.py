@@ -182,6 +182,8 @@ def test_an_overconfident_network_is_helped_by_a_temperature_fitted_on_other_fol
     best, other = rows["best",], rows["other",]
     assert best["verdict"] == "helps" and best["loss_after"] < best["loss"]
     assert best["ece_after"] < best["ece"] and best["brier_change"] < 0
+    # sure probabilities err less by chance than the milder ones after the temperature
+    assert 0 < best["ece_by_chance"] < best["ece_by_chance_after"] and "ece_low" not in best
     assert best["temperature_low"] < best["temperature"] < best["temperature_high"]
     assert best["temperature"] > 2 * other["temperature"]
     assert best["p_holm"] >= best["p"]
