@@ -26,6 +26,8 @@ FLAT_LOSS = 0.02  # fall relative to the first epoch; sound networks: 0.19 (3 ep
 
 FLAT_EPOCHS = 3  # of fewer epochs nothing can be said
 
+FEW_EPOCHS = 10  # of fewer the first remedy is more of them: averages of weights lag behind, too
+
 REMEDY = "other values of --lr, --ema and --epochs (docs/training.md)"
 
 WITH_BATCH_NORM = f"--batch-norm estimated, or {REMEDY}"
@@ -66,6 +68,8 @@ def alarms(
             whose statistics are estimated already.
     """
     remedy = WITH_BATCH_NORM if batch_norm else REMEDY
+    if 0 < len(history) < FEW_EPOCHS:
+        remedy = f"more epochs (only {len(history)} were trained), {remedy}"
     sentences = [
         _nearly_constant(logits, history, remedy),
         _one_class(predicted or {}, remedy),

@@ -113,6 +113,8 @@ def in_indonesian(warning: str) -> str | None:
             )
         if "--batch-norm" not in warning:
             text = text.replace(LAG, "").replace(TRY, REMEDY)
+        if few := re.search(r"try more epochs \(only (\d+) were trained\), ", warning):
+            text = text.replace(": coba ", f": coba lebih banyak epoch (baru {few[1]}), ")
         return text.format(
             **{
                 key: value if key in VERBATIM else _translated(value)

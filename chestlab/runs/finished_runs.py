@@ -65,7 +65,9 @@ def pick_checkpoint(options: argparse.Namespace) -> Path:
         return path
     named = _checkpoint_of(given, models_dir, results_dir)
     if named is None:
-        raise InputError(f"--checkpoint '{shortened(given)}': {_why_not(path, models_dir)}")
+        raise InputError(
+            f"--checkpoint '{shortened(given)}': {_why_not(path, models_dir, results_dir)}"
+        )
     print(f"checkpoint: {named}")
     return named
 
@@ -142,7 +144,7 @@ def _checkpoint_of(given: str, models_dir: Path, results_dir: Path) -> Path | No
     return None
 
 
-def _why_not(path: Path, models_dir: Path) -> str:
+def _why_not(path: Path, models_dir: Path, results_dir: Path) -> str:
     """Why a path or name is no checkpoint, and what there is instead, the nearest place first."""
     known = _all_checkpoints(models_dir)
     nested = [member for member in known if not _is_alone(member, models_dir)]
@@ -154,7 +156,10 @@ def _why_not(path: Path, models_dir: Path) -> str:
         if os.path.isdir(place) and (there := _all_checkpoints(place)):  # noqa: PTH112 (as above)
             known = there
             break
-    return f"there is no such file and no such run; {_listed(known, models_dir)}"
+    missing = "there is no such file and no such run"
+    if any(_is_finished(results_dir / place / path.name) for place in ("", STUDIES)):
+        missing = "its results are here, its weights, which no repository holds, are not: train it"
+    return f"{missing}; {_listed(known, models_dir)}"
 
 
 def _listed(paths: Sequence[Path], models_dir: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,8 +251,11 @@ def _build(state: Mapping[str, Any], path: Path, network_class: NetworkClass) ->
         model = network(**state.get("model_arguments", {}))
         model.load_state_dict(state["weights"])
     except (TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"checkpoint '{path}' does not fit {state['model']}: {reason}") from None
+        reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+        raise InputError(
+            f"checkpoint '{path}' does not fit {state['model']}, which has been changed since, or "
+            f"is another network of that name: undo the change or train again ({reason})"
+        ) from None
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
         raise InputError(f"checkpoint '{path}' holds weights that are not finite: train again")
     return model

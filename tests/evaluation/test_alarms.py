@@ -89,6 +89,15 @@ def test_training_images_in_evaluation(while_training, evaluated, images, alarmi
         assert "epoch 3" in sentence and "--batch-norm estimated" in sentence
 
 
+def test_of_few_epochs_more_are_the_first_remedy():
+    constant = {"val": np.full(60, 0.4)}
+    for epochs, few in ((2, True), (9, True), (10, False)):
+        falling = history(*np.linspace(0.7, 0.3, epochs), accuracy=0.9)
+        given = constant, {"val": np.ones(60, bool)}, falling, epochs, 0.6, 440
+        first = f": try more epochs (only {epochs} were trained), --batch-norm estimated, or other"
+        assert [first in sentence for sentence in alarms(*given)] == 3 * [few]
+
+
 def test_without_batch_norm_no_statistics_are_advised():
     constant = {"val": np.full(60, 0.4)}
     given = constant, {"val": np.ones(60, bool)}, history(0.7, 0.5, accuracy=0.9), 2, 0.6, 440

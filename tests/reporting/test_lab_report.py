@@ -209,6 +209,7 @@ def test_every_warning_is_told_in_indonesian():
         assert translated is not None, warning
         assert not ENGLISH.findall(translated), translated
         assert ("batch" in warning) == ("batch" in translated)
+        assert ("more epochs (only 4 " in warning) == ("lebih banyak epoch (baru 4)" in translated)
         assert re.findall(r"\d{2,}", warning)[:1] == re.findall(r"\d{2,}", translated)[:1]
 
 

@@ -117,6 +117,15 @@ def test_what_is_not_there_is_told_with_what_is():
     assert refused("other/models/fra_best.pth").endswith("there are other/models/far_best.pth")
 
 
+@pytest.mark.parametrize("place", ["", "studies/"])
+def test_published_results_without_weights_are_told_apart_from_a_name_that_is_nowhere(place):
+    folder = Path("results", place, "published")
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(TWO_CLASSES))
+    assert "its results are here, its weights, which no repository holds" in refused("published")
+    assert "there is no such file and no such run" in refused("elsewhere")
+
+
 def data_of(npz, location="", **where):
     about = {"source": f"{PHANTOM_MARK} ({npz.name})", "sha256": sources.load(str(npz)).sha256}
     return load_training_data({**about, **where.pop("about", {})}, location, **where)
@@ -196,7 +205,8 @@ def test_a_run_keeps_the_place_of_its_images(run_of_one_epoch):
     folder, data = run_of_one_epoch
     state = load_checkpoint(folder / "trained_models" / "one_best.pth", sealed=True)
     place = json.loads(state["data_location"])
-    assert place == {"data": str(data), "file": str(data), "root": None}
+    assert place["data"] == place["file"] and place["root"] is None
+    assert Path(place["file"]).read_bytes() == data.read_bytes()  # of whichever process trained
     assert finished_runs.finished_checkpoints(folder / "trained_models", folder / "results") == [
         folder / "trained_models" / "one_best.pth"
     ]

@@ -454,7 +454,7 @@ def test_a_network_is_rebuilt_with_the_arguments_that_its_checkpoint_stores(
         ({"model": "Recipe"}, "'Recipe' is neither in"),
         ({"model": "../model"}, "is neither in"),
         ({"model": "Mine", "script": "../model"}, "is neither in"),
-        ({"model": "ResidualChestNet"}, "does not fit ResidualChestNet"),
+        ({"model": "ResidualChestNet"}, r"fit ResidualChestNet, which has been .* \.\.\.\)$"),
         ({"model_arguments": {"width": 3}}, "does not fit EfficientChestNet"),
         ({"recipe": {"name": "one", "warp": 3}}, "of another version"),
         ({"data": {"source": "x", "sha256": "y"}}, "does not say how large"),
