@@ -186,6 +186,8 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "{label}: pada fold baru masing-masing satu jaringan, pada validasi jaringan yang tidak "
         "dilatih dengan citra itu (out-of-fold), pada data uji semuanya, yaitu {n}",
     ),
+    "random_start_mark": ("random weights", "bobot acak"),
+    "random_start_in_sentence": ("{name} from random weights", "{name} dari bobot acak"),
     "random_start_note": (
         "From random weights, not the report's experiment, which starts from ImageNet's: {labels}",
         "Dimulai dari bobot acak, bukan eksperimen laporan yang dimulai dari bobot ImageNet: "

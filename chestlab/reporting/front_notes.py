@@ -65,7 +65,7 @@ def _start_notes(wording: Wording, rows: Sequence[Row]) -> list[str]:
     labels: dict[str, list[str]] = {key: [] for key in keys}
     for row in rows:
         start = row.metrics.get("starting_weights") or {}
-        if start.get("note") or row.random_start:
+        if row.without_imagenet:
             labels["random_start_note"].append(row.label)
         elif start.get("source") == "imagenet":
             labels["imagenet_start_note"].append(row.label)

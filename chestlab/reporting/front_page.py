@@ -137,6 +137,8 @@ class FrontPage:
             return self.wording.say("seeds_in_sentence", number=number_of(row.metrics))
         number, _, name = re.sub(r", \d+ px$", "", row.label).partition(" ")
         if number.isdecimal():
+            if row.without_imagenet:
+                name = self.wording.say("random_start_in_sentence", name=name)
             return self.wording.say("experiment_in_sentence", number=number, name=name)
         if row.kind != "average":
             return row.label
@@ -232,7 +234,8 @@ class FrontPage:
         rows = []
         for row, warned in zip(self.rows, self.warned, strict=True):
             mark = " (!)" if warned else ""
-            cells = {"experiment": f"[{escaped(row.label)}]({row.address}){mark}"}
+            start = f", {say('random_start_mark')}" if row.without_imagenet else ""
+            cells = {"experiment": f"[{escaped(row.label)}]({row.address}){start}{mark}"}
             cells |= self._fresh_cells(row) | self._run_cells(row)
             rows.append([unbroken(cells[column]) for column in columns])
         return markdown_table([say(f"head_{column}") for column in columns], rows, left=1)

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import MultipleLocator, ScalarFormatter
 
 from chestlab.reporting.comparison_plots import BEST_BASELINE, GOAL_LINE, UNDEFINED
 from chestlab.reporting.style import (
@@ -106,6 +106,7 @@ def draw_front(
         handles.append(Line2D([], [], label=words["best"], **BEST_BASELINE))
     if goal:
         right.axvline(GOAL_PERCENT, zorder=1, **GOAL_LINE)
+        right.xaxis.set_major_locator(MultipleLocator(10))  # with a tick at the goal
         handles.append(Line2D([], [], label=words["goal"], **GOAL_LINE))
     finish(figure, path, handles, notes)
 

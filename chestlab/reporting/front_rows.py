@@ -51,6 +51,11 @@ class Row:
         return self.seeds.about if self.seeds is not None else {}
 
     @property
+    def without_imagenet(self) -> bool:
+        """Whether it starts from random numbers where the report's experiment does not."""
+        return self.random_start or bool((self.metrics.get("starting_weights") or {}).get("note"))
+
+    @property
     def subject(self) -> tuple[str, str]:
         """Network and name of the recipe."""
         return title_of(self.metrics), _recipe_name(self.metrics)
@@ -211,8 +216,7 @@ def _with_fresh_folds(
         if names and not same and titles[row.subject[0]] == 1:
             about = fresh.configurations[names[0]]
             label = ", ".join((_numbered(wording, row.metrics), *_in_words(about)))
-            noted = bool((row.metrics.get("starting_weights") or {}).get("note"))
-            as_noted = noted and start_source(about) == "none"
+            as_noted = row.without_imagenet and start_source(about) == "none"
             found.append(Row(label, page, "network", fresh=names[0], random_start=as_noted))
     return found
 

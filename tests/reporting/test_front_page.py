@@ -265,6 +265,8 @@ def test_the_weights_that_a_network_starts_from_are_noted_from_its_files(tmp_pat
     page = front_of(tmp_path)
     random = "not the report's experiment, which starts from ImageNet's: 3 MobileNetV3-Large.\n"
     assert f"From random weights, {random}" in page
+    assert "| [3 MobileNetV3-Large](three_small/), random weights |" in page
+    assert page.count(", random weights") == 1
     assert "From ImageNet's weights: 4 DenseNet-121.\n" in page
     assert "dari bobot ImageNet: 3 MobileNetV3-Large." in front_of(tmp_path, "id")
 
