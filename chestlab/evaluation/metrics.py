@@ -124,7 +124,7 @@ def bootstrap_intervals(
     Whole groups (patients) are drawn with replacement, because several images of one patient are
     not independent. A resample becomes a weight per image, and all weighted AUCs come from one
     comparison of the images; scikit-learn's function in a loop gives the same numbers some hundred
-    times slower.
+    times slower. Of few groups the intervals are somewhat too narrow: see docs/results.md.
 
     Args:
         correct: (N,) booleans, whether the prediction is correct.

@@ -126,11 +126,12 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
     "training_title": ("Training", "Pelatihan"),
     "evaluation_title": ("Evaluation", "Evaluasi"),
     "unit_of_intervals": (
-        "In brackets: 95 % bootstrap intervals, which resample {unit}. The positive class is "
-        "pneumothorax, predicted where its probability is at least {threshold}. {view}",
-        "Dalam kurung: selang bootstrap 95 %, dengan pengambilan ulang per {unit}. Kelas positif "
-        "adalah pneumotoraks, yang diprediksi bila probabilitasnya paling sedikit {threshold}. "
-        "{view}",
+        "In brackets: 95 % bootstrap intervals, which resample {unit} (of few they are a little "
+        "too narrow). The positive class is pneumothorax, predicted where its probability is at "
+        "least {threshold}. {view}",
+        "Dalam kurung: selang bootstrap 95 %, dengan pengambilan ulang per {unit} (agak terlalu "
+        "sempit bila jumlahnya sedikit). Kelas positif adalah pneumotoraks, yang diprediksi bila "
+        "probabilitasnya paling sedikit {threshold}. {view}",
     ),
     "oof_threshold": (
         "The out-of-fold row is at the threshold {threshold}, which was not chosen on its images.",
@@ -149,8 +150,10 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
         "jaringan yang tidak dilatih dengan citra itu, bukan oleh rerata semuanya.",
     ),
     "unit_of_findings": (
-        "In brackets: 95 % bootstrap intervals, which resample {unit}. {view}",
-        "Dalam kurung: selang bootstrap 95 %, dengan pengambilan ulang per {unit}. {view}",
+        "In brackets: 95 % bootstrap intervals, which resample {unit} (of few they are a "
+        "little too narrow). {view}",
+        "Dalam kurung: selang bootstrap 95 %, dengan pengambilan ulang per {unit} (agak terlalu "
+        "sempit bila jumlahnya sedikit). {view}",
     ),
     "view_none": (
         "Every image was predicted once, as it is.",

@@ -166,16 +166,16 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
     ),
     "below_table": (
         "Val and test figures are of the network as it is used: with the recipe's test-time "
-        "augmentation, at the threshold chosen on val; training curves show a single pass at 0.5. "
-        "In brackets: 95 % bootstrap intervals, which resample {unit}. The last column counts how "
-        "often the network was evaluated on these test images, see below: of many, the highest is "
-        "partly luck.",
-        "Angka validasi dan uji berlaku untuk jaringan sebagaimana dipakai: dengan augmentasi saat "
-        "uji dari resepnya, pada ambang yang dipilih dengan data validasi; kurva pelatihan "
-        "menampilkan satu kali prediksi pada ambang 0,5. "
-        "Dalam kurung: selang bootstrap 95 % dengan pengambilan ulang per {unit}. Kolom terakhir "
-        "menghitung berapa kali jaringan itu dievaluasi pada citra uji ini, lihat di bawah: dari "
-        "banyak percobaan, angka tertinggi sebagian adalah keberuntungan.",
+        "augmentation, at the threshold chosen on val; training curves show a single pass at 0.5."
+        " In brackets: 95 % bootstrap intervals, which resample {unit} (of few they are a little "
+        "too narrow). The last column counts how often the network was evaluated on these test "
+        "images, see below: of many, the highest is partly luck.",
+        "Angka validasi dan uji berlaku untuk jaringan sebagaimana dipakai: dengan augmentasi "
+        "saat uji dari resepnya, pada ambang yang dipilih dengan data validasi; kurva pelatihan "
+        "menampilkan satu kali prediksi pada ambang 0,5. Dalam kurung: selang bootstrap 95 % "
+        "dengan pengambilan ulang per {unit} (agak terlalu sempit bila jumlahnya sedikit). Kolom "
+        "terakhir menghitung berapa kali jaringan itu dievaluasi pada citra uji ini, lihat di "
+        "bawah: dari banyak percobaan, angka tertinggi sebagian adalah keberuntungan.",
     ),
     "below_table_folds": (
         "Averages of folds (#{runs}): each val image is predicted only by networks that did not "
