@@ -47,6 +47,9 @@ CHANGES: dict[str, dict[str, Mapping[str, Any]]] = {  # by network, what makes i
         "epochs_20": {"epochs": 20},
         "epochs_20_lr": {"epochs": 20, "lr": 4e-3},
         "size_20": {"image_size": 20},
+        "batch_16": {"epochs": 20, "batch_size": 16},
+        "related_9": {"epochs": 9, "related": True},
+        "related_18": {"epochs": 18, "related": True},
     },
     "residualchestnet": {
         "epochs_60": {"epochs": 60},
