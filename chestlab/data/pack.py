@@ -79,17 +79,17 @@ def read_table(path: Path) -> Table:
     delimiter = max(",;\t", key=header.count)
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
-    table, columns, seen = Table(), {}, {}
+    table, columns, width, seen = Table(), {}, 0, {}
     try:
         for row in reader:
             if not columns:
-                columns = _columns(path, row)
+                columns, width = _columns(path, row), len(row)
                 table.patients = [] if "patient" in columns else None
                 table.splits = [] if "split" in columns else None
             elif any(row):
                 table.total += 1
                 try:
-                    _add_row(table, reader.line_num, _fields(row, columns), seen)
+                    _add_row(table, reader.line_num, _fields(row, columns, width), seen)
                 except InputError as error:
                     table.errors.append((reader.line_num, str(error)))
     except csv.Error as error:
@@ -119,9 +119,19 @@ def _columns(path: Path, header: list[str]) -> dict[str, int]:
     return columns
 
 
-def _fields(row: list[str], columns: Mapping[str, int]) -> dict[str, str]:
+def _fields(row: list[str], columns: Mapping[str, int], width: int) -> dict[str, str]:
+    """The known columns of a row, in a table whose header has ``width`` fields.
+
+    Raises:
+        InputError: it has too few fields, or too many that are not empty.
+    """
     if len(row) <= max(columns.values()):
         raise InputError(f"has {len(row)} fields; the header has more")
+    if any(text.strip() for text in row[width:]):
+        raise InputError(
+            f"has {len(row)} fields; the header has {width}: several findings have | between, and "
+            "a text that holds the separator has quotes"
+        )
     return {name: row[number].strip() for name, number in columns.items()}
 
 

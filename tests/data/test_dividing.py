@@ -385,6 +385,25 @@ def test_rows_that_cannot_be_used_are_listed_counted_and_left_out_only_if_asked(
     assert sum(len(divided("xrays.npz")[f"{split}_images"]) for split in SPLITS) == 60
 
 
+@pytest.mark.parametrize("header", [("path", "label"), ("path", "label", "patient")])
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_findings_divided_as_fields_are_refused_and_empty_fields_too_many_are_not(
+    pictures, capsys, delimiter, header
+):
+    """A second finding counted as nothing, or as the patient."""
+    n = len(header)
+    rows = rows_of(["cardiomegaly", "pneumothorax"], *[range(60)] * (n - 2))
+    good = rows[3]
+    rows[3] = (*good[:2], "Effusion", *good[2:])
+    with pytest.raises(InputError, match="1 of 60 rows cannot be used"):
+        run_command(["pack", "xrays", table(rows, header, delimiter=delimiter)])
+    told = f"line 5: has {n + 1} fields; the header has {n}: several findings have | between"
+    assert capsys.readouterr().err.startswith(told)
+    rows[3] = (*good, "", " ")
+    run_command(["pack", "xrays", table(rows, header, delimiter=delimiter)])
+    assert sum(len(divided("xrays.npz")[f"{split}_images"]) for split in SPLITS) == 60
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
