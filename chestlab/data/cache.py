@@ -32,7 +32,8 @@ def with_cache(
     """Read the two-class images from the cache, or from the source and then write the cache.
 
     The cache is an npz file of the source's arrays with the two-class rows only, and with the
-    identity of the source. A cache of another, or of a changed, source is not used.
+    identity of the source. A cache of another, or of a changed, source is not used. A file of the
+    user's own that has its name is neither read nor replaced.
 
     Args:
         path: the source.
@@ -106,8 +107,12 @@ def _identity(path: Path, verified: bool, classes: Sequence[str] | None) -> str 
 
 
 def _cache_paths(path: Path) -> list[Path]:
-    """Paths in order of preference: beside the source, and in the user's cache folder."""
-    paths = [path.with_name(f"{path.stem}.two-class.npz")]
+    """Paths in order of preference: beside the source, and in the user's cache folder.
+
+    The first is left out where something else than a cache has its name.
+    """
+    beside = path.with_name(f"{path.stem}.two-class.npz")
+    paths = [] if _is_foreign(beside) else [beside]
     with contextlib.suppress(RuntimeError):  # there is no home folder
         if os.name == "nt":
             base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
@@ -120,13 +125,28 @@ def _cache_paths(path: Path) -> list[Path]:
     return paths
 
 
+def _is_foreign(path: Path) -> bool:
+    """Whether there is something that is not, or for damage cannot be told to be, a cache."""
+    try:
+        with open_npz(path) as archive:
+            return "identity" not in _read_about(archive)
+    except FileNotFoundError:
+        return False
+    except Exception:
+        return True
+
+
+def _read_about(archive: zipfile.ZipFile) -> dict[str, Any]:
+    about = NpzArray(archive, "about")
+    about.check(about.dtype.kind == "U" and about.shape == (1,), "text (1,)")
+    return json.loads(about.read().item())
+
+
 def _read_cache(path: Path, identity: str, related: bool) -> TwoClassData | None:
     try:
         with open_npz(path) as archive:
             check_same_keys(archive)
-            about = NpzArray(archive, "about")
-            about.check(about.dtype.kind == "U" and about.shape == (1,), "text (1,)")
-            about = json.loads(about.read().item())
+            about = _read_about(archive)
             if about.pop("identity") != identity:
                 return None
             return TwoClassData(

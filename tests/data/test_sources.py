@@ -394,6 +394,36 @@ def test_where_the_name_of_the_cache_is_taken_by_a_folder_the_users_cache_is_use
     assert len(files_below(user_cache)) == 1
 
 
+def an_npz_of_ones_own(path: Path) -> None:
+    np.savez(path, mine=np.arange(5), about=np.array(['{"views": "frontal"}']))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [an_npz_of_ones_own, lambda path: path.write_bytes(b""), lambda path: path.write_text("mine")],
+)
+def test_a_file_of_the_users_that_has_the_name_of_the_cache_stays_as_it_is(
+    source, user_cache, monkeypatch, write
+):
+    own = source.with_name("source.two-class.npz")
+    write(own)
+    before = own.read_bytes()
+    first = load(str(source))
+    assert own.read_bytes() == before and len(files_below(user_cache)) == 1
+    monkeypatch.setattr(cache, "filter_npz", None)
+    assert_same(load(str(source)), first)
+
+
+def test_a_damaged_cache_in_the_users_folder_is_replaced(source, user_cache, monkeypatch):
+    an_npz_of_ones_own(source.with_name("source.two-class.npz"))
+    first = load(str(source))
+    (cache_file,) = files_below(user_cache)
+    cache_file.write_bytes(cache_file.read_bytes()[:3000])
+    load(str(source))
+    monkeypatch.setattr(cache, "filter_npz", None)
+    assert_same(load(str(source)), first)
+
+
 @pytest.mark.parametrize("obstacle", ["a file for a folder", "full disk", "no home"])
 def test_failing_to_cache_is_no_error(source, tmp_path, monkeypatch, obstacle):
     good = filter_npz(source)

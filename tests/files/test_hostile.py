@@ -556,16 +556,20 @@ def test_a_payload_in_an_npz_is_refused_and_does_not_run(tmp_path, key):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_payload_in_a_cache_does_not_run_and_the_cache_is_made_anew(tmp_path):
+def test_a_payload_in_a_cache_does_not_run_and_a_cache_is_made_anew(tmp_path, monkeypatch):
+    for variable in ("HOME", "USERPROFILE", "LOCALAPPDATA", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
     np.savez(tmp_path / "data.npz", **source_arrays())
     good = load(str(tmp_path / "data.npz"))
     cache = tmp_path / "data.two-class.npz"
-    for key in ("about", "train_images", "train_names"):
-        with np.load(cache) as arrays:
-            payload = np.array([Payload(tmp_path / "ran")], object)
-            np.savez(cache, **{**arrays, key: payload})
+    with np.load(cache) as file:
+        arrays = dict(file)
+    for key in ("train_images", "train_names", "about"):
+        payload = np.array([Payload(tmp_path / "ran")], object)
+        np.savez(cache, **{**arrays, key: payload})
         assert same(load(str(tmp_path / "data.npz")), good)
         assert not (tmp_path / "ran").exists()
+        assert (tmp_path / "home").exists() == (key == "about")  # that it is a cache is told there
 
 
 # Claims.
