@@ -248,11 +248,26 @@ def splits_in(archive: zipfile.ZipFile) -> list[str]:
 
 
 def check_same_keys(archive: zipfile.ZipFile) -> None:
-    """Refuse names, or patients, of some splits without those of the others."""
+    """Refuse names, or patients, of some splits alone, and patients that cannot be compared.
+
+    Raises:
+        InputError: a split lacks them, or one has patients as text and another as numbers.
+    """
     for key in ("names", "patients"):
         present = [split for split in SPLITS if f"{split}_{key}.npy" in archive.namelist()]
         if 0 < len(present) < len(SPLITS):
             raise InputError(f"of {key} there are only those of {', '.join(present)}")
+    names = [f"{split}_patients" for split in SPLITS]
+    patients = [NpzArray(archive, name) for name in names if f"{name}.npy" in archive.namelist()]
+    for array in patients[1:]:
+        if (array.dtype.kind == "U") != (patients[0].dtype.kind == "U"):
+            raise ArrayError(
+                f"{patients[0].about} and {array.about}: a patient who is in both is not found; "
+                "wanted is the same type in all splits",
+                "k.endswith('patients')",
+                "v.astype(int)",
+                "if all patients are numbers",
+            )
 
 
 def quoted(path: Path) -> str:

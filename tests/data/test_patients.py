@@ -144,7 +144,10 @@ def test_an_array_of_patients_wins_over_names(tmp_path, names, kind):
         ({"val_patients": None}, "of patients there are only those of train, test"),
         ({"train_patients": np.full(40, 0.5)}, r"train_patients is float64 \(40,\); wanted is int"),
         ({"train_patients": np.arange(39)}, r"\(39,\); wanted .* \(40,\), as there are 40 labels"),
-        ({"test_patients": np.array(["a", " "] * 20)}, "test_patients has no patient for 10 of 30"),
+        (
+            dict.fromkeys(patients_in(), np.array(["a", " "] * 20)),
+            "train_patients has no patient for 10 of 30",
+        ),
     ],
 )
 def test_patients_that_cannot_be_used_are_named(tmp_path, changed, message):
@@ -152,6 +155,23 @@ def test_patients_that_cannot_be_used_are_named(tmp_path, changed, message):
     path = stored(tmp_path, {key: value for key, value in arrays.items() if value is not None})
     with pytest.raises(InputError, match=message):
         filter_npz(path)
+
+
+@pytest.mark.parametrize("findings", [False, True])
+def test_patients_of_different_types_are_refused_since_nobody_would_be_in_two_splits(
+    tmp_path, findings
+):
+    patients = patients_in()
+    same = [f"{patient:08d}" for patient in patients["train_patients"]]
+    path = stored(tmp_path, patients, {"val_patients": np.array(same)})
+    with pytest.raises(InputError) as refusal:
+        filter_npz(path, findings=findings)
+    message = str(refusal.value)
+    assert "train_patients is int64 (40,) and val_patients is <U8 (40,)" in message
+    assert message.isprintable() and len(message) < 800
+    exec(message[message.index("np.savez(") :], {"np": np})
+    data = filter_npz(tmp_path / "source_mended.npz", findings=findings)
+    assert data.warnings[0].startswith("train and val share 10 patients")
 
 
 def test_a_cache_brings_back_patients_and_warnings_and_warns_again(tmp_path, capsys, monkeypatch):
