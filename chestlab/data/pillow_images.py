@@ -128,6 +128,7 @@ def _picture(image: Image.Image, path: Path) -> Picture:
         deep = deep.view(np.uint32) if unsigned else deep  # Pillow takes all for signed
     if deep is None:
         return _eight_bit(ImageOps.exif_transpose(image), notes)
+    deep = _transparent_to_black(deep, image)
     if deep.ndim == 3 and deep.shape[-1] == 1:
         deep = deep[..., 0]
     elif deep.ndim == 3:
@@ -148,6 +149,16 @@ def _eight_bit(image: Image.Image, notes: list[str]) -> Picture:
         if is_colourful(np.asarray(image)):
             notes.append(COLOUR)
     return Picture(np.asarray(image.convert("L")), EIGHT_BITS, warnings=tuple(notes))
+
+
+def _transparent_to_black(deep: np.ndarray, image: Image.Image) -> np.ndarray:
+    """Values (H, W) or (H, W, 3), with 0 where they are what a PNG calls transparent (tRNS)."""
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return deep
+    opaque = (np.atleast_3d(deep) != transparent).any(-1)
+    _check_opacity(opaque)
+    return deep * (opaque if deep.ndim == 2 else opaque[..., None])
 
 
 def _check_opacity(alpha: np.ndarray) -> None:

@@ -289,3 +289,27 @@ def test_what_is_transparent_in_16_bits_is_black_and_all_of_it_is_refused(grey, 
     (tmp_path / "image.png").write_bytes(png16(np.dstack([values, alpha * 0]), 4))
     with pytest.raises(InputError, match="fully transparent"):
         read_xray(tmp_path / "image.png", 64)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_the_value_that_a_grey_png_calls_transparent_is_black(bits, grey, tmp_path):
+    values = deep(grey, bits, kind=np.uint8 if bits == 8 else np.uint16)
+    white = 2**bits - 1
+    values[:, :32] = white
+    Image.fromarray(values).save(tmp_path / "image.png", transparency=white)
+    xray = read_xray(tmp_path / "image.png", 64)
+    assert not xray.seen[:, :32].any() and str(xray.window) == f"0,{white}"
+    assert np.abs(xray.seen[:, 32:].astype(int) - grey[:, 32:]).max() <= 1
+    Image.fromarray(values * 0 + 7).save(tmp_path / "image.png", transparency=7)
+    with pytest.raises(InputError, match="fully transparent"):
+        read_xray(tmp_path / "image.png", 64)
+
+
+def test_the_colour_that_a_16_bit_png_calls_transparent_is_black(grey, tmp_path):
+    values = deep(grey, 16)
+    values[:, :32] = 65535
+    content = struct.pack(">4s3H", b"tRNS", *[65535] * 3)
+    chunk = struct.pack(">I", 6) + content + struct.pack(">I", zlib.crc32(content))
+    (tmp_path / "image.png").write_bytes(png16(rgb(values), 2, chunk))
+    seen = read_xray(tmp_path / "image.png", 64).seen
+    assert not seen[:, :32].any() and np.array_equal(seen[:, 32:], grey[:, 32:])
