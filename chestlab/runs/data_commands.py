@@ -107,7 +107,7 @@ def _pack(options: argparse.Namespace) -> None:
     folder: Path = options.folder
     if not folder.is_dir():
         raise InputError(f"'{folder}': there is no such folder")
-    out = options.out or folder.with_name(f"{folder.resolve().name}.npz")
+    out = options.out or _beside(folder)
     _check_output(out, options)
     table = read_table(options.table)
     given = [f"--{name}" for name in ("val", "test") if getattr(options, name) is not None]
@@ -132,6 +132,19 @@ def _pack(options: argparse.Namespace) -> None:
     make_folder(out.parent)
     write_packed(packed, out)
     print(f"written: {out}; python train.py --data {quoted(out)}")
+
+
+def _beside(folder: Path) -> Path:
+    """The npz file of a folder, which may be ``.`` or ``..``.
+
+    Raises:
+        InputError: the folder is the root, which has no name.
+    """
+    whole = folder.resolve()
+    if not whole.name:
+        raise InputError(f"'{folder}' has no name to call the file by: --out names it")
+    named = folder if folder.name not in ("", "..") else whole
+    return named.with_name(f"{whole.name}.npz")
 
 
 def _report(packed: Packed) -> None:

@@ -385,6 +385,16 @@ def test_rows_that_cannot_be_used_are_listed_counted_and_left_out_only_if_asked(
     assert sum(len(divided("xrays.npz")[f"{split}_images"]) for split in SPLITS) == 60
 
 
+@pytest.mark.parametrize(("inside", "folder"), [("xrays", "."), ("xrays/sub", "..")])
+def test_the_file_lies_beside_the_folder_however_that_is_named(
+    pictures, tmp_path, monkeypatch, inside, folder
+):
+    name = tmp_path / table(rows_of(["cardiomegaly", "pneumothorax"]))
+    monkeypatch.chdir(inside)
+    run_command(["pack", folder, str(name)])
+    assert (tmp_path / "xrays.npz").is_file() and not list((tmp_path / "xrays").rglob("*.npz"))
+
+
 @pytest.mark.parametrize("header", [("path", "label"), ("path", "label", "patient")])
 @pytest.mark.parametrize("delimiter", [",", ";"])
 def test_findings_divided_as_fields_are_refused_and_empty_fields_too_many_are_not(
@@ -428,6 +438,7 @@ def test_a_table_that_cannot_be_used_is_refused(pictures, tmp_path, content, mes
     [
         (["gone", "table.csv"], "'gone': there is no such folder"),
         (["xrays", "gone.csv"], "'gone.csv': No such file"),
+        (["/", "table.csv"], "'.*' has no name to call the file by: --out names it"),
         (["xrays", "table.csv", "--size", "8"], "'8' is not 16 to 1024 pixels"),
         (["xrays", "table.csv", "--out", "old.npz"], "'old.npz' is there already: --overwrite"),
         (["xrays", "table.csv", "--val", "0.5", "--test", "0.5"], "leave no train split"),
