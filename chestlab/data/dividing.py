@@ -123,7 +123,7 @@ def split_npz(
                     raise InputError(f"--{split}: the file has a {split} split: {name}")
         images, labels = NpzArray(archive, "train_images"), NpzArray(archive, "train_labels")
         n = labels.shape[0] if labels.shape else 0
-        if not n or images.shape[:1] != (n,):
+        if not n or 0 in labels.shape or images.shape[:1] != (n,):
             raise InputError(f"{images.about} and {labels.about}: not one label for each image")
         patients, groups = _patients(archive, n), label_groups(labels.read())
     rows = divide(groups, patients, shares, seed)

@@ -195,11 +195,13 @@ def test_val_and_test_are_made_at_once_and_an_empty_split_counts_as_missing():
         (["mine.npz", "--val", "0.1", "--out", "x.zip"], "'x.zip' is no FILE.npz"),
         (["mine.txt", "--val", "0.1"], "'mine.txt' is no FILE.npz"),
         (["other.npz", "--val", "0.1"], "'other.npz' is not a sound npz file"),
+        (["bare.npz", "--val", "0.1"], r"train_labels is float64 \(160, 0\): not one label for ea"),
         (["mine.npz", "--val", "0.1", "--seed", "-1"], "'-1' is not an integer from 0 up to 2"),
     ],
 )
 def test_a_split_that_cannot_be_made_is_refused_and_nothing_is_written(tmp_path, words, message):
     np.savez("mine.npz", **file_arrays())
+    np.savez("bare.npz", **{**file_arrays(), "train_labels": np.zeros((160, 0))})
     (tmp_path / "other.npz").write_bytes(b"precious")
     before = sorted((p.name, p.read_bytes()) for p in tmp_path.iterdir() if p.is_file())
     with pytest.raises(InputError, match=message) as refusal:
