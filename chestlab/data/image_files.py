@@ -26,7 +26,7 @@ SUFFIXES = (
 )
 SIGNATURES = (
     *(b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0"),
-    *(b"GIF8", b"\0\0\0\x0cjP", b"BM"),
+    *(b"GIF8", b"\0\0\0\x0cjP"),
 )
 
 SHOWN_SIDE = 448  # px of an image in its Grad-CAM picture
@@ -111,7 +111,8 @@ def _kind(path: Path) -> str | None:
     if start[128:] == b"DICM":
         return "DICOM"
     webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
-    return "picture" if webp or start.startswith(SIGNATURES) else None
+    bmp = start[:2] == b"BM" and start[15:18] == bytes(3)  # of the header's size, at most 124
+    return "picture" if webp or bmp or start.startswith(SIGNATURES) else None
 
 
 def _doubts(shape: tuple[int, int], seen: np.ndarray) -> Iterator[str]:

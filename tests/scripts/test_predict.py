@@ -284,16 +284,18 @@ def test_folders_are_searched_in_order_each_file_once_and_without_earlier_overla
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "a" / "no suffix").write_bytes(encoded(PICTURE, "JPEG"))
+    (tmp_path / "a" / "y.bak").write_bytes(encoded(PICTURE, "BMP"))
     (tmp_path / "a" / "z.bak").write_bytes(b"\0" * 128 + b"DICM")
+    (tmp_path / "a" / "body.csv").write_text("BMI,age\n21.5,40\n")
     paths = [tmp_path / "b" / "2.png", tmp_path]
 
     def names(found):
         return [path.relative_to(tmp_path).as_posix() for path in found]
 
     found = image_files.find_files(paths, recursive=True, without=[tmp_path / "over"])
-    expected = ["b/2.png", "c.jpg", "a/no suffix", "a/z.bak", "a/x/1.jpeg", "b/10.PNG"]
-    assert names(found.files) == expected
-    assert names(found.others) == ["a/n.xcf"] and not found.not_entered
+    inner = ["a/no suffix", "a/y.bak", "a/z.bak", "a/x/1.jpeg"]
+    assert names(found.files) == ["b/2.png", "c.jpg", *inner, "b/10.PNG"]
+    assert names(found.others) == ["a/body.csv", "a/n.xcf"] and not found.not_entered
     found = image_files.find_files(paths, without=[tmp_path / "over"])
     assert names(found.files) == ["b/2.png", "c.jpg"]
     assert names(found.not_entered) == ["a", "b"] and not found.others
