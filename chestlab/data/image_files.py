@@ -162,7 +162,7 @@ class Found:
     """What `find_files` found.
 
     Attributes:
-        files: to be read, in order of their names, each once.
+        files: to be read, in order of their names, each once, as it was first spelt.
         failed: what was named, or is a folder, and cannot be read, with the reason.
         others: files in folders that are no images, with the reason.
         not_entered: sub-folders that were left out.
@@ -193,6 +193,10 @@ def find_files(
             _walk(path, recursive, left_out, found)
         else:
             found.files[path] = None
+    places: dict[Path, Path] = {}
+    for path in found.files:  # a link is a file of its own
+        places.setdefault(path.parent.resolve() / path.name, path)
+    found.files = dict.fromkeys(places.values())
     return found
 
 

@@ -301,6 +301,28 @@ def test_folders_are_searched_in_order_each_file_once_and_without_earlier_overla
     assert names(found.not_entered) == ["a", "b"] and not found.others
 
 
+def test_a_picture_is_read_once_however_its_path_is_spelt(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/1.png", "a/2.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(b"")
+    spellings = [Path("a/../a/1.png"), tmp_path / "a" / "1.png", Path("a"), tmp_path]
+    found = image_files.find_files(spellings, recursive=True)
+    assert list(found.files) == [Path("a/../a/1.png"), Path("a/2.png")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there that few have")
+def test_links_are_pictures_of_their_own_and_dots_are_not_taken_off_behind_one(tmp_path):
+    for name in ("a/1.png", "b/c/2.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "a" / "same.png").symlink_to("1.png")
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "b" / "c")
+    paths = [tmp_path / "a" / "1.png", tmp_path / "a" / "same.png"]
+    paths.append(tmp_path / "a" / "link" / ".." / "1.png")  # that of b
+    assert list(image_files.find_files(paths).files) == paths
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
