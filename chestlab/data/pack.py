@@ -75,8 +75,7 @@ def read_table(path: Path) -> Table:
         raise InputError(f"'{path}': {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"'{path}' is no CSV file in UTF-8: save it as that") from None
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
+    delimiter = _delimiter(text.partition("\n")[0])
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
     table, columns, width, seen = Table(), {}, 0, {}
@@ -99,12 +98,25 @@ def read_table(path: Path) -> Table:
     return table
 
 
+def _delimiter(header: str) -> str:
+    """What divides a header into the most known columns; of equals, what is there most often."""
+
+    def columns(delimiter: str) -> tuple[int, int]:
+        headings = [heading.strip(' "') for heading in header.split(delimiter)]
+        return sum(_column(heading) in COLUMNS for heading in headings), len(headings)
+
+    return max(",;\t", key=columns)
+
+
+def _column(heading: str) -> str:
+    name = heading.strip().lower().replace("_", " ")
+    return _NIH_COLUMNS.get(name, name)
+
+
 def _columns(path: Path, header: list[str]) -> dict[str, int]:
     """Number of each known column."""
-    names = [name.strip().lower().replace("_", " ") for name in header]
     columns = {}
-    for number, name in enumerate(names):
-        name = _NIH_COLUMNS.get(name, name)
+    for number, name in enumerate(map(_column, header)):
         if name in COLUMNS and name in columns:
             raise InputError(f"'{path}': two columns are called '{name}'")
         if name in COLUMNS:

@@ -294,6 +294,15 @@ def test_pictures_become_an_npz_of_the_same_pixels_labels_and_patients(pictures,
     assert data.warnings == () and data.train.patients is not None
 
 
+@pytest.mark.parametrize(("delimiter", "other"), [(",", ";"), (";", ","), ("\t", ",")])
+def test_the_separator_is_the_one_that_leaves_the_known_columns(pictures, delimiter, other):
+    """A heading may hold another one more often."""
+    rows = rows_of(["cardiomegaly", "pneumothorax"], ["x"] * 60)
+    header = ("path", "label", f"seen by A{other} B{other} C{other} D")
+    run_command(["pack", "xrays", table(rows, header, delimiter=delimiter)])
+    assert sum(len(divided("xrays.npz")[f"{split}_images"]) for split in SPLITS) == 60
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_a_table_with_patients_and_splits_is_obeyed(pictures, capsys, delimiter):
     splits = ["train"] * 40 + ["validation"] * 8 + ["Test"] * 12
