@@ -27,7 +27,7 @@ PIXEL_DATA, TRAILER = 0x7FE00010, 0xFFFAFFFA  # tags; what may follow are signat
 CHEST_WORDS = ("CHEST", "THORA", "TORA", "THX", "LUNG", "PULM", "PARU", "DADA")
 
 
-def read_dicom(path: Path, voi: bool = True) -> Picture:
+def read_dicom(path: Path, given: Window | None = None) -> Picture:
     """Read the first frame: modality LUT or rescaling, VOI LUT or window, MONOCHROME1 inverted.
 
     DICOM PS3.3 C.11.1 and C.11.2. Of several windows the first is taken. Where there is none, it
@@ -35,7 +35,7 @@ def read_dicom(path: Path, voi: bool = True) -> Picture:
 
     Args:
         path: of the file.
-        voi: False leaves the file's own VOI LUT and window out.
+        given: the window, instead of the file's own VOI LUT or window.
 
     Raises:
         InputError: pydicom is missing, the file holds no image, is damaged, or is compressed in a
@@ -56,7 +56,7 @@ def read_dicom(path: Path, voi: bool = True) -> Picture:
                     else "is no DICOM file, or its beginning is damaged"
                 )
             damage = _damage(dataset, path.stat().st_size)
-            picture = _picture(dataset, voi)
+            picture = _picture(dataset, given)
     except InputError:
         raise
     except Exception as error:  # damaged files raise nearly any type
@@ -82,7 +82,7 @@ def _damage(dataset: Any, size: int) -> list[str]:
     return [] if end == size else [f"may be damaged: {size - end} bytes follow its pixels"]
 
 
-def _picture(dataset: Any, voi: bool) -> Picture:
+def _picture(dataset: Any, given: Window | None) -> Picture:
     check_size(int(dataset.Columns), int(dataset.Rows))
     stored = _first_frame(dataset)
     notes = _notes(dataset)
@@ -96,9 +96,11 @@ def _picture(dataset: Any, voi: bool) -> Picture:
         values, window = _looked_up(stored, dataset.ModalityLUTSequence[0], "modality LUT")
     else:
         values, window = _rescaled(stored, ~padding, dataset)
-    if voi:
+    if given is None:
         values, of_interest = _values_of_interest(values, dataset)
         window = of_interest or window
+    else:
+        window = given
     if padding.any():  # it is black
         values = np.where(padding, window.high if inverted else window.low, values)
     return Picture(values, window, inverted, tuple(notes))

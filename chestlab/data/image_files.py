@@ -71,7 +71,7 @@ def read_xray(path: Path, size: int, window: Window | None = None) -> Xray:
     """
     if not os.path.isfile(path):  # noqa: PTH113 (as below); opening a pipe would wait for ever
         raise InputError("is no regular file" if _exists(path) else _missing(path))
-    picture = _read(path, voi=window is None)
+    picture = _read(path, window)
     grey = Image.fromarray(picture.grey(window))
     side = min(grey.size)
     left, top = (grey.width - side) // 2, (grey.height - side) // 2
@@ -94,13 +94,13 @@ def read_xray(path: Path, size: int, window: Window | None = None) -> Xray:
     return Xray(path, seen, np.array(shown), window or picture.window, tuple(notes))
 
 
-def _read(path: Path, voi: bool) -> Picture:
+def _read(path: Path, window: Window | None) -> Picture:
     try:
         kind = _kind(path)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}") from None
     if kind == "DICOM" or (kind is None and path.suffix.lower() in DICOM_SUFFIXES):
-        return read_dicom(path, voi)
+        return read_dicom(path, window)
     return read_picture(path)
 
 

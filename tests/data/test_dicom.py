@@ -184,6 +184,9 @@ def test_what_was_added_around_the_picture_is_black_and_does_not_count(
     expected[:3] = 0
     xray = read_xray(path, 32)
     assert off_by(xray, expected) <= 1 and str(xray.window) == "0,4095"
+    given = parse_window("-4095,8190")  # wider than the file's on either side
+    expected[3:] = 85 + np.rint(GREY[3:] / 3)
+    assert off_by(read_xray(path, 32, given), expected) <= 1
 
 
 def test_what_is_missing_is_named_with_the_remedy(tmp_path):
