@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -232,9 +233,13 @@ def _looks_like_image(path: Path) -> bool:
 
 
 def printable(path: Path) -> str:
-    """The path in one line that can be printed and written as UTF-8 anywhere."""
+    """The path in one line that can be printed and written as UTF-8 anywhere.
+
+    Control characters, as those that rule a terminal, become their codes, as ``\\x1b``.
+    """
     text = str(path).encode(errors="backslashreplace").decode()
-    return " ".join(text.splitlines())
+    text = " ".join(text.splitlines())
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def complain(path: Path, reason: str) -> None:

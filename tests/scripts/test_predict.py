@@ -541,7 +541,7 @@ def test_what_may_be_wrong_is_told_and_marked_and_what_failed_has_a_row(
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no such names")
 def test_odd_names_of_files_are_printed_and_written_in_one_line(checkpoint, tmp_path, capsys):
-    names = [b"new\nline.png", b"not utf-8 \xff.png"]
+    names = [b"new\nline.png", b"not utf-8 \xff.png", b"red \x1b[31m \xc2\x9b2J.png"]
     try:
         for name in names:
             (tmp_path / os.fsdecode(name)).write_bytes(encoded(PICTURE, "PNG"))
@@ -549,8 +549,11 @@ def test_odd_names_of_files_are_printed_and_written_in_one_line(checkpoint, tmp_
         pytest.skip("this file system takes no such names")
     arguments = ["--checkpoint", str(checkpoint), "--csv", str(tmp_path / "table.csv")]
     assert status_of(predict.main, [str(tmp_path), *arguments, "--device", "cpu"]) == 0
-    assert len(read_table(tmp_path / "table.csv")) == 2
-    assert sum(str(tmp_path) in line for line in capsys.readouterr().out.splitlines()) == 2
+    rows = read_table(tmp_path / "table.csv")
+    assert len(rows) == 3 and Path(rows[2]["file"]).name == r"red \x1b[31m \x9b2J.png"
+    said = capsys.readouterr()
+    assert sum(str(tmp_path) in line for line in said.out.splitlines()) == 3
+    assert (said.out + said.err).replace("\n", "").isprintable()  # an escape rules the terminal
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
