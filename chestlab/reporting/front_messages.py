@@ -40,9 +40,9 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "best_val": (
         "**Not measured yet on fresh folds.** Highest AUC on validation images, which also choose "
-        "the epoch: {best}, {auc}, on {of} from `{source}`.",
+        "the threshold and most recipes' epoch: {best}, {auc}, on {of} from `{source}`.",
         "**Belum diukur pada fold baru.** AUC tertinggi pada citra validasi, yang juga memilih "
-        "epoch: {best}, {auc}, pada {of} dari `{source}`.",
+        "ambang dan, pada kebanyakan resep, epoch: {best}, {auc}, pada {of} dari `{source}`.",
     ),
     "lead_certain": (
         "Its AUC is above that of {others}: p is below 0.05 after Holm's correction for its {n} "

@@ -9,6 +9,10 @@ LAB_MESSAGES: dict[str, tuple[str, str]] = {
         "Laporan praktikum, eksperimen {number}: {title}",
     ),
     "title_recipe": ("{title}, recipe {recipe}", "{title}, resep {recipe}"),
+    "title_changed_recipe": (
+        "{title}, recipe {recipe} with changes",
+        "{title}, resep {recipe} dengan perubahan",
+    ),
     "title_seeds": ("{title}, average of {members} seeds", "{title}, rerata {members} seed"),
     "title_folds": ("{title}, average of {members} folds", "{title}, rerata {members} fold"),
     "title_runs": (

@@ -257,7 +257,8 @@ class _Page:
         if "members" in metrics:
             title = say(f"title_{kind_of_average(metrics)}", title=title, **self._counts())
         if metrics.get("recipe_name") in lab_experiments.RECIPES:
-            title = say("title_recipe", title=title, recipe=metrics["recipe_name"])
+            key = "title_changed_recipe" if metrics.get("recipe_changes") else "title_recipe"
+            title = say(key, title=title, recipe=metrics["recipe_name"])
         if experiment.number:
             text = say("title_of_experiment", number=experiment.number, title=title)
         else:

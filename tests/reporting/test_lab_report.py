@@ -213,6 +213,15 @@ def test_every_warning_is_told_in_indonesian():
         assert re.findall(r"\d{2,}", warning)[:1] == re.findall(r"\d{2,}", translated)[:1]
 
 
+def test_the_title_says_where_a_recipe_was_changed(tmp_path):
+    write_run(tmp_path / "one", recipe_name="best", recipe_changes={})
+    assert ", recipe best\n" in pages_of(tmp_path / "one")[0]
+    write_run(tmp_path / "two", recipe_name="best", recipe_changes={"epochs": 3})
+    english, indonesian = pages_of(tmp_path / "two")
+    assert ", recipe best with changes\n" in english
+    assert ", resep best dengan perubahan\n" in indonesian
+
+
 def test_warnings_stand_on_top_and_unknown_ones_are_marked_as_english(tmp_path):
     warnings = [warnings_of_every_kind()[0], "something new <b>happened</b>"]
     write_run(tmp_path / "one", warnings=warnings)
