@@ -30,6 +30,7 @@ from chestlab.evaluation import baselines
 from chestlab.evaluation.out_of_fold import BASELINE_KIND, NETWORK_KIND
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
+from chestlab.reporting.page import Wording
 from chestlab.runs.crossval import Configuration
 from chestlab.training.layers import check_input, without_slow_bf16
 from chestlab.training.recipe import as_dict, recipe_hash
@@ -38,6 +39,7 @@ from networks import network
 from studies.fresh_folds import comparison_cells, comparison_table
 from studies.imagenet_chests import CHESTS, learned_in, read_chests, record_of
 from studies.probes import AS_TRAINED, LITE, Probe, probes
+from studies.smaller_source import gains_over_smaller_sources
 from studies.start_tables import cells, in_words, table
 from studies.stored_configurations import (
     ESTIMATED,
@@ -48,6 +50,7 @@ from studies.stored_results import read_results
 from studies.study import (
     add_only,
     comparison_parser,
+    interval_cell,
     write_readmes,
     write_table,
 )
@@ -287,6 +290,7 @@ def write_page(folder: Path) -> None:
     summary, oof = read_results(folder, "imagenet", "configurations")
     rows = table(summary, oof, order(summary["configurations"]))
     compared = comparison_table(oof, COMPARISONS)
+    smaller = gains_over_smaller_sources(folder, "imagenet", summary, oof)
     write_table(folder / "table.csv", rows)
     if compared:
         write_table(folder / "comparisons.csv", compared)
@@ -324,10 +328,18 @@ def write_page(folder: Path) -> None:
             "summed_up": ("imagenet", "random") if "imagenet" in oof.logits else (),
             "learned": learned_in(summary["configurations"]),
             "missing": missing,
+            "smaller": [_smaller_cells(wording, row) for row in smaller],
             "number": wording.number,
             **in_words(wording, rows, compared, summary["repeats"]),
         },
     )
+
+
+def _smaller_cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:
+    sizes = f"{row['size']}", f"{row['smaller_size']}"
+    forms = {"auc": ".3f", "smaller_auc": ".3f", "auc_gain": "+.3f", "accuracy_gain": "+.3f"}
+    figures = (interval_cell(wording, row, name, form) for name, form in forms.items())
+    return [f"`{row['configuration']}`", *sizes, *figures]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

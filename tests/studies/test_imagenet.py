@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import re
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -229,6 +231,42 @@ def test_rows_start_where_they_say_and_redrawing_changes_nothing(
     with pytest.raises(SystemExit):
         imagenet.main(["--redraw", str(folder)])
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_rows_are_compared_with_themselves_on_a_file_of_smaller_images(
+    command,
+    trained,  # noqa: F811
+):
+    folder = command()
+    alone = (folder / "README.md").read_text()
+    smaller = shutil.copytree(folder, folder.with_name("imagenet_smaller"))
+    summary = json.loads((folder / "imagenet.json").read_text())
+    summary["data"]["size"] = 14
+    (smaller / "imagenet.json").write_text(json.dumps(summary))
+    head, *lines = (folder / "oof.csv").read_text().splitlines()
+    columns = head.split(",")
+    table = [line.split(",") for line in lines]
+    for row in table:
+        for repeat in "12":  # of the smaller images it learned less
+            less = row[columns.index(f"imagenet {repeat}")]
+            row[columns.index(f"statistics_frozen {repeat}")] = less
+    text = "\n".join([head, *map(",".join, table)]) + "\n"
+    (smaller / "oof.csv").write_text(text)
+    imagenet.write_page(folder)
+    rows = rows_of(folder / "table.csv")
+    gain = float(rows["statistics_frozen"]["auc"]) - float(rows["imagenet"]["auc"])
+    (told,) = re.findall(
+        r"\| `statistics_frozen` \| 28 \| 14 \| .* \| (\S+) \([^|]*\) \|.*\|",
+        (folder / "README.md").read_text(),
+    )
+    assert float(told) == pytest.approx(gain, abs=0.001) and gain > 0.05
+    assert "| `random` | 28 | 14 | " in (folder / "README.id.md").read_text()
+    imagenet.write_page(smaller)
+    assert "| 14 | 28 |" not in (smaller / "README.md").read_text()
+    table[0][2] = "1" if table[0][2] == "0" else "0"  # another label: other images
+    (smaller / "oof.csv").write_text("\n".join([head, *map(",".join, table)]) + "\n")
+    imagenet.write_page(folder)
+    assert (folder / "README.md").read_text() == alone
 
 
 def test_networks_are_trained_in_the_precision_of_their_script(

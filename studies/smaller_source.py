@@ -1,0 +1,82 @@
+"""The same rows of a study from a file with smaller images of the same X-rays, paired by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chestlab.evaluation.out_of_fold import NETWORK_KIND, OutOfFold
+from chestlab.files.errors import InputError
+from studies.stored_results import read_results
+from studies.study import interval_columns
+
+SAME = ("kind", "model", "recipe", "start", "share")  # of an entry in both studies
+
+
+def gains_over_smaller_sources(
+    folder: Path, name: str, summary: Mapping[str, Any], oof: OutOfFold
+) -> list[dict[str, Any]]:
+    """What each network gains over itself on a file of smaller images, in other results beside.
+
+    Args:
+        folder: of the study's results; others of the study lie beside it.
+        name: of the study and of its JSON file.
+        summary: what that file holds.
+        oof: the study's logits.
+
+    Returns:
+        A row per network that was trained by one recipe from one start on both files, on the same
+        folds of the same X-rays: ``configuration``, ``size`` and ``smaller_size`` (px), AUC and
+        accuracy on either file and their gains, each with its interval.
+    """
+    rows = []
+    size = summary["data"]["size"]
+    for path in sorted(folder.parent.glob(f"*/{name}.json")):
+        if path.parent == folder:
+            continue
+        try:
+            other, smaller = read_results(path.parent, name, "configurations")
+        except InputError:  # told where that folder's own page is written
+            continue
+        if other["data"]["size"] < size and _same_images(oof, smaller):
+            rows += _rows(summary, oof, other, smaller)
+    return rows
+
+
+def _same_images(one: OutOfFold, other: OutOfFold) -> bool:
+    """Whether both judge the same X-rays on the same folds."""
+    return all(
+        np.array_equal(getattr(one, key), getattr(other, key))
+        for key in ("origin", "index", "labels", "patients", "folds")
+    )
+
+
+def _rows(
+    summary: Mapping[str, Any], oof: OutOfFold, other: Mapping[str, Any], smaller: OutOfFold
+) -> list[dict[str, Any]]:
+    size, smaller_size = summary["data"]["size"], other["data"]["size"]
+    entries, others = summary["configurations"], other["configurations"]
+    both = [
+        name
+        for name, entry in entries.items()
+        if entry["kind"] == NETWORK_KIND
+        and name in others
+        and all(entry.get(key) == others[name].get(key) for key in SAME)
+    ]
+    apart = {name: f"{name}, {smaller_size} px" for name in both}
+    of_images = oof.origin, oof.index, oof.labels, oof.patients, oof.folds
+    logits = {name: oof.logits[name] for name in both}
+    logits |= {apart[name]: smaller.logits[name] for name in both}
+    joined = OutOfFold(*of_images, logits)
+    rows = []
+    for name in both:
+        row: dict[str, Any] = {"configuration": name, "size": size, "smaller_size": smaller_size}
+        for measure in ("auc", "accuracy"):
+            row |= interval_columns(measure, joined.estimate(name, measure))
+            row |= interval_columns(f"smaller_{measure}", joined.estimate(apart[name], measure))
+            row |= interval_columns(f"{measure}_gain", joined.gain(name, apart[name], measure))
+        rows.append(row)
+    return rows
