@@ -126,7 +126,7 @@ class DeployedFold(FoldNetwork):
         data = dataclasses.replace(self.study.data, train=self.fold.train)
         model, about = export.in_precision(model, precision, data)
         texts = {INT8: json.dumps(about[INT8])} if INT8 in about else {}
-        onnx_model.set_metadata(model, {**export.metadata(trained), **texts})
+        onnx_model.set_metadata(model, {**export.metadata(trained, self.study.data), **texts})
         return model
 
     def files_of_one_view(self, deployed: Deployed) -> dict[str, Path]:

@@ -87,6 +87,7 @@ PLACEHOLDERS = {
     "--pretrained FILE": ["--pretrained", "{without}"],
     "FILE.npz": ["{names}"],
     "IMAGE_OR_FOLDER": ["images"],
+    "--redraw FOLDER": ["--redraw", f"results/studies/ablation_efficientchestnet_{SUBSET}"],
     "studies.blend RUN RUN": ["studies.blend", *FOLDS],
     "RUN RUN": [f"efficientchestnet_{SUBSET}", f"residualchestnet_{SUBSET}"],
 }
