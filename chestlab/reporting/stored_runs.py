@@ -26,6 +26,8 @@ from chestlab.training.recipe import Recipe
 
 DATA = "data"  # folder below that of the results: what was trained on
 
+SHA_DIGITS = 12  # of a SHA-256, which tell files of one name apart
+
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
@@ -363,13 +365,17 @@ def source_stem(source: str) -> str:
 def read_patients(results_dir: Path, run: StoredRun, split: str) -> np.ndarray | None:
     """(N,) patient of each image of a run, from the list of names that is at `names_path`.
 
-    None where there is no such list, it does not fit the run's images, or patients are unknown. A
-    list without the column ``patient``, of an older version, tells them by NIH's names alone.
+    None where there is no such list, it is of another file or other images, or patients are
+    unknown. A list without the column ``patient``, of an older version, tells them by NIH's names
+    alone; one without ``sha256`` is taken for one of the file that has its name.
     """
     predictions = run.predictions[split]
     try:
         with names_path(results_dir, run.source).open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
+        of_run = run.metrics["data"]["sha256"][:SHA_DIGITS]
+        if rows[0].get("sha256", of_run) != of_run:
+            return None
         if "patient" in rows[0]:
             listed = [row["patient"] for row in rows]
         else:
@@ -397,9 +403,10 @@ def names_path(results_dir: Path, source: str) -> Path:
 
 
 def write_names(data: TwoClassData, results_dir: Path) -> Path:
-    """Write file name and patient of each two-class image: split, index, name, label, patient.
+    """Write file name and patient of each two-class image, and which file they are of.
 
-    The patient is empty where it is unknown, and so is the name.
+    The columns are split, index, name, label, patient, and the first `SHA_DIGITS` of the file's
+    SHA-256. The patient is empty where it is unknown, and so is the name.
 
     Raises:
         InputError: the source has neither names nor patients.
@@ -412,9 +419,9 @@ def write_names(data: TwoClassData, results_dir: Path) -> Path:
         split = getattr(data, name)
         columns = [split.index, split.names, split.labels, split.patients]
         values = [[""] * len(split) if c is None else c.tolist() for c in columns]
-        rows += [(name, *row) for row in zip(*values, strict=True)]
+        rows += [(name, *row, data.sha256[:SHA_DIGITS]) for row in zip(*values, strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(path, ("split", "index", "name", "label", "patient"), rows)
+    write_csv(path, ("split", "index", "name", "label", "patient", "sha256"), rows)
     return path
 
 

@@ -458,6 +458,10 @@ def test_patients_come_from_a_list_of_names_that_fits(tmp_path):
     assert patients.tolist() == [f"of_{index}" for index in split_images("test")[0].tolist()]
     path.write_text("\n".join([f"{lines[0]},patient", *rows[:-1], f"{lines[-1]},"]))
     assert stored_runs.read_patients(tmp_path, run, "test") is None
+    for sha256, known in ((run.metrics["data"]["sha256"][:12], True), ("0123456789ab", False)):
+        told = [f"{line},{sha256}" for line in lines[1:]]  # of another file of that name, too
+        path.write_text("\n".join([f"{lines[0]},sha256", *told]))
+        assert (stored_runs.read_patients(tmp_path, run, "test") is not None) == known
     path.write_text(listed.replace("_000.png", ".png", 1))  # one name is none of NIH's
     assert stored_runs.read_patients(tmp_path, run, "test") is None
     path.write_text(listed.replace(",1\n", ",0\n"))  # a list of other labels
@@ -852,7 +856,7 @@ def test_names_of_the_real_subset(real_npz, tmp_path):
     assert path.name == "chestmnist_nih_subset_28_names.csv"
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 605
+    assert len(rows) == 605 and {row["sha256"] for row in rows} == {data.sha256[:12]}
     for split in splits.SPLITS:
         part = getattr(data, split)
         mine = [row for row in rows if row["split"] == split]
