@@ -153,8 +153,10 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
 
 def _readme(options: argparse.Namespace) -> None:
     from chestlab.reporting import overview
+    from chestlab.reporting.stored_runs import read_runs
 
-    reports = len(_write_reports(options.results_dir))  # first: the other pages link to them
+    runs = read_runs(options.results_dir)
+    reports = len(_write_reports(options.results_dir, runs))  # first: the other pages link to them
     pages = overview.write_report(options.results_dir, options.lang)
     print(*pages, f"and the lab reports of {reports} runs, README.md in their folders", sep="\n")
 
@@ -163,21 +165,24 @@ def _report(options: argparse.Namespace) -> None:
     from chestlab.reporting.lab_html import write_html
     from chestlab.reporting.stored_runs import read_runs
 
-    data = None
-    if options.data is not None:
-        data = _load(options, read_runs(options.results_dir))
-    for run, pages in _write_reports(options.results_dir, options.runs, data):
+    runs = read_runs(options.results_dir)
+    data = None if options.data is None else _load(options, runs)
+    for run, pages in _write_reports(options.results_dir, runs, options.runs, data):
         print(*pages, *(write_html(run.folder) if options.format == "html" else ()), sep="\n")
 
 
 def _write_reports(
-    results_dir: Path, names: Sequence[str] = (), data: Data | None = None
+    results_dir: Path,
+    runs: Sequence[StoredRun],
+    names: Sequence[str] = (),
+    data: Data | None = None,
 ) -> list[tuple[StoredRun, list[Path]]]:
     """Write lab reports; with ``data`` also the training batches of the runs on these images.
 
     Args:
         results_dir: of the runs.
-        names: of the runs, none for all.
+        runs: all there are.
+        names: of those that are written, none for all.
         data: images to draw, or None.
 
     Returns:
@@ -186,9 +191,8 @@ def _write_reports(
     from chestlab.files.run_files import results_dir_of
     from chestlab.reporting.lab_report import write_lab_report
     from chestlab.reporting.look_tables import all_looks
-    from chestlab.reporting.stored_runs import find_run, read_runs
+    from chestlab.reporting.stored_runs import find_run
 
-    runs = read_runs(results_dir)
     shown = [find_run(runs, name) for name in names] or runs
     looks = all_looks(results_dir)
     written = []

@@ -107,12 +107,8 @@ def _identity(path: Path, verified: bool, classes: Sequence[str] | None) -> str 
 
 
 def _cache_paths(path: Path) -> list[Path]:
-    """Paths in order of preference: beside the source, and in the user's cache folder.
-
-    The first is left out where something else than a cache has its name.
-    """
-    beside = path.with_name(f"{path.stem}.two-class.npz")
-    paths = [] if _is_foreign(beside) else [beside]
+    """Paths in order of preference: beside the source, and in the user's cache folder."""
+    paths = [path.with_name(f"{path.stem}.two-class.npz")]
     with contextlib.suppress(RuntimeError):  # there is no home folder
         if os.name == "nt":
             base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
@@ -206,6 +202,8 @@ def _write_cache(paths: list[Path], identity: str, data: TwoClassData) -> None:
         if split.patients is not None:
             arrays[f"{name}_patients"] = split.patients
     for cached in paths:
+        if cached is paths[0] and _is_foreign(cached):  # beside the source are the user's files
+            continue
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(cached, lambda file: np.savez(file, **arrays))
