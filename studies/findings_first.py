@@ -36,7 +36,8 @@ from chestlab.training.recipe import as_dict, recipe_hash
 from chestlab.training.weights import PretrainedWeights, last_linear, read_pretrained
 from networks import NETWORKS
 from studies.findings_first_page import PROBE, SHORT, write_page
-from studies.imagenet_chests import record_of, refuse_known
+from studies.imagenet_chests import refuse_known
+from studies.learned_findings import record_of
 from studies.pretrain_flags import OBJECTIVES
 from studies.probes import Probe, features
 from studies.stored_configurations import StoredConfigurations, known_first
@@ -137,7 +138,7 @@ class FindingsFirst(StoredConfigurations):
             probe = self._probe(name, start)
             outcome = self.cross_validate_baseline(probe)
             about = {"kind": BASELINE_KIND, "model": probe.model, "images": outcome.images}
-            about |= {"start": _record(start, objective), "seconds": outcome.seconds}
+            about |= {"start": record_of(start, objective), "seconds": outcome.seconds}
             self.keep({f"{name}_{objective}{PROBE}": (about, outcome.logits)})
             self.signals.check()
         for row in self.rows:
@@ -169,7 +170,7 @@ class FindingsFirst(StoredConfigurations):
             "model": row.network,
             "changes": dict(row.changes),
             "recipe": recipe_hash(as_dict(configuration.recipe)),
-            "start": None if start is None else _record(start, row.learned),
+            "start": None if start is None else record_of(start, row.learned),
         }
 
     def in_order(self, names: Collection[str]) -> list[str]:
@@ -180,17 +181,6 @@ def order(names: Collection[str]) -> list[str]:
     """The names of rows as the table has them."""
     probes = [f"{name}_{objective}{PROBE}" for name in ALONE for objective in OBJECTIVES]
     return known_first(names, (*(row.name for row in ROWS), *probes))
-
-
-def _record(start: PretrainedWeights, objective: str) -> dict[str, Any]:
-    """What the results keep of a file: origin, training, and how well it tells findings apart."""
-    state = start.state or {}
-    recipe = {key: state["recipe"][key] for key in ("batch_size", "lr", "schedule")}
-    record = {**record_of(start, objective), "recipe": recipe}
-    if state.get("val"):
-        history = [{key: row[key] for key in ("epoch", "val_auc")} for row in state["history"]]
-        record |= {"history": history, "val": state["val"]}
-    return record
 
 
 def main(argv: Sequence[str] | None = None) -> None:

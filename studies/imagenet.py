@@ -37,7 +37,8 @@ from chestlab.training.recipe import as_dict, recipe_hash
 from chestlab.training.weights import PretrainedWeights, read_pretrained
 from networks import network
 from studies.fresh_folds import comparison_cells, comparison_table
-from studies.imagenet_chests import CHESTS, learned_in, read_chests, record_of
+from studies.imagenet_chests import CHESTS, read_chests
+from studies.learned_findings import findings_values, learned_in, record_of, write_findings
 from studies.probes import AS_TRAINED, LITE, Probe, probes
 from studies.smaller_source import gains_over_smaller_sources
 from studies.start_tables import cells, in_words, table
@@ -305,6 +306,8 @@ def write_page(folder: Path) -> None:
         title=f"ImageNet weights and random numbers\n{of_data}",
         caption=f"Means of single networks. {caption} Accuracy at a probability of 0.5.",
     )
+    starts = learned_in(summary["configurations"], [row["configuration"] for row in rows])
+    findings = write_findings(folder, summary, starts)
     points = curve_rows(rows)
     if points:
         draw_learning_curves(points, folder / "learning_curve.png", title=of_data, caption=caption)
@@ -326,10 +329,11 @@ def write_page(folder: Path) -> None:
             "best": best["configuration"],
             "networks": len(networks),
             "summed_up": ("imagenet", "random") if "imagenet" in oof.logits else (),
-            "learned": learned_in(summary["configurations"]),
+            "starts": starts,
             "missing": missing,
             "smaller": [_smaller_cells(wording, row) for row in smaller],
             "number": wording.number,
+            **findings_values(wording, starts, findings),
             **in_words(wording, rows, compared, summary["repeats"]),
         },
     )

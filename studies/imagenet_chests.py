@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from chestlab.data.folds import CrossValidationSplits
 from chestlab.data.provenance import check_unseen
 from chestlab.files.errors import InputError
@@ -59,16 +56,3 @@ def refuse_known(file: str, start: PretrainedWeights, splits: CrossValidationSpl
         by_patient=True,
         source=file,
     )
-
-
-def record_of(start: PretrainedWeights, learned: str) -> dict[str, Any]:
-    """What the results keep of the weights, with ``learned``, a name for what, and how long."""
-    state = start.state or {}
-    images, epochs = state["data"]["images"], state["epoch"]
-    return {**start.record, "learned": learned, "images": images, "epochs": epochs}
-
-
-def learned_in(configurations: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The records of `record_of` in the results, by the row."""
-    starts = {name: about.get("start") or {} for name, about in configurations.items()}
-    return {name: start for name, start in starts.items() if "learned" in start}

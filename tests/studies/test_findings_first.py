@@ -18,7 +18,8 @@ from chestlab.training.inference import predict
 from chestlab.training.weights import last_linear, load_pretrained, read_pretrained
 from model import EfficientChestNet
 from studies import findings_first, pretrain
-from studies.findings_first_page import CHEXNET, PROBE, SHORT
+from studies.findings_first_page import PROBE, SHORT
+from studies.learned_findings import CHEXNET
 from studies.stored_results import read_results
 from train import RECIPES
 

@@ -14,6 +14,7 @@ from comparisons import trained  # noqa: F401 (a fixture)
 from torch import nn
 
 import train_densenet
+from chestlab.data.splits import FINDINGS
 from chestlab.evaluation import out_of_fold
 from chestlab.evaluation.baselines import BASELINES
 from chestlab.evaluation.looks import read_looks
@@ -42,6 +43,7 @@ from studies import (
 from studies.fresh_folds import TRANSFERRED
 from studies.imagenet import Row
 from studies.imagenet_chests import CHESTS
+from studies.learned_findings import learned_in
 
 timm = pytest.importorskip("timm", reason="needs timm: pip install timm")
 
@@ -386,6 +388,48 @@ def test_networks_that_learned_chests_first_are_compared_with_either_step_alone(
         for name in NAMES:
             line = (folder / page).read_text().split(f"\n- `{name}`: ")[1].split("\n- ")[0]
             assert " 6 " in line and " 1 epoch" in line  # of 70 images, 64 have one of the classes
+
+
+def told_apart(auc):
+    """What `pretrain` keeps of findings on validation images, each told apart equally well."""
+    each, ends = dict.fromkeys(FINDINGS, auc), {key: [auc - 0.1, auc + 0.1] for key in FINDINGS}
+    positive = dict.fromkeys(FINDINGS, 50) | {"hernia": 2}
+    figures = {"n": 1234, "positives_per_finding": positive, "auc": auc, "auc_ci95": [0.5, 0.9]}
+    return {**figures, "auc_per_finding": each, "auc_ci95_per_finding": ends}
+
+
+def test_the_page_shows_how_long_the_findings_went_on_being_learned(
+    command,
+    trained,  # noqa: F811
+    chests,
+):
+    aucs = (0.5, 0.625, 0.75, 0.6875)
+    history = [{"epoch": n, "val_auc": auc} for n, auc in enumerate(aucs, 1)]
+    longer = {"epoch": 4, "history": history, "val": told_apart(0.6875)}
+    shorter = {"starting_weights": None, "history": history[:1], "val": told_apart(0.5)}
+    files = changed(chests, **longer), changed(chests, **shorter)
+    folder = command("--repeats", "1", "--chests", *files)
+    with (folder / "findings.csv").open() as file:
+        rows = {row["finding"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {*FINDINGS, "mean"}
+    assert (float(rows["edema"]["imagenet_chests"]), float(rows["mean"]["chests"])) == (0.6875, 0.5)
+    assert rows["edema"]["chests_low"] and not rows["hernia"]["chests_low"]  # two images
+    told = "0.688 after the last epoch (-0.062 since epoch 3), 0.750 at its highest, after epoch 3"
+    page = (folder / "README.md").read_text()
+    assert f"`imagenet_chests`: mean AUC {told}, on 1,234 validation" in page
+    assert "`chests`: mean AUC 0.500 after the last epoch (+0.000 since epoch 1)" in page
+    told = "0,688 setelah epoch terakhir (-0,062 sejak epoch 3), tertinggi 0,750 setelah epoch 3"
+    assert f"rerata AUC {told}" in (folder / "README.id.md").read_text()
+    assert (folder / "findings.png").exists()
+
+
+def test_rows_that_start_from_one_file_are_told_of_together():
+    first, other = ({"sha256": name, "learned": "findings"} for name in "ab")
+    configurations = {"x": {"start": first}, "y": {"start": other}, "z": {"start": first}}
+    found = learned_in(
+        configurations | {"imagenet": {"start": {"sha256": "c"}}, "hog": {}}, [*"zyx"]
+    )
+    assert {name: start["rows"] for name, start in found.items()} == {"z": ["z", "x"], "y": ["y"]}
 
 
 def test_without_files_what_starts_there_is_left_out_and_named(
