@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
@@ -274,7 +274,7 @@ def each_fold(
         return _train_fold_between_signals(seeded, splits, fold, device, signals, where)
 
     def tell(fold: Fold, where: str, result: Mapping[str, Any]) -> None:
-        print(f"{configuration.name}: {where}: {_in_words(result, fold, recipe)}", flush=True)
+        print(f"{configuration.name}: {where}: {in_words(result, fold, recipe)}", flush=True)
 
     folds = SharedFolds(configuration.name, splits, store, fold_of, key_of, train, tell)
     for repeat, fold, result in folds.each():
@@ -303,7 +303,8 @@ def _train_fold_between_signals(
         raise TrainingError(f"{configuration.name}, {where}: {error}") from None
 
 
-def _in_words(result: Mapping[str, Any], fold: Fold, recipe: Recipe) -> str:
+def in_words(result: Mapping[str, Any], fold: Fold, recipe: Recipe) -> str:
+    """What a result of `train_fold` is told as, when it is there."""
     auc = roc_auc(fold.held_out.labels, np.array(result["logits"][recipe.tta]))
     epochs = f"epoch {result['best_epoch']} of {result['epochs']}"
     return f"AUC {auc:.3f}, {epochs}, {result['seconds']:.1f} s"
@@ -338,27 +339,40 @@ def cross_validate(
     share: float = 1.0,
 ) -> Outcome:
     """Out-of-fold logits of every image in every repeat; arguments and errors as `each_fold`."""
+    return gathered(splits, each_fold(configuration, splits, store, device, signals, share))
+
+
+def gathered(
+    splits: CrossValidationSplits, folds: Iterable[tuple[int, Fold, Mapping[str, Any]]]
+) -> Outcome:
+    """The outcome of all folds.
+
+    Args:
+        splits: which folds.
+        folds: repeat from 0, fold and result of each: its ``logits``, ``seconds`` and ``images``,
+            and where there are any, ``estimated`` logits and ``best_epoch``.
+    """
     logits = np.full((splits.repeats, len(splits.pool)), np.nan)
     estimated = np.full_like(logits, np.nan)
     results = []
-    for repeat, fold, result in each_fold(configuration, splits, store, device, signals, share):
+    for repeat, fold, result in folds:
         logits[repeat, fold.rows] = result["logits"]
-        if result["estimated"] is not None:
+        if result.get("estimated") is not None:
             estimated[repeat, fold.rows] = result["estimated"]
         results.append(result)
-    means = (_mean(results, key) for key in ("seconds", "images", "best_epoch"))
-    return Outcome(logits, *means, estimated=estimated if np.isfinite(estimated).all() else None)
-
-
-def _mean(results: Sequence[Mapping[str, Any]], key: str) -> float:
-    return float(np.mean([result[key] for result in results]))
+    means = {
+        key: float(np.mean([result[key] for result in results]))
+        for key in ("seconds", "images", "best_epoch")
+        if key in results[0]
+    }
+    complete = bool(np.isfinite(estimated).all())
+    return Outcome(logits, **means, estimated=estimated if complete else None)
 
 
 def cross_validate_baseline(
     baseline: baselines.Baseline, splits: CrossValidationSplits, store: Store, share: float = 1.0
 ) -> Outcome:
     """The same of a classical classifier, which chooses its strength within each training part."""
-    logits = np.full((splits.repeats, len(splits.pool)), np.nan)
     features = cache(lambda: baseline.features(splits.pool.images))
 
     def fold_of(repeat: int, number: int) -> Fold:
@@ -389,9 +403,14 @@ def cross_validate_baseline(
             "images": len(fold.train),
         }
 
-    results = []
     folds = SharedFolds(baseline.key, splits, store, fold_of, key_of, fit)
-    for repeat, fold, result in folds.each():
-        logits[repeat, fold.rows] = result["logits"]["none"]
-        results.append(result)
-    return Outcome(logits, _mean(results, "seconds"), _mean(results, "images"))
+    return gathered(splits, unnamed(folds.each()))
+
+
+def unnamed(
+    folds: Iterable[tuple[int, Fold, Mapping[str, Any]]],
+) -> Iterator[tuple[int, Fold, dict[str, Any]]]:
+    """Stored folds with the logits of the only kind of test-time augmentation that they have."""
+    for repeat, fold, result in folds:
+        (logits,) = result["logits"].values()
+        yield repeat, fold, {**result, "logits": logits}

@@ -1,0 +1,300 @@
+"""Can experiment 1 learn from larger networks what its own images do not show?
+
+    python -m studies.distill --data FILE.npz
+
+Distillation (Hinton et al., https://arxiv.org/abs/1503.02531) with images that nobody has labelled:
+on every fold, networks of other experiments are trained on the images of the two classes, and
+experiment 1 then learns the probabilities that their average gives to these images and to all other
+training images of the source, whatever these show. No teacher and no student of a fold has seen an
+image of a patient who is held out. Cross-validated on the choice folds; test is not read. What
+starts from ImageNet weights needs ``pip install -r requirements-timm.txt``.
+
+results/studies/distill_<data>/ gets logits, tables, a picture and a page in two languages. Finished
+folds are stored, the teachers' weights included, and the same command continues where it was
+stopped. ``--only NAME`` trains some of the rows. ``--redraw FOLDER`` writes the page again from the
+logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from chestlab.data import sources
+from chestlab.data.folds import Fold
+from chestlab.evaluation.looks import NETWORKS_BETWEEN
+from chestlab.evaluation.out_of_fold import AVERAGE_KIND, NETWORK_KIND
+from chestlab.files.errors import OneLineParser, TrainingError, one_line_errors
+from chestlab.files.progress import StopSignals
+from chestlab.reporting.page import Wording
+from chestlab.runs import crossval
+from chestlab.runs.crossval import Configuration, Outcome
+from chestlab.runs.shared_folds import SharedFolds
+from chestlab.training.inference import predict
+from chestlab.training.recipe import Recipe, as_dict, recipe_hash
+from chestlab.training.trainer import Trainer
+from studies.fold_networks import FoldNetwork
+from studies.fresh_folds import (
+    FROZEN,
+    TRANSFERRED,
+    comparison_cells,
+    comparison_table,
+    frozen_configuration,
+)
+from studies.network_names import network_name
+from studies.pretrain import without
+from studies.start_tables import cells, draw, in_words, table
+from studies.stored_configurations import StoredConfigurations, known_first
+from studies.stored_results import read_results
+from studies.study import add_only, comparison_parser, write_readmes, write_table
+
+STUDENT = "efficientchestnet"
+
+TEACHERS = (STUDENT, TRANSFERRED)  # rows of `fresh_folds`
+
+TOGETHER = "teachers"  # the row of their average
+
+STUDENTS: dict[str, Mapping[str, Any]] = {  # what differs from the student's recipe
+    "distilled": {"epochs": 2},
+    "distilled_longer": {"epochs": 5},
+}
+
+SHARE = 0.5  # of the teachers in what is learned of an image of the two classes, beside its label
+
+TIMES = 8  # an epoch shows an image of the two classes, for each time that it shows another one
+
+ROWS = (*TEACHERS, *STUDENTS)
+
+# Fixed before anything was trained: the first is claimed to have the higher AUC.
+COMPARISONS = (
+    (TOGETHER, STUDENT),
+    *((name, STUDENT) for name in STUDENTS),
+    *((TOGETHER, name) for name in STUDENTS),
+)
+
+
+class Distill(StoredConfigurations):
+    """Trains teachers and students on every fold, then writes the pages.
+
+    Args:
+        options: of `main`.
+        signals: checked after every optimiser step.
+
+    Raises:
+        InputError: the flags cannot be used. Nothing has been written.
+    """
+
+    def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
+        super().__init__(options, signals, "distill")
+        frozen = {row.name: row for row in FROZEN}
+        wanted = TEACHERS if STUDENTS.keys() & options.only else options.only
+        self.teachers = {name: frozen_configuration(self, frozen[name])[1] for name in wanted}
+        source = options.data, options.root, options.source_size
+        train = sources.load(*source, findings=True).train
+        pool = self.splits.pool
+        of_two_classes = np.isin(train.index, pool.index[pool.origin == "train"])
+        self.others = train.take(~of_two_classes)
+
+    def run(self) -> None:
+        """Train what is neither stored nor in the results, then write the pages."""
+        self.begin()
+        for name in self.options.only:
+            student = name in STUDENTS
+            configuration = self.student(name) if student else self.teachers[name]
+            about = {
+                "kind": NETWORK_KIND,
+                "model": network_name(configuration),
+                "changes": dict(STUDENTS.get(name, {})),
+                "recipe": recipe_hash(as_dict(configuration.recipe)),
+            }
+            if student:
+                about |= {"teachers": self._recipes_of_teachers(), "share": SHARE, "times": TIMES}
+                about["others"] = len(self.others)
+            if configuration.pretrained is not None:
+                about["start"] = configuration.pretrained.record
+            self.measure(name, configuration, about, estimated=False)
+        self.finish(write_page)
+
+    def _recipes_of_teachers(self) -> dict[str, str]:
+        return {name: recipe_hash(as_dict(of.recipe)) for name, of in self.teachers.items()}
+
+    def student(self, name: str) -> Configuration:
+        """What is trained as one of `STUDENTS`."""
+        alone = self.teachers[STUDENT]
+        recipe = dataclasses.replace(alone.recipe, **STUDENTS[name])
+        return dataclasses.replace(alone, name=name, recipe=recipe)
+
+    def cross_validate(self, configuration: Configuration, share: float = 1.0) -> Outcome:
+        """As of `Study`, of a teacher, whose weights are kept, or of a student."""
+        learns = configuration.name in STUDENTS
+
+        def network(of: Configuration, repeat: int, fold: Fold) -> FoldNetwork:
+            return FoldNetwork(self, of, repeat, int(self.splits.assignment[repeat, fold.rows[0]]))
+
+        def fold_of(repeat: int, number: int) -> Fold:
+            return self.splits.fold(repeat, number, choosing=False)
+
+        def key_of(repeat: int, fold: Fold) -> dict[str, Any]:
+            key: dict[str, Any] = {"kept": network(configuration, repeat, fold).key}
+            if learns:
+                of_teachers = [network(of, repeat, fold).key for of in self.teachers.values()]
+                lesson = {"share": SHARE, "times": TIMES, "others": len(self.others)}
+                key |= {"teachers": of_teachers, "lesson": lesson}
+            return key
+
+        def train(repeat: int, fold: Fold, where: str) -> dict[str, Any]:
+            if not learns:
+                return self._teacher(network(configuration, repeat, fold))
+            teachers = [network(of, repeat, fold) for of in self.teachers.values()]
+            return self._student(crossval.in_repeat(configuration, repeat), fold, teachers)
+
+        def tell(fold: Fold, where: str, result: Mapping[str, Any]) -> None:
+            told = crossval.in_words(result, fold, configuration.recipe)
+            print(f"{configuration.name}: {where}: {told}", flush=True)
+
+        name, store = configuration.name, self.store
+        folds = SharedFolds(name, self.splits, store, fold_of, key_of, train, tell)
+        return crossval.gathered(self.splits, crossval.unnamed(folds.each()))
+
+    def _teacher(self, of_fold: FoldNetwork) -> dict[str, Any]:
+        """What a teacher predicts of the fold that is held out; its weights are kept."""
+        start = time.perf_counter()
+        network = of_fold.network()
+        return {
+            **self._predicted(network, of_fold.recipe, of_fold.fold),
+            "seconds": time.perf_counter() - start,
+            "best_epoch": of_fold.recipe.epochs,
+            "epochs": of_fold.recipe.epochs,
+            "images": len(of_fold.fold.train),
+        }
+
+    def _predicted(self, network: nn.Module, recipe: Recipe, fold: Fold) -> dict[str, Any]:
+        held_out = fold.held_out.to(self.device)[0]
+        logits = predict(network.to(self.device), held_out, recipe, tta=recipe.tta)
+        if not np.isfinite(logits).all():
+            raise TrainingError("a logit of a held-out image is not finite")
+        return {"logits": {recipe.tta: logits.tolist()}}
+
+    def _student(
+        self, configuration: Configuration, fold: Fold, teachers: Sequence[FoldNetwork]
+    ) -> dict[str, Any]:
+        """What a student predicts of the fold that is held out."""
+        images, targets = self.lesson(fold, teachers)
+        nothing = images[:0], targets[:0]
+        self.signals.check()
+        with self.signals.deferred():
+            trainer = Trainer(configuration.model, configuration.recipe, (images, targets), nothing)
+            trainer.on_step = self.signals.check
+            trainer.fit()
+        trainer.model.load_state_dict(trainer.best_weights)
+        return {
+            **self._predicted(trainer.model, configuration.recipe, fold),
+            "seconds": sum(row["seconds"] for row in trainer.history),
+            "best_epoch": trainer.best_epoch,
+            "epochs": len(trainer.history),
+            "images": len(images),
+        }
+
+    def lesson(
+        self, fold: Fold, teachers: Sequence[FoldNetwork]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a student of a fold is trained on.
+
+        Args:
+            fold: with the images of the two classes.
+            teachers: of the same fold.
+
+        Returns:
+            Images (N, 1, S, S) uint8, those of the two classes `TIMES` times, and the probability
+            (N,) of class 1 that is learned of each, on the device.
+        """
+        others = without(self.others, fold.held_out, "train")
+        (labelled, labels), (rest, _) = fold.train.to(self.device), others.to(self.device)
+        logits = []
+        for of_fold in teachers:
+            network = of_fold.network().to(self.device)
+            kind = {"tta": of_fold.recipe.tta}
+            logits.append([predict(network, x, of_fold.recipe, **kind) for x in (labelled, rest)])
+        mean = [np.mean(parts, axis=0) for parts in zip(*logits, strict=True)]
+        told, of_rest = (torch.sigmoid(torch.from_numpy(part)).to(labels) for part in mean)
+        targets = SHARE * told + (1 - SHARE) * labels
+        images = torch.cat([labelled.repeat(TIMES, 1, 1, 1), rest])
+        return images, torch.cat([targets.repeat(TIMES), of_rest])
+
+    def write_results(self) -> None:
+        """Write both files of the results, with the average of the teachers that are there."""
+        if all(name in self.oof.logits for name in TEACHERS):
+            logits = np.mean([self.oof.logits[name] for name in TEACHERS], axis=0)
+            models = [self.configurations[name]["model"] for name in TEACHERS]
+            images = self.configurations[STUDENT]["images"]
+            about = {"kind": AVERAGE_KIND, "model": NETWORKS_BETWEEN.join(models)}
+            about |= {
+                "images": images,
+                "seconds": sum(self.configurations[n]["seconds"] for n in TEACHERS),
+            }
+            self.put(TOGETHER, about, logits)
+        super().write_results()
+
+    def in_order(self, names: Collection[str]) -> list[str]:
+        return known_first(names, (*TEACHERS, TOGETHER, *STUDENTS))
+
+
+def write_page(folder: Path) -> None:
+    """Write tables, a picture and the page in two languages.
+
+    Raises:
+        InputError: ``oof.csv`` or ``distill.json`` is missing or damaged.
+    """
+    summary, oof = read_results(folder, "distill", "configurations")
+    rows = table(summary, oof, list(summary["configurations"]))
+    compared = comparison_table(oof, COMPARISONS)
+    write_table(folder / "table.csv", rows)
+    if compared:
+        write_table(folder / "comparisons.csv", compared)
+    draw(rows, folder / "distill.png", "Experiment 1, alone and taught", summary, oof)
+    taught = [name for name in STUDENTS if name in oof.logits]
+
+    def values(wording: Wording) -> dict[str, Any]:
+        return {
+            "student": STUDENT,
+            "together": TOGETHER,
+            "taught": taught,
+            "others": summary["configurations"][taught[0]]["others"] if taught else 0,
+            "share": wording.number(100 * SHARE, ".0f"),
+            "times": TIMES,
+            "missing": [name for name in ROWS if name not in oof.logits],
+            "rows": [cells(wording, row) for row in rows],
+            "compared": [comparison_cells(wording, row) for row in compared],
+            "comparisons": len(compared),
+            "fixed": len(COMPARISONS),
+            "number": wording.number,
+            **in_words(wording, rows, compared, summary["repeats"]),
+        }
+
+    write_readmes(folder, "distill", summary, oof, values)
+
+
+def parser() -> OneLineParser:
+    """The flags."""
+    flags = comparison_parser("distill", __doc__.splitlines()[0], write_page, frozen=True)
+    add_only(flags, ROWS)
+    flags.epilog = "Networks from ImageNet weights need: pip install -r requirements-timm.txt"
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; exit statuses of `chestlab.runs.run`."""
+    with one_line_errors(resume=""), StopSignals() as signals:
+        Distill(parser().parse_args(argv), signals).run()
+
+
+if __name__ == "__main__":
+    main()

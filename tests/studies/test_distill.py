@@ -1,0 +1,160 @@
+"""Distillation: what students learn, whom no network of a fold knows, and the pages."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from comparisons import tiny_networks  # noqa: F401 (a fixture)
+
+from chestlab.data.splits import FINDINGS
+from chestlab.evaluation import out_of_fold
+from chestlab.evaluation.metrics import roc_auc
+from chestlab.files.progress import StopSignals
+from chestlab.training.inference import predict
+from studies import distill
+from studies.fold_networks import FoldNetwork
+from studies.fresh_folds import Frozen
+from studies.stored_results import read_results
+
+TEACHERS = ("first", "second")
+ROWS = ["first", "second", "teachers", "distilled", "distilled_longer"]
+
+
+@pytest.fixture(scope="module")
+def npz(phantom_npz, tmp_path_factory):
+    """The small phantom with NIH's file names, two images a patient, and other findings."""
+    with np.load(phantom_npz) as source:
+        arrays = dict(source)
+    labels, count = arrays["train_labels"], 0
+    labels[40:] = 0
+    labels[40::2, FINDINGS.index("mass")] = 1
+    for split in ("train", "val", "test"):
+        numbers = count + np.arange(len(arrays[f"{split}_labels"]))
+        patients = numbers // 2
+        if split == "train":  # other findings are of patients of the classes as well, and of others
+            patients[40:] = np.arange(len(numbers) - 40)
+        names = zip(patients, numbers, strict=True)
+        arrays[f"{split}_names"] = np.array([f"{p:08}_{n:03}.png" for p, n in names])
+        count += len(numbers) + len(numbers) % 2
+    path = tmp_path_factory.mktemp("named") / "named.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture
+def flags(tiny_networks, npz, tmp_path, monkeypatch):  # noqa: F811
+    """Flags of a study of two tiny teachers, of which the first is the student's network."""
+    monkeypatch.chdir(tmp_path)
+    frozen = (
+        Frozen("first", "resnet34", "report"),
+        Frozen("second", "plain34", "report", {"normalize": "per-image"}),
+    )
+    monkeypatch.setattr(distill, "FROZEN", frozen)
+    monkeypatch.setattr(distill, "TEACHERS", TEACHERS)
+    monkeypatch.setattr(distill, "STUDENT", "first")
+    monkeypatch.setattr(distill, "ROWS", (*TEACHERS, *distill.STUDENTS))
+    pairs = (("teachers", "first"), ("distilled", "first"), ("teachers", "distilled_longer"))
+    monkeypatch.setattr(distill, "COMPARISONS", pairs)
+    monkeypatch.setattr(out_of_fold, "BOOTSTRAP_RESAMPLES", 200)
+    return ["--data", str(npz), "--folds", "3", "--repeats", "2", "--device", "cpu", "--name", "a"]
+
+
+@pytest.fixture
+def command(flags, tmp_path):
+    """Run the study; where its results are."""
+
+    def run(*more):
+        distill.main([*flags, *more])
+        return tmp_path / "results" / "studies" / "a"
+
+    return run
+
+
+def test_rows_figures_and_pages_come_from_the_logits(command):
+    folder = command("--only", *TEACHERS, *distill.STUDENTS)
+    summary, oof = read_results(folder, "distill", "configurations")
+    assert list(summary["configurations"]) == ROWS
+    mean = (oof.logits["first"] + oof.logits["second"]) / 2
+    assert np.allclose(oof.logits["teachers"], mean, atol=1e-6)
+    with (folder / "table.csv").open() as file:
+        rows = {row["configuration"]: row for row in csv.DictReader(file)}
+    for name in ROWS:
+        folds = [
+            roc_auc(oof.labels[rows_], oof.logits[name][repeat, rows_])
+            for repeat in range(2)
+            for rows_ in (np.flatnonzero(oof.folds[repeat] == k) for k in range(3))
+        ]
+        assert float(rows[name]["auc"]) == pytest.approx(np.mean(folds), abs=1e-6)
+    seen = {name: float(rows[name]["images_seen"]) for name in ROWS if name != "teachers"}
+    assert seen["distilled_longer"] == 2.5 * seen["distilled"]  # epochs
+    for page, start in (("README.md", "Written by"), ("README.id.md", "Ditulis oleh")):
+        text = (folder / page).read_text()
+        assert f"{start} `python -m studies.distill`" in text and "distill.png" in text
+        assert all(f"| `{name}` |" in text for name in ROWS)
+
+
+def test_what_is_stored_is_not_trained_again(command, monkeypatch):
+    folder = command("--only", "second", "distilled")
+    before = (folder / "oof.csv").read_bytes()
+    assert list(json.loads((folder / "distill.json").read_text())["configurations"]) == [
+        "second",
+        "distilled",
+    ]
+
+    def fit(trainer, *arguments):
+        raise AssertionError("something is trained")
+
+    monkeypatch.setattr(distill.Trainer, "fit", fit)
+    command("--only", "second", "distilled")
+    assert (folder / "oof.csv").read_bytes() == before
+    command("--only", "first")  # its weights are there, and the average with it
+    assert list(json.loads((folder / "distill.json").read_text())["configurations"]) == ROWS[:-1]
+    (folder / "distill.json").unlink()
+    command("--only", "second", "distilled")  # the folds are stored as well
+    assert (folder / "oof.csv").read_bytes() == before
+    with pytest.raises(AssertionError, match="something is trained"):
+        command("--only", "distilled_longer")
+
+
+def test_a_student_learns_of_teachers_and_labels_and_of_nobody_who_is_held_out(flags, npz):
+    options = distill.parser().parse_args(flags)
+    study = distill.Distill(options, StopSignals())
+    with np.load(npz) as arrays:
+        labels = arrays["train_labels"]
+    classes = labels[:, [FINDINGS.index("cardiomegaly"), FINDINGS.index("pneumothorax")]]
+    alone = (labels.sum(1) == 1) & (classes.sum(1) == 1)
+    assert np.array_equal(study.others.index, np.flatnonzero(~alone))
+    fold = study.splits.fold(1, 2, choosing=False)
+    teachers = [FoldNetwork(study, of, 1, 2) for of in study.teachers.values()]
+    images, targets = study.lesson(fold, teachers)
+    n, times = len(fold.train), distill.TIMES
+    others = study.others.take(~np.isin(study.others.patients, fold.held_out.patients))
+    assert 0 < len(others) < len(study.others) and len(images) == times * n + len(others)
+    assert torch.equal(
+        images[: times * n : n, 0], torch.from_numpy(fold.train.images[:1]).expand(times, -1, -1)
+    )
+    assert torch.equal(images[times * n :, 0], torch.from_numpy(others.images))
+
+    def of_teachers(split):
+        x = torch.from_numpy(split.images)[:, None]
+        logits = [predict(t.network(), x, t.recipe, tta=t.recipe.tta) for t in teachers]
+        return 1 / (1 + np.exp(-np.mean(logits, 0)))
+
+    told = of_teachers(fold.train)
+    assert np.allclose(targets[times * n :], of_teachers(others), atol=1e-5)
+    wanted = distill.SHARE * told + (1 - distill.SHARE) * fold.train.labels
+    assert np.allclose(targets[: times * n].reshape(times, n), wanted, atol=1e-5)
+    assert np.ptp(told) > 0 and not np.allclose(told, fold.train.labels, atol=0.1)
+
+
+def test_teachers_of_another_recipe_teach_anew(command, monkeypatch):
+    folder = command("--only", "distilled")
+    _, before = read_results(folder, "distill", "configurations")
+    other = {"normalize": "per-image", "lr": 0.05}
+    frozen = (distill.FROZEN[0], Frozen("second", "plain34", "report", other))
+    monkeypatch.setattr(distill, "FROZEN", frozen)
+    command("--only", "distilled")
+    _, after = read_results(folder, "distill", "configurations")
+    assert not np.allclose(before.logits["distilled"], after.logits["distilled"], atol=1e-3)
