@@ -218,16 +218,17 @@ class Distill(StoredConfigurations):
         """
         others = without(self.others, fold.held_out, "train")
         (labelled, labels), (rest, _) = fold.train.to(self.device), others.to(self.device)
+        images = torch.cat([labelled, rest])
         logits = []
         for of_fold in teachers:
-            network = of_fold.network().to(self.device)
-            kind = {"tta": of_fold.recipe.tta}
-            logits.append([predict(network, x, of_fold.recipe, **kind) for x in (labelled, rest)])
-        mean = [np.mean(parts, axis=0) for parts in zip(*logits, strict=True)]
-        told, of_rest = (torch.sigmoid(torch.from_numpy(part)).to(labels) for part in mean)
-        targets = SHARE * told + (1 - SHARE) * labels
-        images = torch.cat([labelled.repeat(TIMES, 1, 1, 1), rest])
-        return images, torch.cat([targets.repeat(TIMES), of_rest])
+            network, recipe = of_fold.network().to(self.device), of_fold.recipe
+            logits.append(predict(network, images, recipe, tta=recipe.tta))
+        told = torch.sigmoid(torch.from_numpy(np.mean(logits, axis=0))).to(labels)
+        targets = SHARE * told[: len(labels)] + (1 - SHARE) * labels
+        return (
+            torch.cat([labelled.repeat(TIMES, 1, 1, 1), rest]),
+            torch.cat([targets.repeat(TIMES), told[len(labels) :]]),
+        )
 
     def write_results(self) -> None:
         """Write both files of the results, with the average of the teachers that are there."""

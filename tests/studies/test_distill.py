@@ -158,3 +158,16 @@ def test_teachers_of_another_recipe_teach_anew(command, monkeypatch):
     command("--only", "distilled")
     _, after = read_results(folder, "distill", "configurations")
     assert not np.allclose(before.logits["distilled"], after.logits["distilled"], atol=1e-3)
+
+
+def test_a_source_without_other_images_or_patients_can_be_learned_of(flags, phantom_npz):
+    flags[1] = str(phantom_npz)
+    study = distill.Distill(distill.parser().parse_args(flags), StopSignals())
+    fold = study.splits.fold(0, 0, choosing=False)
+    teachers = [FoldNetwork(study, of, 0, 0) for of in study.teachers.values()]
+    images, _ = study.lesson(fold, teachers)
+    assert study.others.patients is None and len(study.others) == 6  # 64 of 70 have one class
+    assert len(images) == distill.TIMES * len(fold.train) + 6
+    study.others = study.others.take(np.arange(0))
+    images, targets = study.lesson(fold, teachers)
+    assert len(images) == len(targets) == distill.TIMES * len(fold.train)
