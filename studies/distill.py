@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,9 +93,9 @@ class Distill(StoredConfigurations):
 
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
         super().__init__(options, signals, "distill")
-        frozen = {row.name: row for row in FROZEN}
+        self.frozen = {row.name: row for row in FROZEN}
         wanted = TEACHERS if STUDENTS.keys() & options.only else options.only
-        self.teachers = {name: frozen_configuration(self, frozen[name])[1] for name in wanted}
+        self.teachers = {name: frozen_configuration(self, self.frozen[name])[1] for name in wanted}
         source = options.data, options.root, options.source_size
         train = sources.load(*source, findings=True).train
         pool = self.splits.pool
@@ -112,19 +111,23 @@ class Distill(StoredConfigurations):
             about = {
                 "kind": NETWORK_KIND,
                 "model": network_name(configuration),
-                "changes": dict(STUDENTS.get(name, {})),
+                "changes": dict(STUDENTS[name] if student else self.frozen[name].changes),
                 "recipe": recipe_hash(as_dict(configuration.recipe)),
             }
             if student:
-                about |= {"teachers": self._recipes_of_teachers(), "share": SHARE, "times": TIMES}
+                about |= {"teachers": self._about_teachers(), "share": SHARE, "times": TIMES}
                 about["others"] = len(self.others)
             if configuration.pretrained is not None:
                 about["start"] = configuration.pretrained.record
             self.measure(name, configuration, about, estimated=False)
         self.finish(write_page)
 
-    def _recipes_of_teachers(self) -> dict[str, str]:
-        return {name: recipe_hash(as_dict(of.recipe)) for name, of in self.teachers.items()}
+    def _about_teachers(self) -> dict[str, Any]:
+        """What a student's teachers are made by: recipe, and weights where they start from some."""
+        return {
+            name: [recipe_hash(as_dict(of.recipe)), of.pretrained and of.pretrained.sha256]
+            for name, of in self.teachers.items()
+        }
 
     def student(self, name: str) -> Configuration:
         """What is trained as one of `STUDENTS`."""
@@ -139,22 +142,28 @@ class Distill(StoredConfigurations):
         def network(of: Configuration, repeat: int, fold: Fold) -> FoldNetwork:
             return FoldNetwork(self, of, repeat, int(self.splits.assignment[repeat, fold.rows[0]]))
 
+        def key_of_network(of: Configuration, repeat: int, fold: Fold) -> dict[str, Any]:
+            return {"kept": network(of, repeat, fold).key, "tta": of.recipe.tta}
+
         def fold_of(repeat: int, number: int) -> Fold:
             return self.splits.fold(repeat, number, choosing=False)
 
         def key_of(repeat: int, fold: Fold) -> dict[str, Any]:
-            key: dict[str, Any] = {"kept": network(configuration, repeat, fold).key}
+            key = key_of_network(configuration, repeat, fold)
             if learns:
-                of_teachers = [network(of, repeat, fold).key for of in self.teachers.values()]
+                teachers = [key_of_network(of, repeat, fold) for of in self.teachers.values()]
                 lesson = {"share": SHARE, "times": TIMES, "others": len(self.others)}
-                key |= {"teachers": of_teachers, "lesson": lesson}
+                key |= {"teachers": teachers, "lesson": lesson}
             return key
 
         def train(repeat: int, fold: Fold, where: str) -> dict[str, Any]:
-            if not learns:
-                return self._teacher(network(configuration, repeat, fold))
-            teachers = [network(of, repeat, fold) for of in self.teachers.values()]
-            return self._student(crossval.in_repeat(configuration, repeat), fold, teachers)
+            try:
+                if not learns:
+                    return self._teacher(network(configuration, repeat, fold))
+                teachers = [network(of, repeat, fold) for of in self.teachers.values()]
+                return self._student(crossval.in_repeat(configuration, repeat), fold, teachers)
+            except TrainingError as error:
+                raise TrainingError(f"{configuration.name}, {where}: {error}") from None
 
         def tell(fold: Fold, where: str, result: Mapping[str, Any]) -> None:
             told = crossval.in_words(result, fold, configuration.recipe)
@@ -166,11 +175,9 @@ class Distill(StoredConfigurations):
 
     def _teacher(self, of_fold: FoldNetwork) -> dict[str, Any]:
         """What a teacher predicts of the fold that is held out; its weights are kept."""
-        start = time.perf_counter()
-        network = of_fold.network()
         return {
-            **self._predicted(network, of_fold.recipe, of_fold.fold),
-            "seconds": time.perf_counter() - start,
+            **self._predicted(of_fold.network(), of_fold.recipe, of_fold.fold),
+            "seconds": of_fold.seconds,
             "best_epoch": of_fold.recipe.epochs,
             "epochs": of_fold.recipe.epochs,
             "images": len(of_fold.fold.train),
@@ -218,17 +225,15 @@ class Distill(StoredConfigurations):
         """
         others = without(self.others, fold.held_out, "train")
         (labelled, labels), (rest, _) = fold.train.to(self.device), others.to(self.device)
-        images = torch.cat([labelled, rest])
+        images = torch.cat([labelled.repeat(TIMES, 1, 1, 1), rest])
+        once = images[(TIMES - 1) * len(labels) :]
         logits = []
         for of_fold in teachers:
             network, recipe = of_fold.network().to(self.device), of_fold.recipe
-            logits.append(predict(network, images, recipe, tta=recipe.tta))
+            logits.append(predict(network, once, recipe, tta=recipe.tta))
         told = torch.sigmoid(torch.from_numpy(np.mean(logits, axis=0))).to(labels)
         targets = SHARE * told[: len(labels)] + (1 - SHARE) * labels
-        return (
-            torch.cat([labelled.repeat(TIMES, 1, 1, 1), rest]),
-            torch.cat([targets.repeat(TIMES), told[len(labels) :]]),
-        )
+        return images, torch.cat([targets.repeat(TIMES), told[len(labels) :]])
 
     def write_results(self) -> None:
         """Write both files of the results, with the average of the teachers that are there."""

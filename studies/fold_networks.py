@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from chestlab.data.folds import Fold
+from chestlab.files import claims
 from chestlab.files.atomic import make_folder
 from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
 from chestlab.runs import crossval
@@ -78,13 +79,21 @@ class FoldNetwork:
             if not train:
                 torch.manual_seed(recipe.seed)
                 return build().eval()
-            weights, seconds = self._train(build, recipe)
             make_folder(self.folder)
-            save_checkpoint(path, {"weights": weights})
-            print(f"{self.where}: {path.stem} in {seconds:.0f} s", flush=True)
+            with claims.turn(path.with_suffix(".claim")):  # of two processes one trains it
+                if not path.exists():
+                    weights, seconds = self._train(build, recipe)
+                    save_checkpoint(path, {"weights": weights, "seconds": seconds})
+                    print(f"{self.where}: {path.stem} in {seconds:.0f} s", flush=True)
         model = build()
         model.load_state_dict(load_checkpoint(path, sealed=True)["weights"])
         return model.eval()
+
+    @property
+    def seconds(self) -> float:
+        """What the training of the stored network took; 0 where an earlier version stored it."""
+        path = self.folder / f"{TRAINED}.pth"
+        return float(load_checkpoint(path, sealed=True).get("seconds", 0.0))
 
     def _train(
         self, build: Callable[[], nn.Module], recipe: Recipe
