@@ -265,17 +265,19 @@ def write_page(folder: Path) -> None:
     write_table(folder / "table.csv", rows)
     if compared:
         write_table(folder / "comparisons.csv", compared)
-    draw(rows, folder / "distill.png", "Experiment 1, alone and taught", summary, oof)
+    heading = "Experiment 1, alone and taught"
+    draw(rows, folder / "distill.png", heading, summary, oof, f", except {TOGETHER}")
     taught = [name for name in STUDENTS if name in oof.logits]
+    lesson = summary["configurations"][taught[0]] if taught else {}
 
     def values(wording: Wording) -> dict[str, Any]:
         return {
             "student": STUDENT,
             "together": TOGETHER,
             "taught": taught,
-            "others": summary["configurations"][taught[0]]["others"] if taught else 0,
-            "share": wording.number(100 * SHARE, ".0f"),
-            "times": TIMES,
+            "others": lesson.get("others", 0),
+            "share": wording.number(100 * lesson.get("share", SHARE), ".0f"),
+            "times": lesson.get("times", TIMES),
             "missing": [name for name in ROWS if name not in oof.logits],
             "rows": [cells(wording, row) for row in rows],
             "compared": [comparison_cells(wording, row) for row in compared],

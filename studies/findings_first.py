@@ -39,7 +39,7 @@ from studies.findings_first_page import PROBE, SHORT, write_page
 from studies.imagenet_chests import refuse_known
 from studies.learned_findings import record_of
 from studies.pretrain_flags import OBJECTIVES
-from studies.probes import Probe, features
+from studies.probes import OF_INPUT, Probe, features
 from studies.stored_configurations import StoredConfigurations, known_first
 from studies.study import add_only, comparison_parser
 
@@ -134,6 +134,7 @@ class FindingsFirst(StoredConfigurations):
     def run(self) -> None:
         """Train what is neither stored nor in the results, then write the pages."""
         self.begin()
+        self._refuse_other_files()
         for (name, objective), start in self.starts.items():
             probe = self._probe(name, start)
             outcome = self.cross_validate_baseline(probe)
@@ -146,6 +147,18 @@ class FindingsFirst(StoredConfigurations):
             self.measure(row.name, configuration, self._about(row, configuration), estimated=False)
         self.finish(write_page)
 
+    def _refuse_other_files(self) -> None:
+        """Raise `InputError` where rows that stay in the results start from another file."""
+        for (network, objective), start in self.starts.items():
+            names = (f"{network}_{objective}", f"{network}_{objective}{SHORT}")
+            for name in set(names) - self.to_train.keys():
+                before = self.configurations.get(name, {}).get("start") or {}
+                if before.get("sha256", start.sha256) != start.sha256:
+                    raise InputError(
+                        f"--pretrained '{start.source}': the row '{name}' of '{self.folder}' "
+                        "starts from another file; give --only both rows, or another --name"
+                    )
+
     def _probe(self, name: str, start: PretrainedWeights) -> Probe:
         """Logistic regression on what the network's last layer takes, before any fine-tuning."""
         _, configuration = self.configuration(name, weights="none")
@@ -153,8 +166,9 @@ class FindingsFirst(StoredConfigurations):
         parameters = parameter_count(model)
         model.set_submodule(last_linear(model), nn.Identity())
         (logistic,) = (known for known in baselines.BASELINES if known.key == "logistic_pixels")
+        of_input = [f"{key}{getattr(configuration.recipe, key)}" for key in OF_INPUT]
         return Probe(
-            f"probe_logistic_{name}_{start.sha256[:12]}",
+            "_".join(["probe_logistic", name, start.sha256[:12], *of_input]),
             f"{name} features + logistic regression",
             build=logistic.build,
             grid=logistic.grid,

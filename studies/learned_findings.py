@@ -91,13 +91,16 @@ def findings_table(starts: Starts) -> list[dict[str, Any]]:
     told = {name: start["val"] for name, start in starts.items() if start.get("val")}
     if not told:
         return []
-    positives = next(iter(told.values()))["positives_per_finding"]
+    counts = [figures["positives_per_finding"] for figures in told.values()]
     published = {**CHEXNET, MEAN: sum(CHEXNET.values()) / len(CHEXNET)}
     rows = []
     for finding in (*FINDINGS, MEAN):
-        row: dict[str, Any] = {"finding": finding, "positive": positives.get(finding, "")}
+        of_files = {count.get(finding, "") for count in counts}
+        row: dict[str, Any] = {"finding": finding, "positive": of_files.pop()}
+        if of_files:  # files of other validation images
+            row["positive"] = ""
         for name, figures in told.items():
-            few = finding != MEAN and positives[finding] < FEWEST
+            few = finding != MEAN and figures["positives_per_finding"][finding] < FEWEST
             row |= _with_ends(name, figures, finding, few)
         rows.append(row | {"chexnet": published[finding]})
     return rows
@@ -185,7 +188,7 @@ def _draw_findings(
     best = max((findings[-1][name] for name in names if findings[-1][name]), default=math.nan)
     images = starts[names[0]]["val"]["n"]
     title = f"Mean AUC of the findings: {best:.3f} on {images:,} validation images"
-    title += f"\n{summary['data']['source']} · patients of the two-class images left out"
+    title += f"\n{summary['data']['source']} · two-class images left out"
     figure = titled_figure(title, body_height=0.9 + 0.3 * len(findings))
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     handles = []

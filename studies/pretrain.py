@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from chestlab.data import phantom, provenance, sources, splits
-from chestlab.data.folds import make_folds, train_and_val
+from chestlab.data.folds import make_folds, train_and_val, warn_without_patients
 from chestlab.evaluation.tasks import FindingsTask
 from chestlab.files.atomic import atomic_write, check_writable, write_csv
 from chestlab.files.checkpoint import save_checkpoint
@@ -319,7 +319,9 @@ def _held_out(data: splits.TwoClassData, options: argparse.Namespace) -> splits.
     """The two-class images that ``--exclude-fold`` names: of one fold, or all."""
     fold, k = options.exclude_fold
     if fold == "all":
-        return train_and_val(data)
+        pool = train_and_val(data)
+        warn_without_patients(pool)
+        return pool
     chosen = make_folds(data, k, options.folds_over)[fold - 1]
     return chosen.val if chosen.held_out is None else chosen.held_out
 
@@ -327,7 +329,8 @@ def _held_out(data: splits.TwoClassData, options: argparse.Namespace) -> splits.
 def without(images: splits.Split, held_out: splits.Split, split: str) -> splits.Split:
     """The images that are of no patient in ``held_out``.
 
-    Where the source names no patients, the images that are not in ``held_out`` themselves.
+    Where the source names no patients, the images that are not in ``held_out`` themselves, nor have
+    the file name of one.
 
     Args:
         images: of one split of the source.
@@ -340,6 +343,9 @@ def without(images: splits.Split, held_out: splits.Split, split: str) -> splits.
         excluded = np.isin(
             images.index, provenance.record([("train", held_out)])["rows"].get(split, [])
         )
+        if images.names is not None and held_out.names is not None:
+            keys = splits.image_keys(held_out.names)
+            excluded |= np.isin(splits.image_keys(images.names), keys)
     rest = images.take(~excluded)
     if provenance.overlap(provenance.record([(split, rest)]), "train", held_out, by_patient=True):
         raise RuntimeError("images of the fold left out are still there")

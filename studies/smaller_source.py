@@ -13,7 +13,7 @@ from chestlab.files.errors import InputError
 from studies.stored_results import read_results
 from studies.study import interval_columns
 
-SAME = ("kind", "model", "recipe", "start", "share")  # of an entry in both studies
+SAME = ("kind", "model", "recipe", "start", "share", "device")  # of an entry in both studies
 
 
 def gains_over_smaller_sources(

@@ -57,8 +57,12 @@ def draw(
     heading: str,
     summary: Mapping[str, Any],
     oof: OutOfFold,
+    but: str = "",
 ) -> None:
-    """Draw AUC and accuracy of the rows of `table`; ``heading`` says what is compared."""
+    """Draw AUC and accuracy of the rows of `table`.
+
+    ``heading`` says what is compared, ``but`` which rows are no single networks.
+    """
     from chestlab.reporting.study_plots import draw_estimates
 
     draw_estimates(
@@ -66,7 +70,7 @@ def draw(
         path,
         title=f"{heading}\n{summary['data']['source']} · train + val n = {len(oof.labels)}, "
         f"{summary['repeats']} x {summary['folds']} choice folds",
-        caption="Means of single networks. Bars: 95 % intervals over patients"
+        caption=f"Means of single networks{but}. Bars: 95 % intervals over patients"
         f"{' and repeats' if summary['repeats'] > 1 else ''}. Accuracy at a probability of 0.5.",
     )
 

@@ -82,11 +82,12 @@ class StoredConfigurations(Study):
             estimated: store a row of the same weights with batch-norm statistics estimated anew as
                 well, where there are any.
         """
-        before = self.configurations.get(name, {})
-        if all(before.get(key) == value for key, value in about.items()):
+        before, seed = self.configurations.get(name, {}), configuration.recipe.seed
+        same = all(before.get(key) == value for key, value in about.items())
+        if same and before.get("seed", seed) == seed:  # rows of earlier versions do not tell it
             return
         outcome = self.cross_validate(configuration, share)
-        about = {**about, "device": self.device.type, "torch": torch.__version__}
+        about = {**about, "seed": seed, "device": self.device.type, "torch": torch.__version__}
         about |= {key: getattr(outcome, key) for key in ("seconds", "images", "best_epoch")}
         self.evaluated(name, about, outcome.logits)
         rows: dict[str, Row] = {name: (about, outcome.logits)}

@@ -391,6 +391,7 @@ def write_readme(
         f"{template}.md.j2",
         TEMPLATES,
         about=about,
+        again=goes_on(folder, template, about),
         seeds=", ".join(str(first_seed + repeat) for repeat in range(about["repeats"])),
         resamples=f"{images['resamples']:,}",
         warnings=[warning_in(language, text) for text in images["warnings"]],
@@ -398,6 +399,20 @@ def write_readme(
         **values,
     )
     atomic_write(folder / page, text)
+
+
+def goes_on(folder: Path, template: str, about: Mapping[str, Any]) -> str:
+    """The command that goes on with a study's results; ``template`` as of `write_readme`."""
+    study = template.partition(".")[0]
+    source = about.get("data", {}).get("source", "")
+    words = [f"python -m studies.{study}"]
+    if sources.is_file_name(source):
+        words.append(f"--data {source}")
+    if study == "findings_first":
+        words.append("--pretrained FILE")
+    if about.get("folds", FOLDS.default) != FOLDS.default:
+        words.append(f"--folds {about['folds']}")
+    return " ".join([*words, f"--repeats {about['repeats']} --name {folder.name}"])
 
 
 def about_images(oof: OutOfFold) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def warn_without_patients(split: Split) -> None:
     if split.patients is None:
         print(
             "WARNING: patients are unknown: images of one patient may be in several folds, "
-            "and among those that --related on adds",
+            "and among those that --related on and pre-training add",
             file=sys.stderr,
         )
 

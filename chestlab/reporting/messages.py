@@ -48,19 +48,21 @@ MESSAGES: dict[str, tuple[str, str]] = FRONT_MESSAGES | {
         "Pengaruh setiap opsi: {net}, resep {recipe}",
     ),
     "ablation": (
-        "What each switch changes, with it less without it, whichever of the two recipe "
-        "{recipe_name} has, on {source}, by {repeats} x {folds}-fold cross-validation "
-        "over train and val, grouped by patient, on the choice folds: recipes are chosen on them, "
-        "so no figure here is to be quoted as a result. Paired, with 95 % intervals; means of "
-        "single networks. Verdicts are on the AUC, {comparisons} comparisons, without and with "
-        "Holm's correction for their number; detectable is the true gain that 80 % of such "
+        "What each switch changes: figures with it less those without it, also where the base "
+        "(recipe {recipe_name}) has it already. On {source}, by {repeats} x {folds}-fold "
+        "cross-validation over train and val, grouped by patient, on the choice folds: "
+        "recipes are chosen on them, so no figure here is to be quoted as a result. Paired, with "
+        "95 % intervals; means of single networks. Verdicts are on the AUC, {comparisons} "
+        "comparisons, without and with Holm's correction for their number (supported: the switch "
+        "raises it, refuted: lowers it); detectable is the true gain that 80 % of such "
         "experiments would find. Details:",
         "Hasil dengan setiap opsi dikurangi hasil tanpa opsi itu, pada {source}, dengan validasi "
         "silang {folds} fold yang diulang {repeats} kali pada data latih dan validasi, "
         "dikelompokkan per pasien. Resep dasarnya {recipe_name}. Fold ini adalah fold pemilihan: "
         "resep dipilih dengannya, sehingga angka di sini bukan hasil yang boleh dikutip. Selisih "
         "berpasangan dengan selang 95 %; rerata jaringan tunggal. Putusan menurut AUC, "
-        "{comparisons} perbandingan, tanpa dan dengan koreksi Holm untuk banyaknya perbandingan; "
+        "{comparisons} perbandingan, tanpa dan dengan koreksi Holm untuk banyaknya perbandingan "
+        "(didukung: opsi itu menaikkannya, ditolak: menurunkannya); "
         '"terdeteksi" adalah kenaikan sebenarnya yang akan ditemukan oleh 80 % percobaan '
         "seperti ini. Selengkapnya:",
     ),

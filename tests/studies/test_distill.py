@@ -1,7 +1,10 @@
 """Distillation: what students learn, whom no network of a fold knows, and the pages."""
 
 import csv
+import dataclasses
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -158,6 +161,40 @@ def test_teachers_of_another_recipe_teach_anew(command, monkeypatch):
     command("--only", "distilled")
     _, after = read_results(folder, "distill", "configurations")
     assert not np.allclose(before.logits["distilled"], after.logits["distilled"], atol=1e-3)
+
+
+def test_another_evaluation_of_teachers_or_student_is_measured_anew(command, monkeypatch):
+    folder = command("--only", "first", "distilled")
+    for changed in (0, 1):
+        frozen = list(distill.FROZEN)
+        frozen[changed] = dataclasses.replace(
+            frozen[changed], changes={**frozen[changed].changes, "tta": "flip"}
+        )
+        _, before = read_results(folder, "distill", "configurations")
+        monkeypatch.setattr(distill, "FROZEN", tuple(frozen))
+        command("--only", "first", "distilled")
+        _, after = read_results(folder, "distill", "configurations")
+        assert not np.allclose(before.logits["distilled"], after.logits["distilled"], atol=1e-4)
+        same = np.allclose(before.logits["first"], after.logits["first"], atol=1e-4)
+        assert same == (changed == 1)
+        monkeypatch.setattr(distill, "FROZEN", (distill.FROZEN[0], distill.FROZEN[1]))
+
+
+def test_of_two_processes_one_trains_a_teacher(flags, monkeypatch):
+    study = distill.Distill(distill.parser().parse_args(flags), StopSignals())
+    of_fold = FoldNetwork(study, study.teachers["second"], 0, 1)
+    fit, trained = FoldNetwork._train, []
+
+    def slow(self, *arguments):
+        trained.append(1)
+        time.sleep(0.5)
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(FoldNetwork, "_train", slow)
+    with ThreadPoolExecutor(2) as pool:
+        networks = list(pool.map(lambda _: of_fold.network().state_dict(), range(2)))
+    assert len(trained) == 1 and of_fold.seconds > 0
+    assert all(torch.equal(value, networks[1][name]) for name, value in networks[0].items())
 
 
 def test_a_source_without_other_images_or_patients_can_be_learned_of(flags, phantom_npz):

@@ -159,6 +159,23 @@ def test_the_probe_is_logistic_regression_on_what_the_last_layer_takes(command, 
     assert max(np.corrcoef(fit, stored)[0, 1] for fit in fits) > 0.999
 
 
+def test_rows_of_two_files_are_not_mixed_in_one_table(command, file, tmp_path, trained, capsys):  # noqa: F811
+    command("--pretrained", file)
+    state = load_checkpoint(file)
+    save_checkpoint(tmp_path / "longer_final.pth", {**state, "epoch": 7})
+    with pytest.raises(SystemExit) as end:
+        command("--pretrained", "longer_final.pth", "--only", NAME + SHORT)
+    assert end.value.code == 2
+    told = f"--pretrained 'longer_final.pth': the row '{NAME}' of "
+    assert told in capsys.readouterr().err
+    before = len(trained)
+    folder = command("--pretrained", "longer_final.pth")
+    assert len(trained) == before + 2 * 2 * 3  # rows that start there, repeats, folds
+    assert "in 7 epochs in batches of 8" in (folder / "README.md").read_text()
+    assert "the source names no patients" in (folder / "README.md").read_text()
+    assert "sumber data tidak menyebut pasien" in (folder / "README.id.md").read_text()
+
+
 @pytest.mark.parametrize("damage", ["network", "objective", "unknown", "twice", "seen"])
 def test_other_files_are_refused_in_one_line(command, file, tmp_path, capsys, damage):
     state = load_checkpoint(file)

@@ -178,6 +178,28 @@ def test_what_the_results_hold_is_not_trained_again_but_a_changed_recipe_is(
     assert len(read_looks(folder.parent.parent / "phantom" / FILE_NAME)) == 3
 
 
+def test_another_seed_of_the_same_recipe_is_trained_anew(
+    command,
+    tiny_networks,  # noqa: F811
+    trained,  # noqa: F811
+    monkeypatch,
+):
+    folder = command("--only", "first")
+    stored = json.loads((folder / "fresh_folds.json").read_text())
+    number, before = len(trained), (folder / "oof.csv").read_text()
+    recipe = tiny_networks.recipes["report"]
+    assert stored["configurations"]["first"]["seed"] == recipe.seed
+    monkeypatch.setitem(
+        tiny_networks.recipes, "report", dataclasses.replace(recipe, seed=recipe.seed + 100)
+    )
+    command("--only", "first")
+    assert len(trained) == 2 * number and (folder / "oof.csv").read_text() != before
+    del stored["configurations"]["first"]["seed"]  # as an earlier version wrote it
+    (folder / "fresh_folds.json").write_text(json.dumps(stored))
+    command("--only", "first")
+    assert len(trained) == 2 * number
+
+
 def test_a_configuration_that_is_frozen_no_more_stays_in_the_results(
     command,
     trained,  # noqa: F811

@@ -404,6 +404,19 @@ def test_of_a_source_without_names_the_images_themselves_are_left_out(phantom_np
         assert len(own) > 5
 
 
+def test_images_with_the_file_name_of_one_held_out_go_where_names_tell_no_patient(phantom_npz):
+    images = sources.load(str(phantom_npz), findings=True).train
+    named = dataclasses.replace(images, names=np.array([f"{n % 20}.png" for n in range(70)]))
+    held_out = named.take(np.arange(3))
+    rest = pretrain.without(named, held_out, "train")
+    assert list(rest.index) == [n for n in range(70) if n % 20 > 2]
+
+
+def test_unknown_patients_are_told_where_all_folds_are_left_out(start, phantom_npz):
+    _, told = start("--data", phantom_npz, *SMALL, *CHEAP, "--exclude-fold", "all")
+    assert "among those that --related on and pre-training add" in told
+
+
 def test_of_the_real_images_every_patient_of_a_fold_goes(real_npz):
     two, all_ = (sources.load(str(real_npz), findings=f) for f in (False, True))
     for part in make_folds(two, 5, "train+val"):
