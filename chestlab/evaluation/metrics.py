@@ -135,19 +135,26 @@ def bootstrap_intervals(
 
     Returns:
         ``accuracy`` and ``auc``, each [low, high]; resamples without both classes are left out
-        of the AUC's. ``accuracy_error`` and ``auc_error``: see `bootstrap.monte_carlo_error`.
+        of the AUC's. ``over_constant``: [low, high] of the accuracy less that of always answering
+        0, and 1, paired by image. ``accuracy_error`` and ``auc_error``: see
+        `bootstrap.monte_carlo_error`.
     """
     labels, correct = np.asarray(labels), np.asarray(correct, np.float64)
     drawn = [
-        (weighted_mean(correct, weights), weighted_auc(labels, scores, weights))
+        (
+            weighted_mean(correct, weights),
+            weighted_auc(labels, scores, weights),
+            *(weighted_mean(correct - (labels == constant), weights) for constant in (0, 1)),
+        )
         for weights in weight_blocks(len(labels), groups, resamples)
     ]
-    accuracy, auc = np.concatenate(drawn, axis=1)
+    accuracy, auc, *over_constant = np.concatenate(drawn, axis=1)
     return {
         "accuracy": percentile_interval(accuracy),
         "accuracy_error": monte_carlo_error(accuracy),
         "auc": percentile_interval(auc),
         "auc_error": monte_carlo_error(auc),
+        "over_constant": [percentile_interval(gain) for gain in over_constant],
     }
 
 
@@ -256,13 +263,14 @@ def evaluate_probabilities(
         groups: (N,) patient of each image, the unit of the bootstrap; None: the image.
 
     Returns:
-        ``n, loss, accuracy, accuracy_ci95, accuracy_ci95_error, auc, auc_ci95, auc_ci95_error,
-        sensitivity, specificity, balanced_accuracy, f1, brier, confusion`` with ``confusion`` as
-        [[TN, FP], [FN, TP]] and ``loss`` the mean binary cross-entropy in nats, without weights
-        or smoothing; ``.._error`` are of `bootstrap.monte_carlo_error`. Where patients are known,
-        also ``patients``, ``effective_patients`` (of `effective_patients`) and
-        ``most_images_of_a_patient``. ``auc``, its interval and error are None where the
-        probabilities differ by less than float noise.
+        ``n, loss, accuracy, accuracy_ci95, accuracy_ci95_error, gain_over_constant_ci95, auc,
+        auc_ci95, auc_ci95_error, sensitivity, specificity, balanced_accuracy, f1, brier,
+        confusion`` with ``confusion`` as [[TN, FP], [FN, TP]] and ``loss`` the mean binary
+        cross-entropy in nats, without weights or smoothing; ``.._error`` are of
+        `bootstrap.monte_carlo_error`, ``gain_over_constant_ci95`` of `bootstrap_intervals`, by
+        label. Where patients are known, also ``patients``, ``effective_patients`` (of
+        `effective_patients`) and ``most_images_of_a_patient``. ``auc``, its interval and error are
+        None where the probabilities differ by less than float noise.
     """
     labels = np.asarray(labels).astype(np.int64)
     probabilities = np.asarray(probabilities, np.float64)
@@ -280,6 +288,7 @@ def evaluate_probabilities(
         "accuracy": float(correct.mean()),
         "accuracy_ci95": intervals["accuracy"],
         "accuracy_ci95_error": intervals["accuracy_error"],
+        "gain_over_constant_ci95": intervals["over_constant"],
         "auc": roc_auc(labels, probabilities),
         "auc_ci95": intervals["auc"],
         "auc_ci95_error": intervals["auc_error"],

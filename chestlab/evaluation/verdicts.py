@@ -324,7 +324,10 @@ def verdicts(gains: Sequence[Estimate], claims: Sequence[tuple[float, float]]) -
     corrected = zip(holm(of_gain), holm(of_claim), strict=True)
     return [
         Verdict(
-            _decide(gain.value, claim, p, p_claim), p, _decide(gain.value, claim, *after), after[0]
+            _decide(gain.value, claim, p, p_claim),
+            p,
+            _decide(gain.value, claim, *after),
+            after[1] if gain.value < min(claim[0], 0) else after[0],  # of what may be refuted
         )
         for gain, claim, p, p_claim, after in zip(
             gains, claims, of_gain, of_claim, corrected, strict=True

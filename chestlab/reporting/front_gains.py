@@ -43,6 +43,10 @@ class Gains:
             rows = _rows_of(folder / "table.csv")
             studies += bool(rows)
             for row in rows:
+                if (
+                    row["kind"] == "together"
+                ):  # made of winners on the same folds: its p is too small
+                    continue
                 values = self._switch(folder, row)
                 known = (values["net"], values["switch"]) in of_fresh
                 if row.get("verdict_holm") == "supported" and not known:
@@ -65,8 +69,6 @@ class Gains:
             recipes = {"name": f"`{name.removeprefix('recipe ')}`"}
             recipes["base"] = f"`{about['recipe_name']}`"
             switch = self.wording.say("switch_recipe", **recipes)
-        elif row["kind"] == "together":
-            switch = self.wording.say("all_winners")
         if about.get("recipe_changes"):
             switch = self.wording.say("switch_in", switch=switch, recipe=self._recipe(about))
         return {"net": self._numbered_net(about["net"]), "switch": switch}

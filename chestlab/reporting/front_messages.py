@@ -85,9 +85,18 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "percobaan pun; yang tertinggi {name} ({of}).",
     ),
     "test_missed": (
-        "**On test no run reaches {goal}:** the highest of all {n} runs is {name}, on {of}.",
+        "**On test no run reaches {goal}:** the highest of all {n} runs is {name}, on {of}; "
+        "{looks}.",
         "**Pada data uji belum ada yang mencapai {goal}:** yang tertinggi dari semua {n} "
-        "percobaan adalah {name}, pada {of}.",
+        "percobaan adalah {name}, pada {of}; {looks}.",
+    ),
+    "best_of_runs": (
+        "Of {n} runs these are the highest, which is optimistic as well.",
+        "Itu yang tertinggi dari {n} percobaan, yang juga membuatnya optimistis.",
+    ),
+    "looks_in_sentence": (
+        "recorded evaluations of these images: {n}",
+        "evaluasi atas citra ini yang tercatat: {n}",
     ),
     "goal_inside": (
         "{goal} lies within the interval: so few images neither show nor exclude it.",
@@ -104,8 +113,8 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     ),
     "experiment_in_sentence": ("experiment {number} ({name})", "eksperimen {number} ({name})"),
     "test_reached": (
-        "**On test {goal} is reached** by {names}, on {of}.",
-        "**Pada data uji {goal} dicapai** oleh {names}, pada {of}.",
+        "**On test {goal} is reached** by {names}, on {of}; {looks}.",
+        "**Pada data uji {goal} dicapai** oleh {names}, pada {of}; {looks}.",
     ),
     "helped": (
         "**What helped**, after Holm's correction for the number of comparisons in each study "
@@ -157,13 +166,20 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
     "head_val_selected": ("val accuracy,<br>as selected", "akurasi validasi,<br>hasil pemilihan"),
     "head_test_acc": ("test accuracy", "akurasi uji"),
     "not_measured": ("not measured yet", "belum diukur"),
+    "decided_there": (
+        "This average was added when the figures of its networks there were known, one of which "
+        "had its learning rate lowered after a training had failed there.",
+        "Rerata ini ditambahkan setelah angka jaringannya di sana diketahui, dan learning rate "
+        "salah satunya diturunkan setelah satu pelatihan di sana gagal.",
+    ),
     "below_front": (
-        "In brackets: 95 % intervals, resampling {unit}; on fresh folds they include the "
-        "variance between trainings, elsewhere they are of networks as trained once. ±: standard "
-        'deviation over seeds. "As selected": the same images chose epoch or threshold.',
-        "Dalam kurung: selang 95 % dengan bootstrap per {unit}; pada fold baru termasuk varians"
-        " antarpelatihan, di kolom lain hanya untuk jaringan hasil satu kali latih. ±: simpangan "
-        'baku antarseed. "Hasil pemilihan": epoch atau ambang dipilih dengan citra yang sama.',
+        "In brackets: 95 % intervals, resampling {unit}; on fresh folds, if repeated, they include "
+        "the variance between trainings, elsewhere they are of networks as trained once. ±: "
+        'standard deviation over seeds. "As selected": the same images chose epoch or threshold.',
+        "Dalam kurung: selang 95 % dengan bootstrap per {unit}; pada fold baru, bila diulang, "
+        "termasuk varians antarpelatihan, di kolom lain hanya untuk jaringan hasil satu kali "
+        'latih. ±: simpangan baku antarseed. "Hasil pemilihan": epoch atau ambang dipilih dengan '
+        "citra yang sama.",
     ),
     "bold": (
         "**Bold**: the highest of its column, and the interval of its difference to every other "

@@ -53,6 +53,7 @@ class FrontPage:
         fresh: study on fresh folds of them, or None.
         seeds: studies of several seeds on them.
         ablations: folders of studies of switches on them.
+        looks: how often networks were evaluated on their test images.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class FrontPage:
         fresh: FreshFolds | None,
         seeds: Sequence[Seeds],
         ablations: Sequence[Path],
+        looks: int,
     ) -> None:
+        self.looks = looks
         self.wording, self.results_dir, self.page_dir = wording, results_dir, page_dir
         self.runs, self.fresh, self.ablations = runs, fresh, ablations
         rows = table_rows(wording, page_dir, runs, fresh, seeds)
@@ -128,6 +131,8 @@ class FrontPage:
             if rows:
                 names = self.wording.listed(map(self._name, rows))
                 text += f" {say(key, others=names, n=len(leads))}"
+        if best.fresh and fresh.configurations[best.fresh].get("decided_here"):
+            text += f" {say('decided_there')}"
         unmeasured = sum(row.fresh is None and row.kind == "network" for row in self.rows)
         return f"{text} {say('unmeasured', n=unmeasured)}" if unmeasured else text
 
@@ -159,7 +164,9 @@ class FrontPage:
         say, of = self.wording.say, self._images("val")
         reached, best = self._by_accuracy("val")
         key = "goal_reached" if reached else "goal_missed"
-        return say(key, goal=self._goal(), names=reached, name=best, of=of)
+        text = say(key, goal=self._goal(), names=reached, name=best, of=of)
+        n = len(self._sorted_by_accuracy("val"))
+        return f"{text} {say('best_of_runs', n=n)}" if reached and n > 1 else text
 
     def _goal_on_test(self) -> str:
         if not any("test" in run.predictions for run in self.runs):
@@ -168,7 +175,10 @@ class FrontPage:
         key, of = "test_reached" if reached else "test_missed", self._images("test")
         known = [run.metrics["test"] for run in self._sorted_by_accuracy("test")]
         values = {"goal": self._goal(), "names": reached, "name": best, "of": of}
-        text = self.wording.say(key, **values, n=len(known))
+        looks = self.wording.say("looks_in_sentence", n=self.looks)
+        text = self.wording.say(key, **values, n=len(known), looks=looks)
+        if reached and len(known) > 1:
+            text += f" {self.wording.say('best_of_runs', n=len(known))}"
         highest = [of for of in known if of["accuracy"] == known[0]["accuracy"]]
         if reached or not all(of.get("accuracy_ci95") for of in highest):
             return text

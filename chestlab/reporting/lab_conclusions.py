@@ -11,6 +11,8 @@ ORIGINAL_PIXELS = 1024  # side of NIH's images, Wang et al., CVPR 2017
 
 THRESHOLD_STEP = 0.01  # of the thresholds that are tried
 
+FEW = 30  # patients, or images, below which intervals are said to be too narrow
+
 LIMITS = {
     "generated": Topic(
         ("phantom",),
@@ -52,6 +54,24 @@ LIMITS = {
                 "angka seperti ini; perbandingan berpasangan dapat menunjukkan lebih banyak "
                 "(`python visualize.py pair RUN RUN`).",
             ),
+        ),
+    ),
+    "few": Topic(
+        ("accuracy_width_points", "units", "unit"),
+        (
+            Rule(
+                lambda f: f["units"] < FEW,
+                "These intervals are too narrow, because the {final} images are of only "
+                "{units:,} {unit}: resamples of so few are too much alike. Were every answer "
+                "right, their interval would have no width; the exact one would begin at "
+                "{exact_low:.1%}. What is said above of intervals holds with this reservation.",
+                "Selang ini terlalu sempit, karena citra {final} hanya berasal dari {units:,} "
+                "{unit}: pengambilan ulang dari jumlah sekecil itu terlalu mirip. Andai semua "
+                "jawaban benar, selangnya tidak memiliki lebar, sedangkan selang eksaknya mulai "
+                "dari {exact_low:.1%}. Pernyataan tentang selang di atas berlaku dengan catatan "
+                "ini.",
+            ),
+            Rule(always, "", ""),
         ),
     ),
     "unit": Topic(
@@ -189,7 +209,7 @@ LIMITS = {
 
 CONCLUSION = {
     "better": Topic(
-        ("accuracy_low", "constant_accuracy", "majority"),
+        ("lead_low", "constant_accuracy", "majority"),
         (
             Rule(
                 lambda f: "auc_low" not in f,
@@ -199,22 +219,25 @@ CONCLUSION = {
                 "mendapat keluaran yang sama.",
             ),
             Rule(
-                lambda f: f["accuracy_low"] > f["constant_accuracy"] and f["auc_low"] > 0.5,
+                lambda f: f["lead_low"] > 0 and f["auc_low"] > 0.5,
                 "**Better than always answering {majority}: supported.** On the {final} images the "
-                "intervals of accuracy and AUC both lie above what this answer would give "
-                "({constant_accuracy:.1%} and 0.5).",
+                "accuracy is {lead_points:.1f} points ({lead_low:.1f} to {lead_high:.1f}) above "
+                "that answer's {constant_accuracy:.1%}, and the interval of the AUC lies above "
+                "0.5.",
                 "**Lebih baik daripada selalu menjawab {majority}: didukung.** Pada citra {final}, "
-                "selang akurasi dan selang AUC sama-sama berada di atas nilai untuk jawaban "
-                "tersebut ({constant_accuracy:.1%} dan 0,5).",
+                "akurasinya {lead_points:.1f} poin ({lead_low:.1f} s.d. {lead_high:.1f}) di atas "
+                "{constant_accuracy:.1%} dari jawaban tersebut, dan selang AUC berada di atas 0,5.",
             ),
             Rule(
                 lambda f: f["auc_low"] > 0.5,
                 "**Better than always answering {majority}: supported by the AUC alone.** Its "
-                "interval on the {final} images lies above 0.5, but that of the accuracy, from "
-                "{accuracy_low:.1%}, does not lie above {constant_accuracy:.1%}.",
+                "interval on the {final} images lies above 0.5, but the accuracy's difference to "
+                "that answer, {lead_points:+.1f} points ({lead_low:+.1f} to {lead_high:+.1f}), may "
+                "be chance.",
                 "**Lebih baik daripada selalu menjawab {majority}: hanya didukung oleh AUC.** "
-                "Pada citra {final}, selang AUC berada di atas 0,5, tetapi selang akurasi, mulai "
-                "dari {accuracy_low:.1%}, tidak berada di atas {constant_accuracy:.1%}.",
+                "Pada citra {final}, selang AUC berada di atas 0,5, tetapi selisih akurasinya dari "
+                "jawaban itu, {lead_points:+.1f} poin ({lead_low:+.1f} s.d. {lead_high:+.1f}), "
+                "mungkin kebetulan.",
             ),
             Rule(
                 always,

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from chestlab.data.splits import CLASS_NAMES, SPLITS
-from chestlab.evaluation.metrics import calibration, effective_patients
+from chestlab.evaluation.metrics import bootstrap_intervals, calibration, effective_patients
 from chestlab.evaluation.tasks import GOAL
+from chestlab.files.run_files import results_dir_of
 from chestlab.reporting.messages import MESSAGES
 from chestlab.reporting.stored_runs import StoredRun, network_name, read_patients
 
@@ -98,11 +99,25 @@ def facts_of(
         "epoch_chosen": (metrics.get("recipe") or {}).get("monitor", "last") != "last",
         "looks": looks,
         "patients": None if patients is None else patients.number,
+        **_unit_facts(metrics, patients),
         **_data_facts(metrics),
         **_training_facts(metrics, history),
         **_evaluation_facts(run),
     }
     return {key: value for key, value in facts.items() if _is_known(value)}
+
+
+def _unit_facts(metrics: Mapping[str, Any], patients: Patients | None) -> dict[str, float]:
+    """How many patients or images are resampled, and the exact interval of as many right ones.
+
+    Clopper and Pearson, https://doi.org/10.1093/biomet/26.4.404.
+    """
+    n = metrics[final_split(metrics)]["n"]
+    if metrics.get("bootstrap_unit") == "patient":
+        if patients is None:
+            return {}
+        n = patients.number
+    return {"units": n, "exact_low": 0.025 ** (1 / n)}
 
 
 def _model(run: StoredRun) -> str:
@@ -246,6 +261,7 @@ def _evaluation_facts(run: StoredRun) -> dict[str, Any]:
         "accuracy": figures["accuracy"],
         **_interval("accuracy", figures),
         "constant_accuracy": ((tn + fp, fn + tp)[majority]) / figures["n"],
+        **_lead_over_constant(run, final, majority),
         "val_accuracy": val["accuracy"],
         "sensitivity": figures["sensitivity"],
         "specificity": figures["specificity"],
@@ -263,6 +279,22 @@ def _evaluation_facts(run: StoredRun) -> dict[str, Any]:
     if train is not None and "accuracy" in train and run.kind == "network":
         facts |= _fit_facts(train, val, metrics)
     return facts | _gain_facts(metrics)
+
+
+def _lead_over_constant(run: StoredRun, final: str, constant: int) -> dict[str, float]:
+    """Accuracy less that of always answering ``constant``, in points, with its interval.
+
+    Paired by image; resampled by patient where the run, or a list of names, tells them.
+    """
+    predictions, correct = run.predictions[final], run.correct(final)
+    stored = run.metrics[final].get("gain_over_constant_ci95")
+    if stored is None:  # by an earlier version
+        patients = read_patients(results_dir_of(run.folder), run, final)
+        p, labels = predictions.probabilities, predictions.labels
+        stored = bootstrap_intervals(correct, labels, p, patients)["over_constant"]
+    low, high = stored[constant]
+    lead = correct.mean() - (predictions.labels == constant).mean()
+    return {"lead_points": 100 * lead, "lead_low": 100 * low, "lead_high": 100 * high}
 
 
 def _out_of_fold_facts(metrics: Mapping[str, Any]) -> dict[str, Any]:

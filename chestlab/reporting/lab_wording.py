@@ -67,5 +67,6 @@ class _Shown:
         if isinstance(self.value, str):
             return escaped(self.value)
         if form.endswith("%"):
-            return f"{self.wording.number(100 * self.value, form[:-1] + 'f')} %"
+            decimals = int(form.removeprefix(".")[:-1])
+            return self.wording.percent(self.value, decimals)
         return self.wording.number(self.value, form)

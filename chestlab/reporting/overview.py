@@ -19,7 +19,7 @@ from chestlab.files.run_files import STUDIES
 from chestlab.reporting.details import by_source, details_page
 from chestlab.reporting.fresh_results import FreshFolds, read_fresh_folds, read_seeds
 from chestlab.reporting.front_page import FrontPage
-from chestlab.reporting.look_tables import all_looks, image_set_of
+from chestlab.reporting.look_tables import all_looks, image_set_of, looks_at_images_of
 from chestlab.reporting.messages import LANGUAGES, MESSAGES
 from chestlab.reporting.page import Wording, escaped, link, render
 from chestlab.reporting.stored_runs import StoredRun, data_key, read_runs
@@ -129,7 +129,10 @@ class _Report:
         keys = {run.data_key for run in main}
         seeds = [study for study in self.seeds if data_key(study.about["data"]) in keys]
         ablations = [path for path in studies if _sha256_of(path / "ablation.json") in keys]
-        return FrontPage(self.wording, self.results_dir, folder, main, fresh, seeds, ablations)
+        looks = len(looks_at_images_of(main, self.looks))
+        return FrontPage(
+            self.wording, self.results_dir, folder, main, fresh, seeds, ablations, looks
+        )
 
     def _front(
         self,

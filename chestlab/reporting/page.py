@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chestlab.evaluation.tasks import GOAL
 from chestlab.evaluation.verdicts import ALPHA
 from chestlab.reporting.messages import LANGUAGES, MESSAGES
 from chestlab.reporting.numbers import readable_number
@@ -79,9 +80,13 @@ class Wording:
             decimals += 1
         return self.number(p, f".{decimals}f")
 
-    def percent(self, value: float) -> str:
-        """A fraction in 0..1 in percent."""
-        return f"{self.number(100 * value, '.1f')} %"
+    def percent(self, value: float, decimals: int = 1) -> str:
+        """A fraction in 0..1 in percent, with more decimals if they tell which side of `GOAL`."""
+        while np.isfinite(value) and (round(100 * value, decimals) >= 100 * GOAL) != (
+            value >= GOAL
+        ):
+            decimals += 1
+        return f"{self.number(100 * value, f'.{decimals}f')} %"
 
     def interval(self, ends: Sequence[float] | None, form: str = ".3f", factor: float = 1) -> str:
         """``(low to high)``, both times ``factor``; empty where there is no interval."""

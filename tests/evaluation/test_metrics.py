@@ -132,11 +132,16 @@ def test_intervals_equal_those_of_a_naive_bootstrap(predictions, grouped):
     units = np.arange(len(labels)) if groups is None else groups
     unique = np.unique(units)
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    accuracies, aucs = [], []
+    accuracies, aucs, gains = [], [], ([], [])
     for drawn in rng.integers(0, len(unique), (resamples, len(unique))):
         rows = np.concatenate([np.flatnonzero(units == unit) for unit in unique[drawn]])
         accuracies.append(correct[rows].mean())
         aucs.append(reference.roc_auc_score(labels[rows], logits[rows]))
+        for answer in (0, 1):
+            gains[answer].append(correct[rows].mean() - (labels[rows] == answer).mean())
+    for answer in (0, 1):
+        wanted = np.percentile(gains[answer], [2.5, 97.5])
+        assert fast["over_constant"][answer] == pytest.approx(wanted)
     assert fast["accuracy"] == pytest.approx(np.percentile(accuracies, [2.5, 97.5]))
     assert fast["auc"] == pytest.approx(np.percentile(aucs, [2.5, 97.5]))
 

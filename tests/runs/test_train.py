@@ -88,6 +88,7 @@ def test_metrics_json_has_the_promised_keys_and_types(finished, phantom_npz):
             "accuracy",
             "accuracy_ci95",
             "accuracy_ci95_error",
+            "gain_over_constant_ci95",
             "auc",
             "auc_ci95",
             "auc_ci95_error",
