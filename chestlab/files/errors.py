@@ -31,8 +31,12 @@ class InputError(ValueError):
         return [f"error: {self}"]
 
 
-# Words in the RuntimeError of the allocators of CUDA, MPS and the CPU, on Linux and on Windows.
-NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
+# Words in the RuntimeError of the allocators of CUDA, MPS and the CPU, on Linux and on Windows, and
+# of cuDNN and cuBLAS where they get no memory to work in.
+NO_MEMORY = re.compile(
+    "out of memory|can't allocate memory|not enough memory|unable to find an engine to execute"
+    "|ALLOC(ATION)?_FAILED"
+)
 
 PACKAGE = Path(__file__).resolve().parent.parent
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
+from chestlab.training.device import memory_errors
 from chestlab.training.graph_check import StepState, largest_error
 
 WARM_UP = 3  # steps before the capture; the first ones load libraries and make the moments
@@ -106,13 +107,15 @@ class StepGraph:
         """A replay that must equal the same step without a graph, up to rounding."""
         start, reason = self._state(), ""
         try:
-            with self._own_stream():
-                eager_loss = step(rows)[0].cpu()
-            eager = self._state(), eager_loss
-            start.restore()
-            results = self._replay(graph, rows)
-            kind, self.error = largest_error(start, eager, (self._state(), results[0].cpu()))
+            with memory_errors():
+                with self._own_stream():
+                    eager_loss = step(rows)[0].cpu()
+                eager = self._state(), eager_loss
+                start.restore()
+                results = self._replay(graph, rows)
+                kind, self.error = largest_error(start, eager, (self._state(), results[0].cpu()))
             if self.error <= self.bound:
+                torch.cuda.empty_cache()  # the eager step's memory belongs to a stream of its own
                 return results
             reason = f"error of its {kind}: {self.error:.2g} of the eager step's change"
         except torch.OutOfMemoryError:
@@ -124,10 +127,16 @@ class StepGraph:
     def _state(self) -> StepState:
         return StepState(self.model, self.optimizer, self.scaler, self.generators)
 
-    def _discard(self, graph: torch.cuda.CUDAGraph | None) -> None:
-        """Leave nothing of a step that was stopped half-way, random numbers apart."""
+    def _discard(self, graph: torch.cuda.CUDAGraph | None, broken: bool = False) -> None:
+        """Leave nothing of a step that was stopped half-way, random numbers apart.
+
+        Args:
+            graph: that is of no use.
+            broken: its capture was stopped, which some versions' allocator does not get over.
+        """
         if graph is not None:
-            _failed.append(graph)
+            if broken:
+                _failed.append(graph)
             graph.reset()
         self.optimizer.zero_grad(set_to_none=True)
         for left in ("grad_scale", "found_inf"):  # by a loss scaler
@@ -137,16 +146,18 @@ class StepGraph:
     def _own_stream(self) -> Iterator[None]:
         """Context of the stream to capture: what autograd and libraries keep belongs to it."""
         self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            yield
-        torch.cuda.current_stream().wait_stream(self.stream)
+        try:
+            with torch.cuda.stream(self.stream):
+                yield
+        finally:
+            torch.cuda.current_stream().wait_stream(self.stream)
 
     def _capture(self, rows: torch.Tensor, step: Step) -> torch.cuda.CUDAGraph:
         groups = self.optimizer.param_groups
         self.rows = torch.zeros_like(rows)  # not the batch of the comparison, which it must read
         self.filled = [group["lr"] for group in groups]
         before = [generator.clone_state() for generator in self.generators]
-        graph, reason = None, ""
+        graph, reason, broken = None, "", False
         try:
             graph = torch.cuda.CUDAGraph()
             self.rates = [torch.full((), rate, device=rows.device) for rate in self.filled]
@@ -160,13 +171,14 @@ class StepGraph:
                 self.results = step(self.rows)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+            broken = not isinstance(error, torch.OutOfMemoryError)
         finally:
             for group, rate in zip(groups, self.filled, strict=True):
                 group.update(lr=rate, capturable=False)
         if graph is not None and not reason:
             return graph
         # Out of the handler, whose traceback would keep the memory.
-        self._discard(graph)
+        self._discard(graph, broken)
         for generator, state in zip(self.generators, before, strict=True):
             generator.graphsafe_set_state(state)  # a generator left in capture mode draws nothing
         raise CaptureError(reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ import torch
 
 from chestlab.files.errors import NO_MEMORY, InputError
 from chestlab.training.recipe import Recipe
+
+NATIVE_BF16 = (8, 0)  # compute capability from which on CUDA devices have it
+
+WINDOWS_SHARE = 0.95  # of the free memory; the rest is for what the driver itself needs
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -27,8 +32,10 @@ def resolve_amp(recipe: Recipe, device: torch.device) -> torch.dtype | None:
     if recipe.amp != "auto":
         return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.amp]
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-        return torch.bfloat16 if native else torch.float16
+        if torch.cuda.get_device_capability(device) >= NATIVE_BF16:
+            return torch.bfloat16
+        # https://github.com/pytorch/pytorch/issues/77955: convolutions in fp16 that return NaN
+        return None if "GTX 16" in torch.cuda.get_device_name(device) else torch.float16
     if device.type == "cpu" and recipe.cpu_bf16 and native_cpu_bf16():
         return torch.bfloat16
     return None
@@ -84,6 +91,13 @@ def check_precision(recipe: Recipe, device: torch.device) -> None:
     """Raise `InputError` where the recipe asks for fp16 on a CPU, or for what MPS lacks here."""
     if recipe.amp == "fp16" and device.type == "cpu":
         raise InputError("--amp fp16: not on a CPU; allowed there are auto, off and bf16")
+    emulated = device.type == "cuda" and torch.cuda.get_device_capability(device) < NATIVE_BF16
+    if recipe.amp == "bf16" and emulated:
+        print(
+            "NOTE: --amp bf16: this card computes bf16 in software, which is slow; --amp auto "
+            "takes what it has",
+            file=sys.stderr,
+        )
     if device.type != "mps":
         return
     if recipe.amp == "bf16" and not torch.backends.mps.is_macos_or_newer(14, 0):
@@ -101,6 +115,27 @@ def precision(trainer: Any) -> str:
     return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[trainer.amp]
 
 
+def _unusable_card() -> str:
+    """Why the installed PyTorch cannot compute on the graphics card; empty where it can.
+
+    A build has kernels for the compute capabilities that it names, and for later ones of the same
+    major version; ``compute_``, intermediate code, is for all later ones.
+    """
+    major, minor = torch.cuda.get_device_capability()
+    for name in torch.cuda.get_arch_list():
+        known = re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name)
+        if known is None:  # of another maker's cards
+            return ""
+        of_kernels = int(known[2]), int(known[3])
+        later = of_kernels <= (major, minor)
+        if later and (known[1] == "compute" or of_kernels[0] == major):
+            return ""
+    return (
+        f"this build of PyTorch has no kernels for {torch.cuda.get_device_name()} (compute "
+        f"capability {major}.{minor}); an older build may have them: {GET_STARTED}"
+    )
+
+
 GET_STARTED = "https://pytorch.org/get-started/locally/"
 
 
@@ -115,6 +150,11 @@ def pick_device(wanted: str) -> torch.device:
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
+    if available["cuda"] and wanted != "cpu" and (reason := _unusable_card()):
+        if wanted == "cuda":
+            raise InputError(f"--device cuda: {reason}")
+        print(f"NOTE: {reason}. Training on the CPU.", file=sys.stderr)
+        available["cuda"] = False
     if wanted == "auto":
         wanted = next(kind for kind, there in available.items() if there)
     if not available[wanted]:
@@ -127,4 +167,19 @@ def pick_device(wanted: str) -> torch.device:
             f"CUDA. Training on the CPU. The way out: {GET_STARTED}",
             file=sys.stderr,
         )
-    return torch.device(wanted)
+    device = torch.device(wanted)
+    if wanted == "cuda" and sys.platform == "win32":
+        _keep_to_the_card(device)
+    return device
+
+
+def _keep_to_the_card(device: torch.device) -> None:
+    """Let PyTorch ask for no more memory than the card has free.
+
+    NVIDIA's driver for Windows gives the computer's own memory instead of an error, many times
+    slower: no batch would ever be halved, and a training would crawl.
+    Source: https://nvidia.custhelp.com/app/answers/detail/a_id/5490
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    usable = WINDOWS_SHARE * (free + torch.cuda.memory_reserved(device)) / total
+    torch.cuda.set_per_process_memory_fraction(min(1.0, usable), device)

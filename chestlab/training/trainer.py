@@ -6,6 +6,7 @@ from the device within an epoch: losses and correct answers are added up there.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -387,6 +388,8 @@ class Trainer:
         }
         self.no_graph = next((reason for reason, holds in reasons.items() if holds), "")
         if self.no_graph:
+            if self.no_graph == "it failed before":
+                print("no CUDA graph of the training step: one failed before in this process")
             return None
         bound = BOUNDS[self.amp]
         return StepGraph(self.model, self.optimizer, self.noise, self.scaler, bound)
@@ -419,7 +422,8 @@ class Trainer:
         else:
             self._halve_batch()
         if self.device.type != "cpu":
-            self._device_module.empty_cache()
+            with contextlib.suppress(RuntimeError):  # of some versions, after a stopped capture
+                self._device_module.empty_cache()
 
     def _halve_batch(self) -> None:
         self.graph, self.no_graph = None, "halved batches"

@@ -68,7 +68,7 @@ def load_state(
         raise InputError(
             f"the state to resume from does not fit the network ({reason}): --overwrite starts anew"
         ) from None
-    trainer.optimizer.load_state_dict(state["optimizer"])
+    _load_optimizer(trainer, state)
     trainer.scheduler.load_state_dict(state["scheduler"])
     if trainer.scaler.is_enabled() and state["scaler"]:
         trainer.scaler.load_state_dict(state["scaler"])
@@ -91,6 +91,23 @@ def load_state(
         row["epoch"] = int(row["epoch"])
     best = best_weights if best_weights is not None else trainer.eval_model.state_dict()
     trainer.best_weights = {k: v.to(trainer.device, copy=True) for k, v in best.items()}
+
+
+def _load_optimizer(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Load the optimiser's state, of whatever device, in the form that this device's step has."""
+    own = [group["fused"] for group in trainer.optimizer.param_groups]
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    if state["device"] == trainer.device.type:
+        return
+    for group, fused in zip(trainer.optimizer.param_groups, own, strict=True):
+        group["fused"] = fused
+        for parameter in group["params"]:
+            of_parameter = trainer.optimizer.state.get(parameter, {})
+            for name, value in of_parameter.items():
+                if name == "step":
+                    of_parameter[name] = value.to(parameter.device if fused else "cpu")
+                else:  # laid out as the weights are here
+                    of_parameter[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _device_module(trainer: Trainer) -> Any:

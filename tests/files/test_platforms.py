@@ -461,3 +461,93 @@ def test_patterns_and_home_are_expanded_where_the_shell_has_not(tmp_path, monkey
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert expanded("~/c.jpg") == [tmp_path / "c.jpg"]
+
+
+# Graphics cards that the installed PyTorch has no kernels for, or no fast number format.
+
+CURRENT = ["sm_75", "sm_80", "sm_86", "sm_90a", "sm_120", "compute_120"]
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A card of a compute capability and a name, and a build of PyTorch with some kernels."""
+
+    def install(capability, kernels=CURRENT, name="NVIDIA GeForce"):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: name)
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: kernels)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("capability", "kernels", "usable"),
+    [
+        ((6, 1), CURRENT, False),  # GTX 1080
+        ((7, 0), CURRENT, False),  # V100
+        ((7, 5), CURRENT, True),  # T4, GTX 1650
+        ((8, 9), CURRENT, True),  # RTX 4060: kernels for 8.6
+        ((9, 0), CURRENT, True),
+        ((13, 0), CURRENT, True),  # from intermediate code
+        ((13, 0), CURRENT[:-1], False),
+        ((9, 0), ["gfx90a"], True),
+    ],
+)
+def test_a_card_without_kernels_is_told_and_not_chosen(card, capsys, capability, kernels, usable):
+    card(capability, kernels)
+    assert device.pick_device("auto").type == ("cuda" if usable else "cpu")
+    told = capsys.readouterr().err
+    if usable:
+        assert told == "" and device.pick_device("cuda").type == "cuda"
+        return
+    assert (
+        f"compute capability {capability[0]}.{capability[1]}" in told and len(told.split("\n")) == 2
+    )
+    with pytest.raises(InputError, match="--device cuda: this build of PyTorch has no kernels"):
+        device.pick_device("cuda")
+    assert device.pick_device("cpu") == CPU
+
+
+@pytest.mark.parametrize(("system", "share"), [("win32", 0.95 * 3 / 4), ("linux", None)])
+def test_on_windows_no_more_memory_is_taken_than_the_card_has(card, monkeypatch, system, share):
+    card((8, 6))
+    shares = []
+    monkeypatch.setattr(device.sys, "platform", system)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**31, 2**32))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2**30)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, device: shares.append(share)
+    )
+    device.pick_device("cuda")
+    assert shares == ([] if share is None else [pytest.approx(share)])
+
+
+@pytest.mark.parametrize(
+    ("capability", "name", "wanted"),
+    [
+        ((8, 6), "NVIDIA GeForce RTX 3050 Laptop GPU", torch.bfloat16),
+        ((7, 5), "Tesla T4", torch.float16),
+        ((7, 5), "NVIDIA GeForce GTX 1650", None),  # its convolutions in fp16 can give NaN
+    ],
+)
+def test_a_card_gets_the_precision_that_it_has(card, capsys, capability, name, wanted):
+    card(capability, name=name)
+    assert device.resolve_amp(Recipe(name="r"), torch.device("cuda")) == wanted
+    device.check_precision(Recipe(name="r", amp="bf16"), torch.device("cuda"))
+    assert ("bf16 in software" in capsys.readouterr().err) == (capability < (8, 0))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA out of memory. Tried to allocate 20.00 MiB",
+        "GET was unable to find an engine to execute this computation",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ],
+)
+def test_a_lack_of_memory_is_known_by_its_words(words):
+    with pytest.raises(torch.OutOfMemoryError), device.memory_errors():
+        raise RuntimeError(words)

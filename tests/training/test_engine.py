@@ -329,12 +329,47 @@ def test_amp_auto_is_bf16_on_a_cpu_only_where_the_recipe_gains_and_the_processor
     assert resolve_amp(Recipe(name="r", amp="bf16"), cpu) == torch.bfloat16
 
 
-@pytest.mark.parametrize(
-    ("capability", "wanted"), [((8, 6), torch.bfloat16), ((7, 5), torch.float16)]
-)
-def test_amp_auto_on_cuda_follows_the_card(monkeypatch, capability, wanted):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert resolve_amp(Recipe(name="r"), torch.device("cuda")) == wanted
+def test_a_state_of_another_device_goes_on_in_the_form_of_this_one():
+    """As from MPS, which keeps ``fused`` off and another layout, to a CPU or a card."""
+
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3, padding=1)
+            self.deeper = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x):
+            return self.deeper(self.conv(x)).mean((1, 2, 3))
+
+    recipe = Recipe(name="r", batch_size=8, epochs=4, lr=0.01, patience=9)
+
+    def trainer(epochs):
+        made = Trainer(Small, recipe, tensors(32), tensors(16, seed=1))
+        for _ in range(epochs):
+            made.run_epoch()
+        return made
+
+    straight, half = trainer(4), trainer(2)
+    state = half.state_dict()
+    state["device"] = "mps"
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = False
+    for of_parameter in state["optimizer"]["state"].values():
+        for name, value in of_parameter.items():
+            of_parameter[name] = value.contiguous()
+    state["noise"] = half.noise.get_state()[:16]  # a stream of another device, which is not read
+    resumed = trainer(0)
+    resumed.load_state_dict(state, half.best_weights)
+    own = trainer(1).optimizer
+    assert [g["fused"] for g in resumed.optimizer.param_groups] == [
+        g["fused"] for g in own.param_groups
+    ]
+    for parameter, of_parameter in resumed.optimizer.state.items():
+        assert of_parameter["exp_avg"].stride() == parameter.stride()
+    for _ in range(2):
+        resumed.run_epoch()
+    losses = [[row["train_loss"] for row in one.history] for one in (resumed, straight)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_bf16_training_on_a_cpu_learns_with_float32_weights():

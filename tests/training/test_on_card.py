@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from chestlab.training import cuda_graph
 from chestlab.training.memory import training_need
 from chestlab.training.recipe import Recipe
 from chestlab.training.trainer import Trainer
@@ -25,6 +26,12 @@ pytestmark = [
 ]
 CARD = torch.device("cuda")
 RECIPE = Recipe(name="r", epochs=2, batch_size=32, amp="off", flip=0.5, rotate=10.0)
+
+
+@pytest.fixture(autouse=True)
+def another_process(monkeypatch):
+    """No test knows of a graph that failed in another one."""
+    monkeypatch.setattr(cuda_graph, "_failed", [])
 
 
 def tensors(n: int) -> tuple[torch.Tensor, torch.Tensor]:
