@@ -261,6 +261,7 @@ def measure_scaling(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds per step by batch size, and images per second of an epoch by data set size."""
     import torch
 
+    from chestlab.training.cuda_graph import WARM_UP
     from chestlab.training.trainer import Trainer, predict
 
     build, recipe = row_parts("efficientchestnet")
@@ -287,7 +288,8 @@ def measure_scaling(options: argparse.Namespace) -> dict[str, Any]:
         # A CPU would take an hour for all of ChestMNIST: some of its steps stand for the others.
         few = min(trainer.steps_per_epoch, options.repeats * (100 if device.type == "cuda" else 2))
         parts = order.split(recipe.batch_size)
-        trainer.step(parts[0])
+        for _ in range(WARM_UP + 2 if device.type == "cuda" else 1):  # a graph's capture included
+            trainer.step(parts[0])
         seconds = [timed(partial(trainer.step, rows), device) for rows in parts[:few]]
         training = statistics.mean(seconds) * trainer.steps_per_epoch
         validation = timed(lambda t=trainer: predict(t.model, val[0], recipe), device)
@@ -296,11 +298,19 @@ def measure_scaling(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_peak(options: argparse.Namespace) -> dict[str, float]:
-    """Floating-point operations per second of a large matrix product in bf16."""
+    """Floating-point operations per second of a large matrix product.
+
+    In bf16, on a graphics card that lacks it in the precision that trainings have there.
+    """
     import torch
 
-    side = 512 if options.size else 8192
-    seconds = matrix_product(side, torch.bfloat16, torch.device(options.device), 8)
+    from chestlab.training.device import resolve_amp
+    from chestlab.training.recipe import Recipe
+
+    side, device, dtype = 512 if options.size else 8192, torch.device(options.device), None
+    if device.type == "cuda":
+        dtype = resolve_amp(Recipe(name="peak"), device) or torch.float32
+    seconds = matrix_product(side, dtype or torch.bfloat16, device, 8)
     return {"flops": 2 * side**3 / min(seconds)}
 
 

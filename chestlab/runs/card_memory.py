@@ -45,6 +45,12 @@ def memory_warning(experiment: Experiment, free: int) -> str:
 
 def in_words(need: Memory, free: int, graph: bool) -> str:
     """`memory_warning` of an estimate; ``graph``: a CUDA graph is wanted."""
+    if need.kept > free:
+        return (
+            f"WARNING: images, weights and averages alone take about {need.kept / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB of the card are free: this training will not fit, however small "
+            "its batches; --device cpu, or closing what uses the card"
+        )
     if need.without_graph > free:
         return (
             f"WARNING: training takes about {need.without_graph / 1e9:.1f} GB, and "

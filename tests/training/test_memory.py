@@ -85,6 +85,7 @@ def test_evaluation_stays_within_the_memory_of_a_step(
         (2.9e9, True, "NOTE: with a CUDA graph training takes about 3.0 GB, and 2.9 GB"),
         (2.9e9, False, ""),
         (1.9e9, True, "WARNING: training takes about 2.0 GB, and 1.9 GB of the card are free"),
+        (0.2e9, True, "WARNING: images, weights and averages alone take about 0.3 GB, and 0.2 GB"),
     ],
 )
 def test_the_warning_says_what_does_not_fit(free: float, graph: bool, start: str) -> None:
