@@ -47,6 +47,7 @@ def write_results(experiment: Experiment, trainer: Trainer, checkpoints: Checkpo
         checkpoints: get threshold and test-time augmentation.
     """
     start = time.perf_counter()
+    trainer.release()
     splits = experiment.splits
     if experiment.options.no_test:
         del splits["test"]
@@ -222,12 +223,13 @@ def _predict(
     experiment: Experiment, trainer: Trainer, splits: Mapping[str, Split], tta: str
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Logits by split of a single pass and with ``tta``, in float32: bf16's have many ties."""
-    both = {
-        name: predict_twice(
-            trainer.model, split.to(experiment.device)[0], experiment.recipe, tta=tta
-        )
-        for name, split in splits.items()
-    }
+    both = {}
+    for name, split in splits.items():
+        if name == "train" and not experiment.recipe.smote:  # the first of those trained on
+            images = trainer.train_images[: len(split)]
+        else:
+            images = split.to(experiment.device)[0]
+        both[name] = predict_twice(trainer.model, images, experiment.recipe, tta=tta)
     single, averaged = ({name: pair[i] for name, pair in both.items()} for i in (0, 1))
     return single, averaged
 

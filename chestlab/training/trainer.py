@@ -77,6 +77,7 @@ class Trainer:
         micro_batch: images per forward pass, halved where the device's memory does not suffice.
         graph: replays the steps of full size, None where all of them are run eagerly.
         no_graph: why there is none; empty where there is one.
+        graph_error: of the first replay of a graph that was released.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Trainer:
         self.scheduler = make_scheduler(self.optimizer, recipe, self.steps_per_epoch)
         self.scaler = self._new_scaler()
         self.no_graph = ""
+        self.graph_error: float | None = None
         self.graph = self._new_graph()
         self.history: list[dict[str, float]] = []
         self.best_epoch = 0
@@ -396,9 +398,16 @@ class Trainer:
 
     def graph_record(self) -> dict[str, Any]:
         """Whether steps were replayed, why not, and the error of the first replay, if any."""
-        error = None if self.graph is None else self.graph.error
+        error = self.graph_error if self.graph is None else self.graph.error
         reason = "" if error is not None else self.no_graph or "too few steps"
         return {"used": error is not None, "reason": reason, "largest_error": error}
+
+    def release(self) -> None:
+        """After the last step: give back the memory of the graph, and keep what was found of it."""
+        self.graph_error = None if self.graph is None else self.graph.error
+        self.graph = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _check_halving(self) -> None:
         """Raise `TrainingError` where smaller batches cannot save memory, or are another task."""

@@ -128,7 +128,10 @@ def test_replaying_gives_the_eager_steps_numbers(cuda, monkeypatch, changes):
     replayed = trained(make(recipe), recipe.epochs)
     assert recorded_graph.Graph.replays == 4 * recipe.epochs - cuda_graph.WARM_UP
     assert replayed.graph is not None
-    assert replayed.graph_record() == {"used": True, "reason": "", "largest_error": 0.0}
+    record = {"used": True, "reason": "", "largest_error": 0.0}
+    assert replayed.graph_record() == record
+    replayed.release()
+    assert replayed.graph is None and replayed.graph_record() == record
     assert len({row["train_loss"] for row in replayed.history}) == recipe.epochs
     assert_same(replayed, eager)
 
