@@ -91,8 +91,8 @@ def check_precision(recipe: Recipe, device: torch.device) -> None:
     """Raise `InputError` where the recipe asks for fp16 on a CPU, or for what MPS lacks here."""
     if recipe.amp == "fp16" and device.type == "cpu":
         raise InputError("--amp fp16: not on a CPU; allowed there are auto, off and bf16")
-    emulated = device.type == "cuda" and torch.cuda.get_device_capability(device) < NATIVE_BF16
-    if recipe.amp == "bf16" and emulated:
+    on_cuda = recipe.amp == "bf16" and device.type == "cuda"
+    if on_cuda and torch.cuda.get_device_capability(device) < NATIVE_BF16:
         print(
             "NOTE: --amp bf16: this card computes bf16 in software, which is slow; --amp auto "
             "takes what it has",
