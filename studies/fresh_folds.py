@@ -6,7 +6,8 @@ Every configuration of `FROZEN`, two baselines and the averages of some networks
 cross-validated over train and val in three repeats of five folds, other divisions than the choice
 folds. Nothing is chosen by their figures, and test is not read. Each configuration that is
 evaluated on these folds is a line of `test_looks.csv`, of kind "fresh folds". What starts from
-ImageNet weights needs ``pip install -r requirements-timm.txt``, and is left out without.
+ImageNet weights needs ``pip install -r requirements-timm.txt``, and is left out without; what
+learned the 14 findings after ImageNet needs the checkpoint of `pretrain` that ``--chests`` names.
 
 results/studies/fresh_folds_<data>/ gets logits, table, picture and a page in two languages.
 Finished folds are stored, and the same command continues where it was stopped; a configuration that
@@ -57,8 +58,11 @@ from chestlab.files.run_files import results_dir_of
 from chestlab.reporting.page import NOTHING, Wording
 from chestlab.runs.crossval import Configuration
 from chestlab.training.recipe import as_dict, in_words, recipe_hash
+from chestlab.training.weights import PretrainedWeights
 from chestlab.training.weights_sources import OTHERWISE
 from networks import Network
+from studies.imagenet_chests import CHESTS, read_chests
+from studies.learned_findings import record_of
 from studies.network_names import network_name, spellings
 from studies.probes import AS_TRAINED, LITE
 from studies.stored_configurations import (
@@ -92,7 +96,8 @@ class Frozen:
         network: one of `networks.NAMES`.
         recipe: name of a recipe of its script.
         changes: hyperparameters that differ from it.
-        weights: what it starts from, as ``--weights`` of its script.
+        weights: what it starts from, as ``--weights`` of its script, or one of
+            `imagenet_chests.CHESTS`.
     """
 
     name: str
@@ -105,6 +110,7 @@ class Frozen:
 LAYER_RATES = "efficientnet_lite0_transfer"  # `transfer` as it was when this row was frozen
 ONE_RATE = "efficientnet_lite0_one_rate"
 TRANSFERRED = "efficientnet_lite0_lower_rate"  # `transfer` as it is
+CHESTS_FIRST = "efficientnet_lite0_chests"
 
 _AS_LONG = train_improved.BEST.epochs  # epochs, so that `report` sees as many images as `best`
 
@@ -126,6 +132,7 @@ FROZEN = (
     ),
     Frozen(ONE_RATE, LITE, "transfer", {**AS_TRAINED, "lr": 5e-4}, "imagenet"),
     Frozen(TRANSFERRED, LITE, "transfer", AS_TRAINED, "imagenet"),
+    Frozen(CHESTS_FIRST, LITE, "transfer", {}, CHESTS["imagenet"]),
 )
 
 AVERAGE = "average_1_and_2"
@@ -158,6 +165,7 @@ COMPARISONS = (
     (ONE_RATE, LAYER_RATES),
     (TRANSFERRED, LAYER_RATES),
     (WITH_TRANSFER, AVERAGE),
+    (CHESTS_FIRST, TRANSFERRED),
 )
 
 
@@ -181,6 +189,11 @@ class FreshFolds(StoredConfigurations):
 
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
         super().__init__(options, signals, "fresh_folds", FRESH_FOLDS_SEED, REPEATS)
+        self.chests: PretrainedWeights | None = None
+        if options.chests:
+            learned, self.chests = read_chests(options.chests, self.splits)
+            if learned != CHESTS["imagenet"]:
+                raise InputError(f"--chests '{options.chests}': that network is not from ImageNet")
         wanted = [frozen for frozen in FROZEN if frozen.name in options.only]
         self.to_train = [of for frozen in wanted if (of := self._configuration_of(frozen))]
 
@@ -192,17 +205,25 @@ class FreshFolds(StoredConfigurations):
         Raises:
             InputError: ``--only`` asks for a recipe whose weights cannot be had.
         """
+        start = frozen
+        if frozen.weights in CHESTS.values():
+            if self.chests is None:
+                return self._without_weights(frozen, "it starts from a file: --chests FILE")
+            start = dataclasses.replace(frozen, weights=self.options.chests)
         try:
-            return frozen, *frozen_configuration(self, frozen)
+            return frozen, *frozen_configuration(self, start)
         except InputError as error:
             if frozen.weights == "none":
                 raise
             why = str(error).removesuffix(f"; {OTHERWISE}")
             why += "; pip install -r requirements-timm.txt brings network and weights"
-            if len(self.options.only) < len(FROZEN):
-                raise InputError(f"--only {frozen.name}: {why}") from None
-            print(f"NOTE: {frozen.name} is not trained: {why}", file=sys.stderr)
-            return None
+            return self._without_weights(frozen, why)
+
+    def _without_weights(self, frozen: Frozen, why: str) -> None:
+        """Say why a recipe is not trained; with ``--only`` that is an `InputError`."""
+        if len(self.options.only) < len(FROZEN):
+            raise InputError(f"--only {frozen.name}: {why}")
+        print(f"NOTE: {frozen.name} is not trained: {why}", file=sys.stderr)
 
     def run(self) -> None:
         """Train what is neither stored nor in the results, then write the pages."""
@@ -228,7 +249,9 @@ class FreshFolds(StoredConfigurations):
             "recipe_changes": dict(frozen.changes),
             "recipe": recipe_hash(as_dict(configuration.recipe)),
         }
-        if frozen.weights != "none" and configuration.pretrained is not None:
+        if frozen.weights in CHESTS.values() and self.chests is not None:
+            about["start"] = record_of(self.chests, frozen.weights)
+        elif frozen.weights != "none" and configuration.pretrained is not None:
             about["start"] = configuration.pretrained.record
         return about
 
@@ -389,6 +412,7 @@ def write_page(folder: Path) -> None:
             "decided_here": [name for name in DECIDED_HERE if name in oof.logits],
             "thirds": {name: last for name, (*two, last) in averaged.items() if len(two) > 1},
             "failed": [name for name in oof.logits if oof.failed(name)],
+            "number": wording.number,
         },
     )
 
@@ -460,6 +484,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser = comparison_parser("fresh_folds", title, write_page, frozen=True)
         add_only(parser, names)
         parser.epilog = "Networks from ImageNet weights need: pip install -r requirements-timm.txt"
+        parser.add_argument(
+            "--chests",
+            metavar="FILE",
+            help=f"checkpoint of studies.pretrain --net {LITE} --weights imagenet --exclude-fold "
+            f"all, which {CHESTS_FIRST} starts from (default: that one is left out)",
+        )
         parser.set_defaults(repeats=REPEATS)
         FreshFolds(parser.parse_args(argv), signals).run()
 

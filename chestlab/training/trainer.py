@@ -390,7 +390,7 @@ class Trainer:
         }
         self.no_graph = next((reason for reason, holds in reasons.items() if holds), "")
         if self.no_graph:
-            if self.no_graph == "it failed before":
+            if self.device.type == "cuda" and self.no_graph == "it failed before":
                 print("no CUDA graph of the training step: one failed before in this process")
             return None
         bound = BOUNDS[self.amp]

@@ -508,7 +508,11 @@ def test_the_recipe_that_is_studied_and_frozen_is_the_one_that_the_script_offers
 
 @pytest.mark.parametrize(
     ("name", "row"),
-    [(fresh_folds.LAYER_RATES, "as_trained"), (fresh_folds.ONE_RATE, "as_trained_one_rate")],
+    [
+        (fresh_folds.LAYER_RATES, "as_trained"),
+        (fresh_folds.ONE_RATE, "as_trained_one_rate"),
+        (fresh_folds.CHESTS_FIRST, "imagenet_chests_lower_rate"),
+    ],
 )
 def test_recipes_that_were_frozen_before_are_still_those_that_were_studied(name, row):
     (frozen,) = (each for each in fresh_folds.FROZEN if each.name == name)
@@ -641,3 +645,49 @@ def test_each_switch_of_the_start_trains(start):
     assert moved["stem-mean"] == pytest.approx(float(summed.abs().mean()) * 2 / 3, rel=0.05)
     assert 0 < moved["layer-decay"] < 0.2 * moved[""]
     assert not torch.equal(first["two-stages"], first[""])
+
+
+def test_on_fresh_folds_a_network_that_learned_chests_first_starts_from_its_file(
+    command,
+    chests,
+    trained,  # noqa: F811
+    phantom_npz,
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
+    name = fresh_folds.CHESTS_FIRST
+    frozen = (
+        fresh_folds.Frozen("alone", SMALL, "transfer", {"image_size": 32}, "none"),
+        fresh_folds.Frozen(name, SMALL, "transfer", {"image_size": 32}, CHESTS["imagenet"]),
+    )
+    monkeypatch.setattr(fresh_folds, "FROZEN", frozen)
+    flags = ["--data", str(phantom_npz), "--folds", "2", "--repeats", "2", "--device", "cpu"]
+
+    def run(*more):
+        fresh_folds.main([*flags, "--name", "fresh", *more])
+        return tmp_path / "results" / "studies" / "fresh"
+
+    with pytest.raises(SystemExit) as end:
+        run("--only", name)
+    assert end.value.code == 2
+    assert f"--only {name}: it starts from a file: --chests FILE" in capsys.readouterr().err
+    page = (run() / "README.md").read_text()
+    assert f"NOTE: {name} is not trained: it starts from a file" in capsys.readouterr().err
+    assert f"and `{name}` a file: `--chests FILE`" in page.split("Data:")[0]
+    from_random = changed(chests, starting_weights=None)
+    with pytest.raises(SystemExit):
+        run("--chests", from_random)
+    assert "that network is not from ImageNet" in capsys.readouterr().err
+
+    learned = load_checkpoint(chests)["weights"]["backbone.conv_stem.weight"]
+    folder = run("--chests", str(chests))
+    starts = [c.model().backbone.conv_stem.weight for c in trained if c.name == name]
+    assert len(starts) == 4 and all(torch.equal(start, learned) for start in starts)
+    about = json.loads((folder / "fresh_folds.json").read_text())["configurations"][name]
+    assert (about["start"]["epochs"], about["start"]["images"]) == (1, 6)
+    for page, words in (
+        ("README.md", "first learned the 14 findings of 6 training images, none of those in"),
+        ("README.id.md", "lebih dulu mempelajari 14 temuan pada 6 citra latih, tanpa citra dalam"),
+    ):
+        assert f"- `{name}` {words}" in (folder / page).read_text()
