@@ -60,7 +60,7 @@ def test_its_folder_has_the_plain_name_with_the_usual_repeats(phantom_npz, tmp_p
     flags = ["--data", str(phantom_npz), "--device", "cpu", *repeats]
     parser = study.comparison_parser("fresh_folds", "", frozen=True)
     parser.set_defaults(repeats=fresh_folds.REPEATS, results_dir=tmp_path)
-    parser.set_defaults(models_dir=tmp_path / "models", only=())
+    parser.set_defaults(models_dir=tmp_path / "models", only=(), chests=None)
     folder = fresh_folds.FreshFolds(parser.parse_args(flags), None).folder
     assert folder.name == f"fresh_folds_{phantom_npz.stem}{end}"
 
