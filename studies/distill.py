@@ -87,6 +87,11 @@ class Distill(StoredConfigurations):
         options: of `main`.
         signals: checked after every optimiser step.
 
+    Attributes:
+        teachers: by name, what is trained; the student's network is one of them.
+        others: training images of the source that are not of the two classes alone.
+        settings: what a student's lesson depends on besides its teachers.
+
     Raises:
         InputError: the flags cannot be used. Nothing has been written.
     """
@@ -101,6 +106,7 @@ class Distill(StoredConfigurations):
         pool = self.splits.pool
         of_two_classes = np.isin(train.index, pool.index[pool.origin == "train"])
         self.others = train.take(~of_two_classes)
+        self.settings = {"share": SHARE, "times": TIMES, "others": len(self.others)}
 
     def run(self) -> None:
         """Train what is neither stored nor in the results, then write the pages."""
@@ -115,8 +121,7 @@ class Distill(StoredConfigurations):
                 "recipe": recipe_hash(as_dict(configuration.recipe)),
             }
             if student:
-                about |= {"teachers": self._about_teachers(), "share": SHARE, "times": TIMES}
-                about["others"] = len(self.others)
+                about |= {"teachers": self._about_teachers(), **self.settings}
             if configuration.pretrained is not None:
                 about["start"] = configuration.pretrained.record
             self.measure(name, configuration, about, estimated=False)
@@ -152,8 +157,7 @@ class Distill(StoredConfigurations):
             key = key_of_network(configuration, repeat, fold)
             if learns:
                 teachers = [key_of_network(of, repeat, fold) for of in self.teachers.values()]
-                lesson = {"share": SHARE, "times": TIMES, "others": len(self.others)}
-                key |= {"teachers": teachers, "lesson": lesson}
+                key |= {"teachers": teachers, "lesson": self.settings}
             return key
 
         def train(repeat: int, fold: Fold, where: str) -> dict[str, Any]:
@@ -241,11 +245,9 @@ class Distill(StoredConfigurations):
             logits = np.mean([self.oof.logits[name] for name in TEACHERS], axis=0)
             models = [self.configurations[name]["model"] for name in TEACHERS]
             images = self.configurations[STUDENT]["images"]
+            seconds = sum(self.configurations[name]["seconds"] for name in TEACHERS)
             about = {"kind": AVERAGE_KIND, "model": NETWORKS_BETWEEN.join(models)}
-            about |= {
-                "images": images,
-                "seconds": sum(self.configurations[n]["seconds"] for n in TEACHERS),
-            }
+            about |= {"images": images, "seconds": seconds}
             self.put(TOGETHER, about, logits)
         super().write_results()
 

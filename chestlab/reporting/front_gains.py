@@ -43,9 +43,7 @@ class Gains:
             rows = _rows_of(folder / "table.csv")
             studies += bool(rows)
             for row in rows:
-                if (
-                    row["kind"] == "together"
-                ):  # made of winners on the same folds: its p is too small
+                if row["kind"] == "together":  # of winners on the same folds: its p is too small
                     continue
                 values = self._switch(folder, row)
                 known = (values["net"], values["switch"]) in of_fresh
