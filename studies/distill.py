@@ -29,8 +29,7 @@ from torch import nn
 
 from chestlab.data import sources
 from chestlab.data.folds import Fold
-from chestlab.evaluation.looks import NETWORKS_BETWEEN
-from chestlab.evaluation.out_of_fold import AVERAGE_KIND, NETWORK_KIND
+from chestlab.evaluation.out_of_fold import NETWORK_KIND
 from chestlab.files.errors import OneLineParser, TrainingError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.reporting.page import Wording
@@ -242,13 +241,9 @@ class Distill(StoredConfigurations):
     def write_results(self) -> None:
         """Write both files of the results, with the average of the teachers that are there."""
         if all(name in self.oof.logits for name in TEACHERS):
-            logits = np.mean([self.oof.logits[name] for name in TEACHERS], axis=0)
-            models = [self.configurations[name]["model"] for name in TEACHERS]
             images = self.configurations[STUDENT]["images"]
             seconds = sum(self.configurations[name]["seconds"] for name in TEACHERS)
-            about = {"kind": AVERAGE_KIND, "model": NETWORKS_BETWEEN.join(models)}
-            about |= {"images": images, "seconds": seconds}
-            self.put(TOGETHER, about, logits)
+            self.put_average(TOGETHER, TEACHERS, {"images": images, "seconds": seconds})
         super().write_results()
 
     def in_order(self, names: Collection[str]) -> list[str]:

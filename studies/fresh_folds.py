@@ -35,7 +35,6 @@ from chestlab.data.folds import FRESH_FOLDS_SEED
 from chestlab.evaluation import baselines
 from chestlab.evaluation.looks import (
     FILE_NAME,
-    NETWORKS_BETWEEN,
     Look,
     image_set,
     looks_dir,
@@ -262,12 +261,8 @@ class FreshFolds(StoredConfigurations):
         """Write both files of the results, with the averages of the rows that are there."""
         for average, members in AVERAGES.items():
             if all(name in self.oof.logits for name in members):
-                logits = np.mean([self.oof.logits[name] for name in members], axis=0)
-                models = [self.configurations[name]["model"] for name in members]
-                about = {"kind": AVERAGE_KIND, "model": NETWORKS_BETWEEN.join(models)}
-                if average in DECIDED_HERE:
-                    about["decided_here"] = True
-                self.put(average, about, logits)
+                about = {"decided_here": True} if average in DECIDED_HERE else {}
+                self.put_average(average, members, about)
         super().write_results()
 
     def about(self) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from chestlab.data.folds import FOLDS_SEED
-from chestlab.evaluation.out_of_fold import ESTIMATED_KIND, OutOfFold
+from chestlab.evaluation.looks import NETWORKS_BETWEEN
+from chestlab.evaluation.out_of_fold import AVERAGE_KIND, ESTIMATED_KIND, OutOfFold
 from chestlab.files.atomic import atomic_write, written_together
 from chestlab.files.progress import StopSignals
 from chestlab.runs.crossval import Configuration
@@ -118,6 +119,13 @@ class StoredConfigurations(Study):
         """Add a row that is written with the next one."""
         self.configurations[name] = dict(about)
         self.oof.add(name, logits)
+
+    def put_average(self, name: str, members: Sequence[str], about: Mapping[str, Any]) -> None:
+        """Add a row that is the mean of other rows' logits; ``about`` is stored besides."""
+        models = [self.configurations[member]["model"] for member in members]
+        of_average = {"kind": AVERAGE_KIND, "model": NETWORKS_BETWEEN.join(models), **about}
+        logits = np.mean([self.oof.logits[member] for member in members], axis=0)
+        self.put(name, of_average, logits)
 
     def take_over(self) -> dict[str, Any] | None:
         """Read the results again, which other processes may have changed.
