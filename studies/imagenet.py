@@ -112,6 +112,11 @@ ROWS = (
     Row("imagenet_chests", weights=CHESTS["imagenet"]),
     Row("imagenet_chests_frozen", {"batch_norm": "frozen"}, CHESTS["imagenet"]),
     Row("imagenet_chests_lower_rate", LOWER_RATE, CHESTS["imagenet"]),
+    Row(
+        "imagenet_chests_related",
+        {**LOWER_RATE, "related": True, "epochs": 20},
+        CHESTS["imagenet"],
+    ),
     Row("chests", weights=CHESTS["none"]),
 )
 
@@ -147,6 +152,7 @@ COMPARISONS = (
     ("imagenet_chests", "imagenet"),
     ("imagenet_chests", "chests"),
     ("imagenet_chests_lower_rate", "lower_rate"),
+    ("imagenet_chests_related", "imagenet_chests_lower_rate"),
 )
 
 
