@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from chestlab.data.splits import CLASS_NAMES, SPLITS
+from chestlab.evaluation.bootstrap import (
+    BOOTSTRAP_RESAMPLES,
+    percentile_interval,
+    weight_blocks,
+    weighted_mean,
+)
 from chestlab.evaluation.metrics import bootstrap_intervals, calibration, effective_patients
+from chestlab.evaluation.reliability import chance_calibration_error
 from chestlab.evaluation.tasks import GOAL
 from chestlab.files.run_files import results_dir_of
 from chestlab.reporting.messages import MESSAGES
@@ -360,17 +367,30 @@ def _fit_facts(
 
 
 def _calibration_facts(run: StoredRun, final: str) -> dict[str, Any]:
-    """How certain the predictions are, against how often they are right, at a threshold of 0.5."""
+    """How certain the predictions are, against how often they are right, at a threshold of 0.5.
+
+    The interval of the difference is of resampled patients where they are known.
+    """
     predictions = run.predictions[final]
     p, labels = predictions.probabilities, predictions.labels
-    confidence = float(np.maximum(p, 1 - p).mean())
-    accuracy = float(((p >= 0.5) == (labels == 1)).mean())
+    certainty, right = np.maximum(p, 1 - p), (p >= 0.5) == (labels == 1)
+    patients = read_patients(results_dir_of(run.folder), run, final)
+    drawn = [
+        weighted_mean(certainty - right, weights)
+        for weights in weight_blocks(len(p), patients, BOOTSTRAP_RESAMPLES)
+    ]
+    low, high = percentile_interval(np.concatenate(drawn))
     return {
         "calibration_error": calibration(labels, p)["error"],
-        "confidence": confidence,
-        "accuracy_at_half": accuracy,
-        "overconfidence_points": 100 * (confidence - accuracy),
-        "underconfidence_points": 100 * (accuracy - confidence),
+        "error_by_chance": chance_calibration_error(p),
+        "confidence": float(certainty.mean()),
+        "accuracy_at_half": float(right.mean()),
+        "overconfidence_points": 100 * float((certainty - right).mean()),
+        "overconfidence_low": 100 * low,
+        "overconfidence_high": 100 * high,
+        "underconfidence_points": 100 * float((right - certainty).mean()),
+        "underconfidence_low": -100 * high,
+        "underconfidence_high": -100 * low,
     }
 
 

@@ -11,8 +11,6 @@ FAR_APART_POINTS = 5.0  # between validation and test accuracy
 
 UNEVEN = 0.10  # difference of sensitivity and specificity from which one class is called favoured
 
-CALIBRATED_POINTS = 5.0  # between mean certainty and accuracy, up to which they are said to agree
-
 RESULT = {
     "result": Topic(
         ("n", "accuracy", "accuracy_low"),
@@ -306,40 +304,55 @@ CALIBRATION = {
         ),
     ),
     "certainty": Topic(
-        ("confidence", "accuracy_at_half", "overconfidence_points", "calibration_error"),
+        ("confidence", "accuracy_at_half", "overconfidence_low"),
         (
             Rule(
-                lambda f: f["overconfidence_points"] > CALIBRATED_POINTS,
+                lambda f: f["overconfidence_low"] > 0,
                 "On the {final} images the more probable class has a probability of "
                 "{confidence:.1%} on average and is the true one in {accuracy_at_half:.1%}: the "
-                "network is overconfident by {overconfidence_points:.1f} points. The "
-                "expected calibration error is {calibration_error:.3f}.",
+                "network is overconfident by {overconfidence_points:.1f} points "
+                "({overconfidence_low:.1f} to {overconfidence_high:.1f}).",
                 "Pada citra {final}, kelas dengan probabilitas lebih besar rata-rata memiliki "
                 "probabilitas {confidence:.1%}, tetapi hanya benar pada {accuracy_at_half:.1%} "
-                "citra: jaringan terlalu yakin sebesar {overconfidence_points:.1f} poin. Expected "
-                "calibration error-nya {calibration_error:.3f}.",
+                "citra: jaringan terlalu yakin sebesar {overconfidence_points:.1f} poin "
+                "({overconfidence_low:.1f} s.d. {overconfidence_high:.1f}).",
             ),
             Rule(
-                lambda f: f["overconfidence_points"] < -CALIBRATED_POINTS,
+                lambda f: f["overconfidence_high"] < 0,
                 "On the {final} images the more probable class has a probability of "
                 "{confidence:.1%} on average and is the true one in {accuracy_at_half:.1%}: the "
-                "network is underconfident by {underconfidence_points:.1f} points. The "
-                "expected calibration error is {calibration_error:.3f}.",
+                "network is underconfident by {underconfidence_points:.1f} points "
+                "({underconfidence_low:.1f} to {underconfidence_high:.1f}).",
                 "Pada citra {final}, kelas dengan probabilitas lebih besar rata-rata memiliki "
                 "probabilitas {confidence:.1%}, padahal benar pada {accuracy_at_half:.1%} citra: "
-                "jaringan terlalu ragu sebesar {underconfidence_points:.1f} poin. Expected "
-                "calibration error-nya {calibration_error:.3f}.",
+                "jaringan terlalu ragu sebesar {underconfidence_points:.1f} poin "
+                "({underconfidence_low:.1f} s.d. {underconfidence_high:.1f}).",
             ),
             Rule(
                 always,
                 "On the {final} images the more probable class has a probability of "
-                "{confidence:.1%} on average and is the true one in {accuracy_at_half:.1%}, so "
-                "that the two agree to within {calibrated:.0f} points. The expected calibration "
-                "error is {calibration_error:.3f}.",
+                "{confidence:.1%} on average and is the true one in {accuracy_at_half:.1%}. The "
+                "difference, {overconfidence_points:+.1f} points ({overconfidence_low:+.1f} to "
+                "{overconfidence_high:+.1f}), may be chance: neither over- nor underconfidence is "
+                "shown.",
                 "Pada citra {final}, kelas dengan probabilitas lebih besar rata-rata memiliki "
-                "probabilitas {confidence:.1%} dan benar pada {accuracy_at_half:.1%} citra; "
-                "selisih keduanya tidak lebih dari {calibrated:.0f} poin. Expected calibration "
-                "error-nya {calibration_error:.3f}.",
+                "probabilitas {confidence:.1%} dan benar pada {accuracy_at_half:.1%} citra. "
+                "Selisihnya, {overconfidence_points:+.1f} poin ({overconfidence_low:+.1f} s.d. "
+                "{overconfidence_high:+.1f}), dapat terjadi karena kebetulan: belum terbukti "
+                "terlalu yakin ataupun terlalu ragu.",
+            ),
+        ),
+    ),
+    "calibration_error": Topic(
+        ("calibration_error", "error_by_chance"),
+        (
+            Rule(
+                always,
+                "The expected calibration error is {calibration_error:.3f}; of probabilities that "
+                "are exactly right it would be {error_by_chance:.3f} on average, on as many "
+                "images.",
+                "Expected calibration error-nya {calibration_error:.3f}; untuk probabilitas yang "
+                "tepat benar, nilainya rata-rata {error_by_chance:.3f} pada citra sebanyak ini.",
             ),
         ),
     ),

@@ -9,12 +9,11 @@ from chestlab.reporting.lab_conclusions import ORIGINAL_PIXELS
 from chestlab.reporting.lab_facts import Term
 from chestlab.reporting.lab_messages import LAB_MESSAGES
 from chestlab.reporting.lab_rules import Rule, Topic
-from chestlab.reporting.lab_verdicts import CALIBRATED_POINTS, FAR_APART_POINTS
+from chestlab.reporting.lab_verdicts import FAR_APART_POINTS
 from chestlab.reporting.page import Wording, escaped
 
 LIMITS_OF_RULES = {  # that sentences name
     "far_apart": FAR_APART_POINTS,
-    "calibrated": CALIBRATED_POINTS,
     "original_pixels": ORIGINAL_PIXELS,
 }
 
