@@ -352,17 +352,16 @@ def _fit_facts(
 ) -> dict[str, Any]:
     """Training against validation images, both at the run's threshold.
 
-    The standard error takes images as independent.
+    Two standard errors of the difference: half the widths of both intervals, which resample
+    patients where they are known, added as the errors of independent figures.
     """
-    variances = [
-        part["accuracy"] * (1 - part["accuracy"]) / part["n"] for part in (train, val) if part["n"]
-    ]
+    intervals = [ends for part in (train, val) if (ends := part.get("accuracy_ci95"))]
     counts = metrics["data"]["counts"]["train"]
     return {
         "train_accuracy": train["accuracy"],
         "constant_train_accuracy": max(counts.values()) / sum(counts.values()),
         "gap_points": 100 * (train["accuracy"] - val["accuracy"]),
-        "gap_margin_points": 200 * math.sqrt(sum(variances)),
+        "gap_margin_points": 50 * math.hypot(*(high - low for low, high in intervals)),
     }
 
 
