@@ -6,7 +6,8 @@ at least the threshold. Accuracies are fractions in 0..1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,7 @@ def bootstrap_intervals(
     scores: np.ndarray,
     groups: np.ndarray | None = None,
     resamples: int = BOOTSTRAP_RESAMPLES,
+    others: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """95 % percentile-bootstrap intervals of accuracy and AUC.
 
@@ -132,11 +134,12 @@ def bootstrap_intervals(
         scores: (N,), any monotone function of the probability of class 1.
         groups: (N,) patient of each image; None resamples images.
         resamples: number of bootstrap samples.
+        others: by name, further (N,) whose mean gets an interval.
 
     Returns:
-        ``accuracy`` and ``auc``, each [low, high]; resamples without both classes are left out
-        of the AUC's. ``over_constant``: [low, high] of the accuracy less that of always answering
-        0, and 1, paired by image. ``accuracy_error`` and ``auc_error``: see
+        ``accuracy``, ``auc`` and ``others``, each [low, high]; resamples without both classes are
+        left out of the AUC's. ``over_constant``: [low, high] of the accuracy less that of always
+        answering 0, and 1, paired by image. ``accuracy_error`` and ``auc_error``: see
         `bootstrap.monte_carlo_error`.
     """
     labels, correct = np.asarray(labels), np.asarray(correct, np.float64)
@@ -145,16 +148,18 @@ def bootstrap_intervals(
             weighted_mean(correct, weights),
             weighted_auc(labels, scores, weights),
             *(weighted_mean(correct - (labels == constant), weights) for constant in (0, 1)),
+            *(weighted_mean(values, weights) for values in others.values()),
         )
         for weights in weight_blocks(len(labels), groups, resamples)
     ]
-    accuracy, auc, *over_constant = np.concatenate(drawn, axis=1)
+    accuracy, auc, *means = np.concatenate(drawn, axis=1)
     return {
         "accuracy": percentile_interval(accuracy),
         "accuracy_error": monte_carlo_error(accuracy),
         "auc": percentile_interval(auc),
         "auc_error": monte_carlo_error(auc),
-        "over_constant": [percentile_interval(gain) for gain in over_constant],
+        "over_constant": [percentile_interval(gain) for gain in means[:2]],
+        **dict(zip(others, map(percentile_interval, means[2:]), strict=True)),
     }
 
 
@@ -265,12 +270,14 @@ def evaluate_probabilities(
     Returns:
         ``n, loss, accuracy, accuracy_ci95, accuracy_ci95_error, gain_over_constant_ci95, auc,
         auc_ci95, auc_ci95_error, sensitivity, specificity, balanced_accuracy, f1, brier,
-        confusion`` with ``confusion`` as [[TN, FP], [FN, TP]] and ``loss`` the mean binary
-        cross-entropy in nats, without weights or smoothing; ``.._error`` are of
+        overconfidence, overconfidence_ci95, confusion`` with ``confusion`` as [[TN, FP], [FN, TP]]
+        and ``loss`` the mean binary cross-entropy in nats, without weights or smoothing;
+        ``.._error`` are of
         `bootstrap.monte_carlo_error`, ``gain_over_constant_ci95`` of `bootstrap_intervals`, by
-        label. Where patients are known, also ``patients``, ``effective_patients`` (of
-        `effective_patients`) and ``most_images_of_a_patient``. ``auc``, its interval and error are
-        None where the probabilities differ by less than float noise.
+        label, and ``overconfidence`` the mean of `overconfidence`. Where patients are known, also
+        ``patients``, ``effective_patients`` (of `effective_patients`) and
+        ``most_images_of_a_patient``. ``auc``, its interval and error are None where the
+        probabilities differ by less than float noise.
     """
     labels = np.asarray(labels).astype(np.int64)
     probabilities = np.asarray(probabilities, np.float64)
@@ -278,7 +285,9 @@ def evaluate_probabilities(
     correct = predicted == (labels == 1)
     cells = np.bincount(2 * labels + predicted, minlength=4)
     (tn, fp), (fn, tp) = confusion = cells.reshape(2, 2).tolist()
-    intervals = bootstrap_intervals(correct, labels, probabilities, groups)
+    too_sure = overconfidence(labels, probabilities)
+    others = {"overconfidence": too_sure}
+    intervals = bootstrap_intervals(correct, labels, probabilities, groups, others=others)
     sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
     of_truth = np.where(labels == 1, probabilities, 1 - probabilities)
     return {
@@ -298,8 +307,23 @@ def evaluate_probabilities(
         "balanced_accuracy": (sensitivity + specificity) / 2,
         "f1": 2 * tp / (2 * tp + fp + fn),
         "brier": float(np.mean((probabilities - labels) ** 2)),
+        "overconfidence": float(too_sure.mean()),
+        "overconfidence_ci95": intervals["overconfidence"],
         "confusion": confusion,
     }
+
+
+def overconfidence(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """(N,) probability of the more probable class, less 1 where that is the true one.
+
+    The mean is above 0 where a network is surer than it is right, at a threshold of 0.5.
+
+    Args:
+        labels: (N,) of 0 and 1.
+        probabilities: (N,) of class 1.
+    """
+    right = (probabilities >= 0.5) == (labels == 1)
+    return np.maximum(probabilities, 1 - probabilities) - right
 
 
 def evaluate_findings(

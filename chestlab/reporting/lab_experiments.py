@@ -69,6 +69,21 @@ OTHER = Experiment(
     ),
 )
 
+FROM_FILE: tuple[Texts, Texts] = (  # question and reason of a start from weights of one's own
+    (
+        "How well does {title} tell cardiomegaly from pneumothorax on images of {size} x {size} "
+        "pixels, starting from {start}?",
+        "Seberapa baik {title} membedakan kardiomegali dari pneumotoraks pada citra {size} x "
+        "{size} piksel bila dimulai dari {start}?",
+    ),
+    (
+        "What these weights have learnt is of use here, too, so that {train_n} images are enough "
+        "to adapt the {parameters} parameters.",
+        "Apa yang sudah dipelajari bobot itu juga berguna di sini, sehingga {train_n} citra cukup "
+        "untuk menyesuaikan {parameters} parameternya.",
+    ),
+)
+
 AVERAGES: dict[str, tuple[Texts, Texts]] = {  # question and reason, by what is averaged
     "seeds": (
         (

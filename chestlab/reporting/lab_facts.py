@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from chestlab.data.splits import CLASS_NAMES, SPLITS
-from chestlab.evaluation.bootstrap import (
-    BOOTSTRAP_RESAMPLES,
-    percentile_interval,
-    weight_blocks,
-    weighted_mean,
+from chestlab.evaluation.metrics import (
+    bootstrap_intervals,
+    calibration,
+    effective_patients,
+    overconfidence,
 )
-from chestlab.evaluation.metrics import bootstrap_intervals, calibration, effective_patients
 from chestlab.evaluation.reliability import chance_calibration_error
 from chestlab.evaluation.tasks import GOAL
 from chestlab.files.run_files import results_dir_of
@@ -372,22 +371,23 @@ def _calibration_facts(run: StoredRun, final: str) -> dict[str, Any]:
     """
     predictions = run.predictions[final]
     p, labels = predictions.probabilities, predictions.labels
-    certainty, right = np.maximum(p, 1 - p), (p >= 0.5) == (labels == 1)
-    patients = read_patients(results_dir_of(run.folder), run, final)
-    drawn = [
-        weighted_mean(certainty - right, weights)
-        for weights in weight_blocks(len(p), patients, BOOTSTRAP_RESAMPLES)
-    ]
-    low, high = percentile_interval(np.concatenate(drawn))
+    too_sure = overconfidence(labels, p)
+    stored = run.metrics[final].get("overconfidence_ci95")
+    if stored is None:  # by an earlier version
+        patients = read_patients(results_dir_of(run.folder), run, final)
+        others = {"overconfidence": too_sure}
+        found = bootstrap_intervals(run.correct(final), labels, p, patients, others=others)
+        stored = found["overconfidence"]
+    low, high = stored
     return {
         "calibration_error": calibration(labels, p)["error"],
         "error_by_chance": chance_calibration_error(p),
-        "confidence": float(certainty.mean()),
-        "accuracy_at_half": float(right.mean()),
-        "overconfidence_points": 100 * float((certainty - right).mean()),
+        "confidence": float(np.maximum(p, 1 - p).mean()),
+        "accuracy_at_half": float(((p >= 0.5) == (labels == 1)).mean()),
+        "overconfidence_points": 100 * float(too_sure.mean()),
         "overconfidence_low": 100 * low,
         "overconfidence_high": 100 * high,
-        "underconfidence_points": 100 * float((right - certainty).mean()),
+        "underconfidence_points": -100 * float(too_sure.mean()),
         "underconfidence_low": -100 * high,
         "underconfidence_high": -100 * low,
     }

@@ -13,7 +13,9 @@ from chestlab.evaluation.metrics import (
     calibration,
     choose_threshold,
     evaluate,
+    evaluate_probabilities,
     mcnemar,
+    overconfidence,
     paired_difference,
     roc_auc,
     roc_points,
@@ -127,15 +129,17 @@ def test_intervals_equal_those_of_a_naive_bootstrap(predictions, grouped):
     groups = np.random.default_rng(1).integers(0, 60, len(labels)) if grouped else None
     correct = (logits >= 0) == (labels == 1)
     resamples = 50
-    fast = bootstrap_intervals(correct, labels, logits, groups, resamples)
+    others = {"logit": logits}
+    fast = bootstrap_intervals(correct, labels, logits, groups, resamples, others)
 
     units = np.arange(len(labels)) if groups is None else groups
     unique = np.unique(units)
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    accuracies, aucs, gains = [], [], ([], [])
+    accuracies, aucs, gains, means = [], [], ([], []), []
     for drawn in rng.integers(0, len(unique), (resamples, len(unique))):
         rows = np.concatenate([np.flatnonzero(units == unit) for unit in unique[drawn]])
         accuracies.append(correct[rows].mean())
+        means.append(logits[rows].mean())
         aucs.append(reference.roc_auc_score(labels[rows], logits[rows]))
         for answer in (0, 1):
             gains[answer].append(correct[rows].mean() - (labels[rows] == answer).mean())
@@ -144,6 +148,17 @@ def test_intervals_equal_those_of_a_naive_bootstrap(predictions, grouped):
         assert fast["over_constant"][answer] == pytest.approx(wanted)
     assert fast["accuracy"] == pytest.approx(np.percentile(accuracies, [2.5, 97.5]))
     assert fast["auc"] == pytest.approx(np.percentile(aucs, [2.5, 97.5]))
+    assert fast["logit"] == pytest.approx(np.percentile(means, [2.5, 97.5]))
+
+
+def test_overconfidence_is_how_much_surer_than_right():
+    labels, probabilities = np.array([1, 1, 0, 0]), np.array([0.9, 0.4, 0.1, 0.8])
+    too_sure = overconfidence(labels, probabilities)
+    assert too_sure == pytest.approx([-0.1, 0.6, -0.1, 0.8])
+    figures = evaluate_probabilities(labels, probabilities, 0.3)  # not the threshold of 0.5
+    assert figures["overconfidence"] == pytest.approx(0.3)
+    low, high = figures["overconfidence_ci95"]
+    assert low == pytest.approx(-0.1) and 0.6 < high < 0.8
 
 
 def test_patients_with_many_images_widen_the_interval():

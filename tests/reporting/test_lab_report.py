@@ -82,8 +82,9 @@ def test_sentences_tell_the_numbers_of_the_files(reported):
     lead = [100 * end for end in test["gain_over_constant_ci95"][1]]
     (tn, fp), (fn, tp) = test["confusion"]
     last_four = [100 * row["val_accuracy"] for row in rows[-4:]]  # a third of 12 epochs
-    error = sum(f["accuracy"] * (1 - f["accuracy"]) / f["n"] for f in (train, val)) ** 0.5
+    two_errors = 50 * np.hypot(*(np.ptp(f["accuracy_ci95"]) for f in (train, val)))
     certain = [max(x, 1 - x) for x in p]
+    unsure = [-100 * end for end in reversed(test["overconfidence_ci95"])]
     chances = [float(row["probability"]) for row in of_val]
     wrong = [x for x, row in zip(chances, of_val, strict=True) if (x >= 0.45) != int(row["label"])]
     sure = sum((x if x >= 0.45 else 1 - x) >= 0.9 for x in wrong)
@@ -103,11 +104,12 @@ def test_sentences_tell_the_numbers_of_the_files(reported):
         "Over the last 4 epochs": [4, min(last_four), max(last_four), 100 / 32],
         "At a threshold of 0.5": [0.5, 90, 1, 12, 9, 9, 100 * kept["val_accuracy"]],
         "The finished network is right": [100 * train["accuracy"], 100 * val["accuracy"]],
-        "difference of up to": [200 * error],
+        "difference of up to": [two_errors],
         "The accuracy on the test": [100 * test["accuracy"] - 100 * 32 / 52, *lead, 100 * 32 / 52],
         "(sensitivity": [100 * tp / (tp + fn), tn, tn + fp, 100 * tn / (tn + fp)],
         "images the AUC is": [test["auc"], auc_low, auc_high, 100 * test["auc"], 0.5],
         "more probable class has a": [100 * np.mean(certain), 100 * np.mean((p >= 0.5) == labels)],
+        "underconfident by": [100 * (np.mean((p >= 0.5) == labels) - np.mean(certain)), *unsure],
         f"{len(wrong)} of the 32 validation": [len(wrong), 32, *([sure] if sure else []), 90],
         "interval of the accuracy is": [high - low, 52, 26],
         "was trained once": [7],
@@ -476,6 +478,17 @@ def test_the_calibration_of_single_networks_is_a_table_and_not_applied(tmp_path)
     assert "tidak diterapkan pada rerata" in pages[1] and "1.498 citra" in pages[1]
     assert not ENGLISH.findall(prose(pages[1]).replace("out-of-fold", ""))
     assert len(pages[0].splitlines()) == len(pages[1].splitlines())
+
+
+@pytest.mark.parametrize("model", ["EfficientChestNet", "MobileNetV3Chest", "SEResNet34"])
+def test_a_start_from_weights_of_ones_own_is_neither_from_scratch_nor_imagenets(tmp_path, model):
+    write_run(tmp_path / "one", model=model, starting_weights={"source": "chests_final.pth"})
+    page = pages_of(tmp_path / "one")[0]
+    question = page.split("**Question.** ")[1].split("\n## ")[0]
+    assert "starting from the weights in chests_final.pth?" in question
+    assert "What these weights have learnt" in question
+    assert "scratch" not in question and "ImageNet" not in question
+    assert "Even without" not in question
 
 
 @pytest.mark.parametrize("name", [*lab_experiments.EXPERIMENTS, "MyNet"])

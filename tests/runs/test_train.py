@@ -97,6 +97,8 @@ def test_metrics_json_has_the_promised_keys_and_types(finished, phantom_npz):
             "balanced_accuracy",
             "f1",
             "brier",
+            "overconfidence",
+            "overconfidence_ci95",
             "confusion",
         }
         assert figures["accuracy_ci95"][0] <= figures["accuracy"] <= figures["accuracy_ci95"][1]
