@@ -287,7 +287,8 @@ def test_table_is_read_as_it_was_written(splits, store, tmp_path):
     oof = OutOfFold.of(splits, {"tiny": logits, "other": -logits})
     oof.write(tmp_path / "oof.csv")
     again = OutOfFold.read(tmp_path / "oof.csv")
-    assert np.array_equal(again.logits["tiny"], np.float32(logits))  # no ties by rounding
+    assert np.allclose(again.logits["tiny"], logits, rtol=1e-4, atol=0)  # five digits
+    assert np.array_equal(again.logits["tiny"] >= 0, logits >= 0)
     for key in ("origin", "index", "labels", "patients", "folds"):
         assert np.array_equal(getattr(again, key), getattr(oof, key))
     assert list(again.logits) == ["tiny", "other"]
