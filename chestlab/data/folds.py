@@ -58,19 +58,56 @@ def fold_rows(split: Split, k: int, seed: int = FOLDS_SEED) -> list[tuple[np.nda
     Raises:
         InputError: a class has too few patients (or images) for k folds.
     """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    grouped = split.patients is not None
-    unit = "patients" if grouped else "images"
+    unit = "images" if split.patients is None else "patients"
     fewest = fewest_units(split)
     if k > fewest:
         raise InputError(f"--folds {k}: the rarer class has {unit} for {fewest} folds at most")
-    splitter = StratifiedGroupKFold if grouped else StratifiedKFold
-    splitter = splitter(k, shuffle=True, random_state=seed)
-    folds = list(splitter.split(np.zeros(len(split)), split.labels, split.patients))
+    if split.patients is None:
+        from sklearn.model_selection import StratifiedKFold
+
+        splitter = StratifiedKFold(k, shuffle=True, random_state=seed)
+        folds = list(splitter.split(np.zeros(len(split)), split.labels))
+    else:
+        number = folds_of_groups(split.labels, split.patients, k, seed)
+        folds = [(np.flatnonzero(number != i), np.flatnonzero(number == i)) for i in range(k)]
     if any(len(np.unique(split.labels[rows])) < 2 for fold in folds for rows in fold):
         raise InputError(f"--folds {k}: a fold lacks one of the classes; take fewer")
     return folds
+
+
+def folds_of_groups(labels: np.ndarray, groups: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Fold (N,) of each image, from 0: groups stay together, and classes have even shares.
+
+    Groups come in random order, those with the most uneven classes first, and each goes to the fold
+    in which the classes' shares of all folds stay the most even; of equal ones, to the one with the
+    fewest images. These are the folds of scikit-learn 1.8's `StratifiedGroupKFold`. That of older
+    versions mixes up the groups' classes: its folds of the NIH subset are not even, and others.
+
+    Args:
+        labels: (N,) of each image's class.
+        groups: (N,) patient of each image.
+        k: number of folds.
+        seed: of the random order.
+    """
+    _, classes, total = np.unique(labels, return_inverse=True, return_counts=True)
+    names, group = np.unique(groups, return_inverse=True)
+    counts = np.zeros((len(names), len(total)))
+    np.add.at(counts, (group, classes), 1)
+    order = np.arange(len(names))
+    np.random.RandomState(seed).shuffle(order)
+    order = order[np.argsort(-counts[order].std(axis=1), kind="stable")]
+    of_fold, chosen = np.zeros((k, len(total))), np.empty(len(names), np.int64)
+    for number in order:
+        best, lowest, fewest = 0, np.inf, np.inf
+        for fold in range(k):
+            with_group = of_fold.copy()
+            with_group[fold] += counts[number]
+            uneven, images = float((with_group / total).std(axis=0).mean()), of_fold[fold].sum()
+            if uneven < lowest or (np.isclose(uneven, lowest) and images < fewest):
+                best, lowest, fewest = fold, uneven, images
+        of_fold[best] += counts[number]
+        chosen[number] = best
+    return chosen[group]
 
 
 def fewest_units(split: Split) -> int:
