@@ -272,12 +272,11 @@ def evaluate_probabilities(
         auc_ci95, auc_ci95_error, sensitivity, specificity, balanced_accuracy, f1, brier,
         overconfidence, overconfidence_ci95, confusion`` with ``confusion`` as [[TN, FP], [FN, TP]]
         and ``loss`` the mean binary cross-entropy in nats, without weights or smoothing;
-        ``.._error`` are of
-        `bootstrap.monte_carlo_error`, ``gain_over_constant_ci95`` of `bootstrap_intervals`, by
-        label, and ``overconfidence`` the mean of `overconfidence`. Where patients are known, also
-        ``patients``, ``effective_patients`` (of `effective_patients`) and
-        ``most_images_of_a_patient``. ``auc``, its interval and error are None where the
-        probabilities differ by less than float noise.
+        ``.._error`` are of `bootstrap.monte_carlo_error`, ``gain_over_constant_ci95`` of
+        `bootstrap_intervals`, by label, and ``overconfidence`` the mean of `overconfidence`.
+        Where patients are known, also ``patients``, ``effective_patients`` (of
+        `effective_patients`) and ``most_images_of_a_patient``. ``auc``, its interval and error
+        are None where the probabilities differ by less than float noise.
     """
     labels = np.asarray(labels).astype(np.int64)
     probabilities = np.asarray(probabilities, np.float64)

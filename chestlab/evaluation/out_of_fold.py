@@ -109,7 +109,7 @@ class OutOfFold:
         logits: Mapping[str, np.ndarray],
         classical: Collection[str] = (),
     ) -> OutOfFold:
-        """The same as after `write` and `read`: logits are rounded to float32."""
+        """The same as after `write` and `read`: logits have `DIGITS` digits."""
         pool = splits.pool
         assert pool.origin is not None  # of images of two splits
         of_images = pool.origin, pool.index, pool.labels, pool.patients, splits.assignment

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from chestlab.reporting.front_rows import Row, start_of
+from chestlab.reporting.front_rows import Row
 from chestlab.reporting.page import Wording, link
-from chestlab.reporting.stored_runs import StoredRun, networks_of
+from chestlab.reporting.stored_runs import StoredRun, networks_of, start_of
 
 SUBSET = re.compile(r"chestmnist_nih_subset_\d+\.npz")  # files of `studies.nih_subset`
 

@@ -22,7 +22,6 @@ from chestlab.reporting.front_rows import (
     averaged,
     number_of,
     page_of,
-    start_of,
     study_page,
     table_rows,
     title_of,
@@ -35,7 +34,7 @@ from chestlab.reporting.page import (
     unbroken,
 )
 from chestlab.reporting.run_tables import best_on_test, model_name
-from chestlab.reporting.stored_runs import StoredRun, networks_of, read_patients
+from chestlab.reporting.stored_runs import StoredRun, networks_of, read_patients, start_of
 
 MOST_ROWS = 24  # of networks; more are on the page of all runs
 

@@ -15,7 +15,7 @@ from chestlab.reporting.fresh_results import FreshFolds, Seeds
 from chestlab.reporting.lab_experiments import experiment_of
 from chestlab.reporting.page import Wording, in_language, link
 from chestlab.reporting.run_tables import model_name
-from chestlab.reporting.stored_runs import StoredRun, start_source
+from chestlab.reporting.stored_runs import StoredRun, start_of, start_source
 
 OTHERS = 99  # number of a network that is none of the experiments'
 
@@ -119,16 +119,6 @@ def number_of(metrics: Mapping[str, Any]) -> int:
 
 def _recipe_name(metrics: Mapping[str, Any]) -> str:
     return metrics.get("recipe_name") or ""
-
-
-def start_of(about: Mapping[str, Any]) -> str:
-    """The file of weights that a network starts from; empty for ImageNet's and random ones.
-
-    Args:
-        about: metrics of a run, or a configuration of a study.
-    """
-    source = start_source(about)
-    return "" if source in ("none", "imagenet") else Path(source).stem.removesuffix("_final")
 
 
 def _from_start(wording: Wording, label: str, start: str) -> str:

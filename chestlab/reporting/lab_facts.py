@@ -263,11 +263,12 @@ def _evaluation_facts(run: StoredRun) -> dict[str, Any]:
     (tn, fp), (fn, tp) = figures["confusion"]
     always = metrics["data"]["counts"]["train"]
     majority = max((0, 1), key=lambda k: always[CLASS_NAMES[k]])
+    intervals = _intervals(run, final)
     facts |= {
         "accuracy": figures["accuracy"],
         **_interval("accuracy", figures),
         "constant_accuracy": ((tn + fp, fn + tp)[majority]) / figures["n"],
-        **_lead_over_constant(run, final, majority),
+        **_lead_over_constant(run, final, majority, intervals),
         "val_accuracy": val["accuracy"],
         "sensitivity": figures["sensitivity"],
         "specificity": figures["specificity"],
@@ -275,7 +276,7 @@ def _evaluation_facts(run: StoredRun) -> dict[str, Any]:
         "positives": tp + fn,
         "true_negatives": tn,
         "negatives": tn + fp,
-        **_calibration_facts(run, final),
+        **_calibration_facts(run, final, intervals),
         **_error_facts(run),
     }
     if final == "test":
@@ -287,19 +288,34 @@ def _evaluation_facts(run: StoredRun) -> dict[str, Any]:
     return facts | _gain_facts(metrics)
 
 
-def _lead_over_constant(run: StoredRun, final: str, constant: int) -> dict[str, float]:
+def _intervals(run: StoredRun, final: str) -> dict[str, Any]:
+    """``gain_over_constant_ci95`` and ``overconfidence_ci95`` of a split.
+
+    What an earlier version has not stored is resampled here, by patient where a list of names tells
+    them.
+    """
+    figures = run.metrics[final]
+    keys = {"gain_over_constant_ci95": "over_constant", "overconfidence_ci95": "overconfidence"}
+    stored = {key: figures[key] for key in keys if key in figures}
+    if len(stored) == len(keys):
+        return stored
+    predictions = run.predictions[final]
+    labels, p = predictions.labels, predictions.probabilities
+    patients = read_patients(results_dir_of(run.folder), run, final)
+    others = {"overconfidence": overconfidence(labels, p)}
+    found = bootstrap_intervals(run.correct(final), labels, p, patients, others=others)
+    return {key: found[name] for key, name in keys.items()} | stored
+
+
+def _lead_over_constant(
+    run: StoredRun, final: str, constant: int, intervals: Mapping[str, Any]
+) -> dict[str, float]:
     """Accuracy less that of always answering ``constant``, in points, with its interval.
 
-    Paired by image; resampled by patient where the run, or a list of names, tells them.
+    Paired by image; ``intervals`` as of `_intervals`.
     """
-    predictions, correct = run.predictions[final], run.correct(final)
-    stored = run.metrics[final].get("gain_over_constant_ci95")
-    if stored is None:  # by an earlier version
-        patients = read_patients(results_dir_of(run.folder), run, final)
-        p, labels = predictions.probabilities, predictions.labels
-        stored = bootstrap_intervals(correct, labels, p, patients)["over_constant"]
-    low, high = stored[constant]
-    lead = correct.mean() - (predictions.labels == constant).mean()
+    low, high = intervals["gain_over_constant_ci95"][constant]
+    lead = run.correct(final).mean() - (run.predictions[final].labels == constant).mean()
     return {"lead_points": 100 * lead, "lead_low": 100 * low, "lead_high": 100 * high}
 
 
@@ -364,32 +380,26 @@ def _fit_facts(
     }
 
 
-def _calibration_facts(run: StoredRun, final: str) -> dict[str, Any]:
+def _calibration_facts(run: StoredRun, final: str, intervals: Mapping[str, Any]) -> dict[str, Any]:
     """How certain the predictions are, against how often they are right, at a threshold of 0.5.
 
-    The interval of the difference is of resampled patients where they are known.
+    With the interval of the difference; ``intervals`` as of `_intervals`.
     """
     predictions = run.predictions[final]
     p, labels = predictions.probabilities, predictions.labels
-    too_sure = overconfidence(labels, p)
-    stored = run.metrics[final].get("overconfidence_ci95")
-    if stored is None:  # by an earlier version
-        patients = read_patients(results_dir_of(run.folder), run, final)
-        others = {"overconfidence": too_sure}
-        found = bootstrap_intervals(run.correct(final), labels, p, patients, others=others)
-        stored = found["overconfidence"]
-    low, high = stored
+    too_sure = 100 * float(overconfidence(labels, p).mean())
+    low, high = (100 * end for end in intervals["overconfidence_ci95"])
     return {
         "calibration_error": calibration(labels, p)["error"],
         "error_by_chance": chance_calibration_error(p),
         "confidence": float(np.maximum(p, 1 - p).mean()),
         "accuracy_at_half": float(((p >= 0.5) == (labels == 1)).mean()),
-        "overconfidence_points": 100 * float(too_sure.mean()),
-        "overconfidence_low": 100 * low,
-        "overconfidence_high": 100 * high,
-        "underconfidence_points": -100 * float(too_sure.mean()),
-        "underconfidence_low": -100 * high,
-        "underconfidence_high": -100 * low,
+        "overconfidence_points": too_sure,
+        "overconfidence_low": low,
+        "overconfidence_high": high,
+        "underconfidence_points": -too_sure,
+        "underconfidence_low": -high,
+        "underconfidence_high": -low,
     }
 
 

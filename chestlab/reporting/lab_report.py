@@ -35,6 +35,7 @@ from chestlab.reporting.stored_runs import (
     networks_of,
     read_history,
     read_two_class_run,
+    start_of,
     start_source,
 )
 
@@ -289,15 +290,10 @@ class _Page:
             text = translated
         return self.wording.say("warning", text=escaped(text))
 
-    @property
-    def _own_start(self) -> bool:
-        """Whether the network starts from a file that is neither ImageNet's nor random."""
-        return start_source(self.metrics) not in ("none", "imagenet")
-
     def _question(self) -> str:
         experiment = lab_experiments.experiment_of(self.metrics)
         texts = experiment.question
-        if self._own_start:
+        if start_of(self.metrics):
             texts = lab_experiments.FROM_FILE[0]
         if "members" in self.metrics:
             texts = lab_experiments.AVERAGES[kind_of_average(self.metrics)][0]
@@ -311,7 +307,7 @@ class _Page:
         texts = experiment.reason
         if experiment.pretrained and start_source(metrics) == "imagenet":
             texts = experiment.pretrained
-        if self._own_start:
+        if start_of(metrics):
             texts = lab_experiments.FROM_FILE[1]
         if "members" in metrics:
             texts = lab_experiments.AVERAGES[kind_of_average(metrics)][1]

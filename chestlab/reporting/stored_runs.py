@@ -225,6 +225,16 @@ def start_source(about: Mapping[str, Any]) -> str:
     return start.get("source", "none")
 
 
+def start_of(about: Mapping[str, Any]) -> str:
+    """The file of weights that a network starts from; empty for ImageNet's and random ones.
+
+    Args:
+        about: metrics of a run, or a configuration of a study.
+    """
+    source = start_source(about)
+    return "" if source in ("none", "imagenet") else Path(source).stem.removesuffix("_final")
+
+
 def kind_of_average(metrics: Mapping[str, Any]) -> str:
     """What was averaged: ``seeds``, ``folds`` or ``runs``."""
     words = str(metrics.get("kind")).split()

@@ -16,10 +16,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, status_of
+from conftest import ROOT, require_exporter, status_of
 from PIL import Image
 from tiny_train import RECIPE, TinyNet
-from torch.torch_version import TorchVersion
 
 import export
 import predict
@@ -34,10 +33,11 @@ from chestlab.training.export_graph import PillowSquare, WholePath
 from chestlab.training.inference import TrainedModel
 from networks import NETWORKS, network, network_class
 
-pytestmark = pytest.mark.skipif(
-    TorchVersion(torch.__version__) < onnx_model.OLDEST_TORCH,
-    reason=f"the exporter needs PyTorch {onnx_model.OLDEST_TORCH}",
-)
+
+@pytest.fixture(scope="module", autouse=True)
+def exporter():
+    require_exporter()
+
 
 SIZE = 28
 EXAMPLE = torch.zeros((2, 1, 58, 31), dtype=torch.uint8)
