@@ -25,21 +25,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from chestlab.data import sources
 from chestlab.data.folds import Fold
 from chestlab.evaluation.out_of_fold import NETWORK_KIND
-from chestlab.files.errors import OneLineParser, TrainingError, one_line_errors
+from chestlab.files.errors import OneLineParser, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.reporting.page import Wording
-from chestlab.runs import crossval
-from chestlab.runs.crossval import Configuration, Outcome
-from chestlab.runs.shared_folds import SharedFolds
+from chestlab.runs.crossval import Configuration
 from chestlab.training.inference import predict
-from chestlab.training.recipe import Recipe, as_dict, recipe_hash
+from chestlab.training.recipe import as_dict, recipe_hash
 from chestlab.training.trainer import Trainer
-from studies.fold_networks import FoldNetwork
+from studies.fold_networks import FoldNetwork, KeptNetworks
 from studies.fresh_folds import (
     FROZEN,
     TRANSFERRED,
@@ -50,7 +47,7 @@ from studies.fresh_folds import (
 from studies.network_names import network_name
 from studies.pretrain import without
 from studies.start_tables import cells, draw, in_words, table
-from studies.stored_configurations import StoredConfigurations, known_first
+from studies.stored_configurations import known_first
 from studies.stored_results import read_results
 from studies.study import add_only, comparison_parser, write_readmes, write_table
 
@@ -79,7 +76,7 @@ COMPARISONS = (
 )
 
 
-class Distill(StoredConfigurations):
+class Distill(KeptNetworks):
     """Trains teachers and students on every fold, then writes the pages.
 
     Args:
@@ -139,65 +136,18 @@ class Distill(StoredConfigurations):
         recipe = dataclasses.replace(alone.recipe, **STUDENTS[name])
         return dataclasses.replace(alone, name=name, recipe=recipe)
 
-    def cross_validate(self, configuration: Configuration, share: float = 1.0) -> Outcome:
-        """As of `Study`, of a teacher, whose weights are kept, or of a student."""
-        learns = configuration.name in STUDENTS
+    def made_of(self, configuration: Configuration) -> Sequence[Configuration]:
+        """The teachers of a student; a teacher has none."""
+        return list(self.teachers.values()) if configuration.name in STUDENTS else ()
 
-        def network(of: Configuration, repeat: int, fold: Fold) -> FoldNetwork:
-            return FoldNetwork(self, of, repeat, int(self.splits.assignment[repeat, fold.rows[0]]))
+    def key_of_made(self, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {"teachers": list(members), "lesson": self.settings}
 
-        def key_of_network(of: Configuration, repeat: int, fold: Fold) -> dict[str, Any]:
-            return {"kept": network(of, repeat, fold).key, "tta": of.recipe.tta}
-
-        def fold_of(repeat: int, number: int) -> Fold:
-            return self.splits.fold(repeat, number, choosing=False)
-
-        def key_of(repeat: int, fold: Fold) -> dict[str, Any]:
-            key = key_of_network(configuration, repeat, fold)
-            if learns:
-                teachers = [key_of_network(of, repeat, fold) for of in self.teachers.values()]
-                key |= {"teachers": teachers, "lesson": self.settings}
-            return key
-
-        def train(repeat: int, fold: Fold, where: str) -> dict[str, Any]:
-            try:
-                if not learns:
-                    return self._teacher(network(configuration, repeat, fold))
-                teachers = [network(of, repeat, fold) for of in self.teachers.values()]
-                return self._student(crossval.in_repeat(configuration, repeat), fold, teachers)
-            except TrainingError as error:
-                raise TrainingError(f"{configuration.name}, {where}: {error}") from None
-
-        def tell(fold: Fold, where: str, result: Mapping[str, Any]) -> None:
-            told = crossval.in_words(result, fold, configuration.recipe)
-            print(f"{configuration.name}: {where}: {told}", flush=True)
-
-        name, store = configuration.name, self.store
-        folds = SharedFolds(name, self.splits, store, fold_of, key_of, train, tell)
-        return crossval.gathered(self.splits, crossval.unnamed(folds.each()))
-
-    def _teacher(self, of_fold: FoldNetwork) -> dict[str, Any]:
-        """What a teacher predicts of the fold that is held out; its weights are kept."""
-        return {
-            **self._predicted(of_fold.network(), of_fold.recipe, of_fold.fold),
-            "seconds": of_fold.seconds,
-            "best_epoch": of_fold.recipe.epochs,
-            "epochs": of_fold.recipe.epochs,
-            "images": len(of_fold.fold.train),
-        }
-
-    def _predicted(self, network: nn.Module, recipe: Recipe, fold: Fold) -> dict[str, Any]:
-        held_out = fold.held_out.to(self.device)[0]
-        logits = predict(network.to(self.device), held_out, recipe, tta=recipe.tta)
-        if not np.isfinite(logits).all():
-            raise TrainingError("a logit of a held-out image is not finite")
-        return {"logits": {recipe.tta: logits.tolist()}}
-
-    def _student(
-        self, configuration: Configuration, fold: Fold, teachers: Sequence[FoldNetwork]
+    def made(
+        self, configuration: Configuration, fold: Fold, members: Sequence[FoldNetwork]
     ) -> dict[str, Any]:
         """What a student predicts of the fold that is held out."""
-        images, targets = self.lesson(fold, teachers)
+        images, targets = self.lesson(fold, members)
         nothing = images[:0], targets[:0]
         self.signals.check()
         with self.signals.deferred():
@@ -206,7 +156,7 @@ class Distill(StoredConfigurations):
             trainer.fit()
         trainer.model.load_state_dict(trainer.best_weights)
         return {
-            **self._predicted(trainer.model, configuration.recipe, fold),
+            **self.predicted(trainer.model, configuration.recipe, fold),
             "seconds": sum(row["seconds"] for row in trainer.history),
             "best_epoch": trainer.best_epoch,
             "epochs": len(trainer.history),

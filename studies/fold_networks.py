@@ -1,9 +1,12 @@
-"""Networks of single folds whose weights are kept, so that studies share what is trained once."""
+"""Networks of single folds whose weights are kept, so that studies share what is trained once, and
+studies of what is made of several of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -11,11 +14,13 @@ from chestlab.data.folds import Fold
 from chestlab.files import claims
 from chestlab.files.atomic import make_folder
 from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
+from chestlab.files.errors import TrainingError
 from chestlab.runs import crossval
-from chestlab.runs.crossval import Configuration
-from chestlab.runs.shared_folds import name_of
-from chestlab.training.inference import TrainedModel
+from chestlab.runs.crossval import Configuration, Outcome
+from chestlab.runs.shared_folds import SharedFolds, name_of
+from chestlab.training.inference import TrainedModel, predict
 from chestlab.training.recipe import Recipe
+from studies.stored_configurations import StoredConfigurations
 from studies.study import Study
 
 FOLDER = "deployment"  # below that of the checkpoints, named after the study that first kept them
@@ -125,3 +130,79 @@ class FoldNetwork:
             device=torch.device("cpu"),
             **about,
         )
+
+
+class KeptNetworks(StoredConfigurations):
+    """A study of networks whose weights are kept, and of others that are made of these."""
+
+    def made_of(self, configuration: Configuration) -> Sequence[Configuration]:
+        """The kept networks that a configuration is made of, none for one that is kept itself."""
+        raise NotImplementedError
+
+    def key_of_made(self, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What the stored fold of a configuration depends on that is made of ``members``."""
+        raise NotImplementedError
+
+    def made(
+        self, configuration: Configuration, fold: Fold, members: Sequence[FoldNetwork]
+    ) -> dict[str, Any]:
+        """The result of a fold, as of `crossval.train_fold`, of what is made of ``members``."""
+        raise NotImplementedError
+
+    def cross_validate(self, configuration: Configuration, share: float = 1.0) -> Outcome:
+        """As of `Study`, of a network whose weights are kept, or of one made of such."""
+        members = self.made_of(configuration)
+
+        def network(of: Configuration, repeat: int, fold: Fold) -> FoldNetwork:
+            return FoldNetwork(self, of, repeat, int(self.splits.assignment[repeat, fold.rows[0]]))
+
+        def key_of_network(of: Configuration, repeat: int, fold: Fold) -> dict[str, Any]:
+            return {"kept": network(of, repeat, fold).key, "tta": of.recipe.tta}
+
+        def fold_of(repeat: int, number: int) -> Fold:
+            return self.splits.fold(repeat, number, choosing=False)
+
+        def key_of(repeat: int, fold: Fold) -> dict[str, Any]:
+            key = key_of_network(configuration, repeat, fold)
+            if members:
+                key |= self.key_of_made([key_of_network(of, repeat, fold) for of in members])
+            return key
+
+        def train(repeat: int, fold: Fold, where: str) -> dict[str, Any]:
+            try:
+                if not members:
+                    return self._kept(network(configuration, repeat, fold))
+                known = [network(of, repeat, fold) for of in members]
+                return self.made(crossval.in_repeat(configuration, repeat), fold, known)
+            except TrainingError as error:
+                raise TrainingError(f"{configuration.name}, {where}: {error}") from None
+
+        def tell(fold: Fold, where: str, result: Mapping[str, Any]) -> None:
+            told = crossval.in_words(result, fold, configuration.recipe)
+            print(f"{configuration.name}: {where}: {told}", flush=True)
+
+        name, store = configuration.name, self.store
+        folds = SharedFolds(name, self.splits, store, fold_of, key_of, train, tell)
+        return crossval.gathered(self.splits, crossval.unnamed(folds.each()))
+
+    def _kept(self, of_fold: FoldNetwork) -> dict[str, Any]:
+        """What a network predicts of the fold that is held out; its weights are kept."""
+        return {
+            **self.predicted(of_fold.network(), of_fold.recipe, of_fold.fold),
+            "seconds": of_fold.seconds,
+            "best_epoch": of_fold.recipe.epochs,
+            "epochs": of_fold.recipe.epochs,
+            "images": len(of_fold.fold.train),
+        }
+
+    def predicted(self, network: nn.Module, recipe: Recipe, fold: Fold) -> dict[str, Any]:
+        """The logits of the images that are held out.
+
+        Raises:
+            TrainingError: one is not finite.
+        """
+        held_out = fold.held_out.to(self.device)[0]
+        logits = predict(network.to(self.device), held_out, recipe, tta=recipe.tta)
+        if not np.isfinite(logits).all():
+            raise TrainingError("a logit of a held-out image is not finite")
+        return {"logits": {recipe.tta: logits.tolist()}}

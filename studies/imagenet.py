@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,7 @@ from networks import network
 from studies.fresh_folds import comparison_cells, comparison_table
 from studies.imagenet_chests import CHESTS, read_chests
 from studies.learned_findings import findings_values, learned_in, record_of, write_findings
-from studies.probes import AS_TRAINED, LITE, Probe, probes
+from studies.probes import AS_TRAINED, LARGER, LITE, Probe, probes
 from studies.smaller_source import gains_over_smaller_sources
 from studies.start_tables import cells, in_words, table
 from studies.stored_configurations import (
@@ -105,6 +106,8 @@ ROWS = (
     Row("as_trained_one_rate", {"batch_norm": "frozen", "layer_decay": 1.0, **AS_TRAINED}),
     Row("lower_rate", {**LOWER_RATE, **AS_TRAINED}),
     Row("lower_rate_160", {**LOWER_RATE, **AS_TRAINED, "image_size": 160}),
+    Row("lower_rate_lite1", {**LOWER_RATE, **AS_TRAINED}, network=LARGER[0]),
+    Row("lower_rate_lite2", {**LOWER_RATE, **AS_TRAINED}, network=LARGER[1]),
     Row("lower_rate_related", {**LOWER_RATE, **AS_TRAINED, "related": True, "epochs": 15}),
     Row("epochs_60", {"epochs": 60}),
     Row("size_128", {"image_size": 128}),
@@ -142,6 +145,8 @@ COMPARISONS = (
     ("as_trained_one_rate", "as_trained"),
     ("lower_rate", "as_trained"),
     ("lower_rate_160", "lower_rate"),
+    ("lower_rate_lite1", "lower_rate"),
+    ("lower_rate_lite2", "lower_rate"),
     ("lower_rate_related", "lower_rate"),
     ("epochs_60", "imagenet"),
     ("size_128", "imagenet"),
@@ -187,14 +192,23 @@ class ImageNet(StoredConfigurations):
         return self.starts[name]
 
     def _can_start(self, row: Row) -> bool:
-        """Whether the weights that a row starts from are given.
+        """Whether the weights that a row starts from are given, or at hand.
 
         Raises:
             InputError: they are not, and ``--only`` asks for the row.
         """
+        asked = len(self.options.only) < len(ROWS)
+        if row.network in LARGER:
+            try:
+                self._start(row.network)
+            except InputError as error:
+                if asked:
+                    raise
+                print(f"NOTE: {row.name} is not trained: {error}", file=sys.stderr)
+                return False
         if row.weights not in CHESTS.values() or row.weights in self.chests:
             return True
-        if len(self.options.only) < len(ROWS):
+        if asked:
             raise InputError(f"--only {row.name}: it starts from a file: --chests FILE")
         return False
 

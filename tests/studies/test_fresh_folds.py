@@ -286,7 +286,7 @@ def test_without_timm_the_others_are_trained_and_a_line_says_how_to_get_it(
     assert {configuration.name for configuration in trained} == {"first"}
     for page in ("README.md", "README.id.md"):
         head = (folder / page).read_text().split("Data:")[0]
-        assert f" `{name}`. " in head and " `efficientnet_lite0` " in head
+        assert f" `{name}`. " in head and " `efficientnet_lite` " in head
         assert "`pip install -r requirements-timm.txt`" in head
 
 

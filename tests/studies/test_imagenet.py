@@ -330,6 +330,27 @@ def test_networks_are_trained_and_judged_with_estimated_statistics_too(command, 
     assert float(rows["imagenet"]["images_seen"]) == images  # of one epoch
 
 
+def test_a_larger_network_whose_weights_cannot_be_had_is_left_out_unless_it_is_asked_for(
+    command, start, monkeypatch, capsys
+):
+    def only_small(choice, url):
+        if url == "timm/tf_efficientnet_lite1":
+            raise InputError("--weights imagenet: nowhere")
+        return start
+
+    monkeypatch.setattr(imagenet, "read_pretrained", only_small)
+    larger = Row("larger", network="timm/tf_efficientnet_lite1")
+    monkeypatch.setattr(imagenet, "ROWS", (ROWS[0], larger))
+    with pytest.raises(SystemExit) as stop:
+        command("--repeats", "1", "--only", "larger")
+    assert stop.value.code == 2
+    assert "error: --weights imagenet: nowhere" in capsys.readouterr().err
+    folder = command("--repeats", "1", "--folds", "2")
+    told = "NOTE: larger is not trained: --weights imagenet: nowhere"
+    assert told in capsys.readouterr().err.splitlines()
+    assert "larger" not in rows_of(folder / "table.csv")
+
+
 # ImageNet, then chests, then two classes
 
 
@@ -512,6 +533,7 @@ def test_the_recipe_that_is_studied_and_frozen_is_the_one_that_the_script_offers
         (fresh_folds.LAYER_RATES, "as_trained"),
         (fresh_folds.ONE_RATE, "as_trained_one_rate"),
         (fresh_folds.CHESTS_FIRST, "imagenet_chests_lower_rate"),
+        (fresh_folds.LARGEST, "lower_rate_lite2"),
     ],
 )
 def test_recipes_that_were_frozen_before_are_still_those_that_were_studied(name, row):
@@ -519,6 +541,7 @@ def test_recipes_that_were_frozen_before_are_still_those_that_were_studied(name,
     (chosen,) = (each for each in imagenet.ROWS if each.name == row)
     recipe = dataclasses.replace(network(frozen.network).recipes[frozen.recipe], **frozen.changes)
     assert recipe == dataclasses.replace(imagenet.BASE, **chosen.changes)
+    assert (frozen.network, frozen.weights) == (chosen.network, chosen.weights)
 
 
 @pytest.mark.parametrize(

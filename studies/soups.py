@@ -1,0 +1,197 @@
+"""Is the mean of several networks' weights, one network, as good as the mean of what they predict?
+
+    python -m studies.soups --data FILE.npz
+
+A soup (Wortsman et al., https://arxiv.org/abs/2203.05482): networks fine-tuned from the same
+weights, here EfficientNet-Lite0 from ImageNet by the recipe ``transfer`` with different seeds, are
+averaged weight by weight. It predicts at the cost of one of them. Cross-validated on the choice
+folds; test is not read. Needs ``pip install -r requirements-timm.txt``.
+
+results/studies/soups_<data>/ gets logits, tables, a picture and a page in two languages. Finished
+folds are stored with their networks' weights, and the same command continues where it was stopped.
+``--only NAME`` trains some of the rows. ``--redraw FOLDER`` writes the page again from the logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chestlab.data.folds import Fold
+from chestlab.evaluation.out_of_fold import NETWORK_KIND
+from chestlab.files.errors import OneLineParser, one_line_errors
+from chestlab.files.progress import StopSignals
+from chestlab.reporting.page import Wording
+from chestlab.runs.crossval import Configuration
+from chestlab.training.recipe import as_dict, recipe_hash
+from studies.fold_networks import FoldNetwork, KeptNetworks
+from studies.fresh_folds import (
+    FROZEN,
+    TRANSFERRED,
+    comparison_cells,
+    comparison_table,
+    frozen_configuration,
+)
+from studies.network_names import network_name
+from studies.start_tables import cells, draw, in_words, table
+from studies.stored_configurations import known_first
+from studies.stored_results import read_results
+from studies.study import add_only, comparison_parser, write_readmes, write_table
+
+ALONE = TRANSFERRED  # the row of `fresh_folds` whose networks are averaged
+
+MORE_SEEDS = (1042, 2042)  # of its other trainings
+
+SEEDS = {ALONE: None} | {f"{ALONE}_seed_{seed}": seed for seed in MORE_SEEDS}  # None: the recipe's
+
+SOUP, TOGETHER = "soup", "average"  # of the weights, of the logits
+
+ROWS = (*SEEDS, SOUP)
+
+# Fixed before anything was trained: the first is claimed to have the higher AUC.
+COMPARISONS = ((SOUP, ALONE), (TOGETHER, ALONE), (TOGETHER, SOUP))
+
+
+class Soups(KeptNetworks):
+    """Trains a network with each seed on every fold and averages them, then writes the pages.
+
+    Args:
+        options: of `main`.
+        signals: checked after every optimiser step.
+
+    Attributes:
+        one: what is trained with each seed.
+        changes: what differs from the script's recipe.
+
+    Raises:
+        InputError: the flags cannot be used. Nothing has been written.
+    """
+
+    def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
+        super().__init__(options, signals, "soups")
+        (frozen,) = (row for row in FROZEN if row.name == ALONE)
+        _, self.one = frozen_configuration(self, frozen)
+        self.changes = dict(frozen.changes)
+
+    def run(self) -> None:
+        """Train what is neither stored nor in the results, then write the pages."""
+        self.begin()
+        for name in self.options.only:
+            configuration, seed = self.configuration_of(name), SEEDS.get(name)
+            about = {
+                "kind": NETWORK_KIND,
+                "model": network_name(configuration),
+                "changes": self.changes | ({"seed": seed} if seed is not None else {}),
+                "recipe": recipe_hash(as_dict(configuration.recipe)),
+            }
+            if name == SOUP:
+                about["seeds"] = [of.recipe.seed for of in self.made_of(configuration)]
+            if configuration.pretrained is not None:
+                about["start"] = configuration.pretrained.record
+            self.measure(name, configuration, about, estimated=False)
+        self.finish(write_page)
+
+    def configuration_of(self, name: str) -> Configuration:
+        """What is trained as one of `ROWS`; of the soup its recipe."""
+        recipe = self.one.recipe
+        if (seed := SEEDS.get(name)) is not None:
+            recipe = dataclasses.replace(recipe, seed=seed)
+        return dataclasses.replace(self.one, name=name, recipe=recipe)
+
+    def made_of(self, configuration: Configuration) -> Sequence[Configuration]:
+        """The networks of the soup; one that is trained has none."""
+        return [self.configuration_of(name) for name in SEEDS] if configuration.name == SOUP else ()
+
+    def key_of_made(self, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {"soup": list(members)}
+
+    def made(
+        self, configuration: Configuration, fold: Fold, members: Sequence[FoldNetwork]
+    ) -> dict[str, Any]:
+        """What the soup of a fold predicts of the images that are held out."""
+        model = configuration.model()
+        model.load_state_dict(mean_weights([of_fold.network().state_dict() for of_fold in members]))
+        epochs = sum(of_fold.recipe.epochs for of_fold in members)
+        return {
+            **self.predicted(model, configuration.recipe, fold),
+            "seconds": sum(of_fold.seconds for of_fold in members),
+            "best_epoch": epochs,
+            "epochs": epochs,
+            "images": len(fold.train),
+        }
+
+    def write_results(self) -> None:
+        """Write both files of the results, with the average of the networks that are there."""
+        if all(name in self.oof.logits for name in SEEDS):
+            about = {key: self.configurations[ALONE][key] for key in ("model", "images")}
+            about["seconds"] = sum(self.configurations[name]["seconds"] for name in SEEDS)
+            self.put_average(TOGETHER, tuple(SEEDS), about)
+        super().write_results()
+
+    def in_order(self, names: Collection[str]) -> list[str]:
+        return known_first(names, (*SEEDS, TOGETHER, SOUP))
+
+
+def mean_weights(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The mean of state dicts of the same network; of whole numbers, such as counts, the first."""
+    return {
+        name: torch.stack([state[name] for state in states]).mean(0)
+        if first.is_floating_point()
+        else first.clone()
+        for name, first in states[0].items()
+    }
+
+
+def write_page(folder: Path) -> None:
+    """Write tables, a picture and the page in two languages.
+
+    Raises:
+        InputError: ``oof.csv`` or ``soups.json`` is missing or damaged.
+    """
+    summary, oof = read_results(folder, "soups", "configurations")
+    rows = table(summary, oof, list(summary["configurations"]))
+    compared = comparison_table(oof, COMPARISONS)
+    write_table(folder / "table.csv", rows)
+    if compared:
+        write_table(folder / "comparisons.csv", compared)
+    heading = "Mean of weights and mean of predictions"
+    draw(rows, folder / "soups.png", heading, summary, oof, f", except {TOGETHER}")
+
+    def values(wording: Wording) -> dict[str, Any]:
+        return {
+            "alone": ALONE,
+            "together": TOGETHER,
+            "soup": SOUP,
+            "networks": len(SEEDS),
+            "missing": [name for name in ROWS if name not in oof.logits],
+            "rows": [cells(wording, row) for row in rows],
+            "compared": [comparison_cells(wording, row) for row in compared],
+            "comparisons": len(compared),
+            "fixed": len(COMPARISONS),
+            **in_words(wording, rows, compared, summary["repeats"]),
+        }
+
+    write_readmes(folder, "soups", summary, oof, values)
+
+
+def parser() -> OneLineParser:
+    """The flags."""
+    flags = comparison_parser("soups", __doc__.splitlines()[0], write_page, frozen=True)
+    add_only(flags, ROWS)
+    flags.epilog = "Networks from ImageNet weights need: pip install -r requirements-timm.txt"
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; exit statuses of `chestlab.runs.run`."""
+    with one_line_errors(resume=""), StopSignals() as signals:
+        Soups(parser().parse_args(argv), signals).run()
+
+
+if __name__ == "__main__":
+    main()
