@@ -63,7 +63,7 @@ from networks import Network
 from studies.imagenet_chests import CHESTS, read_chests
 from studies.learned_findings import record_of
 from studies.network_names import network_name, spellings
-from studies.probes import AS_TRAINED, LARGER, LITE
+from studies.probes import AS_TRAINED, LITE
 from studies.stored_configurations import (
     ESTIMATED,
     StoredConfigurations,
@@ -110,7 +110,6 @@ LAYER_RATES = "efficientnet_lite0_transfer"  # `transfer` as it was when this ro
 ONE_RATE = "efficientnet_lite0_one_rate"
 TRANSFERRED = "efficientnet_lite0_lower_rate"  # `transfer` as it is
 CHESTS_FIRST = "efficientnet_lite0_chests"
-LARGEST = "efficientnet_lite2"
 
 _AS_LONG = train_improved.BEST.epochs  # epochs, so that `report` sees as many images as `best`
 
@@ -133,22 +132,20 @@ FROZEN = (
     Frozen(ONE_RATE, LITE, "transfer", {**AS_TRAINED, "lr": 5e-4}, "imagenet"),
     Frozen(TRANSFERRED, LITE, "transfer", AS_TRAINED, "imagenet"),
     Frozen(CHESTS_FIRST, LITE, "transfer", {}, CHESTS["imagenet"]),
-    Frozen(LARGEST, LARGER[1], "transfer", AS_TRAINED, "imagenet"),
 )
 
 AVERAGE = "average_1_and_2"
 WITH_LAYER_RATES, WITH_TRANSFER = "average_with_transfer", "average_with_lower_rate"
-WITH_LARGEST, OF_FOUR = "average_with_lite2", "average_of_four"
+OF_FOUR = "average_of_four"
 
 AVERAGES = {  # rows that are the mean of other rows' logits
     AVERAGE: ("efficientchestnet", "residualchestnet"),
     WITH_LAYER_RATES: ("efficientchestnet", "residualchestnet", LAYER_RATES),
     WITH_TRANSFER: ("efficientchestnet", "residualchestnet", TRANSFERRED),
-    WITH_LARGEST: ("efficientchestnet", "residualchestnet", LARGEST),
-    OF_FOUR: ("efficientchestnet", "residualchestnet", CHESTS_FIRST, LARGEST),
+    OF_FOUR: ("efficientchestnet", "residualchestnet", TRANSFERRED, CHESTS_FIRST),
 }
 
-DECIDED_HERE = (WITH_TRANSFER,)  # added when figures of their networks on these folds were known
+DECIDED_HERE = (WITH_TRANSFER, OF_FOUR)  # added when their networks' figures here were known
 
 ALL_REPEATS = "_all_repeats"  # after the name of a row with the mean of the repeats' networks
 
@@ -170,8 +167,6 @@ COMPARISONS = (
     (TRANSFERRED, LAYER_RATES),
     (WITH_TRANSFER, AVERAGE),
     (CHESTS_FIRST, TRANSFERRED),
-    (LARGEST, TRANSFERRED),
-    (WITH_LARGEST, WITH_TRANSFER),
     (OF_FOUR, WITH_TRANSFER),
 )
 

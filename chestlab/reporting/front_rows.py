@@ -239,14 +239,16 @@ def _names(metrics: Mapping[str, Any]) -> set[str]:
 
 
 def averaged(wording: Wording, models: Sequence[str], start: str = "") -> str:
-    """The numbers of experiments that are averaged, as ``1 and 2`` or ``1, 2 and 4``.
+    """The numbers of experiments that are averaged, as ``1 and 2`` or ``1, 2 and 4 (2 x)``.
 
     Args:
         wording: language.
         models: that are averaged.
         start: what `start_of` tells of the last one.
     """
-    return _from_start(wording, wording.listed(_short({"model": model}) for model in models), start)
+    counts = Counter(_short({"model": model}) for model in models)
+    names = (f"{name} ({n} x)" if n > 1 else name for name, n in counts.items())
+    return _from_start(wording, wording.listed(names), start)
 
 
 def _average_rows(

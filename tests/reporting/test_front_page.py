@@ -295,6 +295,20 @@ def test_a_network_from_a_file_of_weights_has_rows_of_its_own(tmp_path):
     assert "From ImageNet's weights: 4 DenseNet-121.\n" in page
 
 
+def test_networks_of_one_architecture_are_counted_in_an_average(tmp_path):
+    make_run(tmp_path, "four_small", model="DenseNet121Chest", recipe_name="best")
+    make_run(tmp_path, "one_small", model="EfficientChestNet", recipe_name="best", noise=1)
+    skills = {
+        ("EfficientChestNet", "best"): 1.0,
+        ("DenseNet121Chest", "best"): 1.1,
+        ("DenseNet121Chest", "report"): 1.2,
+    }
+    write_fresh_folds(tmp_path, skills, ["_".join(of) for of in skills])
+    page = front_of(tmp_path)
+    row_of(page, "Average of 1 and 4 (2 x)")
+    assert "the average of experiments 1 and 4 (2 x) (3 networks)" in page
+
+
 def test_the_picture_has_a_row_for_each_of_two_recipes(tmp_path, monkeypatch):
     make_run(tmp_path, "one_small", model="EfficientChestNet", recipe_name="best")
     make_run(tmp_path, "two_small", model="ResidualChestNet", recipe_name="best", noise=1)
