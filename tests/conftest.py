@@ -17,6 +17,7 @@ import pytest
 from filelock import FileLock
 
 from chestlab.data.phantom import make_phantom
+from chestlab.training.openmp import SHARED
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "tiny_train.py"
@@ -24,9 +25,14 @@ REAL_DATA = "CHESTMNIST_TEST_DATA"  # a folder with chestmnist_nih_subset_{28,64
 
 
 def pytest_configure() -> None:
-    """Before PyTorch is imported: threads of several processes would wait for each other."""
+    """Before PyTorch is imported: threads of several processes would wait for each other.
+
+    And no test's output is to depend on what else the machine does, see `openmp.cores_are_shared`.
+    """
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if os.environ.get("GOMP_SPINCOUNT") == SHARED["GOMP_SPINCOUNT"]:
+        os.environ.pop("KMP_BLOCKTIME", None)
 
 
 def require_exporter() -> None:

@@ -22,6 +22,7 @@ from chestlab.runs.learning_rate import find_learning_rate
 from chestlab.runs.report_files import write_report
 from chestlab.runs.results import draw_curves, print_summary, write_results
 from chestlab.training.distributed import Processes
+from chestlab.training.openmp import cores_are_shared
 from chestlab.training.recipe import Recipe
 from chestlab.training.trainer import Trainer
 from chestlab.training.weights import read_pretrained
@@ -94,6 +95,12 @@ def run(
     return experiment.final
 
 
+SHARED_CORES = (
+    "other programs want the processor: with the environment variable OMP_NUM_THREADS=1 epochs "
+    "may be shorter (docs/training.md, A busy machine)"
+)
+
+
 def train(experiment: Experiment, signals: StopSignals) -> None:
     """Train, evaluate and draw what is not done yet, holding the lock of the run's name."""
     with experiment.claim() as (unfinished, state):
@@ -119,6 +126,8 @@ def train(experiment: Experiment, signals: StopSignals) -> None:
                 checkpoints.restore(trainer, state)
                 state = None
             print(experiment.describe(trainer), flush=True)
+            if trainer.device.type == "cpu" and cores_are_shared():
+                print(SHARED_CORES, flush=True)
             train_stage(trainer, number, checkpoints, signals)
             if trainer.frozen:
                 checkpoints.save_weights(experiment.files.stage1, trainer)

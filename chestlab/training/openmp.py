@@ -9,7 +9,10 @@ sleep at once then lets it work; where nothing else runs, that would cost up to 
 Measured with experiment 1 on two cores (AMD EPYC, Linux 6.18), seconds per epoch: alone 3.2 to
 4.9; beside a program with two busy threads 6.5 to 11.1, median 9.0 (36 epochs), where GNU's default
 takes 11, and 79 for the first epoch; a spin of 3,000 turns, 0.15 ms, takes 9.7 (18 epochs). With
-either, 3 of these epochs took 40 to 43. One thread takes 9.5 to 10.9 there (8 epochs).
+either, 3 of these epochs took 40 to 43. One thread takes 9.5 to 10.9 there (8 epochs). On another
+machine (Intel Xeon) two threads took 12.0 beside two busy programs, one thread 7.9 (6 epochs each,
+in turns). The number of threads is the user's all the same: figures depend on it in their last
+digits, and should not depend on what else a machine does.
 
 Sources: https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html,
 https://openmp.llvm.org/design/Runtimes.html#kmp-blocktime
@@ -46,6 +49,11 @@ def choose_waiting(environment: MutableMapping[str, str] = os.environ) -> None:
     wanted = threads(environment)
     shared = wanted + other_tasks() > (os.cpu_count() or 1) or cpu_quota() < wanted
     environment.update(SHARED if shared else ALONE)
+
+
+def cores_are_shared(environment: MutableMapping[str, str] = os.environ) -> bool:
+    """Whether `choose_waiting` found that other programs, or a limit, leave too few cores."""
+    return SHARED.items() <= environment.items()
 
 
 def threads(environment: MutableMapping[str, str] = os.environ) -> int:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_train import RECIPE, TinyNet
 
 from chestlab.training import openmp
 
@@ -33,6 +34,7 @@ def test_the_waiting_is_short_where_threads_would_lack_a_core(
     environment = {"OMP_NUM_THREADS": wanted}
     openmp.choose_waiting(environment)
     assert environment == {"OMP_NUM_THREADS": wanted, **expected}
+    assert openmp.cores_are_shared(environment) == (expected is openmp.SHARED)
 
 
 @pytest.mark.parametrize("name", openmp.VARIABLES)
@@ -41,6 +43,7 @@ def test_a_variable_of_the_user_is_left_alone_and_stays_the_only_one(monkeypatch
     environment = {"OMP_NUM_THREADS": "2", name: "7"}
     openmp.choose_waiting(environment)
     assert environment == {"OMP_NUM_THREADS": "2", name: "7"}
+    assert not openmp.cores_are_shared(environment)
 
 
 @pytest.mark.parametrize(
@@ -141,3 +144,18 @@ def test_every_script_makes_the_choice_before_pytorch_is_loaded():
         check=True,
     )
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_training_says_that_other_programs_want_the_processor(
+    shared, phantom_npz, tmp_path, monkeypatch, capsys, no_pictures
+):
+    from chestlab.runs import run as run_module
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_module, "cores_are_shared", lambda: shared)
+    argv = ["--data", str(phantom_npz), "--device", "cpu", "--epochs", "1"]
+    run_module.run(TinyNet, {"report": RECIPE}, argv)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count(run_module.SHARED_CORES) == shared
+    assert "OMP_NUM_THREADS=1" in run_module.SHARED_CORES
