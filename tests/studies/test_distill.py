@@ -22,7 +22,7 @@ from studies.fresh_folds import Frozen
 from studies.stored_results import read_results
 
 TEACHERS = ("first", "second")
-ROWS = ["first", "second", "teachers", "distilled", "distilled_longer"]
+ROWS = ["first", "second", "teachers", "distilled", "distilled_longer", "distilled_lite0"]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,10 @@ def flags(tiny_networks, npz, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(distill, "FROZEN", frozen)
     monkeypatch.setattr(distill, "TEACHERS", TEACHERS)
     monkeypatch.setattr(distill, "STUDENT", "first")
-    monkeypatch.setattr(distill, "ROWS", (*TEACHERS, *distill.STUDENTS))
+    alone = {"efficientchestnet": "first", distill.TRANSFERRED: "second"}
+    students = {name: (alone[of], changes) for name, (of, changes) in distill.STUDENTS.items()}
+    monkeypatch.setattr(distill, "STUDENTS", students)
+    monkeypatch.setattr(distill, "ROWS", (*TEACHERS, *students))
     pairs = (("teachers", "first"), ("distilled", "first"), ("teachers", "distilled_longer"))
     monkeypatch.setattr(distill, "COMPARISONS", pairs)
     monkeypatch.setattr(out_of_fold, "BOOTSTRAP_RESAMPLES", 200)
@@ -92,6 +95,8 @@ def test_rows_figures_and_pages_come_from_the_logits(command):
         assert float(rows[name]["auc"]) == pytest.approx(np.mean(folds), abs=1e-6)
     seen = {name: float(rows[name]["images_seen"]) for name in ROWS if name != "teachers"}
     assert seen["distilled_longer"] == 2.5 * seen["distilled"]  # epochs
+    assert seen["distilled_lite0"] == seen["distilled"]
+    assert rows["distilled_lite0"]["changes"] == "normalize per-image, epochs 2"
     for page, start in (("README.md", "Written by"), ("README.id.md", "Ditulis oleh")):
         text = (folder / page).read_text()
         assert f"{start} `python -m studies.distill`" in text and "distill.png" in text
@@ -113,7 +118,7 @@ def test_what_is_stored_is_not_trained_again(command, monkeypatch):
     command("--only", "second", "distilled")
     assert (folder / "oof.csv").read_bytes() == before
     command("--only", "first")  # its weights are there, and the average with it
-    assert list(json.loads((folder / "distill.json").read_text())["configurations"]) == ROWS[:-1]
+    assert list(json.loads((folder / "distill.json").read_text())["configurations"]) == ROWS[:-2]
     (folder / "distill.json").unlink()
     command("--only", "second", "distilled")  # the folds are stored as well
     assert (folder / "oof.csv").read_bytes() == before
