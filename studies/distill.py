@@ -36,20 +36,18 @@ from chestlab.runs.crossval import Configuration
 from chestlab.training.inference import predict
 from chestlab.training.recipe import as_dict, recipe_hash
 from chestlab.training.trainer import Trainer
+from studies import start_tables
 from studies.fold_networks import FoldNetwork, KeptNetworks
 from studies.fresh_folds import (
     FROZEN,
     TRANSFERRED,
-    comparison_cells,
-    comparison_table,
     frozen_configuration,
 )
 from studies.network_names import network_name
 from studies.pretrain import without
-from studies.start_tables import cells, draw, in_words, table
 from studies.stored_configurations import known_first
 from studies.stored_results import read_results
-from studies.study import add_only, comparison_parser, write_readmes, write_table
+from studies.study import add_only, comparison_parser
 
 STUDENT = "efficientchestnet"
 
@@ -216,18 +214,11 @@ def write_page(folder: Path) -> None:
     Raises:
         InputError: ``oof.csv`` or ``distill.json`` is missing or damaged.
     """
-    summary, oof = read_results(folder, "distill", "configurations")
-    rows = table(summary, oof, list(summary["configurations"]))
-    compared = comparison_table(oof, COMPARISONS)
-    write_table(folder / "table.csv", rows)
-    if compared:
-        write_table(folder / "comparisons.csv", compared)
-    heading = "Networks alone, and taught by their average"
-    draw(rows, folder / "distill.png", heading, summary, oof, f", except {TOGETHER}")
+    read = summary, oof = read_results(folder, "distill", "configurations")
     taught = {name: alone for name, (alone, _) in STUDENTS.items() if name in oof.logits}
     lesson = next((summary["configurations"][name] for name in taught), {})
 
-    def values(wording: Wording) -> dict[str, Any]:
+    def own(wording: Wording) -> dict[str, Any]:
         return {
             "student": STUDENT,
             "together": TOGETHER,
@@ -236,16 +227,10 @@ def write_page(folder: Path) -> None:
             "others": lesson.get("others", 0),
             "share": wording.number(100 * lesson.get("share", SHARE), ".0f"),
             "times": lesson.get("times", TIMES),
-            "missing": [name for name in ROWS if name not in oof.logits],
-            "rows": [cells(wording, row) for row in rows],
-            "compared": [comparison_cells(wording, row) for row in compared],
-            "comparisons": len(compared),
-            "fixed": len(COMPARISONS),
-            "number": wording.number,
-            **in_words(wording, rows, compared, summary["repeats"]),
         }
 
-    write_readmes(folder, "distill", summary, oof, values)
+    heading, but = "Networks alone, and taught by their average", f", except {TOGETHER}"
+    start_tables.write_page(folder, "distill", read, heading, ROWS, COMPARISONS, own, but)
 
 
 def parser() -> OneLineParser:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from chestlab.evaluation.out_of_fold import NETWORK_KIND
 from chestlab.reporting.page import Wording
-from studies.fresh_folds import comparison_cells, comparison_table
+from studies import start_tables
 from studies.learned_findings import Starts, findings_values, write_findings
-from studies.start_tables import cells, draw, in_words, table
 from studies.stored_results import read_results
-from studies.study import write_readmes, write_table
 
 SHORT = "_short"  # after the name of a row with fewer epochs at a lower rate
 
@@ -47,32 +46,13 @@ def write_page(folder: Path) -> None:
     Raises:
         InputError: ``oof.csv`` or ``findings_first.json`` is missing or damaged.
     """
-    summary, oof = read_results(folder, "findings_first", "configurations")
-    rows, starts = table(summary, oof, list(summary["configurations"])), starts_in(summary)
-    compared = comparison_table(oof, comparisons(starts))
-    write_table(folder / "table.csv", rows)
-    if compared:
-        write_table(folder / "comparisons.csv", compared)
-    heading = "From random numbers and from the 14 findings"
-    draw(rows, folder / "findings_first.png", heading, summary, oof)
-    findings = write_findings(folder, summary, starts)
+    read = summary, _ = read_results(folder, "findings_first", "configurations")
+    starts = starts_in(summary)
+    pairs, findings = comparisons(starts), write_findings(folder, summary, starts)
 
-    wanted = [row for pair in comparisons(starts) for row in pair]
-    missing = [name for name in dict.fromkeys(wanted) if name not in oof.logits]
+    def own(wording: Wording) -> dict[str, Any]:
+        told = findings_values(wording, starts, findings)
+        return {"starts": starts, "short": SHORT, "probe": PROBE, **told}
 
-    def values(wording: Wording) -> dict[str, Any]:
-        return {
-            "starts": starts,
-            "missing": missing,
-            "short": SHORT,
-            "probe": PROBE,
-            "rows": [cells(wording, row) for row in rows],
-            "compared": [comparison_cells(wording, row) for row in compared],
-            "comparisons": len(compared),
-            "fixed": len(comparisons(starts)),
-            "number": wording.number,
-            **findings_values(wording, starts, findings),
-            **in_words(wording, rows, compared, summary["repeats"]),
-        }
-
-    write_readmes(folder, "findings_first", summary, oof, values)
+    heading, wanted = "From random numbers and from the 14 findings", dict.fromkeys(chain(*pairs))
+    start_tables.write_page(folder, "findings_first", read, heading, list(wanted), pairs, own)

@@ -30,22 +30,19 @@ from chestlab.data.folds import Fold
 from chestlab.evaluation.out_of_fold import NETWORK_KIND
 from chestlab.files.errors import OneLineParser, one_line_errors
 from chestlab.files.progress import StopSignals
-from chestlab.reporting.page import Wording
 from chestlab.runs.crossval import Configuration
 from chestlab.training.recipe import as_dict, recipe_hash
+from studies import start_tables
 from studies.fold_networks import FoldNetwork, KeptNetworks
 from studies.fresh_folds import (
     FROZEN,
     TRANSFERRED,
-    comparison_cells,
-    comparison_table,
     frozen_configuration,
 )
 from studies.network_names import network_name
-from studies.start_tables import cells, draw, in_words, table
 from studies.stored_configurations import known_first
 from studies.stored_results import read_results
-from studies.study import add_only, comparison_parser, write_readmes, write_table
+from studies.study import add_only, comparison_parser
 
 RECIPE = TRANSFERRED  # the row of `fresh_folds` by whose recipe the networks are trained
 
@@ -178,31 +175,11 @@ def write_page(folder: Path) -> None:
     Raises:
         InputError: ``oof.csv`` or ``soups.json`` is missing or damaged.
     """
-    summary, oof = read_results(folder, "soups", "configurations")
-    rows = table(summary, oof, list(summary["configurations"]))
-    compared = comparison_table(oof, COMPARISONS)
-    write_table(folder / "table.csv", rows)
-    if compared:
-        write_table(folder / "comparisons.csv", compared)
-    heading = "Mean of weights and mean of predictions"
-    draw(rows, folder / "soups.png", heading, summary, oof, f", except {TOGETHER}")
-
-    def values(wording: Wording) -> dict[str, Any]:
-        return {
-            "recipe": RECIPE,
-            "alone": ALONE,
-            "together": TOGETHER,
-            "soup": SOUP,
-            "networks": len(SEEDS),
-            "missing": [name for name in ROWS if name not in oof.logits],
-            "rows": [cells(wording, row) for row in rows],
-            "compared": [comparison_cells(wording, row) for row in compared],
-            "comparisons": len(compared),
-            "fixed": len(COMPARISONS),
-            **in_words(wording, rows, compared, summary["repeats"]),
-        }
-
-    write_readmes(folder, "soups", summary, oof, values)
+    read = read_results(folder, "soups", "configurations")
+    names = {"recipe": RECIPE, "alone": ALONE, "together": TOGETHER, "soup": SOUP}
+    own = {**names, "networks": len(SEEDS)}
+    heading, but = "Mean of weights and mean of predictions", f", except {TOGETHER}"
+    start_tables.write_page(folder, "soups", read, heading, ROWS, COMPARISONS, lambda _: own, but)
 
 
 def parser() -> OneLineParser:

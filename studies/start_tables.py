@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
 from chestlab.reporting.page import NOTHING, Wording
-from studies.study import interval_cell, interval_columns
+from studies.fresh_folds import comparison_cells, comparison_table
+from studies.study import interval_cell, interval_columns, write_readmes, write_table
 
 
 def table(summary: Mapping[str, Any], oof: OutOfFold, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -73,6 +74,49 @@ def draw(
         caption=f"Means of single networks{but}. Bars: 95 % intervals over patients"
         f"{' and repeats' if summary['repeats'] > 1 else ''}. Accuracy at a probability of 0.5.",
     )
+
+
+def write_page(
+    folder: Path,
+    results: str,
+    read: tuple[Mapping[str, Any], OutOfFold],
+    heading: str,
+    wanted: Sequence[str],
+    comparisons: Sequence[tuple[str, str]],
+    own: Callable[[Wording], Mapping[str, Any]],
+    but: str = "",
+) -> None:
+    """Write tables, a picture and the page in two languages.
+
+    Args:
+        folder, results: of the study, and the name of its JSON file.
+        read: what `read_results` has read there.
+        heading, but: as those of `draw`.
+        wanted: the names of all rows that the study may have.
+        comparisons: pairs of rows, the first of which is claimed to have the higher AUC.
+        own: what the page tells besides rows and comparisons.
+    """
+    summary, oof = read
+    rows = table(summary, oof, list(summary["configurations"]))
+    compared = comparison_table(oof, comparisons)
+    write_table(folder / "table.csv", rows)
+    if compared:
+        write_table(folder / "comparisons.csv", compared)
+    draw(rows, folder / f"{results}.png", heading, summary, oof, but)
+
+    def values(wording: Wording) -> dict[str, Any]:
+        return {
+            "missing": [name for name in wanted if name not in oof.logits],
+            "rows": [cells(wording, row) for row in rows],
+            "compared": [comparison_cells(wording, row) for row in compared],
+            "comparisons": len(compared),
+            "fixed": len(comparisons),
+            "number": wording.number,
+            **in_words(wording, rows, compared, summary["repeats"]),
+            **own(wording),
+        }
+
+    write_readmes(folder, results, summary, oof, values)
 
 
 def in_words(
