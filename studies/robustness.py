@@ -9,7 +9,8 @@ chosen: a figure to quote needs the fresh folds.
 
 results/studies/robustness_<data>/ gets the logits, a picture and a page in two languages. The
 weights of finished folds are kept, and the same command continues where it was stopped. ``--only
-NAME`` trains some of the networks. ``--redraw FOLDER`` writes the page again from the logits.
+NAME`` trains some of the networks. ``--redraw FOLDER`` writes the page again from the logits. What
+starts from ImageNet weights needs ``pip install -r requirements-timm.txt``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from chestlab.data.folds import FOLDS_SEED
 from chestlab.data.shifts import SHIFTS
 from chestlab.files.errors import one_line_errors
 from chestlab.files.progress import StopSignals
-from studies.fresh_folds import Frozen, frozen_configuration
+from studies.fresh_folds import TRANSFERRED, Frozen, frozen_configuration
+from studies.probes import AS_TRAINED, LITE
 from studies.robustness_page import DEGRADED, write_page
 from studies.shifted_networks import ShiftedNetworks
 from studies.stored_configurations import known_first
@@ -34,6 +36,8 @@ NETWORKS = (
     Frozen(f"efficientchestnet{DEGRADED}", "efficientchestnet", "best", DEGRADE),
     Frozen("residualchestnet", "residualchestnet", "best"),
     Frozen(f"residualchestnet{DEGRADED}", "residualchestnet", "best", DEGRADE),
+    Frozen(TRANSFERRED, LITE, "transfer", AS_TRAINED, "imagenet"),
+    Frozen(f"{TRANSFERRED}{DEGRADED}", LITE, "transfer", {**AS_TRAINED, **DEGRADE}, "imagenet"),
 )
 
 REPEATS = 1

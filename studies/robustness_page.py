@@ -12,8 +12,11 @@ from chestlab.evaluation import verdicts
 from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
 from chestlab.evaluation.verdicts import Scores
 from chestlab.reporting.page import Wording
+from studies.fresh_folds import TRANSFERRED
 from studies.shifts_page import NAMES, NONE, label, read_stored
 from studies.study import ENGLISH, interval_cell, interval_columns, write_readmes
+
+WANTED = (*NAMES, TRANSFERRED)
 
 DEGRADED = "_degraded"  # after the name of a network that was trained with ``--degrade``
 
@@ -91,6 +94,7 @@ def write_page(folder: Path) -> None:
     if tables:
         _draw(summary, tables, folder / "robustness.png")
     first = next(iter(logits.values()))
+    changes = {name: of["recipe_changes"] for name, of in summary["networks"].items()}
     images = OutOfFold(first.origin, first.index, first.labels, first.patients, first.folds, {})
 
     def values(wording: Wording) -> dict[str, Any]:
@@ -98,12 +102,12 @@ def write_page(folder: Path) -> None:
             return [_cells(wording, summary, row) for row in rows]
 
         return {
-            "missing": [name for name in NAMES if name not in summary["networks"]],
+            "missing": [name for name in WANTED if name not in summary["networks"]],
             "pairs": [
                 {
                     "with": pair[0],
                     "without": pair[1],
-                    "changes": summary["networks"][pair[0]]["recipe_changes"],
+                    "changes": dict(changes[pair[0]].items() - changes[pair[1]].items()),
                     "gain": {row["name"]: _gain(wording, row) for row in rows},
                     "rows": shown(rows),
                 }
@@ -141,7 +145,16 @@ def _draw(
     """Draw the gain of AUC in each row of the tables, a point for each pair of networks."""
     from matplotlib.lines import Line2D
 
-    from chestlab.reporting.style import BLUE, INK, SMALL, VERMILLION, finish, tidy, titled_figure
+    from chestlab.reporting.style import (
+        BLUE,
+        INK,
+        PURPLE,
+        SMALL,
+        VERMILLION,
+        finish,
+        tidy,
+        titled_figure,
+    )
 
     rows = next(iter(tables.values()))
     (_, without), first = next(iter(tables.items()))
@@ -155,7 +168,7 @@ def _draw(
     axes.axvline(0, color=INK, linewidth=1.2, zorder=1)
     handles = []
     for number, ((_, without), of_pair) in enumerate(tables.items()):
-        color, marker = ((BLUE, "o"), (VERMILLION, "s"))[number]
+        color, marker = ((BLUE, "o"), (VERMILLION, "s"), (PURPLE, "^"))[number]
         handles.append(Line2D([], [], label=without, color=color, marker=marker, linestyle=""))
         aside = 0.24 * (number - (len(tables) - 1) / 2)
         for place, row in enumerate(of_pair):

@@ -24,8 +24,8 @@ def command(tiny_networks, phantom_npz, tmp_path, monkeypatch):  # noqa: F811
     """Run the study of one tiny network and a few shifts; where its results are."""
     monkeypatch.chdir(tmp_path)
     networks = (
-        Frozen("tiny", "resnet34", "report"),
-        Frozen("tiny_degraded", "resnet34", "report", {"degrade": 0.5}),
+        Frozen("tiny", "resnet34", "report", {"flip": 0.25}),
+        Frozen("tiny_degraded", "resnet34", "report", {"flip": 0.25, "degrade": 0.5}),
     )
     monkeypatch.setattr(robustness, "NETWORKS", networks)
     monkeypatch.setattr(robustness, "SHIFTS", {name: SHIFTS[name] for name in FEW})
@@ -44,7 +44,7 @@ def test_figures_recompute_from_the_packed_logits(command, trainings):
     assert len(trainings) == 8
     summary = json.loads((folder / "robustness.json").read_text())
     assert summary["first_seed"] == FOLDS_SEED and list(summary["shifts"]) == list(FEW)
-    assert summary["networks"]["tiny_degraded"]["recipe_changes"] == {"degrade": 0.5}
+    assert summary["networks"]["tiny_degraded"]["recipe_changes"] == {"flip": 0.25, "degrade": 0.5}
     logits = read_packed(folder / "logits.csv.bz2")
     with_it, without = logits["tiny_degraded"], logits["tiny"]
     assert not np.array_equal(with_it.logits[NONE], without.logits[NONE])
