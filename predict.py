@@ -17,6 +17,7 @@ on); 2 nothing to predict, or a wrong flag or checkpoint; 130 Ctrl-C. This is no
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -82,10 +83,15 @@ def _is_table(path: Path) -> bool:
 
 
 class Table:
-    """Prints a row per image as it is predicted, and keeps the rows for ``--csv``."""
+    """Prints a row per image as it is predicted, and keeps the rows for ``--csv``.
 
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
+    Args:
+        threshold: probability from which class 1 is predicted.
+        in_files: whether files are written as well, for which to go on.
+    """
+
+    def __init__(self, threshold: float, in_files: bool) -> None:
+        self.threshold, self.in_files = threshold, in_files
         self.rows: list[tuple[str, str, float | str, float, str, str]] = []
         self.predicted = self.failed = 0
 
@@ -95,11 +101,22 @@ class Table:
         window, reason = str(xray.window), xray.window.reason
         shown = with_threshold(p, self.threshold, 4)[0]
         chosen = f"  (window {window}: {reason})" if reason else ""
-        print(f"{name:<12}  {shown:<{3 + len(CLASS_NAMES[1])}}  {file}{chosen}", flush=True)
+        self.say(f"{name:<12}  {shown:<{3 + len(CLASS_NAMES[1])}}  {file}{chosen}")
         for warning in xray.warnings:
             complain(xray.path, f"WARNING: {warning}")
         self.rows.append((file, name, p, self.threshold, window, "; ".join(xray.warnings)))
         self.predicted += 1
+
+    def say(self, line: str) -> None:
+        """Print a line; where files are to come, nothing more once nobody reads it (``| head``)."""
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            if not self.in_files:
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
 
     def add_failed(self, path: Path, reason: str) -> None:
         """Tell on stderr why there is no probability."""
@@ -168,8 +185,8 @@ def _holds(folder: Path, files: Sequence[Path]) -> bool:
     return folder.resolve() in {path.parent.resolve() for path in files}
 
 
-def _print_header(trained: TrainedModel, inverted: bool) -> None:
-    print(
+def _print_header(table: Table, trained: TrainedModel, inverted: bool) -> None:
+    table.say(
         f"{DISCLAIMER}\n{trained.name}, {trained.architecture} trained on {trained.source}"
         f"{', ' + trained.note if trained.note else ''}: {CLASS_NAMES[1]} from threshold "
         f"{trained.threshold:.2f} on, test-time augmentation {trained.tta}, on "
@@ -187,7 +204,7 @@ def predict_files(options: argparse.Namespace) -> int:
     """
     _check_outputs(options)
     trained = load_model(pick_checkpoint(options), network_class, pick_device(options.device))
-    table = Table(trained.threshold)
+    table = Table(trained.threshold, in_files=bool(options.csv or options.overlay))
     files = _find(options, table)
     if not files:
         return 2
@@ -196,7 +213,7 @@ def predict_files(options: argparse.Namespace) -> int:
             f"--overlay '{options.overlay}' is a folder of the images themselves, some of which "
             "the pictures could replace: name another folder"
         )
-    _print_header(trained, inverted=options.invert == "yes")
+    _print_header(table, trained, inverted=options.invert == "yes")
     if trained.likeness is None:
         print(NOT_JUDGED, file=sys.stderr, flush=True)
     overlays = None
@@ -223,7 +240,7 @@ def predict_files(options: argparse.Namespace) -> int:
         predicted, failed = count(table.predicted, "image"), table.failed
         print(f"predicted: {predicted}; not predicted: {failed}", file=sys.stderr)
     if trained.phantom:
-        print(PHANTOM_MARK)
+        table.say(PHANTOM_MARK)
     return int(table.failed > 0)
 
 

@@ -7,12 +7,14 @@ import io
 import os
 import signal
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REAL_DATA, run_in_process, status_of
+from conftest import REAL_DATA, ROOT, run_in_process, status_of
 from PIL import Image
 
 import predict
@@ -594,6 +596,34 @@ def test_a_table_does_not_replace_a_pipe_or_a_device(checkpoint, tmp_path, capsy
     with pytest.raises(FileExistsError, match="is no regular file"):
         atomic_write(tmp_path / "pipe.csv", "text")
     assert (tmp_path / "pipe.csv").is_fifo() and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("in_files", [True, False])
+def test_files_are_written_when_nobody_reads_what_is_printed(in_files, checkpoint, tmp_path):
+    for name in ("a.png", "b.png"):
+        PICTURE.save(tmp_path / name)
+    words = [str(tmp_path), "--checkpoint", str(checkpoint), "--device", "cpu"]
+    words += ["--csv", str(tmp_path / "table.csv")] if in_files else []
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "predict.py"), *words],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    os.close(writer)
+    assert done.returncode == int(not in_files)
+    if in_files:
+        assert "stopped" not in done.stderr
+        assert [Path(row["file"]).name for row in read_table(tmp_path / "table.csv")] == [
+            "a.png",
+            "b.png",
+        ]
+    else:
+        assert "stopped: Broken pipe" in done.stderr
 
 
 def test_a_full_disk_is_told_with_what_the_command_does_next(
