@@ -109,16 +109,14 @@ class Distill(KeptNetworks):
         """Train what is neither stored nor in the results, then write the pages."""
         self.begin()
         for name in self.options.only:
-            student = name in STUDENTS
-            configuration = self.student(name) if student else self.teachers[name]
-            changes = self.frozen[name].changes if not student else self.changes_of(name)
+            configuration = self.configuration_of(name)
             about = {
                 "kind": NETWORK_KIND,
                 "model": network_name(configuration),
-                "changes": dict(changes),
+                "changes": self.changes_of(name),
                 "recipe": recipe_hash(as_dict(configuration.recipe)),
             }
-            if student:
+            if name in STUDENTS:
                 about |= {"teachers": self._about_teachers(), **self.settings}
             if configuration.pretrained is not None:
                 about["start"] = configuration.pretrained.record
@@ -132,16 +130,16 @@ class Distill(KeptNetworks):
             for name, of in self.teachers.items()
         }
 
-    def student(self, name: str) -> Configuration:
-        """What is trained as one of `STUDENTS`."""
-        network, changes = STUDENTS[name]
+    def configuration_of(self, name: str) -> Configuration:
+        """What is trained as one of `ROWS`."""
+        network, changes = STUDENTS.get(name, (name, {}))
         alone = self.teachers[network]
         recipe = dataclasses.replace(alone.recipe, **changes)
         return dataclasses.replace(alone, name=name, recipe=recipe)
 
-    def changes_of(self, name: str) -> Mapping[str, Any]:
-        """What differs in a student's training from the recipe of its network's script."""
-        network, changes = STUDENTS[name]
+    def changes_of(self, name: str) -> dict[str, Any]:
+        """What differs in the training of a row from the recipe of its network's script."""
+        network, changes = STUDENTS.get(name, (name, {}))
         return {**self.frozen[network].changes, **changes}
 
     def made_of(self, configuration: Configuration) -> Sequence[Configuration]:
@@ -198,10 +196,7 @@ class Distill(KeptNetworks):
 
     def write_results(self) -> None:
         """Write both files of the results, with the average of the teachers that are there."""
-        if all(name in self.oof.logits for name in TEACHERS):
-            images = self.configurations[STUDENT]["images"]
-            seconds = sum(self.configurations[name]["seconds"] for name in TEACHERS)
-            self.put_average(TOGETHER, TEACHERS, {"images": images, "seconds": seconds})
+        self.average(TOGETHER, TEACHERS)
         super().write_results()
 
     def in_order(self, names: Collection[str]) -> list[str]:

@@ -185,6 +185,13 @@ class KeptNetworks(StoredConfigurations):
         folds = SharedFolds(name, self.splits, store, fold_of, key_of, train, tell)
         return crossval.gathered(self.splits, crossval.unnamed(folds.each()))
 
+    def average(self, name: str, members: Sequence[str], about: Mapping[str, Any] = {}) -> None:
+        """`put_average` of rows of the same images, with what they cost, once all are there."""
+        if all(member in self.configurations for member in members):
+            rows = [self.configurations[member] for member in members]
+            costs = {"images": rows[0]["images"], "seconds": sum(row["seconds"] for row in rows)}
+            self.put_average(name, members, {**costs, **about})
+
     def _kept(self, of_fold: FoldNetwork) -> dict[str, Any]:
         """What a network predicts of the fold that is held out; its weights are kept."""
         return {

@@ -129,10 +129,7 @@ class Soups(KeptNetworks):
 
     def write_results(self) -> None:
         """Write both files of the results, with the average of the networks that are there."""
-        if all(name in self.oof.logits for name in SEEDS):
-            about = {key: self.configurations[ALONE][key] for key in ("model", "images")}
-            about["seconds"] = sum(self.configurations[name]["seconds"] for name in SEEDS)
-            self.put_average(TOGETHER, tuple(SEEDS), about)
+        self.average(TOGETHER, tuple(SEEDS), {"model": network_name(self.one)})
         super().write_results()
 
     def in_order(self, names: Collection[str]) -> list[str]:
