@@ -28,7 +28,6 @@ import torch
 
 from chestlab.data import sources
 from chestlab.data.folds import Fold
-from chestlab.evaluation.out_of_fold import NETWORK_KIND
 from chestlab.files.errors import OneLineParser, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.reporting.page import Wording
@@ -43,7 +42,6 @@ from studies.fresh_folds import (
     TRANSFERRED,
     frozen_configuration,
 )
-from studies.network_names import network_name
 from studies.pretrain import without
 from studies.stored_configurations import known_first
 from studies.stored_results import read_results
@@ -109,26 +107,16 @@ class Distill(KeptNetworks):
         """Train what is neither stored nor in the results, then write the pages."""
         self.begin()
         for name in self.options.only:
-            configuration = self.configuration_of(name)
-            about = {
-                "kind": NETWORK_KIND,
-                "model": network_name(configuration),
-                "changes": self.changes_of(name),
-                "recipe": recipe_hash(as_dict(configuration.recipe)),
-            }
-            if name in STUDENTS:
-                about |= {"teachers": self._about_teachers(), **self.settings}
-            if configuration.pretrained is not None:
-                about["start"] = configuration.pretrained.record
-            self.measure(name, configuration, about, estimated=False)
+            self.measure_row(self.configuration_of(name), self.changes_of(name))
         self.finish(write_page)
 
-    def _about_teachers(self) -> dict[str, Any]:
-        """What a student's teachers are made by: recipe, and weights where they start from some."""
-        return {
-            name: [recipe_hash(as_dict(of.recipe)), of.pretrained and of.pretrained.sha256]
-            for name, of in self.teachers.items()
+    def about_made(self, members: Sequence[Configuration]) -> dict[str, Any]:
+        """A student's lesson, and of its teachers the recipe and the weights they start from."""
+        teachers = {
+            of.name: [recipe_hash(as_dict(of.recipe)), of.pretrained and of.pretrained.sha256]
+            for of in members
         }
+        return {"teachers": teachers, **self.settings}
 
     def configuration_of(self, name: str) -> Configuration:
         """What is trained as one of `ROWS`."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from chestlab.data.folds import Fold
+from chestlab.evaluation.out_of_fold import NETWORK_KIND
 from chestlab.files import claims
 from chestlab.files.atomic import make_folder
 from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
@@ -19,7 +20,8 @@ from chestlab.runs import crossval
 from chestlab.runs.crossval import Configuration, Outcome
 from chestlab.runs.shared_folds import SharedFolds, name_of
 from chestlab.training.inference import TrainedModel, predict
-from chestlab.training.recipe import Recipe
+from chestlab.training.recipe import Recipe, as_dict, recipe_hash
+from studies.network_names import network_name
 from studies.stored_configurations import StoredConfigurations
 from studies.study import Study
 
@@ -139,6 +141,10 @@ class KeptNetworks(StoredConfigurations):
         """The kept networks that a configuration is made of, none for one that is kept itself."""
         raise NotImplementedError
 
+    def about_made(self, members: Sequence[Configuration]) -> dict[str, Any]:
+        """What is stored about a configuration that is made of ``members``."""
+        raise NotImplementedError
+
     def key_of_made(self, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """What the stored fold of a configuration depends on that is made of ``members``."""
         raise NotImplementedError
@@ -184,6 +190,25 @@ class KeptNetworks(StoredConfigurations):
         name, store = configuration.name, self.store
         folds = SharedFolds(name, self.splits, store, fold_of, key_of, train, tell)
         return crossval.gathered(self.splits, crossval.unnamed(folds.each()))
+
+    def measure_row(self, configuration: Configuration, changes: Mapping[str, Any]) -> None:
+        """`measure` a configuration under its name.
+
+        Args:
+            configuration: what is trained or made.
+            changes: what differs from the recipe of its network's script.
+        """
+        about = {
+            "kind": NETWORK_KIND,
+            "model": network_name(configuration),
+            "changes": dict(changes),
+            "recipe": recipe_hash(as_dict(configuration.recipe)),
+        }
+        if members := self.made_of(configuration):
+            about |= self.about_made(members)
+        if configuration.pretrained is not None:
+            about["start"] = configuration.pretrained.record
+        self.measure(configuration.name, configuration, about, estimated=False)
 
     def average(self, name: str, members: Sequence[str], about: Mapping[str, Any] = {}) -> None:
         """`put_average` of rows of the same images, with what they cost, once all are there."""

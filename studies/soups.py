@@ -27,11 +27,9 @@ import torch
 from torch import nn
 
 from chestlab.data.folds import Fold
-from chestlab.evaluation.out_of_fold import NETWORK_KIND
 from chestlab.files.errors import OneLineParser, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.runs.crossval import Configuration
-from chestlab.training.recipe import as_dict, recipe_hash
 from studies import start_tables
 from studies.fold_networks import FoldNetwork, KeptNetworks
 from studies.fresh_folds import (
@@ -86,18 +84,7 @@ class Soups(KeptNetworks):
         """Train what is neither stored nor in the results, then write the pages."""
         self.begin()
         for name in self.options.only:
-            configuration = self.configuration_of(name)
-            about = {
-                "kind": NETWORK_KIND,
-                "model": network_name(configuration),
-                "changes": self.changes,
-                "recipe": recipe_hash(as_dict(configuration.recipe)),
-            }
-            if name == SOUP:
-                about["seeds"] = [of.recipe.seed for of in self.made_of(configuration)]
-            if configuration.pretrained is not None:
-                about["start"] = configuration.pretrained.record
-            self.measure(name, configuration, about, estimated=False)
+            self.measure_row(self.configuration_of(name), self.changes)
         self.finish(write_page)
 
     def configuration_of(self, name: str) -> Configuration:
@@ -108,6 +95,9 @@ class Soups(KeptNetworks):
     def made_of(self, configuration: Configuration) -> Sequence[Configuration]:
         """The networks of the soup; one that is trained has none."""
         return [self.configuration_of(name) for name in SEEDS] if configuration.name == SOUP else ()
+
+    def about_made(self, members: Sequence[Configuration]) -> dict[str, Any]:
+        return {"seeds": [of.recipe.seed for of in members]}
 
     def key_of_made(self, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {"soup": list(members)}
