@@ -114,9 +114,8 @@ class Table:
         except BrokenPipeError:
             if not self.in_files:
                 raise
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
     def add_failed(self, path: Path, reason: str) -> None:
         """Tell on stderr why there is no probability."""
