@@ -114,7 +114,7 @@ class Table:
         except BrokenPipeError:
             if not self.in_files:
                 raise
-            with open(os.devnull, "wb") as nowhere:
+            with Path(os.devnull).open("wb") as nowhere:
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
     def add_failed(self, path: Path, reason: str) -> None:

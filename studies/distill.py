@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from chestlab.data import sources
 from chestlab.data.folds import Fold
 from chestlab.files.errors import OneLineParser, one_line_errors
 from chestlab.files.progress import StopSignals
@@ -34,18 +33,17 @@ from chestlab.reporting.page import Wording
 from chestlab.runs.crossval import Configuration
 from chestlab.training.inference import predict
 from chestlab.training.recipe import as_dict, recipe_hash
-from chestlab.training.trainer import Trainer
 from studies import start_tables
-from studies.fold_networks import FoldNetwork, KeptNetworks
+from studies.fold_networks import FoldNetwork
 from studies.fresh_folds import (
     FROZEN,
     TRANSFERRED,
     frozen_configuration,
 )
-from studies.pretrain import without
 from studies.stored_configurations import known_first
 from studies.stored_results import read_results
 from studies.study import add_only, comparison_parser
+from studies.with_other_images import TIMES, WithOtherImages
 
 STUDENT = "efficientchestnet"
 
@@ -63,8 +61,6 @@ LATER = ("distilled_lite0",)  # added when the figures of others here were known
 
 SHARE = 0.5  # of the teachers in what is learned of an image of the two classes, beside its label
 
-TIMES = 8  # an epoch shows an image of the two classes, for each time that it shows another one
-
 ROWS = (*TEACHERS, *STUDENTS)
 
 # Fixed before anything was trained, but for `LATER`: the first is claimed to have the higher AUC.
@@ -75,7 +71,7 @@ COMPARISONS = (
 )
 
 
-class Distill(KeptNetworks):
+class Distill(WithOtherImages):
     """Trains teachers and students on every fold, then writes the pages.
 
     Args:
@@ -84,7 +80,6 @@ class Distill(KeptNetworks):
 
     Attributes:
         teachers: by name, what is trained; the student's network is one of them.
-        others: training images of the source that are not of the two classes alone.
         settings: what a student's lesson depends on besides its teachers.
 
     Raises:
@@ -96,11 +91,6 @@ class Distill(KeptNetworks):
         self.frozen = {row.name: row for row in FROZEN}
         wanted = TEACHERS if STUDENTS.keys() & options.only else options.only
         self.teachers = {name: frozen_configuration(self, self.frozen[name])[1] for name in wanted}
-        source = options.data, options.root, options.source_size
-        train = sources.load(*source, findings=True).train
-        pool = self.splits.pool
-        of_two_classes = np.isin(train.index, pool.index[pool.origin == "train"])
-        self.others = train.take(~of_two_classes)
         self.settings = {"share": SHARE, "times": TIMES, "others": len(self.others)}
 
     def run(self) -> None:
@@ -130,32 +120,22 @@ class Distill(KeptNetworks):
         network, changes = STUDENTS.get(name, (name, {}))
         return {**self.frozen[network].changes, **changes}
 
-    def made_of(self, configuration: Configuration) -> Sequence[Configuration]:
-        """The teachers of a student; a teacher has none."""
-        return list(self.teachers.values()) if configuration.name in STUDENTS else ()
+    def made_of(self, configuration: Configuration) -> Sequence[Configuration] | None:
+        """The teachers of a student; None for a teacher."""
+        return list(self.teachers.values()) if configuration.name in STUDENTS else None
 
-    def key_of_made(self, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def key_of_made(
+        self, configuration: Configuration, members: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
         return {"teachers": list(members), "lesson": self.settings}
 
     def made(
         self, configuration: Configuration, fold: Fold, members: Sequence[FoldNetwork]
     ) -> dict[str, Any]:
         """What a student predicts of the fold that is held out."""
-        images, targets = self.lesson(fold, members)
-        nothing = images[:0], targets[:0]
-        self.signals.check()
-        with self.signals.deferred():
-            trainer = Trainer(configuration.model, configuration.recipe, (images, targets), nothing)
-            trainer.on_step = self.signals.check
-            trainer.fit()
-        trainer.model.load_state_dict(trainer.best_weights)
-        return {
-            **self.predicted(trainer.model, configuration.recipe, fold),
-            "seconds": sum(row["seconds"] for row in trainer.history),
-            "best_epoch": trainer.best_epoch,
-            "epochs": len(trainer.history),
-            "images": len(images),
-        }
+        recipe, lesson = configuration.recipe, self.lesson(fold, members)
+        network, result = self.fitted(configuration.model, recipe, lesson)
+        return {**self.predicted(network, recipe, fold), **result}
 
     def lesson(
         self, fold: Fold, teachers: Sequence[FoldNetwork]
@@ -167,12 +147,11 @@ class Distill(KeptNetworks):
             teachers: of the same fold.
 
         Returns:
-            Images (N, 1, S, S) uint8, those of the two classes `TIMES` times, and the probability
-            (N,) of class 1 that is learned of each, on the device.
+            Images (N, 1, S, S) uint8 as of `images_of`, and the probability (N,) of class 1 that
+            is learned of each, on the device.
         """
-        others = without(self.others, fold.held_out, "train")
-        (labelled, labels), (rest, _) = fold.train.to(self.device), others.to(self.device)
-        images = torch.cat([labelled.repeat(TIMES, 1, 1, 1), rest])
+        images, _ = self.images_of(fold)
+        labels = fold.train.to(self.device)[1]
         once = images[(TIMES - 1) * len(labels) :]
         logits = []
         for of_fold in teachers:

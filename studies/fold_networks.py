@@ -137,15 +137,17 @@ class FoldNetwork:
 class KeptNetworks(StoredConfigurations):
     """A study of networks whose weights are kept, and of others that are made of these."""
 
-    def made_of(self, configuration: Configuration) -> Sequence[Configuration]:
-        """The kept networks that a configuration is made of, none for one that is kept itself."""
+    def made_of(self, configuration: Configuration) -> Sequence[Configuration] | None:
+        """The kept networks that a configuration is made of; None for one that is kept itself."""
         raise NotImplementedError
 
     def about_made(self, members: Sequence[Configuration]) -> dict[str, Any]:
         """What is stored about a configuration that is made of ``members``."""
         raise NotImplementedError
 
-    def key_of_made(self, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def key_of_made(
+        self, configuration: Configuration, members: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
         """What the stored fold of a configuration depends on that is made of ``members``."""
         raise NotImplementedError
 
@@ -156,7 +158,7 @@ class KeptNetworks(StoredConfigurations):
         raise NotImplementedError
 
     def cross_validate(self, configuration: Configuration, share: float = 1.0) -> Outcome:
-        """As of `Study`, of a network whose weights are kept, or of one made of such."""
+        """As of `Study`, of a network whose weights are kept, or of one that is made."""
         members = self.made_of(configuration)
 
         def network(of: Configuration, repeat: int, fold: Fold) -> FoldNetwork:
@@ -170,13 +172,14 @@ class KeptNetworks(StoredConfigurations):
 
         def key_of(repeat: int, fold: Fold) -> dict[str, Any]:
             key = key_of_network(configuration, repeat, fold)
-            if members:
-                key |= self.key_of_made([key_of_network(of, repeat, fold) for of in members])
+            if members is not None:
+                keys = [key_of_network(of, repeat, fold) for of in members]
+                key |= self.key_of_made(configuration, keys)
             return key
 
         def train(repeat: int, fold: Fold, where: str) -> dict[str, Any]:
             try:
-                if not members:
+                if members is None:
                     return self._kept(network(configuration, repeat, fold))
                 known = [network(of, repeat, fold) for of in members]
                 return self.made(crossval.in_repeat(configuration, repeat), fold, known)
@@ -204,7 +207,8 @@ class KeptNetworks(StoredConfigurations):
             "changes": dict(changes),
             "recipe": recipe_hash(as_dict(configuration.recipe)),
         }
-        if members := self.made_of(configuration):
+        members = self.made_of(configuration)
+        if members is not None:
             about |= self.about_made(members)
         if configuration.pretrained is not None:
             about["start"] = configuration.pretrained.record

@@ -92,14 +92,16 @@ class Soups(KeptNetworks):
         recipe = dataclasses.replace(self.one.recipe, seed=SEEDS.get(name, SEEDS[ALONE]))
         return dataclasses.replace(self.one, name=name, recipe=recipe)
 
-    def made_of(self, configuration: Configuration) -> Sequence[Configuration]:
-        """The networks of the soup; one that is trained has none."""
-        return [self.configuration_of(name) for name in SEEDS] if configuration.name == SOUP else ()
+    def made_of(self, configuration: Configuration) -> Sequence[Configuration] | None:
+        """The networks of the soup; None for one that is trained."""
+        return [self.configuration_of(x) for x in SEEDS] if configuration.name == SOUP else None
 
     def about_made(self, members: Sequence[Configuration]) -> dict[str, Any]:
         return {"seeds": [of.recipe.seed for of in members]}
 
-    def key_of_made(self, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def key_of_made(
+        self, configuration: Configuration, members: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
         return {"soup": list(members)}
 
     def made(

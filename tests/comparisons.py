@@ -7,6 +7,7 @@ import pytest
 from tiny_train import TinyNet
 
 import networks
+from chestlab.data.splits import FINDINGS
 from chestlab.runs import crossval
 from chestlab.training.recipe import Recipe, hyperparameter
 from studies import study
@@ -34,6 +35,27 @@ def tiny_networks(monkeypatch):
     )
     monkeypatch.setattr(study, "network", lambda name, device="auto": found)
     return found
+
+
+@pytest.fixture(scope="module")
+def named_npz(phantom_npz, tmp_path_factory):
+    """The small phantom with NIH's file names, two images a patient, and other findings."""
+    with np.load(phantom_npz) as source:
+        arrays = dict(source)
+    labels, count = arrays["train_labels"], 0
+    labels[40:] = 0
+    labels[40::2, FINDINGS.index("mass")] = 1
+    for split in ("train", "val", "test"):
+        numbers = count + np.arange(len(arrays[f"{split}_labels"]))
+        patients = numbers // 2
+        if split == "train":  # other findings are of patients of the classes as well, and of others
+            patients[40:] = np.arange(len(numbers) - 40)
+        names = zip(patients, numbers, strict=True)
+        arrays[f"{split}_names"] = np.array([f"{p:08}_{n:03}.png" for p, n in names])
+        count += len(numbers) + len(numbers) % 2
+    path = tmp_path_factory.mktemp("named") / "named.npz"
+    np.savez(path, **arrays)
+    return path
 
 
 @pytest.fixture

@@ -113,7 +113,12 @@ def nt_xent(
 
 
 def training_loss(logits: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Mean binary cross-entropy in nats, weighted, smoothed or focal as the recipe says.
+    """The mean of `losses_of`, of the same arguments: a scalar."""
+    return losses_of(logits, labels, recipe).mean()
+
+
+def losses_of(logits: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Binary cross-entropy in nats, weighted, smoothed or focal as the recipe says.
 
     Focal loss (Lin et al., https://arxiv.org/abs/1708.02002) multiplies an image's loss by
     (1 - p)^gamma, where p is the predicted probability of the true class; the paper's alpha is
@@ -122,6 +127,9 @@ def training_loss(logits: torch.Tensor, labels: torch.Tensor, recipe: Recipe) ->
     Args:
         logits: (N,) or (N, F).
         labels: of the same shape, in 0..1: MixUp and CutMix make them fractions.
+
+    Returns:
+        Losses of the same shape.
     """
     targets = labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
     logits = logits.float()
@@ -131,4 +139,4 @@ def training_loss(logits: torch.Tensor, labels: torch.Tensor, recipe: Recipe) ->
     )
     if recipe.loss == "focal":
         losses = losses * (torch.sigmoid(logits) - targets).abs() ** recipe.focal_gamma
-    return losses.mean()
+    return losses

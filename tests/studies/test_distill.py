@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from comparisons import tiny_networks  # noqa: F401 (a fixture)
+from comparisons import named_npz, tiny_networks  # noqa: F401 (fixtures)
 
 from chestlab.data.splits import FINDINGS
 from chestlab.evaluation import out_of_fold
 from chestlab.evaluation.metrics import roc_auc
 from chestlab.files.progress import StopSignals
 from chestlab.training.inference import predict
-from studies import distill
+from studies import distill, with_other_images
 from studies.fold_networks import FoldNetwork
 from studies.fresh_folds import Frozen
 from studies.stored_results import read_results
@@ -25,29 +25,8 @@ TEACHERS = ("first", "second")
 ROWS = ["first", "second", "teachers", "distilled", "distilled_longer", "distilled_lite0"]
 
 
-@pytest.fixture(scope="module")
-def npz(phantom_npz, tmp_path_factory):
-    """The small phantom with NIH's file names, two images a patient, and other findings."""
-    with np.load(phantom_npz) as source:
-        arrays = dict(source)
-    labels, count = arrays["train_labels"], 0
-    labels[40:] = 0
-    labels[40::2, FINDINGS.index("mass")] = 1
-    for split in ("train", "val", "test"):
-        numbers = count + np.arange(len(arrays[f"{split}_labels"]))
-        patients = numbers // 2
-        if split == "train":  # other findings are of patients of the classes as well, and of others
-            patients[40:] = np.arange(len(numbers) - 40)
-        names = zip(patients, numbers, strict=True)
-        arrays[f"{split}_names"] = np.array([f"{p:08}_{n:03}.png" for p, n in names])
-        count += len(numbers) + len(numbers) % 2
-    path = tmp_path_factory.mktemp("named") / "named.npz"
-    np.savez(path, **arrays)
-    return path
-
-
 @pytest.fixture
-def flags(tiny_networks, npz, tmp_path, monkeypatch):  # noqa: F811
+def flags(tiny_networks, named_npz, tmp_path, monkeypatch):  # noqa: F811
     """Flags of a study of two tiny teachers, of which the first is the student's network."""
     monkeypatch.chdir(tmp_path)
     frozen = (
@@ -64,7 +43,18 @@ def flags(tiny_networks, npz, tmp_path, monkeypatch):  # noqa: F811
     pairs = (("teachers", "first"), ("distilled", "first"), ("teachers", "distilled_longer"))
     monkeypatch.setattr(distill, "COMPARISONS", pairs)
     monkeypatch.setattr(out_of_fold, "BOOTSTRAP_RESAMPLES", 200)
-    return ["--data", str(npz), "--folds", "3", "--repeats", "2", "--device", "cpu", "--name", "a"]
+    return [
+        "--data",
+        str(named_npz),
+        "--folds",
+        "3",
+        "--repeats",
+        "2",
+        "--device",
+        "cpu",
+        "--name",
+        "a",
+    ]
 
 
 @pytest.fixture
@@ -114,7 +104,7 @@ def test_what_is_stored_is_not_trained_again(command, monkeypatch):
     def fit(trainer, *arguments):
         raise AssertionError("something is trained")
 
-    monkeypatch.setattr(distill.Trainer, "fit", fit)
+    monkeypatch.setattr(with_other_images.Trainer, "fit", fit)
     command("--only", "second", "distilled")
     assert (folder / "oof.csv").read_bytes() == before
     command("--only", "first")  # its weights are there, and the average with it
@@ -126,10 +116,10 @@ def test_what_is_stored_is_not_trained_again(command, monkeypatch):
         command("--only", "distilled_longer")
 
 
-def test_a_student_learns_of_teachers_and_labels_and_of_nobody_who_is_held_out(flags, npz):
+def test_a_student_learns_of_teachers_and_labels_and_of_nobody_who_is_held_out(flags, named_npz):  # noqa: F811
     options = distill.parser().parse_args(flags)
     study = distill.Distill(options, StopSignals())
-    with np.load(npz) as arrays:
+    with np.load(named_npz) as arrays:
         labels = arrays["train_labels"]
     classes = labels[:, [FINDINGS.index("cardiomegaly"), FINDINGS.index("pneumothorax")]]
     alone = (labels.sum(1) == 1) & (classes.sum(1) == 1)
