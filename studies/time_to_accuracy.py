@@ -9,13 +9,15 @@ training, on which its time depends on any machine.
 
 results/studies/time_to_accuracy_<data>/ gets logits, tables, a picture and a page in two languages.
 Finished folds are stored, and the same command continues where it was stopped. ``--only NAME``
-trains some of the rows. ``--redraw FOLDER`` writes the page again from the logits.
+trains some of the rows. ``--redraw FOLDER`` writes the page again from the logits. The row with the
+optimizer Muon needs ``pip install -r requirements-timm.txt``.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from chestlab.reporting.page import NOTHING, Wording
 from chestlab.runs.crossval import Configuration
 from chestlab.training.recipe import as_dict, recipe_hash
 from studies.fresh_folds import Frozen, frozen_configuration
+from studies.shorter_training import WAYS, Way, mean_side, progressive
 from studies.start_tables import draw, table
 from studies.stored_configurations import StoredConfigurations, known_first
 from studies.stored_results import read_results
@@ -50,6 +53,9 @@ CHANGES: dict[str, dict[str, Mapping[str, Any]]] = {  # by network, what makes i
         "batch_16": {"epochs": 20, "batch_size": 16},
         "related_9": {"epochs": 9, "related": True},
         "related_18": {"epochs": 18, "related": True},
+        "progressive": {},
+        "epochs_20_whitened": {"epochs": 20},
+        "epochs_20_muon": {"epochs": 20},
     },
     "residualchestnet": {
         "epochs_60": {"epochs": 60},
@@ -57,6 +63,8 @@ CHANGES: dict[str, dict[str, Mapping[str, Any]]] = {  # by network, what makes i
         "size_20": {"image_size": 20},
     },
 }
+
+LATER = ("batch_16", "related_9", "related_18", *WAYS)  # added when others had been seen
 
 ROWS = tuple(
     row
@@ -82,7 +90,12 @@ class TimeToAccuracy(StoredConfigurations):
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
         super().__init__(options, signals, "time_to_accuracy")
         wanted = [row for row in ROWS if row.name in options.only]
-        self.to_train = [(row, frozen_configuration(self, row)[1]) for row in wanted]
+        self.to_train = [(row, self._configuration_of(row)) for row in wanted]
+
+    def _configuration_of(self, row: Frozen) -> Configuration:
+        _, configuration = frozen_configuration(self, row)
+        way = way_of(row.name)
+        return configuration if way is None else replace(configuration, prepare=way.prepare)
 
     def run(self) -> None:
         """Train what is neither stored nor in the results, then write the pages."""
@@ -94,16 +107,22 @@ class TimeToAccuracy(StoredConfigurations):
 
     def _about(self, row: Frozen, configuration: Configuration) -> dict[str, Any]:
         """What is stored about a row; with other values it is trained again."""
+        way, side = way_of(row.name), configuration.recipe.image_size or self.data.size
         return {
             "kind": NETWORK_KIND,
             "model": row.network,
-            "changes": dict(row.changes),
-            "side": configuration.recipe.image_size or self.data.size,
+            "changes": {**row.changes, **(way.told if way else {})},
+            "side": mean_side() if configuration.prepare is progressive else side,
             "recipe": recipe_hash(as_dict(configuration.recipe)),
         }
 
     def in_order(self, names: Collection[str]) -> list[str]:
         return known_first(names, [row.name for row in ROWS])
+
+
+def way_of(name: str) -> Way | None:
+    """What a row does beside hyperparameters, None for most."""
+    return next((way for end, way in WAYS.items() if name.endswith(f"_{end}")), None)
 
 
 def gains(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
@@ -157,6 +176,7 @@ def write_page(folder: Path) -> None:
             },
             "margin": wording.number(MARGIN),
             "compared": len(compared),
+            "later": [name for name in LATER if any(x.endswith(f"_{name}") for x in oof.logits)],
             "missing": [row.name for row in ROWS if row.name not in oof.logits],
         }
 

@@ -61,6 +61,8 @@ class Configuration:
         arguments: of ``build``.
         pretrained: weights to start from, or None.
         staged: the pretrained weights are the first argument of ``build``, which has a backbone.
+        prepare: called with a trainer before it trains, for what no hyperparameter says; a function
+            with a name, or None.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Configuration:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     pretrained: PretrainedWeights | None = None
     staged: bool = False
+    prepare: Callable[[Trainer], None] | None = None
 
     def model(self) -> nn.Module:
         """The network, newly initialised."""
@@ -99,11 +102,12 @@ def fold_key(
     """
     default = as_dict(Recipe(name=""))
     recipe = as_dict(configuration.recipe)
-    pretrained = configuration.pretrained
+    pretrained, prepare = configuration.pretrained, configuration.prepare
     return {
         "network": configuration.build.__qualname__,
         "arguments": dict(configuration.arguments),
         "recipe": {k: v for k, v in recipe.items() if k not in ("name", "tta") and v != default[k]},
+        **({"prepare": prepare.__qualname__} if prepare else {}),
         "start": pretrained and {"source": pretrained.source, "sha256": pretrained.sha256},
         "data": data.sha256,
         "train": digest(fold.train),
@@ -170,6 +174,8 @@ def fit_fold(
         frozen = number < len(stages)
         trainer = Trainer(configuration.model, stage, train, val, frozen, previous=trainer)
         trainer.on_step = on_step
+        if configuration.prepare is not None:
+            configuration.prepare(trainer)
         trainer.fit()
     assert trainer is not None  # there is a stage
     return trainer

@@ -120,7 +120,7 @@ def test_rows_and_pages_come_from_the_logits(command, monkeypatch):
         assert float(rows[name]["auc"]) == pytest.approx(oof.estimate(name, "auc").value, abs=1e-6)
     assert rows["joint"]["model"] == rows["first"]["model"]
     assert float(rows["joint"]["images_seen"]) == pytest.approx(
-        float(rows["consistent"]["images_seen"]) * 5 / 3
+        float(rows["consistent"]["images_seen"]) * 5 / 2
     )
     for page, start in (("README.md", "Written by"), ("README.id.md", "Ditulis oleh")):
         text = (folder / page).read_text(encoding="utf-8")

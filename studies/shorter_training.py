@@ -1,0 +1,139 @@
+"""Ways to shorten a training that no flag has, tried by `time_to_accuracy`: functions that change a
+trainer before it trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from chestlab.files.errors import InputError
+from chestlab.training.augment import to_input
+from chestlab.training.averaging import WeightAverage
+from chestlab.training.layers import layers_with_weights
+from chestlab.training.optimizer import make_scheduler
+from chestlab.training.trainer import Trainer
+
+SIDES = {0.5: 14, 0.75: 20, 1.0: 28}  # px of the images until this share of the steps
+
+
+def progressive(trainer: Trainer) -> None:
+    """Let a network see small images first, and large ones last: `SIDES`.
+
+    (https://docs.fast.ai/tutorial.imagenette.html calls it progressive resizing.)
+    """
+    check, recipe = trainer.on_step, trainer.recipe
+    total, steps = recipe.epochs * trainer.steps_per_epoch, 0
+
+    def resize() -> None:
+        side = next(side for until, side in SIDES.items() if steps < until * total or until == 1)
+        trainer.recipe = dataclasses.replace(recipe, image_size=side)
+
+    def on_step() -> None:
+        nonlocal steps
+        steps += 1
+        resize()
+        check()
+
+    trainer.graph = None  # it is of one size
+    trainer.on_step = on_step
+    resize()
+
+
+def mean_side() -> float:
+    """The side of a square image with as many pixels as `progressive` shows on average."""
+    starts = [0.0, *SIDES][:-1]
+    shares = [until - start for start, until in zip(starts, SIDES, strict=True)]
+    return math.sqrt(sum(s * side**2 for s, side in zip(shares, SIDES.values(), strict=True)))
+
+
+def whitened(trainer: Trainer) -> None:
+    """Let the first convolution start with filters that whiten patches of the training images.
+
+    Its first kernels are the patches' principal components, each divided by its standard deviation,
+    then the negatives of these, as in airbench (Jordan, https://arxiv.org/abs/2404.00498), which
+    does not train them; here they are where training starts. The other kernels stay random.
+    """
+    first = next(m for m in layers_with_weights(trainer.model) if isinstance(m, nn.Conv2d))
+    kernels = whitening_kernels(to_input(trainer.train_images, trainer.recipe), first.kernel_size)
+    both = torch.cat([kernels, -kernels])[: len(first.weight)]
+    with torch.no_grad():
+        first.weight[: len(both)] = both.to(first.weight)
+    if trainer.average is not None:
+        trainer.average = WeightAverage(trainer.model, trainer.recipe.ema)
+
+
+def whitening_kernels(x: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """Kernels whose outputs are uncorrelated over images, with variance 1, the largest part first.
+
+    Args:
+        x: (N, 1, H, W).
+        size: (h, w) of the kernels.
+
+    Returns:
+        (h w, 1, h, w) float32.
+    """
+    patches = F.unfold(x, size).double()  # (N, h w, positions)
+    patches = patches.transpose(1, 2).flatten(0, 1)
+    variances, components = torch.linalg.eigh(patches.T.cov())
+    scaled = components / variances.clamp(min=1e-8).sqrt()
+    return scaled.flip(1).T.reshape(-1, 1, *size).float()
+
+
+def muon(trainer: Trainer) -> None:
+    """Train matrices with Muon in place of AdamW, the rest as before.
+
+    A convolution that takes all channels is a matrix of its output channels; one that takes each
+    alone, and the output, are not.
+
+    (Jordan et al., https://kellerjordan.github.io/posts/muon/, as timm has it, with the rates of
+    AdamW and updates as large as its own.)
+
+    Raises:
+        InputError: timm has no Muon, or there is no timm.
+    """
+    try:
+        from timm.optim import Muon
+    except ImportError:
+        raise InputError(
+            "Muon needs timm 1.0.21 or later: pip install -r requirements-timm.txt"
+        ) from None
+    recipe = trainer.recipe
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1 and min(p.shape[:2]) > 1]
+    taken = {id(p) for p in matrices}
+    rest = [p for p in trained if id(p) not in taken]
+    trainer.optimizer = Muon(
+        [{"params": matrices}, {"params": rest, "use_fallback": True}],
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        betas=(recipe.beta1, recipe.beta2),
+        nesterov=True,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    trainer.scheduler = make_scheduler(trainer.optimizer, recipe, trainer.steps_per_epoch)
+
+
+@dataclass(frozen=True)
+class Way:
+    """What a row does beside hyperparameters.
+
+    Attributes:
+        prepare: as that of `crossval.Configuration`.
+        told: in the table, beside the hyperparameters.
+    """
+
+    prepare: Callable[[Trainer], None]
+    told: Mapping[str, str]
+
+
+WAYS = {  # by the end of a row's name
+    "progressive": Way(progressive, {"image_size": ", ".join(map(str, SIDES.values()))}),
+    "whitened": Way(whitened, {"first kernels": "whitening"}),
+    "muon": Way(muon, {"optimizer": "Muon"}),
+}
