@@ -19,7 +19,7 @@ from chestlab.training.layers import layers_with_weights
 from chestlab.training.optimizer import make_scheduler
 from chestlab.training.trainer import Trainer
 
-SIDES = {0.5: 14, 0.75: 20, 1.0: 28}  # px of the images until this share of the steps
+SIDES = {0.5: 0.5, 0.75: 0.7, 1.0: 1.0}  # share of an image's side, until this share of the steps
 
 
 def progressive(trainer: Trainer) -> None:
@@ -29,10 +29,11 @@ def progressive(trainer: Trainer) -> None:
     """
     check, recipe = trainer.on_step, trainer.recipe
     total, steps = recipe.epochs * trainer.steps_per_epoch, 0
+    full = recipe.image_size or trainer.train_images.shape[-1]
 
     def resize() -> None:
-        side = next(side for until, side in SIDES.items() if steps < until * total or until == 1)
-        trainer.recipe = dataclasses.replace(recipe, image_size=side)
+        share = next(share for until, share in SIDES.items() if steps < until * total or until == 1)
+        trainer.recipe = dataclasses.replace(recipe, image_size=round(share * full))
 
     def on_step() -> None:
         nonlocal steps
@@ -45,11 +46,12 @@ def progressive(trainer: Trainer) -> None:
     resize()
 
 
-def mean_side() -> float:
-    """The side of a square image with as many pixels as `progressive` shows on average."""
+def mean_side(full: int) -> float:
+    """The side of an image with as many pixels as `progressive` shows of one with side ``full``."""
     starts = [0.0, *SIDES][:-1]
+    pixels = [round(share * full) ** 2 for share in SIDES.values()]
     shares = [until - start for start, until in zip(starts, SIDES, strict=True)]
-    return math.sqrt(sum(s * side**2 for s, side in zip(shares, SIDES.values(), strict=True)))
+    return math.sqrt(sum(a * b for a, b in zip(shares, pixels, strict=True)))
 
 
 def whitened(trainer: Trainer) -> None:
@@ -133,7 +135,9 @@ class Way:
 
 
 WAYS = {  # by the end of a row's name
-    "progressive": Way(progressive, {"image_size": ", ".join(map(str, SIDES.values()))}),
+    "progressive": Way(
+        progressive, {"image_size": ", ".join(f"x {share:g}" for share in SIDES.values())}
+    ),
     "whitened": Way(whitened, {"first kernels": "whitening"}),
     "muon": Way(muon, {"optimizer": "Muon"}),
 }

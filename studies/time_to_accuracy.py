@@ -112,7 +112,7 @@ class TimeToAccuracy(StoredConfigurations):
             "kind": NETWORK_KIND,
             "model": row.network,
             "changes": {**row.changes, **(way.told if way else {})},
-            "side": mean_side() if configuration.prepare is progressive else side,
+            "side": mean_side(side) if configuration.prepare is progressive else side,
             "recipe": recipe_hash(as_dict(configuration.recipe)),
         }
 

@@ -36,7 +36,7 @@ def test_images_grow_by_the_steps_and_the_recipe_is_whole_at_the_end(trainer, mo
     assert seen == [14] * 6 + [20] * 3 + [28] * 3 and len(checks) == 12
     assert dataclasses.replace(trainer.recipe, image_size=RECIPE.image_size) == RECIPE
     mean = sum(side**2 for side in seen) / len(seen)
-    assert shorter_training.mean_side() ** 2 == pytest.approx(mean)
+    assert shorter_training.mean_side(28) ** 2 == pytest.approx(mean)
 
 
 def test_the_first_kernels_whiten_the_training_images(trainer):
