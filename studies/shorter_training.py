@@ -25,7 +25,7 @@ SIDES = {0.5: 0.5, 0.75: 0.7, 1.0: 1.0}  # share of an image's side, until this 
 def progressive(trainer: Trainer) -> None:
     """Let a network see small images first, and large ones last: `SIDES`.
 
-    (https://docs.fast.ai/tutorial.imagenette.html calls it progressive resizing.)
+    (As in EfficientNetV2, Tan and Le, https://arxiv.org/abs/2104.00298.)
     """
     check, recipe = trainer.on_step, trainer.recipe
     total, steps = recipe.epochs * trainer.steps_per_epoch, 0
