@@ -30,7 +30,7 @@ from chestlab.evaluation.looks import (
     record,
 )
 from chestlab.files import notebook
-from chestlab.files.atomic import check_writable
+from chestlab.files.atomic import check_picture
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.files.run_files import STUDIES
@@ -162,9 +162,7 @@ def explain(options: argparse.Namespace) -> None:
     checkpoint = pick_checkpoint(options)
     trained = load_model(checkpoint, network_class, pick_device(options.device))
     out = options.out or results_file(trained, checkpoint, options.results_dir)
-    if out.suffix != ".png":
-        raise InputError(f"--out '{out}': the name of the picture ends in .png")
-    check_writable(out.parent, "--out")
+    check_picture(out, "--out")
     data = load_data(trained, options.data, options.root, checkpoint)
     split: Split = getattr(data, options.split)
     probabilities = trained.probabilities(split.images)

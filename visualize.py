@@ -36,7 +36,7 @@ import numpy as np
 from chestlab.data import sources
 from chestlab.data.splits import SOURCE_SIZES, Data, TwoClassData
 from chestlab.files import notebook
-from chestlab.files.atomic import check_writable
+from chestlab.files.atomic import check_picture, check_writable
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
 from chestlab.files.progress import StopSignals
 
@@ -324,9 +324,7 @@ def _augmentation(options: argparse.Namespace) -> None:
     )
     folder = Path("results", "phantom" if data.phantom else "", DATA)
     out = options.out or folder / "augmentation.png"
-    if out.suffix != ".png":
-        raise InputError(f"--out '{out}': the name of the picture ends in .png")
-    check_writable(out.parent, "--out")
+    check_picture(out, "--out")
     out.parent.mkdir(parents=True, exist_ok=True)
     draw_augmentation(originals, np.stack(warps, 1), out, title=title, credit=data.credit)
     print(out)

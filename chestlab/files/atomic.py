@@ -143,6 +143,17 @@ def check_writable(folder: Path, flag: str) -> None:
         raise InputError(f"{flag} '{folder}': no permission to write in '{existing}'")
 
 
+def check_picture(path: Path, flag: str) -> None:
+    """Check that a picture of this name could be written, as a PNG.
+
+    Raises:
+        InputError: it has another ending, or as of `check_writable` of its folder.
+    """
+    if path.suffix != ".png":
+        raise InputError(f"{flag} '{path}': the name of the picture ends in .png")
+    check_writable(path.parent, flag)
+
+
 def _long_paths() -> bool:
     """Whether long paths are switched on in Windows; Python itself allows them."""
     try:
