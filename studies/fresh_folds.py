@@ -109,6 +109,7 @@ class Frozen:
 LAYER_RATES = "efficientnet_lite0_transfer"  # `transfer` as it was when this row was frozen
 ONE_RATE = "efficientnet_lite0_one_rate"
 TRANSFERRED = "efficientnet_lite0_lower_rate"  # `transfer` as it is
+RELATED = "efficientnet_lite0_related"
 CHESTS_FIRST = "efficientnet_lite0_chests"
 
 _AS_LONG = train_improved.BEST.epochs  # epochs, so that `report` sees as many images as `best`
@@ -131,18 +132,20 @@ FROZEN = (
     ),
     Frozen(ONE_RATE, LITE, "transfer", {**AS_TRAINED, "lr": 5e-4}, "imagenet"),
     Frozen(TRANSFERRED, LITE, "transfer", AS_TRAINED, "imagenet"),
+    Frozen(RELATED, LITE, "transfer", {**AS_TRAINED, "related": True, "epochs": 15}, "imagenet"),
     Frozen(CHESTS_FIRST, LITE, "transfer", {}, CHESTS["imagenet"]),
 )
 
 AVERAGE = "average_1_and_2"
 WITH_LAYER_RATES, WITH_TRANSFER = "average_with_transfer", "average_with_lower_rate"
-OF_FOUR = "average_of_four"
+OF_FOUR, OF_FIVE = "average_of_four", "average_of_five"
 
 AVERAGES = {  # rows that are the mean of other rows' logits
     AVERAGE: ("efficientchestnet", "residualchestnet"),
     WITH_LAYER_RATES: ("efficientchestnet", "residualchestnet", LAYER_RATES),
     WITH_TRANSFER: ("efficientchestnet", "residualchestnet", TRANSFERRED),
     OF_FOUR: ("efficientchestnet", "residualchestnet", TRANSFERRED, CHESTS_FIRST),
+    OF_FIVE: ("efficientchestnet", "residualchestnet", TRANSFERRED, CHESTS_FIRST, RELATED),
 }
 
 DECIDED_HERE = (WITH_TRANSFER, OF_FOUR)  # added when their networks' figures here were known
@@ -168,6 +171,8 @@ COMPARISONS = (
     (WITH_TRANSFER, AVERAGE),
     (CHESTS_FIRST, TRANSFERRED),
     (OF_FOUR, WITH_TRANSFER),
+    (RELATED, TRANSFERRED),
+    (OF_FIVE, OF_FOUR),
 )
 
 
