@@ -108,7 +108,8 @@ class FoldNetwork:
         """The weights that the recipe keeps, on the CPU, and the seconds of the training."""
         study = self.study
         images = crossval.training_images(study.splits, self.fold, recipe)
-        configuration = Configuration(self.configuration.name, build, recipe)
+        prepare = self.configuration.prepare
+        configuration = Configuration(self.configuration.name, build, recipe, prepare=prepare)
         study.signals.check()
         with study.signals.deferred():
             trainer = crossval.fit_fold(
@@ -228,7 +229,7 @@ class KeptNetworks(StoredConfigurations):
             "seconds": of_fold.seconds,
             "best_epoch": of_fold.recipe.epochs,
             "epochs": of_fold.recipe.epochs,
-            "images": len(of_fold.fold.train),
+            "images": len(crossval.training_images(self.splits, of_fold.fold, of_fold.recipe)),
         }
 
     def predicted(self, network: nn.Module, recipe: Recipe, fold: Fold) -> dict[str, Any]:

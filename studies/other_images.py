@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from chestlab.data.folds import Fold
 from chestlab.data.splits import CLASS_COLUMNS, FINDINGS
-from chestlab.files.errors import OneLineParser, one_line_errors
+from chestlab.files.errors import InputError, OneLineParser, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.reporting.page import Wording
 from chestlab.runs.crossval import Configuration
@@ -139,6 +139,10 @@ class OtherImages(WithOtherImages):
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
         super().__init__(options, signals, "other_images")
         (frozen,) = (row for row in FROZEN if row.name == ALONE)
+        if not len(self.others) and set(EPOCHS) & set(options.only):
+            raise InputError(
+                f"'{self.data.source}' has no training images of other findings to learn of"
+            )
         self.base = frozen_configuration(self, frozen)[1]
 
     def run(self) -> None:

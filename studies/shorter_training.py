@@ -19,7 +19,9 @@ from chestlab.training.layers import layers_with_weights
 from chestlab.training.optimizer import make_scheduler
 from chestlab.training.trainer import Trainer
 
-SIDES = {0.5: 0.5, 0.75: 0.7, 1.0: 1.0}  # share of an image's side, until this share of the steps
+# Share of an image's side, until this share of the steps. Stored folds do not know these numbers:
+# who changes them removes the store, as after a change of a network.
+SIDES = {0.5: 0.5, 0.75: 0.7, 1.0: 1.0}
 
 
 def progressive(trainer: Trainer) -> None:
@@ -88,7 +90,7 @@ def whitening_kernels(x: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
 
 
 def muon(trainer: Trainer) -> None:
-    """Train matrices with Muon in place of AdamW, the rest as before.
+    """Train matrices with Muon, the rest with AdamW as before.
 
     A convolution that takes all channels is a matrix of its output channels; one that takes each
     alone, and the output, are not.
@@ -97,21 +99,16 @@ def muon(trainer: Trainer) -> None:
     AdamW and updates as large as its own.)
 
     Raises:
-        InputError: timm has no Muon, or there is no timm.
+        InputError: as of `muon_of_timm`.
     """
-    try:
-        from timm.optim import Muon
-    except ImportError:
-        raise InputError(
-            "Muon needs timm 1.0.21 or later: pip install -r requirements-timm.txt"
-        ) from None
-    recipe = trainer.recipe
+    make, recipe = muon_of_timm(), trainer.recipe
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.ndim > 1 and min(p.shape[:2]) > 1]
     taken = {id(p) for p in matrices}
     rest = [p for p in trained if id(p) not in taken]
-    trainer.optimizer = Muon(
-        [{"params": matrices}, {"params": rest, "use_fallback": True}],
+    of_rest = {"params": rest, "use_fallback": True, "nesterov": False, "eps": 1e-8}
+    trainer.optimizer = make(
+        [{"params": matrices}, of_rest],
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
         betas=(recipe.beta1, recipe.beta2),
@@ -119,6 +116,20 @@ def muon(trainer: Trainer) -> None:
         adjust_lr_fn="match_rms_adamw",
     )
     trainer.scheduler = make_scheduler(trainer.optimizer, recipe, trainer.steps_per_epoch)
+    trainer.graph = None  # it is of the other optimizer
+
+
+def muon_of_timm() -> Callable[..., torch.optim.Optimizer]:
+    """The class `timm.optim.Muon`.
+
+    Raises:
+        InputError: there is no timm, or it has no Muon.
+    """
+    try:
+        from timm.optim import Muon
+    except ImportError:
+        raise InputError("Muon is in newer versions of timm: pip install -U timm") from None
+    return Muon
 
 
 @dataclass(frozen=True)
@@ -128,16 +139,22 @@ class Way:
     Attributes:
         prepare: as that of `crossval.Configuration`.
         told: in the table, beside the hyperparameters.
+        side: of the images that the network sees, on average, by the side of the recipe's.
+        check: raises `InputError` where it cannot be tried.
     """
 
     prepare: Callable[[Trainer], None]
     told: Mapping[str, str]
+    side: Callable[[int], float] = float
+    check: Callable[[], object] = lambda: None
 
 
 WAYS = {  # by the end of a row's name
     "progressive": Way(
-        progressive, {"image_size": ", ".join(f"x {share:g}" for share in SIDES.values())}
+        progressive,
+        {"image_size": ", ".join(f"x {share:g}" for share in SIDES.values())},
+        side=mean_side,
     ),
     "whitened": Way(whitened, {"first kernels": "whitening"}),
-    "muon": Way(muon, {"optimizer": "Muon"}),
+    "muon": Way(muon, {"optimizer": "Muon"}, check=muon_of_timm),
 }

@@ -2,20 +2,22 @@
 
     python -m studies.time_to_accuracy --data FILE.npz
 
-Each network is cross-validated on the choice folds with its default recipe and with one change that
-makes training shorter. A change is as good if its AUC is not lower by more than `MARGIN`, paired on
-the same images. Test is not read. Every change is measured in pixels that the network sees in
-training, on which its time depends on any machine.
+Each network is cross-validated on the choice folds with its default recipe and with changes, all
+but one of which make training shorter. A change is as good if its AUC is not lower by more than
+`MARGIN`, paired on the same images. Test is not read. Every change is measured in pixels that the
+network sees in training, on which its time depends where computing takes it, and not the launching
+of many steps.
 
 results/studies/time_to_accuracy_<data>/ gets logits, tables, a picture and a page in two languages.
 Finished folds are stored, and the same command continues where it was stopped. ``--only NAME``
 trains some of the rows. ``--redraw FOLDER`` writes the page again from the logits. The row with the
-optimizer Muon needs ``pip install -r requirements-timm.txt``.
+optimizer Muon needs timm, and is left out without.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +25,13 @@ from typing import Any
 
 from chestlab.evaluation.out_of_fold import NETWORK_KIND, OutOfFold
 from chestlab.evaluation.verdicts import ALPHA, holm, p_value
-from chestlab.files.errors import one_line_errors
+from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.reporting.page import NOTHING, Wording
 from chestlab.runs.crossval import Configuration
 from chestlab.training.recipe import as_dict, recipe_hash
 from studies.fresh_folds import Frozen, frozen_configuration
-from studies.shorter_training import WAYS, Way, mean_side, progressive
+from studies.shorter_training import WAYS, Way
 from studies.start_tables import draw, table
 from studies.stored_configurations import StoredConfigurations, known_first
 from studies.stored_results import read_results
@@ -89,8 +91,21 @@ class TimeToAccuracy(StoredConfigurations):
 
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
         super().__init__(options, signals, "time_to_accuracy")
-        wanted = [row for row in ROWS if row.name in options.only]
+        wanted = [row for row in ROWS if row.name in options.only and self._can_be_tried(row)]
         self.to_train = [(row, self._configuration_of(row)) for row in wanted]
+
+    def _can_be_tried(self, row: Frozen) -> bool:
+        """Whether this machine has what a row needs; with ``--only`` an `InputError` says it."""
+        way = way_of(row.name)
+        try:
+            if way is not None:
+                way.check()
+        except InputError as error:
+            if len(self.options.only) < len(ROWS):
+                raise
+            print(f"NOTE: {row.name} is not trained: {error}", file=sys.stderr)
+            return False
+        return True
 
     def _configuration_of(self, row: Frozen) -> Configuration:
         _, configuration = frozen_configuration(self, row)
@@ -108,11 +123,12 @@ class TimeToAccuracy(StoredConfigurations):
     def _about(self, row: Frozen, configuration: Configuration) -> dict[str, Any]:
         """What is stored about a row; with other values it is trained again."""
         way, side = way_of(row.name), configuration.recipe.image_size or self.data.size
+        told = {} if way is None else way.told
         return {
             "kind": NETWORK_KIND,
             "model": row.network,
-            "changes": {**row.changes, **(way.told if way else {})},
-            "side": mean_side(side) if configuration.prepare is progressive else side,
+            "changes": {**row.changes, **told},
+            "side": side if way is None else way.side(side),
             "recipe": recipe_hash(as_dict(configuration.recipe)),
         }
 

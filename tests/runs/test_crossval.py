@@ -194,6 +194,7 @@ def test_a_damaged_stored_fold_is_trained_again(splits, store, damage):
         lambda one: dataclasses.replace(one, pretrained=PretrainedWeights("a", "1")),
         lambda one: dataclasses.replace(one, pretrained=PretrainedWeights("a", "2")),
         lambda one: dataclasses.replace(one, build=torch.nn.Identity),
+        lambda one: dataclasses.replace(one, prepare=test_what_determines_a_fold_is_in_its_key),
     ],
 )
 def test_what_determines_a_fold_is_in_its_key(splits, other):
@@ -205,6 +206,21 @@ def test_what_determines_a_fold_is_in_its_key(splits, other):
         assert another != own
     renamed = dataclasses.replace(tiny(), name="other", recipe=dataclasses.replace(LAST, name="x"))
     assert crossval.fold_key(renamed, fold, data, CPU) == own
+
+
+def test_every_trainer_is_prepared_before_it_trains(splits, store):
+    prepared = []
+
+    def prepare(trainer):
+        prepared.append(len(trainer.history))
+        with torch.no_grad():
+            for p in trainer.model.parameters():
+                p.zero_()
+
+    plain = run(splits, store).logits
+    other = run(splits, store, tiny(prepare=prepare)).logits
+    assert prepared == [0] * (splits.folds * splits.repeats)
+    assert not np.allclose(plain, other)
 
 
 def test_weights_that_have_seen_a_held_out_patient_are_refused(splits, store):

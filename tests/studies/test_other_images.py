@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from chestlab.data.splits import FINDINGS
 from chestlab.evaluation import out_of_fold
+from chestlab.files.errors import InputError
 from chestlab.files.progress import StopSignals
 from chestlab.training.distributed import ONE_PROCESS, SharedBatches
 from chestlab.training.recipe import Recipe
@@ -62,7 +63,9 @@ def test_the_joint_loss_is_that_of_known_classes_and_of_all_findings():
 
 def test_the_consistent_loss_takes_the_first_warp_where_it_is_sure_and_learns_the_second():
     sure = np.log(0.95 / 0.05)
-    first = torch.tensor([0.3, -0.2, sure + 0.1, -sure - 0.1, sure - 0.1, 0.0], requires_grad=True)
+    first = torch.tensor(
+        [0.3, sure + 0.1, sure + 0.1, -sure - 0.1, sure - 0.1, 0.0], requires_grad=True
+    )
     second = torch.tensor([1.0, 2.0, -1.0, 0.5, 3.0, -3.0], requires_grad=True)
     labels = torch.tensor([1.0, 0.0, *[torch.nan] * 4])
     loss, correct = other_images.Consistent(RECIPE, 2 / 6).loss(
@@ -72,7 +75,7 @@ def test_the_consistent_loss_takes_the_first_warp_where_it_is_sure_and_learns_th
     known = (bce(first[:2], labels[:2]) + bce(second[:2], labels[:2])) / 2
     told = bce(second[2:4], torch.tensor([1.0, 0.0]), reduction="sum") / 4
     assert loss.item() == pytest.approx((known + told).item(), rel=1e-6)
-    assert correct.item() == 2
+    assert correct.item() == 1  # of two that are known; one is sure, and wrong
     loss.backward()
     assert first.grad[:2].abs().min() > 0 and first.grad[2:].abs().max() == 0
     assert second.grad[:4].abs().min() > 0 and second.grad[4:].abs().max() == 0
@@ -100,6 +103,25 @@ def test_a_lesson_has_the_labels_of_its_images_and_nobody_who_is_held_out(
         names = [FINDINGS[int(row.argmax())] for row in targets[:n, 1:]]
         wanted = [("cardiomegaly", "pneumothorax")[label] for label in fold.train.labels]
         assert names == wanted and (targets[: times * n, 1:].sum(1) == 1).all()
+
+
+def test_without_other_images_there_is_nothing_to_learn_of(
+    flags,
+    named_npz,  # noqa: F811
+    tmp_path,
+):
+    with np.load(named_npz) as source:
+        arrays = dict(source)
+    classes = arrays["train_labels"][:, [1, 7]]
+    alone = (arrays["train_labels"].sum(1) == 1) & (classes.sum(1) == 1)
+    for name in ("images", "labels", "names"):
+        arrays[f"train_{name}"] = arrays[f"train_{name}"][alone]
+    np.savez(tmp_path / "alone.npz", **arrays)
+    flags[1] = str(tmp_path / "alone.npz")
+    with pytest.raises(InputError, match="no training images of other findings"):
+        other_images.OtherImages(other_images.parser().parse_args(flags), StopSignals())
+    options = other_images.parser().parse_args([*flags, "--only", "first"])
+    other_images.OtherImages(options, StopSignals())
 
 
 def test_what_is_left_of_a_joint_network_is_its_first_output():

@@ -61,11 +61,15 @@ def test_muon_trains_the_matrices_and_follows_the_schedule(trainer):
     assert all(p.ndim > 1 for p in matrices) and trainer.model.stem[0].weight in set(rest)
     before = [p.detach().clone() for p in (*matrices, *rest)]
     trainer.fit()
+    state = trainer.optimizer.state
+    assert all("exp_avg" not in state[p] for p in matrices)  # Muon has one moment
+    assert all("exp_avg" in state[p] for p in rest)
+    assert not trainer.optimizer.param_groups[1]["nesterov"]  # else it is NAdamW
     assert all(not torch.equal(a, b) for a, b in zip(before, (*matrices, *rest), strict=True))
     assert trainer.history[-1]["lr"] < trainer.history[1]["lr"] <= RECIPE.lr
 
 
 def test_without_muon_its_remedy_is_named(trainer, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "timm.optim", None)
-    with pytest.raises(InputError, match="requirements-timm"):
+    with pytest.raises(InputError, match="pip install -U timm"):
         shorter_training.muon(trainer)
