@@ -64,11 +64,12 @@ def _start_notes(wording: Wording, rows: Sequence[Row]) -> list[str]:
     keys = ("random_start_note", "imagenet_start_note", "own_start_note")
     labels: dict[str, list[str]] = {key: [] for key in keys}
     for row in rows:
-        start = row.metrics.get("starting_weights") or {}
+        metrics = row.metrics if row.like is None else row.like.metrics
+        start = metrics.get("starting_weights") or {}
         if row.without_imagenet:
             labels["random_start_note"].append(row.label)
         elif start.get("source") == "imagenet":
             labels["imagenet_start_note"].append(row.label)
-        elif start_of(row.metrics):
+        elif start_of(metrics):
             labels["own_start_note"].append(row.label)
     return [wording.say(key, labels="; ".join(of)) for key, of in labels.items() if of]

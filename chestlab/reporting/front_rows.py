@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chestlab.evaluation.looks import NETWORKS_BETWEEN
-from chestlab.evaluation.out_of_fold import AVERAGE_KIND
+from chestlab.evaluation.out_of_fold import AVERAGE_KIND, NETWORK_KIND
 from chestlab.reporting.fresh_results import FreshFolds, Seeds
 from chestlab.reporting.lab_experiments import experiment_of
 from chestlab.reporting.page import Wording, in_language, link
@@ -33,6 +33,7 @@ class Row:
         fresh: name of its configuration on the fresh folds, or None.
         random_start: starts from random numbers where the report's experiment does not, as a run
             of the same network says; for rows without a run.
+        like: the run that it starts like; for rows without a run.
     """
 
     label: str
@@ -42,6 +43,7 @@ class Row:
     seeds: Seeds | None = None
     fresh: str | None = None
     random_start: bool = False
+    like: StoredRun | None = None
 
     @property
     def metrics(self) -> Mapping[str, Any]:
@@ -192,7 +194,8 @@ def _with_fresh_folds(
 ) -> list[Row]:
     """Rows of networks with their configurations on the fresh folds, of the same recipe and start.
 
-    A network of which another recipe alone was measured there has a row of its own for that.
+    A network of which another recipe alone was measured there has a row of its own for that, and so
+    has the best network there, where it differs in hyperparameters from the rows of its recipe.
 
     Args:
         page: address of the study's page.
@@ -208,13 +211,32 @@ def _with_fresh_folds(
             label = ", ".join((_numbered(wording, row.metrics), *_in_words(about)))
             as_noted = row.without_imagenet and start_source(about) == "none"
             found.append(Row(label, page, "network", fresh=names[0], random_start=as_noted))
-    return found
+    return _with_best_network(found, fresh, page)
 
 
-def _is_of(row: Row, about: Mapping[str, Any]) -> bool:
+def _with_best_network(rows: Sequence[Row], fresh: FreshFolds, page: str) -> list[Row]:
+    """Rows with one for the network of the highest AUC on the fresh folds, if it has none."""
+    networks = [name for name, of in fresh.configurations.items() if of["kind"] == NETWORK_KIND]
+    best = max(networks, key=lambda name: fresh.oof.estimate(name, "auc").value, default=None)
+    if best is None or any(row.fresh == best for row in rows):
+        return list(rows)
+    about = fresh.configurations[best]
+    alike = [row for row in rows if row.run and _is_of(row, about, but_for_changes=True)]
+    alike = [row for row in alike if about["model"] in _names(row.metrics)]
+    if not alike:
+        return list(rows)
+    like = alike[-1]
+    known, place = _changes(like.metrics), rows.index(like) + 1
+    changes = [f"{k} {v}" for k, v in about["recipe_changes"].items() if known.get(k) != v]
+    row = Row(", ".join((like.label, *changes)), page, "network", fresh=best, like=like.run)
+    return [*rows[:place], row, *rows[place:]]
+
+
+def _is_of(row: Row, about: Mapping[str, Any], but_for_changes: bool = False) -> bool:
     """Whether a configuration of the fresh folds has the recipe of a row, and starts as it does."""
-    wanted = _recipe_name(row.metrics), _changes(row.metrics), start_source(row.metrics)
-    return (about["recipe_name"], about["recipe_changes"], start_source(about)) == wanted
+    same = about["recipe_changes"] == _changes(row.metrics) or but_for_changes
+    wanted = _recipe_name(row.metrics), start_source(row.metrics)
+    return same and (about["recipe_name"], start_source(about)) == wanted
 
 
 def _in_words(about: Mapping[str, Any]) -> list[str]:

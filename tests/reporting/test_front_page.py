@@ -126,6 +126,33 @@ def test_what_was_not_measured_on_fresh_folds_says_so(tmp_path):
     assert order == sorted(order)
 
 
+def test_the_best_network_has_a_row_of_what_it_does_beside_its_recipe(tmp_path):
+    imagenet = {"starting_weights": {"source": "imagenet"}, "recipe_changes": {"mean": 0.5}}
+    make_run(tmp_path, "four_small", model="DenseNet121Chest", recipe_name="best", **imagenet)
+    make_run(tmp_path, "one_small", model="EfficientChestNet", recipe_name="best", noise=1)
+    skills = {
+        ("DenseNet121Chest", "best", "imagenet"): 1.0,
+        ("EfficientChestNet", "best"): 1.0,
+        ("DenseNet121Chest", "related", "imagenet"): 1.5,
+    }
+    oof = write_fresh_folds(tmp_path, skills)
+    path = tmp_path / "studies" / "fresh_folds_small" / "fresh_folds.json"
+    summary = json.loads(path.read_text())
+    _, _, best = (summary["configurations"]["_".join(of)] for of in skills)
+    summary["configurations"]["DenseNet121Chest_best_imagenet"]["recipe_changes"] = {"mean": 0.5}
+    best |= {"recipe_name": "best", "recipe_changes": {"mean": 0.5, "related": True}}
+    path.write_text(json.dumps(summary))
+    page = front_of(tmp_path)
+    value = oof.estimate("DenseNet121Chest_related_imagenet", "auc").value
+    row = row_of(page, "4 DenseNet-121, related True")
+    assert row[1].replace("**", "").startswith(f"{value:.3f}<br>") and row[3:] == ["-"] * 3
+    assert row_of(page, "4 DenseNet-121")[1] not in ("not measured yet", row[1])
+    assert "From ImageNet's weights: 4 DenseNet-121; 4 DenseNet-121, related True.\n" in page
+    best |= {"recipe_name": "other"}  # is of no recipe that a run has
+    path.write_text(json.dumps(summary))
+    assert "related" not in front_of(tmp_path)
+
+
 def test_an_average_and_baselines_have_rows_with_their_figures_on_fresh_folds(tmp_path):
     make_run(tmp_path, "one_small", model="EfficientChestNet", recipe_name="best")
     svm = {"yardstick": True, "recipe": {"name": "svm_best"}, "model": "svm"}
