@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ from studies.stored_configurations import (
 from studies.stored_results import read_results
 from studies.study import (
     add_only,
+    can_be_had,
     comparison_parser,
     interval_cell,
     write_readmes,
@@ -199,12 +200,8 @@ class ImageNet(StoredConfigurations):
         """
         asked = len(self.options.only) < len(ROWS)
         if row.network in LARGER:
-            try:
-                self._start(row.network)
-            except InputError as error:
-                if asked:
-                    raise
-                print(f"NOTE: {row.name} is not trained: {error}", file=sys.stderr)
+            start = partial(self._start, row.network)
+            if not can_be_had(row.name, start, asked):
                 return False
         if row.weights not in CHESTS.values() or row.weights in self.chests:
             return True

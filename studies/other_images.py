@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,20 +62,26 @@ ROWS = (ALONE, *EPOCHS)
 COMPARISONS = ((JOINT, ALONE), (CONSISTENT, ALONE))
 
 
-class Joint:
-    """The two classes where they are known, and the 14 findings of every image, at once.
+@dataclass
+class WhereKnown:
+    """An objective that learns the two classes where they are known.
 
-    The sum of two mean losses: over images of the two classes, and over all images and findings.
-
-    Args:
+    Attributes:
         recipe: for `losses_of`.
         share: of the images are of the two classes.
     """
 
-    views = 1
+    recipe: Recipe
+    share: float
 
-    def __init__(self, recipe: Recipe, share: float) -> None:
-        self.recipe, self.share = recipe, share
+
+class Joint(WhereKnown):
+    """The two classes where they are known, and the 14 findings of every image, at once.
+
+    The sum of two mean losses: over images of the two classes, and over all images and findings.
+    """
+
+    views = 1
 
     def loss(
         self, outputs: torch.Tensor, labels: torch.Tensor, batches: SharedBatches
@@ -86,22 +93,15 @@ class Joint:
         return losses[:, 0].mean() / self.share + losses[:, 1:].mean(), correct
 
 
-class Consistent:
+class Consistent(WhereKnown):
     """The two classes where they are known, elsewhere what the network is sure of in another warp.
 
     The sum of two mean losses: over the images of the two classes, in both warps, and over the
     others, where the first warp is told apart with a probability of `SURE` or more and the second
     one is to have the same class.
-
-    Args:
-        recipe: for `losses_of`.
-        share: of the images are of the two classes.
     """
 
     views = 2
-
-    def __init__(self, recipe: Recipe, share: float) -> None:
-        self.recipe, self.share = recipe, share
 
     def loss(
         self, outputs: torch.Tensor, labels: torch.Tensor, batches: SharedBatches

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -134,7 +134,7 @@ def muon_of_timm() -> Callable[..., torch.optim.Optimizer]:
 
 @dataclass(frozen=True)
 class Way:
-    """What a row does beside hyperparameters.
+    """What a row does beside hyperparameters, by default nothing.
 
     Attributes:
         prepare: as that of `crossval.Configuration`.
@@ -143,9 +143,9 @@ class Way:
         check: raises `InputError` where it cannot be tried.
     """
 
-    prepare: Callable[[Trainer], None]
-    told: Mapping[str, str]
-    side: Callable[[int], float] = float
+    prepare: Callable[[Trainer], None] | None = None
+    told: Mapping[str, str] = field(default_factory=dict)
+    side: Callable[[int], float] = lambda side: side
     check: Callable[[], object] = lambda: None
 
 

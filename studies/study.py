@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -314,6 +315,24 @@ def add_only(parser: argparse.ArgumentParser, names: Sequence[str], nargs: str =
         metavar="NAME",
         help=f"train these alone, out of {', '.join(names)} (default: all)",
     )
+
+
+def can_be_had(name: str, get: Callable[[], object], asked: bool) -> bool:
+    """Whether what a row needs is at hand; where it is not, a line on stderr says why.
+
+    Args:
+        name: of the row.
+        get: raises `InputError` where it is not.
+        asked: whether ``--only`` asks for the row, and the error is to end the study.
+    """
+    try:
+        get()
+    except InputError as error:
+        if asked:
+            raise
+        print(f"NOTE: {name} is not trained: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def interval_columns(name: str, estimate: Any) -> dict[str, float]:

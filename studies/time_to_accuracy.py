@@ -17,7 +17,6 @@ optimizer Muon needs timm, and is left out without.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any
 
 from chestlab.evaluation.out_of_fold import NETWORK_KIND, OutOfFold
 from chestlab.evaluation.verdicts import ALPHA, holm, p_value
-from chestlab.files.errors import InputError, one_line_errors
+from chestlab.files.errors import one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.reporting.page import NOTHING, Wording
 from chestlab.runs.crossval import Configuration
@@ -37,6 +36,7 @@ from studies.stored_configurations import StoredConfigurations, known_first
 from studies.stored_results import read_results
 from studies.study import (
     add_only,
+    can_be_had,
     comparison_parser,
     interval_cell,
     interval_columns,
@@ -91,26 +91,16 @@ class TimeToAccuracy(StoredConfigurations):
 
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
         super().__init__(options, signals, "time_to_accuracy")
-        wanted = [row for row in ROWS if row.name in options.only and self._can_be_tried(row)]
-        self.to_train = [(row, self._configuration_of(row)) for row in wanted]
-
-    def _can_be_tried(self, row: Frozen) -> bool:
-        """Whether this machine has what a row needs; with ``--only`` an `InputError` says it."""
-        way = way_of(row.name)
-        try:
-            if way is not None:
-                way.check()
-        except InputError as error:
-            if len(self.options.only) < len(ROWS):
-                raise
-            print(f"NOTE: {row.name} is not trained: {error}", file=sys.stderr)
-            return False
-        return True
+        asked = len(options.only) < len(ROWS)
+        self.to_train = [
+            (row, self._configuration_of(row))
+            for row in ROWS
+            if row.name in options.only and can_be_had(row.name, way_of(row.name).check, asked)
+        ]
 
     def _configuration_of(self, row: Frozen) -> Configuration:
         _, configuration = frozen_configuration(self, row)
-        way = way_of(row.name)
-        return configuration if way is None else replace(configuration, prepare=way.prepare)
+        return replace(configuration, prepare=way_of(row.name).prepare)
 
     def run(self) -> None:
         """Train what is neither stored nor in the results, then write the pages."""
@@ -123,12 +113,11 @@ class TimeToAccuracy(StoredConfigurations):
     def _about(self, row: Frozen, configuration: Configuration) -> dict[str, Any]:
         """What is stored about a row; with other values it is trained again."""
         way, side = way_of(row.name), configuration.recipe.image_size or self.data.size
-        told = {} if way is None else way.told
         return {
             "kind": NETWORK_KIND,
             "model": row.network,
-            "changes": {**row.changes, **told},
-            "side": side if way is None else way.side(side),
+            "changes": {**row.changes, **way.told},
+            "side": way.side(side),
             "recipe": recipe_hash(as_dict(configuration.recipe)),
         }
 
@@ -136,9 +125,9 @@ class TimeToAccuracy(StoredConfigurations):
         return known_first(names, [row.name for row in ROWS])
 
 
-def way_of(name: str) -> Way | None:
-    """What a row does beside hyperparameters, None for most."""
-    return next((way for end, way in WAYS.items() if name.endswith(f"_{end}")), None)
+def way_of(name: str) -> Way:
+    """What a row does beside hyperparameters."""
+    return next((way for end, way in WAYS.items() if name.endswith(f"_{end}")), Way())
 
 
 def gains(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:

@@ -64,12 +64,10 @@ def _start_notes(wording: Wording, rows: Sequence[Row]) -> list[str]:
     keys = ("random_start_note", "imagenet_start_note", "own_start_note")
     labels: dict[str, list[str]] = {key: [] for key in keys}
     for row in rows:
-        metrics = row.metrics if row.like is None else row.like.metrics
-        start = metrics.get("starting_weights") or {}
         if row.without_imagenet:
             labels["random_start_note"].append(row.label)
-        elif start.get("source") == "imagenet":
+        elif row.start.get("source") == "imagenet":
             labels["imagenet_start_note"].append(row.label)
-        elif start_of(metrics):
+        elif start_of(row.metrics or row.like):
             labels["own_start_note"].append(row.label)
     return [wording.say(key, labels="; ".join(of)) for key, of in labels.items() if of]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,7 @@ class Row:
         run: whose figures of val and test it shows, or None.
         seeds: whose means it shows instead, or None.
         fresh: name of its configuration on the fresh folds, or None.
-        random_start: starts from random numbers where the report's experiment does not, as a run
-            of the same network says; for rows without a run.
-        like: the run that it starts like; for rows without a run.
+        like: what a run is of that starts as this does; for rows without a run.
     """
 
     label: str
@@ -42,8 +40,7 @@ class Row:
     run: StoredRun | None = None
     seeds: Seeds | None = None
     fresh: str | None = None
-    random_start: bool = False
-    like: StoredRun | None = None
+    like: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def metrics(self) -> Mapping[str, Any]:
@@ -53,9 +50,14 @@ class Row:
         return self.seeds.about if self.seeds is not None else {}
 
     @property
+    def start(self) -> Mapping[str, Any]:
+        """The weights that it starts from, empty where none are told."""
+        return (self.metrics or self.like).get("starting_weights") or {}
+
+    @property
     def without_imagenet(self) -> bool:
         """Whether it starts from random numbers where the report's experiment does not."""
-        return self.random_start or bool((self.metrics.get("starting_weights") or {}).get("note"))
+        return bool(self.start.get("note"))
 
     @property
     def subject(self) -> tuple[str, str]:
@@ -210,7 +212,8 @@ def _with_fresh_folds(
             about = fresh.configurations[names[0]]
             label = ", ".join((_numbered(wording, row.metrics), *_in_words(about)))
             as_noted = row.without_imagenet and start_source(about) == "none"
-            found.append(Row(label, page, "network", fresh=names[0], random_start=as_noted))
+            like = row.metrics if as_noted else {}
+            found.append(Row(label, page, "network", fresh=names[0], like=like))
     return _with_best_network(found, fresh, page)
 
 
@@ -221,22 +224,30 @@ def _with_best_network(rows: Sequence[Row], fresh: FreshFolds, page: str) -> lis
     if best is None or any(row.fresh == best for row in rows):
         return list(rows)
     about = fresh.configurations[best]
-    alike = [row for row in rows if row.run and _is_of(row, about, but_for_changes=True)]
-    alike = [row for row in alike if about["model"] in _names(row.metrics)]
-    if not alike:
+    places = [
+        place
+        for place, row in enumerate(rows)
+        if row.run and about["model"] in _names(row.metrics) and _begins_as(row, about)
+    ]
+    if not places:
         return list(rows)
-    like = alike[-1]
-    known, place = _changes(like.metrics), rows.index(like) + 1
+    like, after = rows[places[-1]], places[-1] + 1
+    known = _changes(like.metrics)
     changes = [f"{k} {v}" for k, v in about["recipe_changes"].items() if known.get(k) != v]
-    row = Row(", ".join((like.label, *changes)), page, "network", fresh=best, like=like.run)
-    return [*rows[:place], row, *rows[place:]]
+    label = ", ".join((like.label, *changes))
+    row = Row(label, page, "network", fresh=best, like=like.metrics)
+    return [*rows[:after], row, *rows[after:]]
 
 
-def _is_of(row: Row, about: Mapping[str, Any], but_for_changes: bool = False) -> bool:
+def _is_of(row: Row, about: Mapping[str, Any]) -> bool:
     """Whether a configuration of the fresh folds has the recipe of a row, and starts as it does."""
-    same = about["recipe_changes"] == _changes(row.metrics) or but_for_changes
+    return _begins_as(row, about) and about["recipe_changes"] == _changes(row.metrics)
+
+
+def _begins_as(row: Row, about: Mapping[str, Any]) -> bool:
+    """The same but for the hyperparameters in which it differs from the recipe."""
     wanted = _recipe_name(row.metrics), start_source(row.metrics)
-    return same and (about["recipe_name"], start_source(about)) == wanted
+    return (about["recipe_name"], start_source(about)) == wanted
 
 
 def _in_words(about: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """What shortens a training beside hyperparameters: sizes, first kernels, optimizer."""
 
 import dataclasses
+import sys
 
 import pytest
 import torch
@@ -70,6 +71,6 @@ def test_muon_trains_the_matrices_and_follows_the_schedule(trainer):
 
 
 def test_without_muon_its_remedy_is_named(trainer, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "timm.optim", None)
+    monkeypatch.setitem(sys.modules, "timm.optim", None)
     with pytest.raises(InputError, match="pip install -U timm"):
         shorter_training.muon(trainer)

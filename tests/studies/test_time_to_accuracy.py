@@ -100,8 +100,7 @@ def test_every_change_but_one_is_less_work_than_the_recipe():
             assert all(getattr(recipe, key) != value for key, value in change.items())
     for row in ROWS:
         recipe = network(row.network).recipes["best"]
-        way, side = way_of(row.name), row.changes.get("image_size", 28)
-        side = side if way is None else way.side(side)
+        side = way_of(row.name).side(row.changes.get("image_size", 28))
         work = row.changes.get("epochs", recipe.epochs) * side**2 / (recipe.epochs * 28**2)
         assert (work < 0.6) == (row.name != row.network)  # related images come on top
     assert len({row.name for row in ROWS}) == len(ROWS)
