@@ -25,7 +25,7 @@ from chestlab.files.foreign_checkpoint import (
 LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # of PyTorch's files before the zip
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write ``state`` (tensors and plain Python values only) atomically with ``torch.save``.
 
     By way of memory: torch.save itself turns a full disk into an error of its own zip writer.

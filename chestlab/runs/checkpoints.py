@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,9 @@ from chestlab.runs.experiment import Experiment
 from chestlab.runs.finished_runs import data_location
 from chestlab.training.likeness import Likeness
 from chestlab.training.trainer import Trainer
-from chestlab.training.trainer_state import HISTORY_COLUMNS
+from chestlab.training.trainer_state import HISTORY_COLUMNS, copied
+
+BETWEEN = 5.0  # seconds of training from one writing to the next: what a kill may cost
 
 
 class Checkpoints:
@@ -25,6 +30,8 @@ class Checkpoints:
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
         self.history_lines: list[str] = []
+        self.waiting: dict[str, Any] | None = None  # state of an epoch that is not written
+        self.written = -math.inf  # when an epoch was, in the seconds of `time.monotonic`
         self.events: EventLog | None = None
         if experiment.options.tensorboard and experiment.processes.first:
             folder = experiment.final.models_dir / "tensorboard"
@@ -32,9 +39,10 @@ class Checkpoints:
             print(f"to watch the training: tensorboard --logdir {folder}", flush=True)
 
     def save(self, trainer: Trainer, stage: int) -> None:
-        """Keep an epoch: the state first, the best weights second, the history last.
+        """Keep an epoch, in memory where another one was written less than `BETWEEN` ago.
 
-        After a cut between the first two the state holds both.
+        Writing can take longer than a short epoch does. The last epoch of a stage is written, and
+        one that is chosen by validation, because no later state has its weights.
 
         Args:
             trainer: after an epoch.
@@ -44,10 +52,32 @@ class Checkpoints:
             return
         identity = self.experiment.identity
         state = {**identity, "stage": stage, "trainer": trainer.state_dict()}
+        chosen = trainer.recipe.monitor != "last" and trainer.best_epoch == len(trainer.history)
+        if chosen or trainer.finished or time.monotonic() - self.written >= BETWEEN:
+            self._write(trainer, state)
+        else:
+            self.waiting = copied(state)
+
+    @contextmanager
+    def none_waiting(self, trainer: Trainer) -> Iterator[None]:
+        """Context of a training at whose end, however it ends, the last epoch is written."""
+        try:
+            yield
+        finally:
+            if self.waiting is not None:
+                self._write(trainer, self.waiting)
+
+    def _write(self, trainer: Trainer, state: Mapping[str, Any]) -> None:
+        """Write the state first, the best weights second, the history last.
+
+        After a cut between the first two the state holds both.
+        """
+        self.waiting = None
         save_checkpoint(self.experiment.files.last, state)
         if trainer.best_epoch == len(trainer.history):
             self.save_weights(self.experiment.files.best, trainer)
         self._write_history(trainer)
+        self.written = time.monotonic()
 
     def save_weights(self, path: Path, trainer: Trainer, **decision: Any) -> None:
         """Keep the best epoch's weights with all that is needed to use them.

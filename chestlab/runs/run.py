@@ -144,7 +144,7 @@ def train(experiment: Experiment, signals: StopSignals) -> None:
 def train_stage(
     trainer: Trainer, number: int, checkpoints: Checkpoints, signals: StopSignals
 ) -> None:
-    """Train one stage of a recipe to its end, keeping every epoch.
+    """Train one stage of a recipe to its end, keeping every epoch that is completed.
 
     Raises:
         Interrupted: a signal has come; says after which epoch.
@@ -158,7 +158,8 @@ def train_stage(
             progress.end_of_epoch(row, trainer.best_epoch if chosen else None)
             signals.check()
 
-        trainer.fit(on_epoch)
+        with checkpoints.none_waiting(trainer):
+            trainer.fit(on_epoch)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,6 +48,17 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
             dtype=torch.float64,
         ),
     }
+
+
+def copied(value: Any) -> Any:
+    """Tensors, dicts, lists and plain values with a copy of every tensor, in the CPU's memory."""
+    if isinstance(value, torch.Tensor):
+        return value.to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(copied(item) for item in value)
+    return value
 
 
 def load_state(
