@@ -111,6 +111,7 @@ ONE_RATE = "efficientnet_lite0_one_rate"
 TRANSFERRED = "efficientnet_lite0_lower_rate"  # `transfer` as it is
 RELATED = "efficientnet_lite0_related"
 CHESTS_FIRST = "efficientnet_lite0_chests"
+CHESTS_RELATED = "efficientnet_lite0_chests_related"
 
 _AS_LONG = train_improved.BEST.epochs  # epochs, so that `report` sees as many images as `best`
 
@@ -134,18 +135,22 @@ FROZEN = (
     Frozen(TRANSFERRED, LITE, "transfer", AS_TRAINED, "imagenet"),
     Frozen(RELATED, LITE, "transfer", {**AS_TRAINED, "related": True, "epochs": 15}, "imagenet"),
     Frozen(CHESTS_FIRST, LITE, "transfer", {}, CHESTS["imagenet"]),
+    Frozen(CHESTS_RELATED, LITE, "transfer", {"related": True, "epochs": 20}, CHESTS["imagenet"]),
 )
 
 AVERAGE = "average_1_and_2"
 WITH_LAYER_RATES, WITH_TRANSFER = "average_with_transfer", "average_with_lower_rate"
-OF_FOUR, OF_FIVE = "average_of_four", "average_of_five"
+OF_FOUR, OF_FIVE, OF_SIX = "average_of_four", "average_of_five", "average_of_six"
+
+_FOUR = ("efficientchestnet", "residualchestnet", TRANSFERRED, CHESTS_FIRST)
 
 AVERAGES = {  # rows that are the mean of other rows' logits
     AVERAGE: ("efficientchestnet", "residualchestnet"),
     WITH_LAYER_RATES: ("efficientchestnet", "residualchestnet", LAYER_RATES),
     WITH_TRANSFER: ("efficientchestnet", "residualchestnet", TRANSFERRED),
-    OF_FOUR: ("efficientchestnet", "residualchestnet", TRANSFERRED, CHESTS_FIRST),
-    OF_FIVE: ("efficientchestnet", "residualchestnet", TRANSFERRED, CHESTS_FIRST, RELATED),
+    OF_FOUR: _FOUR,
+    OF_FIVE: (*_FOUR, RELATED),
+    OF_SIX: (*_FOUR, RELATED, CHESTS_RELATED),
 }
 
 DECIDED_HERE = (WITH_TRANSFER, OF_FOUR)  # added when their networks' figures here were known
@@ -173,6 +178,7 @@ COMPARISONS = (
     (OF_FOUR, WITH_TRANSFER),
     (RELATED, TRANSFERRED),
     (OF_FIVE, OF_FOUR),
+    (OF_SIX, OF_FIVE),
 )
 
 
@@ -394,7 +400,7 @@ def write_page(folder: Path) -> None:
     means = means_over_repeats(summary, oof)
     if means:
         write_table(folder / "means.csv", means)
-    missing = [frozen.name for frozen in FROZEN if frozen.name not in oof.logits]
+    missing = {one.name: one.weights for one in FROZEN if one.name not in oof.logits}
     uses = _uses(folder, summary)
     averaged = {name: AVERAGES[name] for name in oof.logits if name in AVERAGES}
     write_readmes(
@@ -411,7 +417,9 @@ def write_page(folder: Path) -> None:
             "fixed": len(COMPARISONS),
             "started": any("start" in about for about in summary["configurations"].values()),
             "lowered": TRANSFERRED if TRANSFERRED in oof.logits else "",
-            "missing": missing,
+            "missing": list(missing),
+            "of_a_file": [name for name, start in missing.items() if start in CHESTS.values()],
+            "related": [name for name in (RELATED, CHESTS_RELATED) if name in oof.logits],
             "decided_here": [name for name in DECIDED_HERE if name in oof.logits],
             "besides": {name: others for name, (_, _, *others) in averaged.items() if others},
             "failed": [name for name in oof.logits if oof.failed(name)],

@@ -533,6 +533,8 @@ def test_the_recipe_that_is_studied_and_frozen_is_the_one_that_the_script_offers
         (fresh_folds.LAYER_RATES, "as_trained"),
         (fresh_folds.ONE_RATE, "as_trained_one_rate"),
         (fresh_folds.CHESTS_FIRST, "imagenet_chests_lower_rate"),
+        (fresh_folds.RELATED, "lower_rate_related"),
+        (fresh_folds.CHESTS_RELATED, "imagenet_chests_related"),
     ],
 )
 def test_recipes_that_were_frozen_before_are_still_those_that_were_studied(name, row):
