@@ -71,6 +71,12 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def every_epoch_is_written(monkeypatch):
+    """In this process; `test_checkpoints` has those that wait, and so have killed processes."""
+    monkeypatch.setattr(checkpoints, "BETWEEN", 0.0)
+
+
 @pytest.fixture
 def start(tmp_path, phantom_npz, capsys, monkeypatch):
     """Start a training script within this process: its exit status and what it printed."""
@@ -956,6 +962,8 @@ import resource, runpy, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 sys.argv = sys.argv[2:]
 sys.path.insert(0, {root!r})
+from chestlab.runs import checkpoints
+checkpoints.BETWEEN = 0.0
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
