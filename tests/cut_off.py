@@ -20,6 +20,7 @@ from pathlib import Path
 from tiny_train import RECIPE, TinyNet
 
 from chestlab.files.atomic import TEMPORARY_SUFFIX
+from chestlab.runs import checkpoints
 from chestlab.runs.run import run
 
 STEPS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.truncate"}
@@ -68,6 +69,7 @@ def main():
     stride, finished, *flags = sys.argv[1:]
     for module in ("filelock", "sklearn.metrics", "tqdm", "visualize"):
         importlib.import_module(module)  # once, instead of in every child
+    checkpoints.BETWEEN = 0.0  # every epoch is written
     for cuts in itertools.count():
         folder = Path(str(cuts))
         shutil.copytree(finished, folder)

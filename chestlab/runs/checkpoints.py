@@ -21,7 +21,7 @@ from chestlab.training.likeness import Likeness
 from chestlab.training.trainer import Trainer
 from chestlab.training.trainer_state import HISTORY_COLUMNS, copied
 
-BETWEEN = 5.0  # seconds of training from one writing to the next: what a kill may cost
+BETWEEN = 5.0  # seconds from one writing to the next: what a kill may cost beside its epoch
 
 
 class Checkpoints:
@@ -72,11 +72,12 @@ class Checkpoints:
 
         After a cut between the first two the state holds both.
         """
-        self.waiting = None
         save_checkpoint(self.experiment.files.last, state)
-        if trainer.best_epoch == len(trainer.history):
+        self.waiting = None
+        epochs = len(state["trainer"]["history"])  # a trainer that was cut off may have one more
+        if state["trainer"]["best_epoch"] == epochs:
             self.save_weights(self.experiment.files.best, trainer)
-        self._write_history(trainer)
+        self._write_history(trainer, epochs)
         self.written = time.monotonic()
 
     def save_weights(self, path: Path, trainer: Trainer, **decision: Any) -> None:
@@ -119,7 +120,7 @@ class Checkpoints:
         trainer.load_state_dict(stored, best and best["weights"])
         if best_in_state and not files.metrics.exists():  # a finished run's have a threshold
             self.save_weights(files.best, trainer)
-        self._write_history(trainer)
+        self._write_history(trainer, len(trainer.history))
         if stored["device"] != trainer.device.type:
             print(
                 f"NOTE: begun on {stored['device']}, going on on {trainer.device.type}: "
@@ -138,10 +139,10 @@ class Checkpoints:
             )
         return best
 
-    def _write_history(self, trainer: Trainer) -> None:
+    def _write_history(self, trainer: Trainer, epochs: int) -> None:
         if not self.experiment.processes.first:
             return
-        new = trainer.history[len(self.history_lines) :]  # all of them are slow after 1,000 epochs
+        new = trainer.history[len(self.history_lines) : epochs]  # all are slow after 1,000 epochs
         self.history_lines += [",".join(str(row[name]) for name in HISTORY_COLUMNS) for row in new]
         text = "\n".join((",".join(HISTORY_COLUMNS), *self.history_lines, ""))
         atomic_write(self.experiment.files.folder / "history.csv", text)

@@ -355,7 +355,7 @@ def moments(dice, seconds):
 
 
 class Kept:
-    """What earlier lives of a run have completed, which no later one may compute again."""
+    """What earlier lives of a run have written, which no later one may compute again."""
 
     def __init__(self, name="one"):
         self.name, self.lines = name, []
@@ -1088,6 +1088,7 @@ def test_a_disk_that_is_full_at_any_write_stops_with_one_line_and_loses_no_epoch
 MEASURED = """\
 import json, os, sys
 sys.path[:0] = [{root!r}, {tests!r}]
+from chestlab.runs import checkpoints
 from chestlab.runs.checkpoints import Checkpoints
 from chestlab.runs.run import run
 from tiny_train import RECIPE, TinyNet
@@ -1104,7 +1105,7 @@ def measured(self, trainer, stage):
         "checkpoint": self.experiment.files.last.stat().st_size,
     }})
 
-Checkpoints.save = measured
+checkpoints.BETWEEN, Checkpoints.save = 0.0, measured
 run(TinyNet, {{"report": RECIPE}}, sys.argv[1:])
 print(json.dumps(samples))
 """

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from chestlab.runs import checkpoints
 from chestlab.runs import run as run_module
 
 EPOCHS, BATCHES = 6, 4  # 64 images in batches of 16
-LAST = dataclasses.replace(RECIPE, epochs=EPOCHS, monitor="last")
+LAST = dataclasses.replace(RECIPE, epochs=EPOCHS, monitor="last", ema=0.9)
 
 
 def epochs_in(state):
@@ -96,7 +97,7 @@ def test_the_first_and_the_last_epoch_are_written_and_others_after_a_while(
 def test_the_pause_is_counted_from_one_writing_to_the_next(start, monkeypatch):
     monkeypatch.setattr(checkpoints, "BETWEEN", 2.5)
     seconds = iter(range(1000))
-    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     # asked at 0 and written at 1; asked at 2, 3 and 4, which is late enough, and written at 5;
     # asked at 6; the last one is written without asking
     assert start() == [1, 4, EPOCHS]
@@ -104,22 +105,27 @@ def test_the_pause_is_counted_from_one_writing_to_the_next(start, monkeypatch):
 
 def test_an_epoch_that_validation_chooses_is_written(start, monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoints, "BETWEEN", math.inf)
-    recipe = dataclasses.replace(LAST, monitor="val_loss", epochs=12)
+    recipe = dataclasses.replace(LAST, monitor="val_accuracy", epochs=12)
     epochs = start(recipe=recipe)
     with (tmp_path / "results/one/history.csv").open(newline="") as file:
-        losses = [float(row["val_loss"]) for row in csv.DictReader(file)]
-    chosen = [n + 1 for n, loss in enumerate(losses) if loss < min(losses[:n], default=math.inf)]
-    assert 1 < len(chosen) < 12
+        right = [float(row["val_accuracy"]) for row in csv.DictReader(file)]
+    chosen = [n + 1 for n, share in enumerate(right) if share > max(right[:n], default=-1)]
+    assert len(chosen) < 12  # of 24 images: an accuracy comes again and again
     assert epochs == sorted({*chosen, 12})
 
 
-@pytest.mark.parametrize("kind", ["error", "signal"])
-def test_what_waits_is_written_however_the_training_ends(kind, start, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "monitor"), [("error", "last"), ("signal", "last"), ("signal", "val_auc")]
+)
+def test_what_waits_is_written_however_the_training_ends(
+    kind, monitor, start, monkeypatch, tmp_path
+):
     monkeypatch.setattr(checkpoints, "BETWEEN", math.inf)
+    recipe = dataclasses.replace(LAST, monitor=monitor)
     whole = tmp_path / "whole"
     whole.mkdir()
     monkeypatch.chdir(whole)
-    start()
+    start(recipe=recipe)
     monkeypatch.chdir(tmp_path)
 
     def fault():
@@ -130,12 +136,15 @@ def test_what_waits_is_written_however_the_training_ends(kind, start, monkeypatc
 
     expected = SystemExit if kind == "signal" else ZeroDivisionError
     with pytest.raises(expected):
-        start(build=faulty(fault, at=3 * BATCHES + 2))
+        start(recipe=recipe, build=faulty(fault, at=3 * BATCHES + 2))
     state = load_checkpoint(tmp_path / "trained_models/one_last.pth")
     best = load_checkpoint(tmp_path / "trained_models/one_best.pth")
-    assert epochs_in(state) == best["epoch"] == 3
+    assert epochs_in(state) == 3
+    assert state["trainer"]["best_epoch"] == best["epoch"]
+    assert best["epoch"] == 3 or monitor != "last"
     assert len((tmp_path / "results/one/history.csv").read_text().splitlines()) == 1 + 3
-    assert start("--resume") == [4, EPOCHS]
+    epochs = start("--resume", recipe=recipe)
+    assert (epochs[0], epochs[-1]) == (4, EPOCHS)
     for ours, theirs in zip(results(tmp_path), results(whole), strict=True):
         if isinstance(ours, dict) and "layers.0.weight" in ours:
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
