@@ -51,7 +51,7 @@ ESTIMATED_KIND = "estimated"  # of a network's row with batch-norm statistics es
 AVERAGE_KIND = "average"  # of a row with the mean logits of others
 
 
-DIGITS = 5  # that are kept of a logit
+DIGITS = 4  # that are kept of a logit
 
 
 def _as_stored(logits: ArrayLike) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Logits of many evaluations of few networks, packed into small tables.
 
-`OutOfFold.write` keeps five digits and takes 4 kB for each repeat of a configuration. Here logits
+`OutOfFold.write` keeps four digits and takes 3 kB for each repeat of a configuration. Here logits
 are rounded down to thousandths, which changes no sign and so no accuracy, and the CSV is compressed
 with bzip2 (`pandas.read_csv` opens it as it is).
 """

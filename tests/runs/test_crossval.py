@@ -303,7 +303,7 @@ def test_table_is_read_as_it_was_written(splits, store, tmp_path):
     oof = OutOfFold.of(splits, {"tiny": logits, "other": -logits})
     oof.write(tmp_path / "oof.csv")
     again = OutOfFold.read(tmp_path / "oof.csv")
-    assert np.allclose(again.logits["tiny"], logits, rtol=5.1e-5, atol=0)  # five digits
+    assert np.allclose(again.logits["tiny"], logits, rtol=5.1e-4, atol=0)  # four digits
     assert np.array_equal(again.logits["tiny"] >= 0, logits >= 0)
     for key in ("origin", "index", "labels", "patients", "folds"):
         assert np.array_equal(getattr(again, key), getattr(oof, key))

