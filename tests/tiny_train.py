@@ -32,6 +32,23 @@ class TinyNet(nn.Module):
         return self.layers(x).squeeze(1)
 
 
+def with_fault(fault, at, base=TinyNet):
+    """A network whose batch number ``at`` in training calls ``fault`` first."""
+
+    class Net(base):
+        batches = 0
+
+        def forward(self, x):
+            if self.training:
+                Net.batches += 1
+                if Net.batches == at:
+                    fault()
+            return super().forward(x)
+
+    Net.__name__, Net.__module__ = base.__name__, base.__module__
+    return Net
+
+
 RECIPE = Recipe(
     name="tiny",
     epochs=4,

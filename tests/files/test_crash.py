@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TINY, run_script, without_times
-from tiny_train import RECIPE, TinyNet
+from tiny_train import RECIPE, TinyNet, with_fault
 
 from chestlab.data import sources
 from chestlab.data.phantom import make_phantom
@@ -103,23 +103,6 @@ def whole(tmp_path_factory, phantom_npz):
     result = run_script(TINY, "--data", phantom_npz, *FLAGS, cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder, time.monotonic() - begin
-
-
-def with_fault(fault, at, base=TinyNet):
-    """A network whose batch number ``at`` in training calls ``fault`` first."""
-
-    class Net(base):
-        batches = 0
-
-        def forward(self, x):
-            if self.training:
-                Net.batches += 1
-                if Net.batches == at:
-                    fault()
-            return super().forward(x)
-
-    Net.__name__, Net.__module__ = base.__name__, base.__module__
-    return Net
 
 
 def send(signum):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import without_times
-from tiny_train import RECIPE, TinyNet
+from tiny_train import RECIPE, TinyNet, with_fault
 
 from chestlab.files.checkpoint import load_checkpoint, save_checkpoint
 from chestlab.runs import checkpoints
@@ -54,7 +54,7 @@ def results(folder):
     of_run = folder / "results" / "one"
     with (of_run / "history.csv").open(newline="") as file:
         history = without_times(list(csv.DictReader(file)))
-    state = load_checkpoint(folder / "trained_models/one_last.pth")["trainer"]
+    state = load_checkpoint(folder / "trained_models/one_last.pth")
     best = load_checkpoint(folder / "trained_models/one_best.pth")
     metrics = without_times(json.loads((of_run / "metrics.json").read_text()))
     return (
@@ -62,26 +62,9 @@ def results(folder):
         history,
         best["weights"],
         best["epoch"],
-        state["model"],
-        epochs_in({"trainer": state}),
+        state["trainer"]["model"],
+        epochs_in(state),
     )
-
-
-def faulty(fault, at):
-    """`TinyNet` whose batch number ``at`` in training calls ``fault`` first."""
-
-    class Net(TinyNet):
-        batches = 0
-
-        def forward(self, x):
-            if self.training:
-                Net.batches += 1
-                if Net.batches == at:
-                    fault()
-            return super().forward(x)
-
-    Net.__name__, Net.__module__ = TinyNet.__name__, TinyNet.__module__
-    return Net
 
 
 @pytest.mark.parametrize(
@@ -136,7 +119,7 @@ def test_what_waits_is_written_however_the_training_ends(
 
     expected = SystemExit if kind == "signal" else ZeroDivisionError
     with pytest.raises(expected):
-        start(recipe=recipe, build=faulty(fault, at=3 * BATCHES + 2))
+        start(recipe=recipe, build=with_fault(fault, at=3 * BATCHES + 2))
     state = load_checkpoint(tmp_path / "trained_models/one_last.pth")
     best = load_checkpoint(tmp_path / "trained_models/one_best.pth")
     assert epochs_in(state) == 3
