@@ -76,25 +76,27 @@ class EfficientChestNet(nn.Module):
     """Stem, three stages of bottlenecks, SE, pooled head: (N, 1, H, W) to logits (N,).
 
     Args:
-        strides: of the stem and of the widening blocks of stages 1, 2 and 3. The published
-            description leaves them open; the default was chosen by patient-grouped
-            cross-validation at 28 px (`studies/strides.py`, `results/studies/strides_*`).
+        strides: of the stem and of the widening blocks of stages 1, 2 and 3, four digits or
+            integers. The published description leaves them open; the default was chosen by
+            patient-grouped cross-validation at 28 px (`studies/strides.py`,
+            `results/studies/strides_*`).
         dropout: before the first and the second linear layer of the head.
     """
 
     def __init__(
         self,
-        strides: tuple[int, int, int, int] = (2, 1, 1, 2),
+        strides: str | tuple[int, int, int, int] = (2, 1, 1, 2),
         dropout: tuple[float, float] = (0.4, 0.2),
     ) -> None:
         super().__init__()
+        stem, *stages = map(int, strides)
         self.stem = nn.Sequential(
-            nn.Conv2d(1, 32, 3, strides[0], 1, bias=False), nn.BatchNorm2d(32), nn.GELU()
+            nn.Conv2d(1, 32, 3, stem, 1, bias=False), nn.BatchNorm2d(32), nn.GELU()
         )
-        self.stage1 = nn.Sequential(Bottleneck(32, 32), Bottleneck(32, 64, strides[1]))
-        self.stage2 = nn.Sequential(Bottleneck(64, 64), Bottleneck(64, 128, strides[2]))
+        self.stage1 = nn.Sequential(Bottleneck(32, 32), Bottleneck(32, 64, stages[0]))
+        self.stage2 = nn.Sequential(Bottleneck(64, 64), Bottleneck(64, 128, stages[1]))
         self.stage3 = nn.Sequential(
-            Bottleneck(128, 128), Bottleneck(128, 256, strides[3]), Bottleneck(256, 256)
+            Bottleneck(128, 128), Bottleneck(128, 256, stages[2]), Bottleneck(256, 256)
         )
         self.attention = SqueezeExcitation(256, 256 // 4)
         self.head = nn.Sequential(

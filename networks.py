@@ -25,6 +25,7 @@ from torch import nn
 import resnet_modified
 import train
 import train_densenet
+import train_fast
 import train_improved
 import train_mobilenet
 from chestlab.files.errors import InputError, OneLineParser
@@ -94,6 +95,9 @@ def _backbone(arch: str) -> Network:
 
 NETWORKS = {
     "efficientchestnet": Network("train", EfficientChestNet, train.RECIPES),
+    "efficientchestnet_fast": Network(
+        "train_fast", EfficientChestNet, train_fast.RECIPES, arguments={"strides": "2122"}
+    ),
     "residualchestnet": Network("train_improved", ResidualChestNet, train_improved.RECIPES),
     "mobilenetv3": Network(
         "train_mobilenet", MobileNetV3Chest, train_mobilenet.RECIPES, imagenet_url=IMAGENET_URL

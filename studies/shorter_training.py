@@ -132,6 +132,10 @@ def muon_of_timm() -> Callable[..., torch.optim.Optimizer]:
     return Muon
 
 
+# Where EfficientChestNet halves the sides of its images: in the stem and in which stages.
+STRIDES = ("2122", "2121", "2211")
+
+
 @dataclass(frozen=True)
 class Way:
     """What a row does beside hyperparameters, by default nothing.
@@ -140,12 +144,14 @@ class Way:
         prepare: as that of `crossval.Configuration`.
         told: in the table, beside the hyperparameters.
         side: of the images that the network sees, on average, by the side of the recipe's.
+        arguments: of the network's constructor that differ from its defaults.
         check: raises `InputError` where it cannot be tried.
     """
 
     prepare: Callable[[Trainer], None] | None = None
     told: Mapping[str, str] = field(default_factory=dict)
     side: Callable[[int], float] = lambda side: side
+    arguments: Mapping[str, str] = field(default_factory=dict)
     check: Callable[[], object] = lambda: None
 
 
@@ -157,4 +163,5 @@ WAYS = {  # by the end of a row's name
     ),
     "whitened": Way(whitened, {"first kernels": "whitening"}),
     "muon": Way(muon, {"optimizer": "Muon"}, check=muon_of_timm),
+    **{f"strides_{digits}": Way(arguments={"strides": digits}) for digits in STRIDES},
 }

@@ -4,9 +4,9 @@
 
 Each network is cross-validated on the choice folds with its default recipe and with changes, all
 but one of which make training shorter. A change is as good if its AUC is not lower by more than
-`MARGIN`, paired on the same images. Test is not read. Every change is measured in pixels that the
-network sees in training, on which its time depends where computing takes it, and not the launching
-of many steps.
+`MARGIN`, paired on the same images. Test is not read. Every change is measured by the arithmetic of
+the images that the network sees in training, on which its time depends where computing takes it,
+and not the launching of many steps.
 
 results/studies/time_to_accuracy_<data>/ gets logits, tables, a picture and a page in two languages.
 Finished folds are stored, and the same command continues where it was stopped. ``--only NAME``
@@ -22,15 +22,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from chestlab.evaluation.out_of_fold import NETWORK_KIND, OutOfFold
 from chestlab.evaluation.verdicts import ALPHA, holm, p_value
 from chestlab.files.errors import one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.reporting.page import NOTHING, Wording
 from chestlab.runs.crossval import Configuration
+from chestlab.training.architecture import describe_blocks
+from chestlab.training.augment import to_input
 from chestlab.training.recipe import as_dict, recipe_hash
 from studies.fresh_folds import Frozen, frozen_configuration
-from studies.shorter_training import WAYS, Way
+from studies.shorter_training import STRIDES, WAYS, Way
 from studies.start_tables import draw, table
 from studies.stored_configurations import StoredConfigurations, known_first
 from studies.stored_results import read_results
@@ -58,6 +62,7 @@ CHANGES: dict[str, dict[str, Mapping[str, Any]]] = {  # by network, what makes i
         "progressive": {},
         "epochs_20_whitened": {"epochs": 20},
         "epochs_20_muon": {"epochs": 20},
+        **{f"strides_{digits}": {} for digits in STRIDES},
     },
     "residualchestnet": {
         "epochs_60": {"epochs": 60},
@@ -100,7 +105,9 @@ class TimeToAccuracy(StoredConfigurations):
 
     def _configuration_of(self, row: Frozen) -> Configuration:
         _, configuration = frozen_configuration(self, row)
-        return replace(configuration, prepare=way_of(row.name).prepare)
+        way = way_of(row.name)
+        arguments = {**configuration.arguments, **way.arguments}
+        return replace(configuration, prepare=way.prepare, arguments=arguments)
 
     def run(self) -> None:
         """Train what is neither stored nor in the results, then write the pages."""
@@ -112,13 +119,16 @@ class TimeToAccuracy(StoredConfigurations):
 
     def _about(self, row: Frozen, configuration: Configuration) -> dict[str, Any]:
         """What is stored about a row; with other values it is trained again."""
-        way, side = way_of(row.name), configuration.recipe.image_size or self.data.size
+        way, recipe = way_of(row.name), configuration.recipe
+        side = recipe.image_size or self.data.size
+        image = torch.zeros(1, 1, self.data.size, self.data.size, dtype=torch.uint8)
+        of_image = describe_blocks(configuration.model().eval(), to_input(image, recipe))[1]
         return {
             "kind": NETWORK_KIND,
             "model": row.network,
-            "changes": {**row.changes, **way.told},
-            "side": way.side(side),
-            "recipe": recipe_hash(as_dict(configuration.recipe)),
+            "changes": {**row.changes, **way.told, **way.arguments},
+            "multiply_accumulates": round(of_image * (way.side(side) / side) ** 2),
+            "recipe": recipe_hash(as_dict(recipe)),
         }
 
     def in_order(self, names: Collection[str]) -> list[str]:
@@ -133,24 +143,24 @@ def way_of(name: str) -> Way:
 def gains(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
     """A row per configuration, with its work and its gain over the network's own recipe.
 
-    ``work`` is the number of pixels seen in training over that of the recipe; ``p`` is that of a
+    ``work`` is the arithmetic of all images seen in training over the recipe's; ``p`` is that of a
     gain of -`MARGIN`, ``p_holm`` is corrected for the number of changes. Where that is below 0.05,
     ``verdict`` is ``as_good`` or ``worse``, by the side that the gain is on, else ``undecided``, as
     is everything with a single repeat. Rows of the recipe itself, and those without it, have none.
     """
     rows = table(summary, oof, list(summary["configurations"]))
-    pixels = {
+    work = {
         row["configuration"]: row["images_seen"]
-        * summary["configurations"][row["configuration"]]["side"] ** 2
+        * summary["configurations"][row["configuration"]]["multiply_accumulates"]
         for row in rows
     }
     compared = [
-        row for row in rows if row["configuration"] != row["model"] and row["model"] in pixels
+        row for row in rows if row["configuration"] != row["model"] and row["model"] in work
     ]
     for row in compared:
         name, base = row["configuration"], row["model"]
         gain = oof.gain(name, base, "auc")
-        row |= {"work": pixels[name] / pixels[base], **interval_columns("auc_gain", gain)}
+        row |= {"work": work[name] / work[base], **interval_columns("auc_gain", gain)}
         row["p"] = p_value(gain, -MARGIN)
     for row, p in zip(compared, holm([row["p"] for row in compared]), strict=True):
         row |= {"p_holm": p, "verdict": "undecided"}
@@ -182,6 +192,7 @@ def write_page(folder: Path) -> None:
             "margin": wording.number(MARGIN),
             "compared": len(compared),
             "later": [name for name in LATER if any(x.endswith(f"_{name}") for x in oof.logits)],
+            "strides": any("strides" in name for name in oof.logits),
             "missing": [row.name for row in ROWS if row.name not in oof.logits],
         }
 
