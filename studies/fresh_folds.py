@@ -106,6 +106,7 @@ class Frozen:
     weights: str = "none"
 
 
+FAST = "efficientchestnet_fast"
 LAYER_RATES = "efficientnet_lite0_transfer"  # `transfer` as it was when this row was frozen
 ONE_RATE = "efficientnet_lite0_one_rate"
 TRANSFERRED = "efficientnet_lite0_lower_rate"  # `transfer` as it is
@@ -118,6 +119,7 @@ _AS_LONG = train_improved.BEST.epochs  # epochs, so that `report` sees as many i
 FROZEN = (
     Frozen("efficientchestnet", "efficientchestnet", "best"),
     Frozen("efficientchestnet_report", "efficientchestnet", "report"),
+    Frozen(FAST, FAST, "best"),
     Frozen("residualchestnet", "residualchestnet", "best"),
     Frozen("residualchestnet_report", "residualchestnet", "report"),
     Frozen(
@@ -179,6 +181,7 @@ COMPARISONS = (
     (RELATED, TRANSFERRED),
     (OF_FIVE, OF_FOUR),
     (OF_SIX, OF_FIVE),
+    (FAST, "efficientchestnet"),
 )
 
 

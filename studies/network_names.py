@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chestlab.reporting.stored_runs import with_strides
 from chestlab.runs.crossval import Configuration
 from model_densenet import ARCHITECTURES, TIMM, DenseNet121Chest, TimmChest, TorchvisionChest
 
@@ -9,9 +10,11 @@ from model_densenet import ARCHITECTURES, TIMM, DenseNet121Chest, TimmChest, Tor
 def network_name(configuration: Configuration) -> str:
     """The name of a backbone, as ``densenet121`` or ``timm/NAME``, or the network's class.
 
-    Networks with a backbone of torchvision or timm share a class, which does not tell them apart.
+    Networks with a backbone of torchvision or timm share a class, which does not tell them apart,
+    nor does it those with other ``strides``, which are added to its name.
     """
-    return configuration.arguments.get("arch") or configuration.build.__name__
+    arguments = configuration.arguments
+    return arguments.get("arch") or with_strides(configuration.build.__name__, arguments)
 
 
 def spellings(name: str) -> set[str]:

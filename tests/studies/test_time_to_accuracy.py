@@ -31,7 +31,7 @@ TRIED = (
 
 
 def arithmetic(side, strides=(2, 1, 1, 2)):
-    """Operations of experiment 1's network for an image of ``side`` pixels, by PyTorch's counter."""
+    """Operations of experiment 1's network for one image, by PyTorch's counter."""
     with FlopCounterMode(display=False) as counter:
         EfficientChestNet(strides).eval()(torch.zeros(1, 1, side, side))
     return counter.get_total_flops()
