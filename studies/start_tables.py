@@ -1,4 +1,4 @@
-"""Tables and picture of studies that compare changes of one training on the choice folds."""
+"""Tables and picture of studies that compare changes of one training."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from chestlab.data.folds import FOLDS_SEED
 from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
 from chestlab.reporting.page import NOTHING, Wording
 from studies.fresh_folds import comparison_cells, comparison_table
@@ -66,11 +67,12 @@ def draw(
     """
     from chestlab.reporting.study_plots import draw_estimates
 
+    fresh = summary.get("first_seed", FOLDS_SEED) != FOLDS_SEED
     draw_estimates(
         rows,
         path,
         title=f"{heading}\n{summary['data']['source']} · train + val n = {len(oof.labels)}, "
-        f"{summary['repeats']} x {summary['folds']} choice folds",
+        f"{summary['repeats']} x {summary['folds']} {'fresh' if fresh else 'choice'} folds",
         caption=f"Means of single networks{but}. Bars: 95 % intervals over patients"
         f"{' and repeats' if summary['repeats'] > 1 else ''}. Accuracy at a probability of 0.5.",
     )

@@ -35,6 +35,7 @@ class StoredConfigurations(Study):
     Args:
         options, signals, first_seed, repeats: as those of `Study`.
         results: name of the JSON file, with which the name of the folder begins.
+        stem: with which it begins in place of that.
 
     Attributes:
         configurations: what is stored about each.
@@ -48,8 +49,9 @@ class StoredConfigurations(Study):
         results: str,
         first_seed: int = FOLDS_SEED,
         repeats: int = REPEATS.default,
+        stem: str = "",
     ) -> None:
-        super().__init__(options, signals, results, first_seed, repeats)
+        super().__init__(options, signals, stem or results, first_seed, repeats)
         self.results = results
         self.configurations: dict[str, dict[str, Any]] = {}
         self.oof = OutOfFold.of(self.splits, {})

@@ -411,6 +411,7 @@ def write_readme(
         TEMPLATES,
         about=about,
         again=goes_on(folder, template, about),
+        fresh=first_seed != FOLDS_SEED,
         seeds=", ".join(str(first_seed + repeat) for repeat in range(about["repeats"])),
         resamples=f"{images['resamples']:,}",
         warnings=[warning_in(language, text) for text in images["warnings"]],
@@ -429,6 +430,8 @@ def goes_on(folder: Path, template: str, about: Mapping[str, Any]) -> str:
         words.append(f"--data {source}")
     if study == "findings_first":
         words.append("--pretrained FILE")
+    if study == "distill" and about.get("first_seed", FOLDS_SEED) != FOLDS_SEED:
+        words.append("--fresh")
     if about.get("folds", FOLDS.default) != FOLDS.default:
         words.append(f"--folds {about['folds']}")
     return " ".join([*words, f"--repeats {about['repeats']} --name {folder.name}"])

@@ -218,7 +218,7 @@ def network_name(metrics: Mapping[str, Any]) -> str:
 
 def with_strides(model: str, arguments: Mapping[str, Any]) -> str:
     """The class of a network, and its ``strides`` where they are among its arguments."""
-    return f"{model}, strides {arguments['strides']}" if "strides" in arguments else model
+    return f"{model} (strides {arguments['strides']})" if "strides" in arguments else model
 
 
 def start_source(about: Mapping[str, Any]) -> str:

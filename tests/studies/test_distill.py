@@ -11,6 +11,7 @@ import pytest
 import torch
 from comparisons import named_npz, tiny_networks  # noqa: F401 (fixtures)
 
+from chestlab.data.folds import FRESH_FOLDS_SEED
 from chestlab.data.splits import FINDINGS
 from chestlab.evaluation import out_of_fold
 from chestlab.evaluation.metrics import roc_auc
@@ -22,7 +23,8 @@ from studies.fresh_folds import Frozen
 from studies.stored_results import read_results
 
 TEACHERS = ("first", "second")
-ROWS = ["first", "second", "teachers", "distilled", "distilled_longer", "distilled_lite0"]
+TAUGHT = ["distilled", "distilled_longer", "distilled_lite0", "distilled_fast"]
+ROWS = ["first", "second", "third", "teachers", "three_teachers", *TAUGHT]
 
 
 @pytest.fixture
@@ -32,14 +34,19 @@ def flags(tiny_networks, named_npz, tmp_path, monkeypatch):  # noqa: F811
     frozen = (
         Frozen("first", "resnet34", "report"),
         Frozen("second", "plain34", "report", {"normalize": "per-image"}),
+        Frozen("third", "resnet34", "report", {"lr": 0.01}),
     )
     monkeypatch.setattr(distill, "FROZEN", frozen)
-    monkeypatch.setattr(distill, "TEACHERS", TEACHERS)
+    three = ("first", "second", "third")
+    monkeypatch.setattr(distill, "TEACHERS", {"teachers": TEACHERS, "three_teachers": three})
     monkeypatch.setattr(distill, "STUDENT", "first")
-    alone = {"efficientchestnet": "first", distill.TRANSFERRED: "second"}
-    students = {name: (alone[of], changes) for name, (of, changes) in distill.STUDENTS.items()}
+    alone = {"efficientchestnet": "first", distill.TRANSFERRED: "second", distill.FAST: "third"}
+    students = {
+        name: dataclasses.replace(of, alone=alone[of.alone])
+        for name, of in distill.STUDENTS.items()
+    }
     monkeypatch.setattr(distill, "STUDENTS", students)
-    monkeypatch.setattr(distill, "ROWS", (*TEACHERS, *students))
+    monkeypatch.setattr(distill, "ROWS", (*three, *students))
     pairs = (("teachers", "first"), ("distilled", "first"), ("teachers", "distilled_longer"))
     monkeypatch.setattr(distill, "COMPARISONS", pairs)
     monkeypatch.setattr(out_of_fold, "BOOTSTRAP_RESAMPLES", 200)
@@ -69,7 +76,7 @@ def command(flags, tmp_path):
 
 
 def test_rows_figures_and_pages_come_from_the_logits(command):
-    folder = command("--only", *TEACHERS, *distill.STUDENTS)
+    folder = command()
     summary, oof = read_results(folder, "distill", "configurations")
     assert list(summary["configurations"]) == ROWS
     mean = (oof.logits["first"] + oof.logits["second"]) / 2
@@ -83,7 +90,9 @@ def test_rows_figures_and_pages_come_from_the_logits(command):
             for rows_ in (np.flatnonzero(oof.folds[repeat] == k) for k in range(3))
         ]
         assert float(rows[name]["auc"]) == pytest.approx(np.mean(folds), abs=1e-6)
-    seen = {name: float(rows[name]["images_seen"]) for name in ROWS if name != "teachers"}
+    mean = sum(oof.logits[name] for name in ("first", "second", "third")) / 3
+    assert np.allclose(oof.logits["three_teachers"], mean, rtol=5.1e-4, atol=1e-3)
+    seen = {name: float(rows[name]["images_seen"]) for name in TAUGHT}
     assert seen["distilled_longer"] == 2.5 * seen["distilled"]  # epochs
     assert seen["distilled_lite0"] == seen["distilled"]
     assert rows["distilled_lite0"]["changes"] == "normalize per-image, epochs 2"
@@ -108,7 +117,12 @@ def test_what_is_stored_is_not_trained_again(command, monkeypatch):
     command("--only", "second", "distilled")
     assert (folder / "oof.csv").read_bytes() == before
     command("--only", "first")  # its weights are there, and the average with it
-    assert list(json.loads((folder / "distill.json").read_text())["configurations"]) == ROWS[:-2]
+    assert list(json.loads((folder / "distill.json").read_text())["configurations"]) == [
+        "first",
+        "second",
+        "teachers",
+        "distilled",
+    ]
     (folder / "distill.json").unlink()
     command("--only", "second", "distilled")  # the folds are stored as well
     assert (folder / "oof.csv").read_bytes() == before
@@ -151,7 +165,7 @@ def test_teachers_of_another_recipe_teach_anew(command, monkeypatch):
     folder = command("--only", "distilled")
     _, before = read_results(folder, "distill", "configurations")
     other = {"normalize": "per-image", "lr": 0.05}
-    frozen = (distill.FROZEN[0], Frozen("second", "plain34", "report", other))
+    frozen = (distill.FROZEN[0], Frozen("second", "plain34", "report", other), distill.FROZEN[2])
     monkeypatch.setattr(distill, "FROZEN", frozen)
     command("--only", "distilled")
     _, after = read_results(folder, "distill", "configurations")
@@ -172,7 +186,7 @@ def test_another_evaluation_of_teachers_or_student_is_measured_anew(command, mon
         assert not np.allclose(before.logits["distilled"], after.logits["distilled"], atol=1e-4)
         same = np.allclose(before.logits["first"], after.logits["first"], atol=1e-4)
         assert same == (changed == 1)
-        monkeypatch.setattr(distill, "FROZEN", (distill.FROZEN[0], distill.FROZEN[1]))
+        monkeypatch.setattr(distill, "FROZEN", tuple(distill.FROZEN))
 
 
 def test_of_two_processes_one_trains_a_teacher(flags, monkeypatch):
@@ -203,3 +217,26 @@ def test_a_source_without_other_images_or_patients_can_be_learned_of(flags, phan
     study.others = study.others.take(np.arange(0))
     images, targets = study.lesson(fold, teachers)
     assert len(images) == len(targets) == distill.TIMES * len(fold.train)
+
+
+def test_the_fresh_folds_evaluate_what_is_frozen_and_count_it(command, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command("--fresh", "--only", "distilled")
+    assert (
+        "--fresh: --only may name first, second, third, distilled_fast" in capsys.readouterr().err
+    )
+    folder = command("--fresh")
+    summary, _ = read_results(folder, "distill", "configurations")
+    assert summary["first_seed"] == FRESH_FOLDS_SEED
+    assert set(ROWS) - set(summary["configurations"]) == set(TAUGHT) - {"distilled_fast"}
+    with (tmp_path / "results" / "phantom" / "test_looks.csv").open() as file:
+        looks = [row for row in csv.DictReader(file) if row["kind"] == "fresh folds"]
+    runs = [f"a/{name}" for name in ("first", "second", "third", "distilled_fast")]
+    assert [look["run"] for look in looks] == runs
+    assert looks[-1]["recipe_name"] == "report, lr 0.01, epochs 8, taught by three_teachers"
+    text = (folder / "README.md").read_text()
+    assert "(AUC on the fresh folds" in text and "choice folds (seed" not in text
+    assert "Not run yet" not in text
+    with pytest.raises(SystemExit, match="2"):
+        command()
+    assert "is of other images or folds" in capsys.readouterr().err
