@@ -31,7 +31,6 @@ from chestlab.evaluation import baselines
 from chestlab.evaluation.out_of_fold import BASELINE_KIND, NETWORK_KIND
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
-from chestlab.reporting.page import Wording
 from chestlab.runs.crossval import Configuration
 from chestlab.training.layers import check_input, without_slow_bf16
 from chestlab.training.recipe import as_dict, recipe_hash
@@ -41,7 +40,7 @@ from studies.fresh_folds import comparison_cells, comparison_table
 from studies.imagenet_chests import CHESTS, read_chests
 from studies.learned_findings import findings_values, learned_in, record_of, write_findings
 from studies.probes import AS_TRAINED, LARGER, LITE, Probe, probes
-from studies.smaller_source import gains_over_smaller_sources
+from studies.smaller_source import gains_over_smaller_sources, smaller_cells
 from studies.start_tables import cells, in_words, table
 from studies.stored_configurations import (
     ESTIMATED,
@@ -53,7 +52,6 @@ from studies.study import (
     add_only,
     can_be_had,
     comparison_parser,
-    interval_cell,
     write_readmes,
     write_table,
 )
@@ -348,19 +346,12 @@ def write_page(folder: Path) -> None:
             "summed_up": ("imagenet", "random") if "imagenet" in oof.logits else (),
             "starts": starts,
             "missing": missing,
-            "smaller": [_smaller_cells(wording, row) for row in smaller],
+            "smaller": [smaller_cells(wording, row) for row in smaller],
             "number": wording.number,
             **findings_values(wording, starts, findings),
             **in_words(wording, rows, compared, summary["repeats"]),
         },
     )
-
-
-def _smaller_cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:
-    sizes = f"{row['size']}", f"{row['smaller_size']}"
-    forms = {"auc": ".3f", "smaller_auc": ".3f", "auc_gain": "+.3f", "accuracy_gain": "+.3f"}
-    figures = (interval_cell(wording, row, name, form) for name, form in forms.items())
-    return [f"`{row['configuration']}`", *sizes, *figures]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

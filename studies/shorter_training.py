@@ -133,7 +133,7 @@ def muon_of_timm() -> Callable[..., torch.optim.Optimizer]:
 
 
 # Where EfficientChestNet halves the sides of its images: in the stem and in which stages.
-STRIDES = ("2122", "2212", "2221")
+STRIDES = ("2122", "2212", "2221", "2222")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import numpy as np
 
 from chestlab.evaluation.out_of_fold import NETWORK_KIND, OutOfFold
 from chestlab.files.errors import InputError
+from chestlab.reporting.page import Wording
 from studies.stored_results import read_results
-from studies.study import interval_columns
+from studies.study import interval_cell, interval_columns
 
 SAME = ("kind", "model", "recipe", "start", "share", "device")  # of an entry in both studies
 
@@ -44,6 +45,14 @@ def gains_over_smaller_sources(
         if other["data"]["size"] < size and _same_images(oof, smaller):
             rows += _rows(summary, oof, other, smaller)
     return rows
+
+
+def smaller_cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:
+    """A row of `gains_over_smaller_sources` as a page shows it."""
+    sizes = f"{row['size']}", f"{row['smaller_size']}"
+    forms = {"auc": ".3f", "smaller_auc": ".3f", "auc_gain": "+.3f", "accuracy_gain": "+.3f"}
+    figures = (interval_cell(wording, row, name, form) for name, form in forms.items())
+    return [f"`{row['configuration']}`", *sizes, *figures]
 
 
 def _same_images(one: OutOfFold, other: OutOfFold) -> bool:

@@ -35,6 +35,7 @@ from chestlab.training.augment import to_input
 from chestlab.training.recipe import as_dict, recipe_hash
 from studies.fresh_folds import Frozen, frozen_configuration
 from studies.shorter_training import STRIDES, WAYS, Way
+from studies.smaller_source import gains_over_smaller_sources, smaller_cells
 from studies.start_tables import draw, table
 from studies.stored_configurations import StoredConfigurations, known_first
 from studies.stored_results import read_results
@@ -178,6 +179,7 @@ def write_page(folder: Path) -> None:
     summary, oof = read_results(folder, "time_to_accuracy", "configurations")
     rows = gains(summary, oof)
     write_table(folder / "table.csv", rows)
+    smaller = gains_over_smaller_sources(folder, "time_to_accuracy", summary, oof)
     heading = "The recipe, and trainings with less work"
     draw(rows, folder / "time_to_accuracy.png", heading, summary, oof)
 
@@ -185,6 +187,7 @@ def write_page(folder: Path) -> None:
         compared = [row for row in rows if "verdict" in row]
         return {
             "rows": [_cells(wording, row) for row in rows],
+            "smaller": [smaller_cells(wording, row) for row in smaller],
             "told": {
                 verdict: [_told(wording, row) for row in compared if row["verdict"] == verdict]
                 for verdict in ("as_good", "worse", "undecided")
