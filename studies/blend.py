@@ -26,10 +26,11 @@ from chestlab.files.errors import InputError, OneLineParser, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.files.run_files import STUDIES, read_metrics
 from chestlab.reporting.ensemble_report import SHARED, Member, write_average
-from chestlab.reporting.stored_runs import Predictions, StoredRun, network_name, read_runs
+from chestlab.reporting.stored_runs import Predictions, StoredRun, read_runs
 from chestlab.runs.flags import add_data, add_folder
 from chestlab.runs.naming import check_name, output_folders, run_name
 from chestlab.training.averages import mean_of_logits
+from chestlab.training.network_names import network_name
 from studies.study import refuse_classes
 
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from chestlab.data.folds import FOLDS_SEED, FRESH_FOLDS_SEED, Fold
+from chestlab.data.folds import FRESH_FOLDS_SEED, Fold
 from chestlab.files.errors import InputError, OneLineParser, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.reporting.page import Wording
@@ -43,13 +43,14 @@ from studies.fresh_folds import (
     FAST,
     FROZEN,
     RELATED,
+    REPEATS,
     TRANSFERRED,
     count_use,
     frozen_configuration,
 )
 from studies.stored_configurations import known_first
 from studies.stored_results import read_results
-from studies.study import add_only, comparison_parser
+from studies.study import add_only, comparison_parser, is_fresh
 from studies.with_other_images import TIMES, WithOtherImages
 
 STUDENT = "efficientchestnet"
@@ -87,7 +88,9 @@ FROZEN_STUDENTS = ("distilled_fast",)  # what the fresh folds may evaluate
 
 SHARE = 0.5  # of the teachers in what is learned of an image of the two classes, beside its label
 
-ROWS = (*dict.fromkeys(chain(*TEACHERS.values())), *STUDENTS)
+ALONE = tuple(dict.fromkeys(chain(*TEACHERS.values())))
+
+ROWS = (*ALONE, *STUDENTS)
 
 # Fixed before anything was trained, but for `LATER`: the first is claimed to have the higher AUC.
 COMPARISONS = (
@@ -114,8 +117,8 @@ class Distill(WithOtherImages):
     """
 
     def __init__(self, options: argparse.Namespace, signals: StopSignals) -> None:
-        where = ("distill_fresh", FRESH_FOLDS_SEED) if options.fresh else ()
-        super().__init__(options, signals, "distill", *where)
+        fresh = {"first_seed": FRESH_FOLDS_SEED, "repeats": REPEATS, "stem": "distill_fresh"}
+        super().__init__(options, signals, "distill", **(fresh if options.fresh else {}))
         self.frozen = {row.name: row for row in FROZEN}
         wanted = {name: None for row in options.only for name in teachers_of(row)}
         self.teachers = {name: frozen_configuration(self, self.frozen[name])[1] for name in wanted}
@@ -209,8 +212,7 @@ class Distill(WithOtherImages):
         return {**super().about(), "first_seed": self.splits.first_seed}
 
     def in_order(self, names: Collection[str]) -> list[str]:
-        teachers = dict.fromkeys(chain(*TEACHERS.values()))
-        return known_first(names, (*teachers, *TEACHERS, *STUDENTS))
+        return known_first(names, (*ALONE, *TEACHERS, *STUDENTS))
 
 
 def teachers_of(row: str) -> tuple[str, ...]:
@@ -231,14 +233,15 @@ def write_page(folder: Path) -> None:
         InputError: ``oof.csv`` or ``distill.json`` is missing or damaged.
     """
     read = summary, oof = read_results(folder, "distill", "configurations")
-    fresh = summary.get("first_seed", FOLDS_SEED) != FOLDS_SEED
+    fresh = is_fresh(summary)
     taught = {name: student for name, student in STUDENTS.items() if name in oof.logits}
     lesson = next((summary["configurations"][name] for name in taught), {})
+    averages = [row for row in TEACHERS if row in oof.logits]
 
     def own(wording: Wording) -> dict[str, Any]:
         return {
             "student": STUDENT,
-            "together": [row for row in TEACHERS if row in oof.logits],
+            "together": averages,
             "teachers": TEACHERS,
             "taught": taught,
             "later": [name for name in LATER if name in taught],
@@ -248,7 +251,6 @@ def write_page(folder: Path) -> None:
         }
 
     heading = "Networks alone, and taught by their average"
-    averages = [row for row in TEACHERS if row in oof.logits]
     but = f", except {' and '.join(averages)}" if averages else ""
     rows, pairs = (fresh_rows(), FRESH_COMPARISONS) if fresh else (ROWS, COMPARISONS)
     start_tables.write_page(folder, "distill", read, heading, rows, pairs, own, but)
@@ -271,8 +273,11 @@ def parser() -> OneLineParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; exit statuses of `chestlab.runs.run`."""
     with one_line_errors(resume=""), StopSignals() as signals:
-        options = parser().parse_args(argv)
+        flags = parser()
+        options = flags.parse_args(argv)
         if options.fresh:
+            flags.set_defaults(repeats=REPEATS)
+            options = flags.parse_args(argv)
             asked = set(options.only) if len(options.only) < len(ROWS) else set(fresh_rows())
             if not asked <= set(fresh_rows()):
                 raise InputError(f"--fresh: --only may name {', '.join(fresh_rows())}")

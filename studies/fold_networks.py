@@ -216,10 +216,14 @@ class KeptNetworks(StoredConfigurations):
         self.measure(configuration.name, configuration, about, estimated=False)
 
     def average(self, name: str, members: Sequence[str], about: Mapping[str, Any] = {}) -> None:
-        """`put_average` of rows of the same images, with what they cost, once all are there."""
+        """`put_average` of rows, with what they cost, once all are there.
+
+        Its ``images`` are those of the member that learns the most.
+        """
         if all(member in self.configurations for member in members):
             rows = [self.configurations[member] for member in members]
-            costs = {"images": rows[0]["images"], "seconds": sum(row["seconds"] for row in rows)}
+            images = max(row["images"] for row in rows)
+            costs = {"images": images, "seconds": sum(row["seconds"] for row in rows)}
             self.put_average(name, members, {**costs, **about})
 
     def _kept(self, of_fold: FoldNetwork) -> dict[str, Any]:

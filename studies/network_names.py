@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from chestlab.reporting.stored_runs import with_strides
 from chestlab.runs.crossval import Configuration
+from chestlab.training.network_names import with_strides
 from model_densenet import ARCHITECTURES, TIMM, DenseNet121Chest, TimmChest, TorchvisionChest
 
 

@@ -4,7 +4,6 @@ trainer before it trains."""
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -48,12 +47,11 @@ def progressive(trainer: Trainer) -> None:
     resize()
 
 
-def mean_side(full: int) -> float:
-    """The side of an image with as many pixels as `progressive` shows of one with side ``full``."""
+def growing_sides(full: int) -> dict[int, float]:
+    """The sides of what `progressive` shows of images with side ``full``, with their shares."""
     starts = [0.0, *SIDES][:-1]
-    pixels = [round(share * full) ** 2 for share in SIDES.values()]
     shares = [until - start for start, until in zip(starts, SIDES, strict=True)]
-    return math.sqrt(sum(a * b for a, b in zip(shares, pixels, strict=True)))
+    return {round(size * full): share for size, share in zip(SIDES.values(), shares, strict=True)}
 
 
 def whitened(trainer: Trainer) -> None:
@@ -143,14 +141,14 @@ class Way:
     Attributes:
         prepare: as that of `crossval.Configuration`.
         told: in the table, beside the hyperparameters.
-        side: of the images that the network sees, on average, by the side of the recipe's.
+        sides: of the images that the network sees, with their shares, by the side of the recipe's.
         arguments: of the network's constructor that differ from its defaults.
         check: raises `InputError` where it cannot be tried.
     """
 
     prepare: Callable[[Trainer], None] | None = None
     told: Mapping[str, str] = field(default_factory=dict)
-    side: Callable[[int], float] = lambda side: side
+    sides: Callable[[int], Mapping[int, float]] = lambda side: {side: 1.0}
     arguments: Mapping[str, str] = field(default_factory=dict)
     check: Callable[[], object] = lambda: None
 
@@ -159,7 +157,7 @@ WAYS = {  # by the end of a row's name
     "progressive": Way(
         progressive,
         {"image_size": ", ".join(f"x {share:g}" for share in SIDES.values())},
-        side=mean_side,
+        sides=growing_sides,
     ),
     "whitened": Way(whitened, {"first kernels": "whitening"}),
     "muon": Way(muon, {"optimizer": "Muon"}, check=muon_of_timm),

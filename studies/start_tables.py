@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chestlab.data.folds import FOLDS_SEED
 from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
 from chestlab.reporting.page import NOTHING, Wording
 from studies.fresh_folds import comparison_cells, comparison_table
-from studies.study import interval_cell, interval_columns, write_readmes, write_table
+from studies.study import interval_cell, interval_columns, is_fresh, write_readmes, write_table
 
 
 def table(summary: Mapping[str, Any], oof: OutOfFold, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -67,12 +66,12 @@ def draw(
     """
     from chestlab.reporting.study_plots import draw_estimates
 
-    fresh = summary.get("first_seed", FOLDS_SEED) != FOLDS_SEED
+    folds = "fresh folds" if is_fresh(summary) else "choice folds"
     draw_estimates(
         rows,
         path,
         title=f"{heading}\n{summary['data']['source']} · train + val n = {len(oof.labels)}, "
-        f"{summary['repeats']} x {summary['folds']} {'fresh' if fresh else 'choice'} folds",
+        f"{summary['repeats']} x {summary['folds']} {folds}",
         caption=f"Means of single networks{but}. Bars: 95 % intervals over patients"
         f"{' and repeats' if summary['repeats'] > 1 else ''}. Accuracy at a probability of 0.5.",
     )

@@ -411,7 +411,7 @@ def write_readme(
         TEMPLATES,
         about=about,
         again=goes_on(folder, template, about),
-        fresh=first_seed != FOLDS_SEED,
+        fresh=is_fresh(about),
         seeds=", ".join(str(first_seed + repeat) for repeat in range(about["repeats"])),
         resamples=f"{images['resamples']:,}",
         warnings=[warning_in(language, text) for text in images["warnings"]],
@@ -419,6 +419,11 @@ def write_readme(
         **values,
     )
     atomic_write(folder / page, text)
+
+
+def is_fresh(about: Mapping[str, Any]) -> bool:
+    """Whether results, of `Study.about`, are of other folds than the choice folds."""
+    return about.get("first_seed", FOLDS_SEED) != FOLDS_SEED
 
 
 def goes_on(folder: Path, template: str, about: Mapping[str, Any]) -> str:
@@ -430,7 +435,7 @@ def goes_on(folder: Path, template: str, about: Mapping[str, Any]) -> str:
         words.append(f"--data {source}")
     if study == "findings_first":
         words.append("--pretrained FILE")
-    if study == "distill" and about.get("first_seed", FOLDS_SEED) != FOLDS_SEED:
+    if study == "distill" and is_fresh(about):
         words.append("--fresh")
     if about.get("folds", FOLDS.default) != FOLDS.default:
         words.append(f"--folds {about['folds']}")

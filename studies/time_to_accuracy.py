@@ -26,12 +26,11 @@ import torch
 
 from chestlab.evaluation.out_of_fold import NETWORK_KIND, OutOfFold
 from chestlab.evaluation.verdicts import ALPHA, holm, p_value
-from chestlab.files.errors import one_line_errors
+from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.reporting.page import NOTHING, Wording
 from chestlab.runs.crossval import Configuration
 from chestlab.training.architecture import describe_blocks
-from chestlab.training.augment import to_input
 from chestlab.training.recipe import as_dict, recipe_hash
 from studies.fresh_folds import Frozen, frozen_configuration
 from studies.shorter_training import STRIDES, WAYS, Way
@@ -121,14 +120,14 @@ class TimeToAccuracy(StoredConfigurations):
     def _about(self, row: Frozen, configuration: Configuration) -> dict[str, Any]:
         """What is stored about a row; with other values it is trained again."""
         way, recipe = way_of(row.name), configuration.recipe
-        side = recipe.image_size or self.data.size
-        image = torch.zeros(1, 1, self.data.size, self.data.size, dtype=torch.uint8)
-        of_image = describe_blocks(configuration.model().eval(), to_input(image, recipe))[1]
+        sides = way.sides(recipe.image_size or self.data.size)
+        model = configuration.model().eval()
+        work = {side: describe_blocks(model, torch.zeros(1, 1, side, side))[1] for side in sides}
         return {
             "kind": NETWORK_KIND,
             "model": row.network,
             "changes": {**row.changes, **way.told, **way.arguments},
-            "multiply_accumulates": round(of_image * (way.side(side) / side) ** 2),
+            "multiply_accumulates": round(sum(sides[side] * work[side] for side in sides)),
             "recipe": recipe_hash(as_dict(recipe)),
         }
 
@@ -174,9 +173,12 @@ def write_page(folder: Path) -> None:
     """Write ``table.csv``, a picture and the page in two languages.
 
     Raises:
-        InputError: ``oof.csv`` or ``time_to_accuracy.json`` is missing or damaged.
+        InputError: ``oof.csv`` or ``time_to_accuracy.json`` is missing, damaged or of an earlier
+            version.
     """
     summary, oof = read_results(folder, "time_to_accuracy", "configurations")
+    if any("multiply_accumulates" not in of for of in summary["configurations"].values()):
+        raise InputError(f"'{folder}' is of an earlier version: run the study again")
     rows = gains(summary, oof)
     write_table(folder / "table.csv", rows)
     smaller = gains_over_smaller_sources(folder, "time_to_accuracy", summary, oof)

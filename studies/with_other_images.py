@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from chestlab.data import sources
-from chestlab.data.folds import FOLDS_SEED, Fold
+from chestlab.data.folds import Fold
 from chestlab.data.splits import Split
 from chestlab.files.progress import StopSignals
 from chestlab.training.losses import Objective
@@ -27,7 +27,7 @@ class WithOtherImages(KeptNetworks):
     """A study of networks that learn images of other findings beside those of the two classes.
 
     Args:
-        options, signals, results, stem, first_seed: as those of `StoredConfigurations`.
+        options, signals, results, folds: as the arguments of `StoredConfigurations`.
 
     Attributes:
         others: training images of the source that are not of the two classes alone, with the 14
@@ -35,14 +35,9 @@ class WithOtherImages(KeptNetworks):
     """
 
     def __init__(
-        self,
-        options: argparse.Namespace,
-        signals: StopSignals,
-        results: str,
-        stem: str = "",
-        first_seed: int = FOLDS_SEED,
+        self, options: argparse.Namespace, signals: StopSignals, results: str, **folds: Any
     ) -> None:
-        super().__init__(options, signals, results, first_seed, stem=stem)
+        super().__init__(options, signals, results, **folds)
         source = options.data, options.root, options.source_size
         train = sources.load(*source, findings=True).train
         pool = self.splits.pool

@@ -31,7 +31,8 @@ from chestlab.files.atomic import atomic_write
 from chestlab.files.run_files import results_dir_of
 from chestlab.reporting.lab_report import report_on
 from chestlab.reporting.look_tables import networks_of, recipe_text
-from chestlab.reporting.stored_runs import member_warning, network_name
+from chestlab.reporting.stored_runs import member_warning
+from chestlab.training.network_names import network_name
 from chestlab.training.recipe import recipe_hash
 
 SHARED = (

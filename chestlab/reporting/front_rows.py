@@ -16,6 +16,7 @@ from chestlab.reporting.lab_experiments import experiment_of
 from chestlab.reporting.page import Wording, in_language, link
 from chestlab.reporting.run_tables import model_name
 from chestlab.reporting.stored_runs import StoredRun, start_of, start_source
+from chestlab.training.network_names import with_strides
 
 OTHERS = 99  # number of a network that is none of the experiments'
 
@@ -112,8 +113,10 @@ def study_page(wording: Wording, page_dir: Path, folder: Path) -> str:
 
 def title_of(metrics: Mapping[str, Any]) -> str:
     """What a network is called."""
-    arch = (metrics.get("model_arguments") or {}).get("arch", metrics["model"])
-    return experiment_of(metrics).title.format(model=metrics["model"], arch=arch)
+    arguments = metrics.get("model_arguments") or {}
+    arch = arguments.get("arch", metrics["model"])
+    title = experiment_of(metrics).title.format(model=metrics["model"], arch=arch)
+    return with_strides(title, arguments)
 
 
 def number_of(metrics: Mapping[str, Any]) -> int:
@@ -267,8 +270,9 @@ def _changes(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def _names(metrics: Mapping[str, Any]) -> set[str]:
     """What studies call a network: by its class, or torchvision's by their own names."""
-    arch = (metrics.get("model_arguments") or {}).get("arch", "")
-    return {metrics["model"], arch, title_of(metrics).replace("-", "").lower()} - {""}
+    arguments = metrics.get("model_arguments") or {}
+    model, arch = with_strides(metrics["model"], arguments), arguments.get("arch", "")
+    return {model, arch, title_of(metrics).replace("-", "").lower()} - {""}
 
 
 def averaged(wording: Wording, models: Sequence[str], start: str = "") -> str:

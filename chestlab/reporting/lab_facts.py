@@ -21,7 +21,8 @@ from chestlab.evaluation.reliability import chance_calibration_error
 from chestlab.evaluation.tasks import GOAL
 from chestlab.files.run_files import results_dir_of
 from chestlab.reporting.messages import MESSAGES
-from chestlab.reporting.stored_runs import StoredRun, network_name, read_patients
+from chestlab.reporting.stored_runs import StoredRun, read_patients
+from chestlab.training.network_names import network_name
 
 WINDOW = 10  # last epochs, at most, over which the validation accuracy is followed
 

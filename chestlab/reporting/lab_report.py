@@ -31,13 +31,13 @@ from chestlab.reporting.page import escaped, link, render
 from chestlab.reporting.stored_runs import (
     StoredRun,
     kind_of_average,
-    network_name,
     networks_of,
     read_history,
     read_two_class_run,
     start_of,
     start_source,
 )
+from chestlab.training.network_names import network_name
 
 EXTRAS = "report"  # folder, in that of a run, of what the report alone needs
 

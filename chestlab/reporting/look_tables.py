@@ -20,7 +20,8 @@ from chestlab.evaluation.looks import (
 )
 from chestlab.files.run_files import UNFINISHED, results_dir_of
 from chestlab.reporting.page import NOTHING, Wording, escaped, markdown_table
-from chestlab.reporting.stored_runs import StoredRun, names_path, network_name
+from chestlab.reporting.stored_runs import StoredRun, names_path
+from chestlab.training.network_names import network_name
 from chestlab.training.recipe import in_words, recipe_hash
 
 RECONSTRUCTED = "reconstructed"

@@ -26,7 +26,8 @@ from chestlab.files.run_files import results_dir_of
 from chestlab.reporting import prediction_grids
 from chestlab.reporting.look_tables import networks_of, recipe_text
 from chestlab.reporting.page import escaped, markdown_table, render
-from chestlab.reporting.stored_runs import Predictions, StoredRun, network_name
+from chestlab.reporting.stored_runs import Predictions, StoredRun
+from chestlab.training.network_names import network_name
 from chestlab.training.recipe import recipe_hash
 
 WARNING = "Look at the test images only after the recipe is final."

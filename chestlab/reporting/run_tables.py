@@ -17,7 +17,8 @@ from chestlab.reporting.look_tables import look_count, recipe_text
 from chestlab.reporting.messages import MESSAGES
 from chestlab.reporting.page import NOTHING, Wording, escaped, link, markdown_table, unbroken
 from chestlab.reporting.pairs import clearly_above, difference
-from chestlab.reporting.stored_runs import StoredRun, kind_of_average, network_name, read_patients
+from chestlab.reporting.stored_runs import StoredRun, kind_of_average, read_patients
+from chestlab.training.network_names import network_name
 
 Best = tuple[StoredRun, list[StoredRun]]
 

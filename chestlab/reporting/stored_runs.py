@@ -209,18 +209,6 @@ def shortened(text: str, length: int = 100) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
-def network_name(metrics: Mapping[str, Any]) -> str:
-    """The class of a run's network, or ``timm/NAME``: networks of a library share a class."""
-    arguments = metrics.get("model_arguments") or {}
-    arch = arguments.get("arch", "")
-    return arch if "/" in arch else with_strides(metrics["model"], arguments)
-
-
-def with_strides(model: str, arguments: Mapping[str, Any]) -> str:
-    """The class of a network, and its ``strides`` where they are among its arguments."""
-    return f"{model} (strides {arguments['strides']})" if "strides" in arguments else model
-
-
 def start_source(about: Mapping[str, Any]) -> str:
     """What a network starts from: ``none``, ``imagenet`` or the name of a file.
 

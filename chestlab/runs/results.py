@@ -22,7 +22,6 @@ from chestlab.evaluation.tasks import SPLIT_TITLES, print_scores, task_of
 from chestlab.files.atomic import atomic_write
 from chestlab.files.progress import duration
 from chestlab.files.run_files import RunFiles, read_metrics
-from chestlab.reporting.stored_runs import network_name
 from chestlab.runs.checkpoints import Checkpoints
 from chestlab.runs.estimated_statistics import both_statistics, lag_alarm
 from chestlab.runs.experiment import Experiment
@@ -32,6 +31,7 @@ from chestlab.training.batch_norm import batch_norms
 from chestlab.training.device import precision
 from chestlab.training.inference import predict_twice
 from chestlab.training.layers import on_device, parameter_count
+from chestlab.training.network_names import network_name
 from chestlab.training.recipe import in_words, recipe_hash
 from chestlab.training.trainer import Trainer
 

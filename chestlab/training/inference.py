@@ -31,6 +31,7 @@ from chestlab.training.device import (
 )
 from chestlab.training.layers import on_device
 from chestlab.training.likeness import Likeness
+from chestlab.training.network_names import network_name
 from chestlab.training.recipe import Recipe
 
 NetworkClass = Callable[[str, str], Callable[..., nn.Module]]
@@ -119,7 +120,7 @@ class TrainedModel:
 
     Attributes:
         name: of the run, as the checkpoint's file name tells it.
-        architecture: name of the network's class.
+        architecture: the network's `network_name`.
         model: takes (N, 1, H, W) normalised floats, returns logits (N,).
         recipe: its preprocessing is `augment.to_input`'s.
         threshold: probability from which class 1, pneumothorax, is predicted.
@@ -202,7 +203,7 @@ def load_model(
     try:
         size = state["data"].get("size")
         fields = {
-            "architecture": state["model"],
+            "architecture": network_name(state),
             "recipe": Recipe(**state["recipe"]),
             "threshold": float(state["threshold"]),
             "tta": state["tta"],

@@ -52,6 +52,7 @@ APPENDED = {  # by the beginning of a command, the longest counts
     "python train.py --find-lr": [*SHORT, "--batch-size", "4", "--name", "rates"],
     "python train.py --weights": [*SHORT, "--name", "started"],
     "python train.py --mixup": SHORT,
+    "python train_fast.py": SHORT,
     "python train_improved.py": SHORT,
     "python train_mobilenet.py": BACKBONE,
     "python train_densenet.py": BACKBONE,

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,9 +47,12 @@ def flags(tiny_networks, named_npz, tmp_path, monkeypatch):  # noqa: F811
         for name, of in distill.STUDENTS.items()
     }
     monkeypatch.setattr(distill, "STUDENTS", students)
+    monkeypatch.setattr(distill, "ALONE", three)
     monkeypatch.setattr(distill, "ROWS", (*three, *students))
     pairs = (("teachers", "first"), ("distilled", "first"), ("teachers", "distilled_longer"))
     monkeypatch.setattr(distill, "COMPARISONS", pairs)
+    of_fresh = (("distilled_fast", "third"), ("three_teachers", "distilled_fast"))
+    monkeypatch.setattr(distill, "FRESH_COMPARISONS", of_fresh)
     monkeypatch.setattr(out_of_fold, "BOOTSTRAP_RESAMPLES", 200)
     return [
         "--data",
@@ -186,7 +190,23 @@ def test_another_evaluation_of_teachers_or_student_is_measured_anew(command, mon
         assert not np.allclose(before.logits["distilled"], after.logits["distilled"], atol=1e-4)
         same = np.allclose(before.logits["first"], after.logits["first"], atol=1e-4)
         assert same == (changed == 1)
-        monkeypatch.setattr(distill, "FROZEN", tuple(distill.FROZEN))
+
+
+def test_the_usual_repeats_of_the_fresh_folds_are_theirs(flags, monkeypatch):
+    asked = []
+
+    class Asked(distill.Distill):
+        def run(self):
+            asked.append((self.splits.repeats, self.splits.first_seed, self.folder.name))
+
+    monkeypatch.setattr(distill, "Distill", Asked)
+    data = flags[:2]
+    for more in ([], ["--fresh"], ["--fresh", "--repeats", "2"]):
+        distill.main([*data, *more])
+    assert [row[:2] for row in asked] == [(2, 42), (3, FRESH_FOLDS_SEED), (2, FRESH_FOLDS_SEED)]
+    names = [row[2] for row in asked]
+    assert names[1] == names[0].replace("distill_", "distill_fresh_")
+    assert names[2] == f"{names[1]}_repeats2"
 
 
 def test_of_two_processes_one_trains_a_teacher(flags, monkeypatch):
@@ -237,6 +257,7 @@ def test_the_fresh_folds_evaluate_what_is_frozen_and_count_it(command, tmp_path,
     text = (folder / "README.md").read_text()
     assert "(AUC on the fresh folds" in text and "choice folds (seed" not in text
     assert "Not run yet" not in text
+    assert re.search("one network of `third` has .*: a gain of [+-]0", text)
     with pytest.raises(SystemExit, match="2"):
         command()
     assert "is of other images or folds" in capsys.readouterr().err
