@@ -1,4 +1,4 @@
-"""Experiment 1 in less than half of the time: its widest layers see images of half the size."""
+"""Experiment 1 in about half of the time: its widest layers see images of half the size."""
 
 from chestlab import Recipe, hyperparameter, run
 from model import EfficientChestNet
