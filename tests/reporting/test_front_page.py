@@ -369,3 +369,17 @@ def test_the_subset_of_chestmnist_is_said_to_be_one(tmp_path):
     (tmp_path / "docs" / "studies.md").write_text("# Studies\n")
     assert "(../docs/studies.md#the-data-behind-the-results)" in front_of(results)
     assert "subset ChestMNIST, bukan berkas resminya: 184 foto" in front_of(results, "id")
+
+
+def test_a_network_with_other_strides_has_a_row_and_figures_of_its_own(tmp_path):
+    write_names(tmp_path)
+    fast = {"strides": "2122"}
+    make_run(tmp_path, "one_small", model="EfficientChestNet", recipe_name="best", noise=1)
+    about = {"model": "EfficientChestNet", "model_arguments": fast, "recipe_name": "best"}
+    make_run(tmp_path, "fast_small", **about)
+    name = "EfficientChestNet (strides 2122)"
+    oof = write_fresh_folds(tmp_path, {("EfficientChestNet", "best"): 0.3, (name, "best"): 2.5})
+    front = front_of(tmp_path)
+    for label, of in (("1 EfficientChestNet", "EfficientChestNet"), (f"1 {name}", name)):
+        auc = oof.estimate(f"{of}_best", "auc")
+        assert f"{auc.value:.3f}" in row_of(front, label)[1]

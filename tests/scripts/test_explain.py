@@ -432,10 +432,13 @@ def test_a_network_is_rebuilt_with_the_arguments_that_its_checkpoint_stores(
     state = load_checkpoint(folder / "trained_models" / "one_best.pth", sealed=True)
     path = tmp_path / "other_final.pth"
     wide = EfficientChestNet(strides=(1, 2, 2, 1))
-    arguments = {"strides": (1, 2, 2, 1), "dropout": (0.1, 0.1)}
+    arguments = {"strides": "1221", "dropout": (0.1, 0.1)}  # as a flag gives them
     save_checkpoint(path, {**state, "weights": wide.state_dict(), "model_arguments": arguments})
     loaded = load_model(path, network_class)
-    assert loaded.name == "other"
+    assert (loaded.name, loaded.architecture) == ("other", "EfficientChestNet (strides 1221)")
+    assert [loaded.model.get_submodule(f"stage{n}.1.layers.3").stride[0] for n in (1, 2, 3)] == [
+        *(2, 2, 1)
+    ]
     assert loaded.model.stem[0].stride == (1, 1)
     assert loaded.model.head[2].p == 0.1
     assert dataclasses.asdict(loaded.recipe) == state["recipe"]

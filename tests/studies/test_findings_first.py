@@ -176,11 +176,13 @@ def test_rows_of_two_files_are_not_mixed_in_one_table(command, file, tmp_path, t
     assert "sumber data tidak menyebut pasien" in (folder / "README.id.md").read_text()
 
 
-@pytest.mark.parametrize("damage", ["network", "objective", "unknown", "twice", "seen"])
+@pytest.mark.parametrize("damage", ["network", "strides", "objective", "unknown", "twice", "seen"])
 def test_other_files_are_refused_in_one_line(command, file, tmp_path, capsys, damage):
     state = load_checkpoint(file)
     if damage == "network":
         state["model"] = "TimmChest"
+    elif damage == "strides":  # their weights fit, but see the image at another resolution
+        state["model_arguments"] = {"strides": "2122"}
     elif damage == "objective":
         state["objective"] = {"name": "two classes"}
     elif damage == "unknown":

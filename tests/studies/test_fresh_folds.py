@@ -139,6 +139,8 @@ def test_each_configuration_is_counted_once_and_test_is_not_read(command):
         ("resnet50", ["resnet50", "DenseNet121Chest", "TorchvisionChest"], 2),
         ("timm/resnet18", ["timm/resnet18", "TimmChest", "timm/resnet34", "ResNet34"], 2),
         ("resnet34", ["ResNet34", "ResNet34", "resnet34"], 2),
+        ("efficientchestnet", ["EfficientChestNet", "EfficientChestNet (strides 2122)"], 1),
+        ("efficientchestnet_fast", ["EfficientChestNet", "EfficientChestNet (strides 2122)"], 1),
     ],
 )
 def test_uses_of_a_network_are_counted_in_whichever_way_it_is_spelt(
