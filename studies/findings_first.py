@@ -32,7 +32,7 @@ from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.runs.crossval import Configuration
 from chestlab.training.layers import parameter_count
-from chestlab.training.network_names import network_name
+from chestlab.training.network_names import network_name, with_strides
 from chestlab.training.recipe import as_dict, recipe_hash
 from chestlab.training.weights import PretrainedWeights, last_linear, read_pretrained
 from networks import NETWORKS
@@ -112,7 +112,8 @@ class FindingsFirst(StoredConfigurations):
         """
         start = read_pretrained(file, None)
         state = start.state or {}
-        networks = {NETWORKS[name].build.__name__: name for name in ALONE}
+        classes = {name: (of.build.__name__, of.arguments) for name, of in NETWORKS.items()}
+        networks = {with_strides(*classes[name]): name for name in ALONE}
         found = networks.get(network_name({"model": "", **state}))
         objective = (state.get("objective") or {}).get("name")
         if found is None or objective not in OBJECTIVES or "trained" not in start.seen:
