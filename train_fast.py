@@ -28,7 +28,7 @@ OPTIONS = {
     "strides": hyperparameter(
         "2122",
         "of the stem and of stages 1, 2 and 3, which halve the sides of the image where they are "
-        "2: 2112 is experiment 1; 2222 is meant for images of 64 px",
+        "2: 2112 is experiment 1; 2221 is for images of 64 px",
         choices=("2122", "2212", "2221", "2222", "2112"),
     )
 }
