@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,11 @@ SAME = ("kind", "model", "recipe", "start", "share", "device")  # of an entry in
 
 
 def gains_over_smaller_sources(
-    folder: Path, name: str, summary: Mapping[str, Any], oof: OutOfFold
+    folder: Path,
+    name: str,
+    summary: Mapping[str, Any],
+    oof: OutOfFold,
+    also_over: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """What each network gains over itself on a file of smaller images, in other results beside.
 
@@ -27,11 +31,13 @@ def gains_over_smaller_sources(
         name: of the study and of its JSON file.
         summary: what that file holds.
         oof: the study's logits.
+        also_over: networks of smaller images that every one is compared with besides.
 
     Returns:
         A row per network that was trained by one recipe from one start on both files, on the same
-        folds of the same X-rays: ``configuration``, ``size`` and ``smaller_size`` (px), AUC and
-        accuracy on either file and their gains, each with its interval.
+        folds of the same X-rays, and per pair with one of ``also_over``: ``configuration``,
+        ``over``, ``size`` and ``smaller_size`` (px), AUC and accuracy on either file and their
+        gains, each with its interval.
     """
     rows = []
     size = summary["data"]["size"]
@@ -43,13 +49,16 @@ def gains_over_smaller_sources(
         except InputError:  # told where that folder's own page is written
             continue
         if other["data"]["size"] < size and _same_images(oof, smaller):
-            rows += _rows(summary, oof, other, smaller)
+            rows += _rows(summary, oof, other, smaller, also_over)
     return rows
 
 
 def smaller_cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:
     """A row of `gains_over_smaller_sources` as a page shows it."""
-    sizes = f"{row['size']}", f"{row['smaller_size']}"
+    other = f"{row['smaller_size']}"
+    if row["over"] != row["configuration"]:
+        other += f", `{row['over']}`"
+    sizes = f"{row['size']}", other
     forms = {"auc": ".3f", "smaller_auc": ".3f", "auc_gain": "+.3f", "accuracy_gain": "+.3f"}
     figures = (interval_cell(wording, row, name, form) for name, form in forms.items())
     return [f"`{row['configuration']}`", *sizes, *figures]
@@ -64,28 +73,35 @@ def _same_images(one: OutOfFold, other: OutOfFold) -> bool:
 
 
 def _rows(
-    summary: Mapping[str, Any], oof: OutOfFold, other: Mapping[str, Any], smaller: OutOfFold
+    summary: Mapping[str, Any],
+    oof: OutOfFold,
+    other: Mapping[str, Any],
+    smaller: OutOfFold,
+    also_over: Sequence[str],
 ) -> list[dict[str, Any]]:
     size, smaller_size = summary["data"]["size"], other["data"]["size"]
     entries, others = summary["configurations"], other["configurations"]
+    networks = [name for name, entry in entries.items() if entry["kind"] == NETWORK_KIND]
     both = [
-        name
-        for name, entry in entries.items()
-        if entry["kind"] == NETWORK_KIND
-        and name in others
-        and all(entry.get(key) == others[name].get(key) for key in SAME)
+        (name, name)
+        for name in networks
+        if name in others and all(entries[name].get(key) == others[name].get(key) for key in SAME)
     ]
-    apart = {name: f"{name}, {smaller_size} px" for name in both}
+    both += [
+        (name, over) for name in networks for over in also_over if over in others and name != over
+    ]
+    apart = {over: f"{over}, {smaller_size} px" for _, over in both}
     of_images = oof.origin, oof.index, oof.labels, oof.patients, oof.folds
-    logits = {name: oof.logits[name] for name in both}
-    logits |= {apart[name]: smaller.logits[name] for name in both}
+    logits = {name: oof.logits[name] for name, _ in both}
+    logits |= {apart[over]: smaller.logits[over] for _, over in both}
     joined = OutOfFold(*of_images, logits)
     rows = []
-    for name in both:
-        row: dict[str, Any] = {"configuration": name, "size": size, "smaller_size": smaller_size}
+    for name, over in both:
+        row: dict[str, Any] = {"configuration": name, "over": over}
+        row |= {"size": size, "smaller_size": smaller_size}
         for measure in ("auc", "accuracy"):
             row |= interval_columns(measure, joined.estimate(name, measure))
-            row |= interval_columns(f"smaller_{measure}", joined.estimate(apart[name], measure))
-            row |= interval_columns(f"{measure}_gain", joined.gain(name, apart[name], measure))
+            row |= interval_columns(f"smaller_{measure}", joined.estimate(apart[over], measure))
+            row |= interval_columns(f"{measure}_gain", joined.gain(name, apart[over], measure))
         rows.append(row)
     return rows

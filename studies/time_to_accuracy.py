@@ -181,7 +181,8 @@ def write_page(folder: Path) -> None:
         raise InputError(f"'{folder}' is of an earlier version: run the study again")
     rows = gains(summary, oof)
     write_table(folder / "table.csv", rows)
-    smaller = gains_over_smaller_sources(folder, "time_to_accuracy", summary, oof)
+    networks = sorted({of["model"] for of in summary["configurations"].values()})
+    smaller = gains_over_smaller_sources(folder, "time_to_accuracy", summary, oof, networks)
     heading = "The recipe, and trainings with less work"
     draw(rows, folder / "time_to_accuracy.png", heading, summary, oof)
 
@@ -190,6 +191,9 @@ def write_page(folder: Path) -> None:
         return {
             "rows": [_cells(wording, row) for row in rows],
             "smaller": [smaller_cells(wording, row) for row in smaller],
+            "over_recipe": [
+                smaller_cells(wording, row) for row in smaller if row["over"] in networks
+            ],
             "told": {
                 verdict: [_told(wording, row) for row in compared if row["verdict"] == verdict]
                 for verdict in ("as_good", "worse", "undecided")

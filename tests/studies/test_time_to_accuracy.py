@@ -128,6 +128,13 @@ def test_every_change_but_one_is_less_work_than_the_recipe():
     assert len({row.name for row in ROWS}) == len(ROWS)
 
 
+def read_gain(folder, name):
+    """The gain of AUC over the recipe, as a page shows it."""
+    with (folder / "table.csv").open(newline="") as file:
+        rows = {row["configuration"]: row for row in csv.DictReader(file)}
+    return f"{float(rows[name]['auc_gain']):+.3f}"
+
+
 def test_results_of_an_earlier_version_are_refused_in_a_line(folder, capsys):
     path = folder / "time_to_accuracy.json"
     path.write_text(path.read_text().replace('"multiply_accumulates"', '"pixels"'))
@@ -145,5 +152,8 @@ def test_rows_are_compared_with_themselves_on_a_file_of_smaller_images(folder):
     for page in ("README.md", "README.id.md"):
         text = (folder / page).read_text()
         assert re.search(r"\| `other_strides_2122` \| 28 \| 14 \|.*[+]0[.,]000 ", text)
+        gain = read_gain(folder, "other_strides_2122").replace(".", "," if "id" in page else ".")
+        over = rf"\| `other_strides_2122` \| 28 \| 14, `{ONE}` \|.*{re.escape(gain)} \("
+        assert re.search(over, text) and re.search(rf"`other_strides_2122` .*: .*{gain[1:]} ", text)
     time_to_accuracy.write_page(smaller)
     assert "| 28 | 14 |" not in (smaller / "README.md").read_text()
