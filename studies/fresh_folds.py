@@ -97,6 +97,8 @@ class Frozen:
         changes: hyperparameters that differ from it.
         weights: what it starts from, as ``--weights`` of its script, or one of
             `imagenet_chests.CHESTS`.
+        arguments: of the network's constructor that differ from those of its entry in `networks`.
+        size: side of the source's images that it is for; 0: any.
     """
 
     name: str
@@ -104,6 +106,12 @@ class Frozen:
     recipe: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     weights: str = "none"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    size: int = 0
+
+    def is_for(self, size: int) -> bool:
+        """Whether it is meant for images with this side."""
+        return self.size in (0, size)
 
 
 FAST = "efficientchestnet_fast"
@@ -120,6 +128,7 @@ FROZEN = (
     Frozen("efficientchestnet", "efficientchestnet", "best"),
     Frozen("efficientchestnet_report", "efficientchestnet", "report"),
     Frozen(FAST, FAST, "best"),
+    Frozen("efficientchestnet_64px", FAST, "best", arguments={"strides": "2221"}, size=64),
     Frozen("residualchestnet", "residualchestnet", "best"),
     Frozen("residualchestnet_report", "residualchestnet", "report"),
     Frozen(
@@ -189,7 +198,9 @@ def frozen_configuration(study: Study, frozen: Frozen) -> tuple[Network, Configu
     """The network of a frozen recipe, and what is trained under its name."""
     network, configuration = study.configuration(frozen.network, frozen.recipe, frozen.weights)
     recipe = dataclasses.replace(configuration.recipe, **frozen.changes)
-    return network, dataclasses.replace(configuration, name=frozen.name, recipe=recipe)
+    arguments = {**configuration.arguments, **frozen.arguments}
+    changed = dataclasses.replace(configuration, name=frozen.name, arguments=arguments)
+    return network, dataclasses.replace(changed, recipe=recipe)
 
 
 class FreshFolds(StoredConfigurations):
@@ -211,6 +222,10 @@ class FreshFolds(StoredConfigurations):
             if learned != CHESTS["imagenet"]:
                 raise InputError(f"--chests '{options.chests}': that network is not from ImageNet")
         wanted = [frozen for frozen in FROZEN if frozen.name in options.only]
+        others = [frozen for frozen in wanted if not frozen.is_for(self.data.size)]
+        if others and len(options.only) < len(FROZEN):
+            raise InputError(f"--only {others[0].name}: it is for images of {others[0].size} px")
+        wanted = [frozen for frozen in wanted if frozen not in others]
         self.to_train = [of for frozen in wanted if (of := self._configuration_of(frozen))]
 
     def _configuration_of(self, frozen: Frozen) -> tuple[Frozen, Network, Configuration] | None:
@@ -389,7 +404,10 @@ def write_page(folder: Path) -> None:
     from chestlab.reporting.study_plots import draw_estimates
 
     summary, oof = read_results(folder, "fresh_folds", "configurations")
-    rows, compared = table(summary, oof), comparison_table(oof, COMPARISONS)
+    frozen = [one for one in FROZEN if one.is_for(summary["data"]["size"])]
+    others = {one.name for one in FROZEN if one not in frozen}
+    pairs = [pair for pair in COMPARISONS if not others & {*pair}]
+    rows, compared = table(summary, oof), comparison_table(oof, pairs)
     write_table(folder / "table.csv", rows)
     write_table(folder / "comparisons.csv", compared)
     draw_estimates(
@@ -403,7 +421,7 @@ def write_page(folder: Path) -> None:
     means = means_over_repeats(summary, oof)
     if means:
         write_table(folder / "means.csv", means)
-    missing = {one.name: one.weights for one in FROZEN if one.name not in oof.logits}
+    missing = {one.name: one.weights for one in frozen if one.name not in oof.logits}
     uses = _uses(folder, summary)
     averaged = {name: AVERAGES[name] for name in oof.logits if name in AVERAGES}
     write_readmes(
@@ -417,7 +435,7 @@ def write_page(folder: Path) -> None:
             "means": [_mean_cells(wording, row) for row in means],
             "compared": [comparison_cells(wording, row) for row in compared],
             "comparisons": len(compared),
-            "fixed": len(COMPARISONS),
+            "fixed": len(pairs),
             "started": any("start" in about for about in summary["configurations"].values()),
             "lowered": TRANSFERRED if TRANSFERRED in oof.logits else "",
             "missing": list(missing),

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -337,3 +338,34 @@ def test_damaged_results_are_named(command, trained, tmp_path):  # noqa: F811
     (folder / "oof.csv").write_text("damaged")
     with pytest.raises(InputError, match=r"oof\.csv"):
         fresh_folds.write_page(folder)
+
+
+def test_a_row_for_images_of_another_size_is_neither_trained_nor_missed(
+    command,
+    trained,  # noqa: F811
+    monkeypatch,
+    capsys,
+):
+    larger = dataclasses.replace(fresh_folds.FROZEN[0], name="larger", size=64)
+    monkeypatch.setattr(fresh_folds, "FROZEN", (*fresh_folds.FROZEN, larger))
+    pairs = (*fresh_folds.COMPARISONS, ("larger", "first"))
+    monkeypatch.setattr(fresh_folds, "COMPARISONS", pairs)
+    folder = command()
+    text = (folder / "README.md").read_text()
+    assert "larger" not in text and "were fixed; those missing" not in text
+    assert "larger" not in json.loads((folder / "fresh_folds.json").read_text())["configurations"]
+    number = len(trained)
+    with pytest.raises(SystemExit, match="2"):
+        command("--only", "larger")
+    assert "--only larger: it is for images of 64 px" in capsys.readouterr().err
+    assert len(trained) == number
+
+
+def test_arguments_of_a_frozen_network_are_its_constructors():
+    (row,) = (one for one in fresh_folds.FROZEN if one.size == 64)
+    known = networks.network(row.network)
+    start = Configuration(row.network, known.build, known.recipe, known.arguments)
+    of = SimpleNamespace(configuration=lambda *names: (known, start))
+    _, configuration = fresh_folds.frozen_configuration(of, row)
+    assert configuration.arguments == {"strides": "2221"} and configuration.name == row.name
+    assert network_name(configuration) == "EfficientChestNet (strides 2221)"
