@@ -112,8 +112,8 @@ class FindingsFirst(StoredConfigurations):
         """
         start = read_pretrained(file, None)
         state = start.state or {}
-        classes = {name: (of.build.__name__, of.arguments) for name, of in NETWORKS.items()}
-        networks = {with_strides(*classes[name]): name for name in ALONE}
+        known = ((name, NETWORKS[name]) for name in ALONE)
+        networks = {with_strides(of.build.__name__, of.arguments): name for name, of in known}
         found = networks.get(network_name({"model": "", **state}))
         objective = (state.get("objective") or {}).get("name")
         if found is None or objective not in OBJECTIVES or "trained" not in start.seen:

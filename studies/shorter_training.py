@@ -130,10 +130,6 @@ def muon_of_timm() -> Callable[..., torch.optim.Optimizer]:
     return Muon
 
 
-# Where EfficientChestNet halves the sides of its images: in the stem and in which stages.
-STRIDES = ("2122", "2212", "2221", "2222")
-
-
 @dataclass(frozen=True)
 class Way:
     """What a row does beside hyperparameters, by default nothing.
@@ -142,14 +138,12 @@ class Way:
         prepare: as that of `crossval.Configuration`.
         told: in the table, beside the hyperparameters.
         sides: of the images that the network sees, with their shares, by the side of the recipe's.
-        arguments: of the network's constructor that differ from its defaults.
         check: raises `InputError` where it cannot be tried.
     """
 
     prepare: Callable[[Trainer], None] | None = None
     told: Mapping[str, str] = field(default_factory=dict)
     sides: Callable[[int], Mapping[int, float]] = lambda side: {side: 1.0}
-    arguments: Mapping[str, str] = field(default_factory=dict)
     check: Callable[[], object] = lambda: None
 
 
@@ -161,5 +155,4 @@ WAYS = {  # by the end of a row's name
     ),
     "whitened": Way(whitened, {"first kernels": "whitening"}),
     "muon": Way(muon, {"optimizer": "Muon"}, check=muon_of_timm),
-    **{f"strides_{digits}": Way(arguments={"strides": digits}) for digits in STRIDES},
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,7 @@ SAME = ("kind", "model", "recipe", "start", "share", "device")  # of an entry in
 
 
 def gains_over_smaller_sources(
-    folder: Path,
-    name: str,
-    summary: Mapping[str, Any],
-    oof: OutOfFold,
-    also_over: Sequence[str] = (),
+    folder: Path, name: str, summary: Mapping[str, Any], oof: OutOfFold
 ) -> list[dict[str, Any]]:
     """What each network gains over itself on a file of smaller images, in other results beside.
 
@@ -31,13 +27,12 @@ def gains_over_smaller_sources(
         name: of the study and of its JSON file.
         summary: what that file holds.
         oof: the study's logits.
-        also_over: networks of smaller images that every one is compared with besides.
 
     Returns:
         A row per network that was trained by one recipe from one start on both files, on the same
-        folds of the same X-rays, and per pair with one of ``also_over``: ``configuration``,
-        ``over``, ``size`` and ``smaller_size`` (px), AUC and accuracy on either file and their
-        gains, each with its interval.
+        folds of the same X-rays, and per network and the smaller file's row with the name of its
+        ``model``: ``configuration``, ``over``, ``size`` and ``smaller_size`` (px), AUC and accuracy
+        on either file and their gains, each with its interval.
     """
     rows = []
     size = summary["data"]["size"]
@@ -49,7 +44,7 @@ def gains_over_smaller_sources(
         except InputError:  # told where that folder's own page is written
             continue
         if other["data"]["size"] < size and _same_images(oof, smaller):
-            rows += _rows(summary, oof, other, smaller, also_over)
+            rows += _rows(summary, oof, other, smaller)
     return rows
 
 
@@ -73,11 +68,7 @@ def _same_images(one: OutOfFold, other: OutOfFold) -> bool:
 
 
 def _rows(
-    summary: Mapping[str, Any],
-    oof: OutOfFold,
-    other: Mapping[str, Any],
-    smaller: OutOfFold,
-    also_over: Sequence[str],
+    summary: Mapping[str, Any], oof: OutOfFold, other: Mapping[str, Any], smaller: OutOfFold
 ) -> list[dict[str, Any]]:
     size, smaller_size = summary["data"]["size"], other["data"]["size"]
     entries, others = summary["configurations"], other["configurations"]
@@ -87,9 +78,8 @@ def _rows(
         for name in networks
         if name in others and all(entries[name].get(key) == others[name].get(key) for key in SAME)
     ]
-    both += [
-        (name, over) for name in networks for over in also_over if over in others and name != over
-    ]
+    recipes = {name: entries[name]["model"] for name in networks}
+    both += [(name, of) for name, of in recipes.items() if of in others and of != name]
     apart = {over: f"{over}, {smaller_size} px" for _, over in both}
     of_images = oof.origin, oof.index, oof.labels, oof.patients, oof.folds
     logits = {name: oof.logits[name] for name, _ in both}

@@ -33,7 +33,7 @@ from chestlab.runs.crossval import Configuration
 from chestlab.training.architecture import describe_blocks
 from chestlab.training.recipe import as_dict, recipe_hash
 from studies.fresh_folds import Frozen, frozen_configuration
-from studies.shorter_training import STRIDES, WAYS, Way
+from studies.shorter_training import WAYS, Way
 from studies.smaller_source import gains_over_smaller_sources, smaller_cells
 from studies.start_tables import draw, table
 from studies.stored_configurations import StoredConfigurations, known_first
@@ -51,6 +51,8 @@ from studies.study import (
 
 MARGIN = 0.005  # of AUC that a shorter training may lose; fixed before anything was trained
 
+STRIDES = {f"strides_{digits}": {"strides": digits} for digits in ("2122", "2212", "2221", "2222")}
+
 CHANGES: dict[str, dict[str, Mapping[str, Any]]] = {  # by network, what makes its training shorter
     "efficientchestnet": {
         "epochs_20": {"epochs": 20},
@@ -62,7 +64,7 @@ CHANGES: dict[str, dict[str, Mapping[str, Any]]] = {  # by network, what makes i
         "progressive": {},
         "epochs_20_whitened": {"epochs": 20},
         "epochs_20_muon": {"epochs": 20},
-        **{f"strides_{digits}": {} for digits in STRIDES},
+        **{name: {} for name in STRIDES},
     },
     "residualchestnet": {
         "epochs_60": {"epochs": 60},
@@ -71,14 +73,17 @@ CHANGES: dict[str, dict[str, Mapping[str, Any]]] = {  # by network, what makes i
     },
 }
 
-LATER = ("batch_16", "related_9", "related_18", *WAYS)  # added when others had been seen
+LATER = ("batch_16", "related_9", "related_18", *WAYS, *STRIDES)  # added when others had been seen
 
 ROWS = tuple(
     row
     for network, changes in CHANGES.items()
     for row in (
         Frozen(network, network, "best"),
-        *(Frozen(f"{network}_{name}", network, "best", of) for name, of in changes.items()),
+        *(
+            Frozen(f"{network}_{name}", network, "best", of, arguments=STRIDES.get(name, {}))
+            for name, of in changes.items()
+        ),
     )
 )
 
@@ -105,9 +110,7 @@ class TimeToAccuracy(StoredConfigurations):
 
     def _configuration_of(self, row: Frozen) -> Configuration:
         _, configuration = frozen_configuration(self, row)
-        way = way_of(row.name)
-        arguments = {**configuration.arguments, **way.arguments}
-        return replace(configuration, prepare=way.prepare, arguments=arguments)
+        return replace(configuration, prepare=way_of(row.name).prepare)
 
     def run(self) -> None:
         """Train what is neither stored nor in the results, then write the pages."""
@@ -126,7 +129,7 @@ class TimeToAccuracy(StoredConfigurations):
         return {
             "kind": NETWORK_KIND,
             "model": row.network,
-            "changes": {**row.changes, **way.told, **way.arguments},
+            "changes": {**row.changes, **way.told, **row.arguments},
             "multiply_accumulates": round(sum(sides[side] * work[side] for side in sides)),
             "recipe": recipe_hash(as_dict(recipe)),
         }
@@ -182,7 +185,7 @@ def write_page(folder: Path) -> None:
     rows = gains(summary, oof)
     write_table(folder / "table.csv", rows)
     networks = sorted({of["model"] for of in summary["configurations"].values()})
-    smaller = gains_over_smaller_sources(folder, "time_to_accuracy", summary, oof, networks)
+    smaller = gains_over_smaller_sources(folder, "time_to_accuracy", summary, oof)
     heading = "The recipe, and trainings with less work"
     draw(rows, folder / "time_to_accuracy.png", heading, summary, oof)
 

@@ -1,6 +1,7 @@
 """Shorter trainings against the recipe: rows, work, verdicts, pages."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -29,7 +30,7 @@ TRIED = (
     Frozen("smaller", ONE, "best", {"image_size": 14, "flip": 0.0}),
     Frozen("still", ONE, "best", {"rotate": 0.0}),
     Frozen("grown_progressive", ONE, "best"),
-    Frozen("other_strides_2122", ONE, "best"),
+    Frozen("other_strides_2122", ONE, "best", arguments={"strides": "2122"}),
 )
 
 
@@ -122,7 +123,7 @@ def test_every_change_but_one_is_less_work_than_the_recipe():
         sides = way_of(row.name).sides(row.changes.get("image_size", 28))
         pixels = sum(share * side**2 for side, share in sides.items())
         work = row.changes.get("epochs", recipe.epochs) * pixels / (recipe.epochs * 28**2)
-        if strides := way_of(row.name).arguments.get("strides"):
+        if strides := row.arguments.get("strides"):
             work *= arithmetic(28, strides) / arithmetic(28)
         assert (work < 0.6) == (row.name != row.network)  # related images come on top
     assert len({row.name for row in ROWS}) == len(ROWS)
@@ -157,3 +158,10 @@ def test_rows_are_compared_with_themselves_on_a_file_of_smaller_images(folder):
         assert re.search(over, text) and re.search(rf"`other_strides_2122` .*: .*{gain[1:]} ", text)
     time_to_accuracy.write_page(smaller)
     assert "| 28 | 14 |" not in (smaller / "README.md").read_text()
+
+
+def test_strides_2122_are_what_the_fast_script_trains():
+    fast, slow = network(f"{ONE}_fast"), network(ONE)
+    (row,) = (row for row in ROWS if row.name == f"{ONE}_strides_2122")
+    assert fast.build is slow.build and fast.arguments == row.arguments
+    assert dataclasses.replace(fast.recipe, name=slow.recipe.name) == slow.recipe
