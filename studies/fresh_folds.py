@@ -9,7 +9,9 @@ evaluated on these folds is a line of `test_looks.csv`, of kind "fresh folds". W
 ImageNet weights needs ``pip install -r requirements-timm.txt``, and is left out without; what
 learned the 14 findings after ImageNet needs the checkpoint of `pretrain` that ``--chests`` names.
 
-results/studies/fresh_folds_<data>/ gets logits, table, picture and a page in two languages.
+results/studies/fresh_folds_<data>/ gets logits, table, picture and a page in two languages. Beside
+results from smaller images of the same X-rays, some of their rows are taken over from there, and
+networks of both sizes are averaged.
 Finished folds are stored, and the same command continues where it was stopped; a configuration that
 is already in the results with the same recipe is not trained again. ``--only NAME`` trains some of
 them, so that several processes can share the work. ``--redraw FOLDER`` writes the page again from
@@ -64,6 +66,7 @@ from studies.imagenet_chests import CHESTS, read_chests
 from studies.learned_findings import record_of
 from studies.network_names import network_name, spellings
 from studies.probes import AS_TRAINED, LITE
+from studies.smaller_source import smaller_sources
 from studies.stored_configurations import (
     ESTIMATED,
     StoredConfigurations,
@@ -115,6 +118,7 @@ class Frozen:
 
 
 FAST = "efficientchestnet_fast"
+LARGER = "efficientchestnet_64px"
 LAYER_RATES = "efficientnet_lite0_transfer"  # `transfer` as it was when this row was frozen
 ONE_RATE = "efficientnet_lite0_one_rate"
 TRANSFERRED = "efficientnet_lite0_lower_rate"  # `transfer` as it is
@@ -128,7 +132,7 @@ FROZEN = (
     Frozen("efficientchestnet", "efficientchestnet", "best"),
     Frozen("efficientchestnet_report", "efficientchestnet", "report"),
     Frozen(FAST, FAST, "best"),
-    Frozen("efficientchestnet_64px", FAST, "best", arguments={"strides": "2221"}, size=64),
+    Frozen(LARGER, FAST, "best", arguments={"strides": "2221"}, size=64),
     Frozen("residualchestnet", "residualchestnet", "best"),
     Frozen("residualchestnet_report", "residualchestnet", "report"),
     Frozen(
@@ -152,8 +156,16 @@ FROZEN = (
 AVERAGE = "average_1_and_2"
 WITH_LAYER_RATES, WITH_TRANSFER = "average_with_transfer", "average_with_lower_rate"
 OF_FOUR, OF_FIVE, OF_SIX = "average_of_four", "average_of_five", "average_of_six"
+TWO_SIZES, OF_SEVEN = "average_of_two_sizes", "average_of_seven"
+
+
+def of_smaller(name: str, size: int = 28) -> str:
+    """Name of a row that is taken over from results on images with this side."""
+    return f"{name}_{size}px"
+
 
 _FOUR = ("efficientchestnet", "residualchestnet", TRANSFERRED, CHESTS_FIRST)
+_SIX = (*_FOUR, RELATED, CHESTS_RELATED)
 
 AVERAGES = {  # rows that are the mean of other rows' logits
     AVERAGE: ("efficientchestnet", "residualchestnet"),
@@ -161,8 +173,12 @@ AVERAGES = {  # rows that are the mean of other rows' logits
     WITH_TRANSFER: ("efficientchestnet", "residualchestnet", TRANSFERRED),
     OF_FOUR: _FOUR,
     OF_FIVE: (*_FOUR, RELATED),
-    OF_SIX: (*_FOUR, RELATED, CHESTS_RELATED),
+    OF_SIX: _SIX,
+    TWO_SIZES: (LARGER, of_smaller(RELATED)),
+    OF_SEVEN: (LARGER, *map(of_smaller, _SIX)),
 }
+
+AVERAGED = {*AVERAGES[AVERAGE]}  # with which most of them begin
 
 DECIDED_HERE = (WITH_TRANSFER, OF_FOUR)  # added when their networks' figures here were known
 
@@ -191,7 +207,12 @@ COMPARISONS = (
     (OF_FIVE, OF_FOUR),
     (OF_SIX, OF_FIVE),
     (FAST, "efficientchestnet"),
+    (LARGER, of_smaller("efficientchestnet")),
+    (TWO_SIZES, of_smaller(OF_SIX)),
+    (OF_SEVEN, of_smaller(OF_SIX)),
 )
+
+NAMED = frozenset(chain(*AVERAGES.values(), *COMPARISONS))  # rows that others are made of
 
 
 def frozen_configuration(study: Study, frozen: Frozen) -> tuple[Network, Configuration]:
@@ -289,8 +310,18 @@ class FreshFolds(StoredConfigurations):
     def evaluated(self, name: str, about: Mapping[str, Any], logits: np.ndarray) -> None:
         count_use(self, name, about, logits)
 
+    def take_over_smaller(self) -> None:
+        """Put the rows of smaller images here that averages or comparisons name."""
+        size = self.data.size
+        for other, oof in smaller_sources(self.folder, "fresh_folds", size, self.oof):
+            for name, about in other["configurations"].items():
+                here = of_smaller(name, other["data"]["size"])
+                if here in NAMED:
+                    self.put(here, {**about, "data": other["data"]["sha256"]}, oof.logits[name])
+
     def write_results(self) -> None:
         """Write both files of the results, with the averages of the rows that are there."""
+        self.take_over_smaller()
         for average, members in AVERAGES.items():
             if all(name in self.oof.logits for name in members):
                 about = {"decided_here": True} if average in DECIDED_HERE else {}
@@ -326,8 +357,17 @@ def count_use(
 
 def order(names: Collection[str]) -> list[str]:
     """The names of rows as the table has them; at its end those that are frozen no more."""
-    networks = [name + end for name in (f.name for f in FROZEN) for end in ("", ESTIMATED)]
-    return known_first(names, (*networks, *AVERAGES, *BASELINES))
+    frozen = [of.name for of in FROZEN]
+    networks = [name + end for name in frozen for end in ("", ESTIMATED)]
+    smaller = map(of_smaller, (*frozen, *AVERAGES))
+    return known_first(names, (*networks, *smaller, *AVERAGES, *BASELINES))
+
+
+def comparisons_for(size: int) -> list[tuple[str, str]]:
+    """Those of `COMPARISONS` that images with this side can have."""
+    others = {of.name for of in FROZEN if not of.is_for(size)}
+    others |= {name for name, members in AVERAGES.items() if others & {*members}}
+    return [pair for pair in COMPARISONS if not others & {*pair}]
 
 
 def table(summary: Mapping[str, Any], oof: OutOfFold) -> list[dict[str, Any]]:
@@ -405,8 +445,7 @@ def write_page(folder: Path) -> None:
 
     summary, oof = read_results(folder, "fresh_folds", "configurations")
     frozen = [one for one in FROZEN if one.is_for(summary["data"]["size"])]
-    others = {one.name for one in FROZEN if one not in frozen}
-    pairs = [pair for pair in COMPARISONS if not others & {*pair}]
+    pairs = comparisons_for(summary["data"]["size"])
     rows, compared = table(summary, oof), comparison_table(oof, pairs)
     write_table(folder / "table.csv", rows)
     write_table(folder / "comparisons.csv", compared)
@@ -424,6 +463,8 @@ def write_page(folder: Path) -> None:
     missing = {one.name: one.weights for one in frozen if one.name not in oof.logits}
     uses = _uses(folder, summary)
     averaged = {name: AVERAGES[name] for name in oof.logits if name in AVERAGES}
+    taken = {name for name, of in summary["configurations"].items() if "data" in of}
+    with_both = {name: members for name, members in averaged.items() if {*members} >= AVERAGED}
     write_readmes(
         folder,
         "fresh_folds",
@@ -442,7 +483,10 @@ def write_page(folder: Path) -> None:
             "of_a_file": [name for name, start in missing.items() if start in CHESTS.values()],
             "related": [name for name in (RELATED, CHESTS_RELATED) if name in oof.logits],
             "decided_here": [name for name in DECIDED_HERE if name in oof.logits],
-            "besides": {name: others for name, (_, _, *others) in averaged.items() if others},
+            "averages": sorted(averaged),
+            "besides": {name: others for name, (_, _, *others) in with_both.items() if others},
+            "of_sizes": {name: of for name, of in averaged.items() if taken & {*of}},
+            "taken": taken,
             "failed": [name for name in oof.logits if oof.failed(name)],
             "number": wording.number,
         },
@@ -459,14 +503,13 @@ def _uses(folder: Path, summary: Mapping[str, Any]) -> dict[str, int]:
     results_dir = results_dir_of(folder)
     looks = read_looks(results_dir / FILE_NAME) + read_looks(results_dir / "phantom" / FILE_NAME)
     counts = Counter(
-        (look.network, look.recipe)
-        for look in looks
-        if look.kind == LOOK_KIND and look.data == summary["data"]["sha256"]
+        (look.data, look.network, look.recipe) for look in looks if look.kind == LOOK_KIND
     )
+    known = {"data": summary["data"]["sha256"]}  # of rows that were not taken over
     return {
-        name: sum(counts[network, about["recipe"]] for network in spellings(about["model"]))
-        for name, about in summary["configurations"].items()
-        if about["kind"] == NETWORK_KIND
+        name: sum(counts[of["data"], network, of["recipe"]] for network in spellings(of["model"]))
+        for name, of in ((name, known | of) for name, of in summary["configurations"].items())
+        if of["kind"] == NETWORK_KIND
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,25 @@ def gains_over_smaller_sources(
         on either file and their gains, each with its interval.
     """
     rows = []
-    size = summary["data"]["size"]
+    for other, smaller in smaller_sources(folder, name, summary["data"]["size"], oof):
+        rows += _rows(summary, oof, other, smaller)
+    return rows
+
+
+def smaller_sources(
+    folder: Path, name: str, size: int, oof: OutOfFold
+) -> Iterator[tuple[Mapping[str, Any], OutOfFold]]:
+    """Results of the same study from files with smaller images of the same X-rays.
+
+    Args:
+        folder: of the study's results; the others lie beside it.
+        name: of the study and of its JSON file.
+        size: of the study's own images, px.
+        oof: images and folds that theirs must equal.
+
+    Yields:
+        What their JSON file holds, and their logits.
+    """
     for path in sorted(folder.parent.glob(f"*/{name}.json")):
         if path.parent == folder:
             continue
@@ -44,8 +62,7 @@ def gains_over_smaller_sources(
         except InputError:  # told where that folder's own page is written
             continue
         if other["data"]["size"] < size and _same_images(oof, smaller):
-            rows += _rows(summary, oof, other, smaller)
-    return rows
+            yield other, smaller
 
 
 def smaller_cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:

@@ -103,13 +103,18 @@ class Seeds:
 
 
 def read_fresh_folds(results_dir: Path) -> list[FreshFolds]:
-    """Every study on fresh folds; a damaged one is left out with a line on stderr."""
+    """Every study on fresh folds; a damaged one is left out with a line on stderr.
+
+    Rows that one has taken over from results on other images are those of another study.
+    """
 
     def read(folder: Path) -> FreshFolds:
         summary = json.loads((folder / "fresh_folds.json").read_text(encoding="utf-8"))
         oof = OutOfFold.read(folder / "oof.csv")
         if set(summary["configurations"]) != set(oof.logits):
             raise InputError("fresh_folds.json and oof.csv do not belong together")
+        for name in [name for name, of in summary["configurations"].items() if "data" in of]:
+            del summary["configurations"][name], oof.logits[name]
         oof.describe(summary["configurations"])
         return FreshFolds(folder, summary, oof)
 

@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import json
+import shutil
 import sys
+from itertools import chain
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +20,7 @@ from chestlab.evaluation.looks import FILE_NAME, Look, read_looks, record
 from chestlab.evaluation.metrics import choose_threshold, sigmoid
 from chestlab.evaluation.out_of_fold import ESTIMATED_KIND, NESTED_ACCURACY, OutOfFold
 from chestlab.files.errors import InputError
+from chestlab.reporting.fresh_results import read_fresh_folds
 from chestlab.runs import crossval
 from chestlab.runs.crossval import Configuration
 from studies import fresh_folds, study
@@ -329,6 +332,7 @@ def test_every_frozen_configuration_exists_and_is_unlike_the_others(name, monkey
 def test_comparisons_name_what_is_measured():
     known = {frozen.name for frozen in fresh_folds.FROZEN}
     known |= {*fresh_folds.AVERAGES, *fresh_folds.BASELINES}
+    known |= {fresh_folds.of_smaller(name) for name in known}
     assert {name for members in fresh_folds.AVERAGES.values() for name in members} <= known
     assert {name for pair in fresh_folds.COMPARISONS for name in pair} <= known
 
@@ -359,6 +363,58 @@ def test_a_row_for_images_of_another_size_is_neither_trained_nor_missed(
         command("--only", "larger")
     assert "--only larger: it is for images of 64 px" in capsys.readouterr().err
     assert len(trained) == number
+
+
+def test_rows_of_smaller_images_are_taken_over_averaged_and_counted_with_theirs(
+    command,
+    trained,  # noqa: F811
+    monkeypatch,
+):
+    taken, both = fresh_folds.of_smaller("second", 14), "both"
+    averages = {**fresh_folds.AVERAGES, both: ("first", taken)}
+    pairs = *fresh_folds.COMPARISONS, ("first", fresh_folds.of_smaller("first", 14)), (both, taken)
+    monkeypatch.setattr(fresh_folds, "AVERAGES", averages)
+    monkeypatch.setattr(fresh_folds, "COMPARISONS", pairs)
+    monkeypatch.setattr(fresh_folds, "NAMED", frozenset(chain(*averages.values(), *pairs)))
+    folder = command()
+    assert "14px" not in (folder / "oof.csv").read_text()
+    assert both not in rows_of(folder / "table.csv")
+
+    smaller = shutil.copytree(folder, folder.with_name("smaller"))
+    summary = json.loads((smaller / "fresh_folds.json").read_text())
+    summary["data"] |= {"size": 14, "sha256": "5" * 64}
+    (smaller / "fresh_folds.json").write_text(json.dumps(summary))
+    there = OutOfFold.read(smaller / "oof.csv")
+    there.add("second", -there.logits["second"])  # of smaller images it learned the opposite
+    there.write(smaller / "oof.csv")
+    number = len(trained)
+    assert command() == folder and len(trained) == number
+
+    oof, rows = OutOfFold.read(folder / "oof.csv"), rows_of(folder / "table.csv")
+    assert {name for name in rows if name.endswith("14px")} == {taken, "first_14px"}
+    assert oof.logits[taken] == pytest.approx(there.logits["second"])
+    mean = (oof.logits["first"] + there.logits["second"]) / 2
+    assert oof.logits[both] == pytest.approx(mean, rel=5.1e-4, abs=1e-6)
+    assert float(rows[taken]["auc"]) == pytest.approx(1 - float(rows["second"]["auc"]))
+    gains = rows_of(folder / "comparisons.csv")
+    assert gains["first"]["over"] == "first_14px" and float(gains["first"]["auc_gain"]) == 0
+    assert gains[both]["over"] == taken
+    for page in ("README.md", "README.id.md"):
+        text = (folder / page).read_text()
+        assert f"| `{both}` |" in text and f"`first`, `{taken}`" in text
+    looks = folder.parent.parent / "phantom" / FILE_NAME
+    of_smaller = dataclasses.replace(read_looks(looks)[1], run="b/second", data="5" * 64)
+    record(looks, of_smaller)
+    here = json.loads((folder / "fresh_folds.json").read_text())
+    uses = fresh_folds._uses(folder, here)
+    assert uses == dict.fromkeys((*NAMES, taken), 1) | {"first_14px": 0}
+    (front,) = (of for of in read_fresh_folds(folder.parent.parent) if of.folder == folder)
+    assert taken not in front.configurations and both in front.configurations
+
+    there.labels[0] = 1 - there.labels[0]  # other images
+    there.write(smaller / "oof.csv")
+    (folder / "oof.csv").unlink(), (folder / "fresh_folds.json").unlink()
+    assert "14px" not in (command() / "README.md").read_text()
 
 
 def test_arguments_of_a_frozen_network_are_its_constructors():
