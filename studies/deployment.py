@@ -43,7 +43,8 @@ from studies.deployment_networks import (
     variants,
 )
 from studies.deployment_page import BASE, TORCH, write_page
-from studies.fresh_folds import count_use, frozen_configuration
+from studies.fresh_folds import count_use
+from studies.frozen_recipes import frozen_configuration
 from studies.network_names import network_name
 from studies.stored_configurations import StoredConfigurations, known_first
 from studies.study import add_only, comparison_parser

@@ -29,7 +29,7 @@ from chestlab.training.pruning import with_zeros, without_channels
 from chestlab.training.recipe import Recipe, as_dict, recipe_hash
 from studies.deployment_page import BASE, INT8
 from studies.fold_networks import TRAINED, FoldNetwork
-from studies.fresh_folds import Frozen
+from studies.frozen_recipes import Frozen
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -39,15 +39,8 @@ from chestlab.training.inference import predict
 from chestlab.training.recipe import as_dict, recipe_hash
 from studies import start_tables
 from studies.fold_networks import FoldNetwork
-from studies.fresh_folds import (
-    FAST,
-    FROZEN,
-    RELATED,
-    REPEATS,
-    TRANSFERRED,
-    count_use,
-    frozen_configuration,
-)
+from studies.fresh_folds import REPEATS, count_use
+from studies.frozen_recipes import FAST, FROZEN, RELATED, TRANSFERRED, frozen_configuration
 from studies.stored_configurations import known_first
 from studies.stored_results import read_results
 from studies.study import add_only, comparison_parser, is_fresh

@@ -36,7 +36,7 @@ from chestlab.training.layers import check_input, without_slow_bf16
 from chestlab.training.recipe import as_dict, recipe_hash
 from chestlab.training.weights import PretrainedWeights, read_pretrained
 from networks import network
-from studies.fresh_folds import comparison_cells, comparison_table
+from studies.fresh_folds_page import comparison_cells, comparison_table
 from studies.imagenet_chests import CHESTS, read_chests
 from studies.learned_findings import findings_values, learned_in, record_of, write_findings
 from studies.probes import AS_TRAINED, LARGER, LITE, Probe, probes

@@ -36,6 +36,7 @@ from chestlab.files.run_files import STUDIES, results_dir_of
 from chestlab.reporting.stored_runs import start_source
 from chestlab.runs.flags import add_data, add_folder
 from studies import fresh_folds
+from studies.frozen_recipes import BASELINES
 from studies.mistakes_figures import Figures, subgroup_tables
 from studies.mistakes_groups import properties, read_tables
 from studies.mistakes_page import write_page
@@ -45,7 +46,7 @@ from studies.study import Study, interval_columns, refuse_classes
 
 SHOWN = 30  # mistakes in the picture and the table
 
-HOG = fresh_folds.BASELINES[0]
+HOG = BASELINES[0]
 
 
 class Mistakes(Study):

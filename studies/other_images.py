@@ -41,7 +41,7 @@ from chestlab.training.recipe import Recipe
 from chestlab.training.weights import last_linear
 from studies import start_tables
 from studies.fold_networks import FoldNetwork
-from studies.fresh_folds import FROZEN, frozen_configuration
+from studies.frozen_recipes import FROZEN, frozen_configuration
 from studies.pretrain import with_head
 from studies.stored_configurations import known_first
 from studies.stored_results import read_results

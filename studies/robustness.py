@@ -22,7 +22,7 @@ from chestlab.data.folds import FOLDS_SEED
 from chestlab.data.shifts import SHIFTS
 from chestlab.files.errors import one_line_errors
 from chestlab.files.progress import StopSignals
-from studies.fresh_folds import TRANSFERRED, Frozen, frozen_configuration
+from studies.frozen_recipes import TRANSFERRED, Frozen, frozen_configuration
 from studies.probes import AS_TRAINED, LITE
 from studies.robustness_page import DEGRADED, write_page
 from studies.shifted_networks import ShiftedNetworks

@@ -12,7 +12,7 @@ from chestlab.evaluation import verdicts
 from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
 from chestlab.evaluation.verdicts import Scores
 from chestlab.reporting.page import Wording
-from studies.fresh_folds import TRANSFERRED
+from studies.frozen_recipes import TRANSFERRED
 from studies.shifts_page import NAMES, NONE, label, read_stored
 from studies.study import ENGLISH, interval_cell, interval_columns, write_readmes
 

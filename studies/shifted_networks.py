@@ -22,7 +22,7 @@ from chestlab.runs.crossval import Configuration
 from chestlab.training.inference import predict
 from chestlab.training.recipe import as_dict, recipe_hash
 from studies.fold_networks import FoldNetwork
-from studies.fresh_folds import Frozen
+from studies.frozen_recipes import Frozen
 from studies.network_names import network_name
 from studies.shifts_page import LOGITS, NONE, read_stored
 from studies.study import Study

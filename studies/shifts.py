@@ -31,7 +31,8 @@ from chestlab.files.progress import StopSignals
 from chestlab.runs.crossval import Configuration, digest
 from chestlab.training.likeness import Likeness, doubts
 from studies.fold_networks import FoldNetwork
-from studies.fresh_folds import BASELINES, FROZEN, Frozen, count_use, frozen_configuration
+from studies.fresh_folds import count_use
+from studies.frozen_recipes import BASELINES, FROZEN, Frozen, frozen_configuration
 from studies.shifted_networks import ShiftedNetworks
 from studies.shifts_page import NAMES, NONE, write_page
 from studies.stored_configurations import known_first

@@ -32,11 +32,7 @@ from chestlab.files.progress import StopSignals
 from chestlab.runs.crossval import Configuration
 from studies import start_tables
 from studies.fold_networks import FoldNetwork, KeptNetworks
-from studies.fresh_folds import (
-    FROZEN,
-    TRANSFERRED,
-    frozen_configuration,
-)
+from studies.frozen_recipes import FROZEN, TRANSFERRED, frozen_configuration
 from studies.network_names import network_name
 from studies.stored_configurations import known_first
 from studies.stored_results import read_results

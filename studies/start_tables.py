@@ -8,7 +8,7 @@ from typing import Any
 
 from chestlab.evaluation.out_of_fold import MEASURES, OutOfFold
 from chestlab.reporting.page import NOTHING, Wording
-from studies.fresh_folds import comparison_cells, comparison_table
+from studies.fresh_folds_page import comparison_cells, comparison_table
 from studies.study import interval_cell, interval_columns, is_fresh, write_readmes, write_table
 
 
@@ -131,7 +131,7 @@ def in_words(
     Args:
         wording: of the page's language.
         rows: of `table`.
-        compared: of `fresh_folds.comparison_table`.
+        compared: of `fresh_folds_page.comparison_table`.
         repeats: of the study.
 
     Returns:

@@ -32,7 +32,7 @@ from chestlab.reporting.page import NOTHING, Wording
 from chestlab.runs.crossval import Configuration
 from chestlab.training.architecture import describe_blocks
 from chestlab.training.recipe import as_dict, recipe_hash
-from studies.fresh_folds import Frozen, frozen_configuration
+from studies.frozen_recipes import Frozen, frozen_configuration
 from studies.shorter_training import WAYS, Way
 from studies.smaller_source import gains_over_smaller_sources, smaller_cells
 from studies.start_tables import draw, table

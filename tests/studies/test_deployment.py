@@ -21,7 +21,7 @@ from model_improved import ResidualChestNet
 from studies import deployment, deployment_costs, deployment_networks, deployment_page
 from studies.deployment_costs import Turns
 from studies.deployment_networks import Deployed, DeployedFold
-from studies.fresh_folds import LOOK_KIND
+from studies.frozen_recipes import LOOK_KIND
 
 FILES = ["first_fp32", "first_int8", "first_pruned50", "first_pruned50_int8"]
 

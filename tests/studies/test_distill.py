@@ -20,7 +20,7 @@ from chestlab.files.progress import StopSignals
 from chestlab.training.inference import predict
 from studies import distill, with_other_images
 from studies.fold_networks import FoldNetwork
-from studies.fresh_folds import Frozen
+from studies.frozen_recipes import Frozen
 from studies.stored_results import read_results
 
 TEACHERS = ("first", "second")

@@ -23,7 +23,7 @@ from chestlab.files.errors import InputError
 from chestlab.reporting.fresh_results import read_fresh_folds
 from chestlab.runs import crossval
 from chestlab.runs.crossval import Configuration
-from studies import fresh_folds, study
+from studies import fresh_folds, fresh_folds_page, frozen_recipes, study
 from studies.network_names import network_name
 from studies.stored_results import read_results
 
@@ -36,14 +36,14 @@ def command(tiny_networks, phantom_npz, tmp_path, monkeypatch):  # noqa: F811
     """Run the study of three configurations in a folder of its own; where its results are."""
     monkeypatch.chdir(tmp_path)
     frozen = (
-        fresh_folds.Frozen("first", "resnet34", "report"),
-        fresh_folds.Frozen("second", "plain34", "report", {"normalize": "per-image"}),
-        fresh_folds.Frozen("first_twisted", "resnet34", "report", {"rotate": 5.0}),
+        frozen_recipes.Frozen("first", "resnet34", "report"),
+        frozen_recipes.Frozen("second", "plain34", "report", {"normalize": "per-image"}),
+        frozen_recipes.Frozen("first_twisted", "resnet34", "report", {"rotate": 5.0}),
     )
-    monkeypatch.setattr(fresh_folds, "FROZEN", frozen)
-    monkeypatch.setattr(fresh_folds, "AVERAGES", {fresh_folds.AVERAGE: ("first", "second")})
-    pairs = (("second", "first"), ("second", "hog_rbf_svm"), (fresh_folds.AVERAGE, "second"))
-    monkeypatch.setattr(fresh_folds, "COMPARISONS", pairs)
+    monkeypatch.setattr(frozen_recipes, "FROZEN", frozen)
+    monkeypatch.setattr(frozen_recipes, "AVERAGES", {frozen_recipes.AVERAGE: ("first", "second")})
+    pairs = (("second", "first"), ("second", "hog_rbf_svm"), (frozen_recipes.AVERAGE, "second"))
+    monkeypatch.setattr(frozen_recipes, "COMPARISONS", pairs)
     monkeypatch.setattr(out_of_fold, "BOOTSTRAP_RESAMPLES", 200)
 
     def run(*flags):
@@ -83,7 +83,7 @@ def test_average_and_nested_accuracy_recompute_from_the_logits(command):
     folder = command()
     oof, rows = OutOfFold.read(folder / "oof.csv"), rows_of(folder / "table.csv")
     logits = (oof.logits["first"] + oof.logits["second"]) / 2
-    assert oof.logits[fresh_folds.AVERAGE] == pytest.approx(logits, rel=5.1e-4)
+    assert oof.logits[frozen_recipes.AVERAGE] == pytest.approx(logits, rel=5.1e-4)
     right = []
     for values, folds in zip(sigmoid(oof.logits["first_twisted"]), oof.folds, strict=True):
         for fold in np.unique(folds):
@@ -99,7 +99,7 @@ def test_average_and_nested_accuracy_recompute_from_the_logits(command):
 def test_means_over_repeats_recompute_and_change_no_other_figure(command, monkeypatch):
     folder = command()
     oof, rows = OutOfFold.read(folder / "oof.csv"), rows_of(folder / "means.csv")
-    assert set(rows) == {"first", "second", fresh_folds.AVERAGE}
+    assert set(rows) == {"first", "second", frozen_recipes.AVERAGE}
     for name, row in rows.items():
         mean = oof.logits[name].mean(0)
         areas = [
@@ -109,11 +109,11 @@ def test_means_over_repeats_recompute_and_change_no_other_figure(command, monkey
         ]
         assert float(row["auc"]) == pytest.approx(np.mean(areas))
         assert float(row["accuracy"]) == pytest.approx(np.mean((mean >= 0) == oof.labels))
-        assert row["networks"] == ("6" if name == fresh_folds.AVERAGE else "3")
+        assert row["networks"] == ("6" if name == frozen_recipes.AVERAGE else "3")
         assert f"| `{name}` | {row['networks']} |" in (folder / "README.md").read_text()
     table, compared = ((folder / f"{n}.csv").read_text() for n in ("table", "comparisons"))
-    monkeypatch.setattr(fresh_folds, "means_over_repeats", lambda summary, oof: [])
-    fresh_folds.write_page(folder)
+    monkeypatch.setattr(fresh_folds_page, "means_over_repeats", lambda summary, oof: [])
+    fresh_folds_page.write_page(folder)
     assert (folder / "table.csv").read_text() == table
     assert (folder / "comparisons.csv").read_text() == compared
     assert "## Several networks" not in (folder / "README.md").read_text()
@@ -131,8 +131,8 @@ def test_each_configuration_is_counted_once_and_test_is_not_read(command):
     record(path, elsewhere)
     summary = json.loads((folder / "fresh_folds.json").read_text())
     counted = {"first": 2, "second": 1, "first_twisted": 1}
-    assert fresh_folds._uses(folder, summary) == counted
-    assert {look.kind for look in looks} == {fresh_folds.LOOK_KIND}
+    assert fresh_folds_page._uses(folder, summary) == counted
+    assert {look.kind for look in looks} == {frozen_recipes.LOOK_KIND}
     assert all(look.images.startswith("train+val ") for look in looks)
 
 
@@ -157,11 +157,11 @@ def test_uses_of_a_network_are_counted_in_whichever_way_it_is_spelt(
     folder = tmp_path / "results" / "studies" / "a"
     folder.mkdir(parents=True)
     for number, name in enumerate(spelt):
-        of_look = ("r", fresh_folds.LOOK_KIND, name, "report", "hash", "data", "images")
+        of_look = ("r", frozen_recipes.LOOK_KIND, name, "report", "hash", "data", "images")
         record(folder.parents[1] / FILE_NAME, Look(*of_look, evaluation=str(number)))
     about = {"kind": "network", "model": network_name(configuration), "recipe": "hash"}
     summary = {"data": {"sha256": "data"}, "configurations": {"a": about}}
-    assert fresh_folds._uses(folder, summary) == {"a": counted}
+    assert fresh_folds_page._uses(folder, summary) == {"a": counted}
 
 
 def test_what_the_results_hold_is_not_trained_again_but_a_changed_recipe_is(
@@ -177,8 +177,8 @@ def test_what_the_results_hold_is_not_trained_again_but_a_changed_recipe_is(
         store.unlink()
     command("--only", "first", "second")
     assert len(trained) == number
-    changed = dataclasses.replace(fresh_folds.FROZEN[0], changes={"rotate": 9.0})
-    monkeypatch.setattr(fresh_folds, "FROZEN", (changed, *fresh_folds.FROZEN[1:]))
+    changed = dataclasses.replace(frozen_recipes.FROZEN[0], changes={"rotate": 9.0})
+    monkeypatch.setattr(frozen_recipes, "FROZEN", (changed, *frozen_recipes.FROZEN[1:]))
     command("--only", "first", "second")
     assert len(trained) == number + 9
     assert len(read_looks(folder.parent.parent / "phantom" / FILE_NAME)) == 3
@@ -214,8 +214,8 @@ def test_a_configuration_that_is_frozen_no_more_stays_in_the_results(
     few = ["--folds", "2", "--repeats", "1"]
     folder = command(*few, "--only", "first", "second")
     before = OutOfFold.read(folder / "oof.csv").logits["first"]
-    renamed = dataclasses.replace(fresh_folds.FROZEN[0], name="renamed")
-    monkeypatch.setattr(fresh_folds, "FROZEN", (renamed, *fresh_folds.FROZEN[1:]))
+    renamed = dataclasses.replace(frozen_recipes.FROZEN[0], name="renamed")
+    monkeypatch.setattr(frozen_recipes, "FROZEN", (renamed, *frozen_recipes.FROZEN[1:]))
     number = len(trained)
     for _ in range(2):
         command(*few, "--only", "second")
@@ -231,7 +231,7 @@ def test_what_was_measured_now_replaces_what_the_results_hold(command, monkeypat
     few = ["--folds", "2", "--repeats", "1", "--only", "first"]
     folder = command(*few)
     summary, oof = read_results(folder, "fresh_folds", "configurations")
-    right = {name: oof.logits[name].copy() for name in ("first", *fresh_folds.BASELINES)}
+    right = {name: oof.logits[name].copy() for name in ("first", *frozen_recipes.BASELINES)}
     for name in right:
         oof.logits[name][:] = 0
     oof.add("first_estimated", oof.logits["first"])  # of an older recipe
@@ -259,10 +259,10 @@ def test_processes_with_different_configurations_add_to_the_same_results(command
     monkeypatch.setattr(crossval, "cross_validate", another_process_first)
     folder = command(*few, "--only", "first")
     summary, oof = read_results(folder, "fresh_folds", "configurations")
-    names = {"first", "second", fresh_folds.AVERAGE, *fresh_folds.BASELINES}
+    names = {"first", "second", frozen_recipes.AVERAGE, *frozen_recipes.BASELINES}
     assert set(summary["configurations"]) == names
     mean = (oof.logits["first"] + oof.logits["second"]) / 2
-    assert oof.logits[fresh_folds.AVERAGE] == pytest.approx(mean, rel=5.1e-4)
+    assert oof.logits[frozen_recipes.AVERAGE] == pytest.approx(mean, rel=5.1e-4)
 
 
 def test_without_timm_the_others_are_trained_and_a_line_says_how_to_get_it(
@@ -273,9 +273,9 @@ def test_without_timm_the_others_are_trained_and_a_line_says_how_to_get_it(
     monkeypatch,
     capsys,
 ):
-    name = fresh_folds.TRANSFERRED
-    missing = fresh_folds.Frozen(name, "timm/resnet18", "transfer", {}, "imagenet")
-    monkeypatch.setattr(fresh_folds, "FROZEN", (*fresh_folds.FROZEN[:1], missing))
+    name = frozen_recipes.TRANSFERRED
+    missing = frozen_recipes.Frozen(name, "timm/resnet18", "transfer", {}, "imagenet")
+    monkeypatch.setattr(frozen_recipes, "FROZEN", (*frozen_recipes.FROZEN[:1], missing))
     names = {True: networks.network, False: lambda name, device: tiny_networks}
     monkeypatch.setattr(
         study, "network", lambda name, device: names[name.startswith("timm/")](name, device)
@@ -310,18 +310,18 @@ def test_both_languages_have_every_row_and_redrawing_changes_nothing(command):
     folder = command()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for name in ("README.md", "README.id.md"):
-        for configuration in (*NAMES, fresh_folds.AVERAGE, *fresh_folds.BASELINES):
+        for configuration in (*NAMES, frozen_recipes.AVERAGE, *frozen_recipes.BASELINES):
             assert f"| `{configuration}` |" in before[name].decode()
     with pytest.raises(SystemExit):
         fresh_folds.main(["--redraw", str(folder)])
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", [frozen.name for frozen in fresh_folds.FROZEN])
+@pytest.mark.parametrize("name", [frozen.name for frozen in frozen_recipes.FROZEN])
 def test_every_frozen_configuration_exists_and_is_unlike_the_others(name, monkeypatch):
     from networks import network
 
-    frozen = next(frozen for frozen in fresh_folds.FROZEN if frozen.name == name)
+    frozen = next(frozen for frozen in frozen_recipes.FROZEN if frozen.name == name)
     if frozen.network.startswith("timm/"):
         pytest.importorskip("timm", reason="needs timm: pip install timm")
     recipe = network(frozen.network).recipes[frozen.recipe]
@@ -330,18 +330,18 @@ def test_every_frozen_configuration_exists_and_is_unlike_the_others(name, monkey
 
 
 def test_comparisons_name_what_is_measured():
-    known = {frozen.name for frozen in fresh_folds.FROZEN}
-    known |= {*fresh_folds.AVERAGES, *fresh_folds.BASELINES}
-    known |= {fresh_folds.of_smaller(name) for name in known}
-    assert {name for members in fresh_folds.AVERAGES.values() for name in members} <= known
-    assert {name for pair in fresh_folds.COMPARISONS for name in pair} <= known
+    known = {frozen.name for frozen in frozen_recipes.FROZEN}
+    known |= {*frozen_recipes.AVERAGES, *frozen_recipes.BASELINES}
+    known |= {frozen_recipes.of_smaller(name) for name in known}
+    assert {name for members in frozen_recipes.AVERAGES.values() for name in members} <= known
+    assert {name for pair in frozen_recipes.COMPARISONS for name in pair} <= known
 
 
 def test_damaged_results_are_named(command, trained, tmp_path):  # noqa: F811
     folder = command("--only", "first")
     (folder / "oof.csv").write_text("damaged")
     with pytest.raises(InputError, match=r"oof\.csv"):
-        fresh_folds.write_page(folder)
+        fresh_folds_page.write_page(folder)
 
 
 def test_a_row_for_images_of_another_size_is_neither_trained_nor_missed(
@@ -350,10 +350,10 @@ def test_a_row_for_images_of_another_size_is_neither_trained_nor_missed(
     monkeypatch,
     capsys,
 ):
-    larger = dataclasses.replace(fresh_folds.FROZEN[0], name="larger", size=64)
-    monkeypatch.setattr(fresh_folds, "FROZEN", (*fresh_folds.FROZEN, larger))
-    pairs = (*fresh_folds.COMPARISONS, ("larger", "first"))
-    monkeypatch.setattr(fresh_folds, "COMPARISONS", pairs)
+    larger = dataclasses.replace(frozen_recipes.FROZEN[0], name="larger", size=64)
+    monkeypatch.setattr(frozen_recipes, "FROZEN", (*frozen_recipes.FROZEN, larger))
+    pairs = (*frozen_recipes.COMPARISONS, ("larger", "first"))
+    monkeypatch.setattr(frozen_recipes, "COMPARISONS", pairs)
     folder = command()
     text = (folder / "README.md").read_text()
     assert "larger" not in text and "were fixed; those missing" not in text
@@ -370,12 +370,16 @@ def test_rows_of_smaller_images_are_taken_over_averaged_and_counted_with_theirs(
     trained,  # noqa: F811
     monkeypatch,
 ):
-    taken, both = fresh_folds.of_smaller("second", 14), "both"
-    averages = {**fresh_folds.AVERAGES, both: ("first", taken)}
-    pairs = *fresh_folds.COMPARISONS, ("first", fresh_folds.of_smaller("first", 14)), (both, taken)
-    monkeypatch.setattr(fresh_folds, "AVERAGES", averages)
-    monkeypatch.setattr(fresh_folds, "COMPARISONS", pairs)
-    monkeypatch.setattr(fresh_folds, "NAMED", frozenset(chain(*averages.values(), *pairs)))
+    taken, both = frozen_recipes.of_smaller("second", 14), "both"
+    averages = {**frozen_recipes.AVERAGES, both: ("first", taken)}
+    pairs = (
+        *frozen_recipes.COMPARISONS,
+        ("first", frozen_recipes.of_smaller("first", 14)),
+        (both, taken),
+    )
+    monkeypatch.setattr(frozen_recipes, "AVERAGES", averages)
+    monkeypatch.setattr(frozen_recipes, "COMPARISONS", pairs)
+    monkeypatch.setattr(frozen_recipes, "NAMED", frozenset(chain(*averages.values(), *pairs)))
     folder = command()
     assert "14px" not in (folder / "oof.csv").read_text()
     assert both not in rows_of(folder / "table.csv")
@@ -406,7 +410,7 @@ def test_rows_of_smaller_images_are_taken_over_averaged_and_counted_with_theirs(
     of_smaller = dataclasses.replace(read_looks(looks)[1], run="b/second", data="5" * 64)
     record(looks, of_smaller)
     here = json.loads((folder / "fresh_folds.json").read_text())
-    uses = fresh_folds._uses(folder, here)
+    uses = fresh_folds_page._uses(folder, here)
     assert uses == dict.fromkeys((*NAMES, taken), 1) | {"first_14px": 0}
     (front,) = (of for of in read_fresh_folds(folder.parent.parent) if of.folder == folder)
     assert taken not in front.configurations and both in front.configurations
@@ -418,10 +422,10 @@ def test_rows_of_smaller_images_are_taken_over_averaged_and_counted_with_theirs(
 
 
 def test_arguments_of_a_frozen_network_are_its_constructors():
-    (row,) = (one for one in fresh_folds.FROZEN if one.size == 64)
+    (row,) = (one for one in frozen_recipes.FROZEN if one.size == 64)
     known = networks.network(row.network)
     start = Configuration(row.network, known.build, known.recipe, known.arguments)
     of = SimpleNamespace(configuration=lambda *names: (known, start))
-    _, configuration = fresh_folds.frozen_configuration(of, row)
+    _, configuration = frozen_recipes.frozen_configuration(of, row)
     assert configuration.arguments == {"strides": "2221"} and configuration.name == row.name
     assert network_name(configuration) == "EfficientChestNet (strides 2221)"

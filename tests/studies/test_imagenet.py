@@ -31,6 +31,7 @@ from networks import network
 from studies import (
     baselines,
     fresh_folds,
+    frozen_recipes,
     imagenet,
     imagenet_chests,
     pretrain,
@@ -40,7 +41,7 @@ from studies import (
     switches,
     tune,
 )
-from studies.fresh_folds import TRANSFERRED
+from studies.frozen_recipes import TRANSFERRED
 from studies.imagenet import Row
 from studies.imagenet_chests import CHESTS
 from studies.learned_findings import learned_in
@@ -514,31 +515,31 @@ def test_the_recipe_that_is_studied_and_frozen_is_the_one_that_the_script_offers
     (chosen,) = (row for row in imagenet.ROWS if row.name == "lower_rate")
     studied = dataclasses.replace(imagenet.BASE, **chosen.changes)
     assert recipe_hash(as_dict(dataclasses.replace(studied, mean=0.449, std=0.226))) == offered
-    (frozen,) = (each for each in fresh_folds.FROZEN if each.name == TRANSFERRED)
+    (frozen,) = (each for each in frozen_recipes.FROZEN if each.name == TRANSFERRED)
     known = network(frozen.network)
     assert recipe_hash(as_dict(known.recipes[frozen.recipe])) == offered
     assert (frozen.network, frozen.weights) == (probes.LITE, options.weights)
     assert dataclasses.replace(known.recipes[frozen.recipe], **frozen.changes) == studied
     over = {
         TRANSFERRED: {"efficientnet_lite0_transfer", "hog_rbf_svm"},
-        fresh_folds.LAYER_RATES: {"mobilenetv3_estimated", "hog_rbf_svm", "residualchestnet"},
+        frozen_recipes.LAYER_RATES: {"mobilenetv3_estimated", "hog_rbf_svm", "residualchestnet"},
     }
     for name, others in over.items():
-        assert {pair[1] for pair in fresh_folds.COMPARISONS if pair[0] == name} == others
+        assert {pair[1] for pair in frozen_recipes.COMPARISONS if pair[0] == name} == others
 
 
 @pytest.mark.parametrize(
     ("name", "row"),
     [
-        (fresh_folds.LAYER_RATES, "as_trained"),
-        (fresh_folds.ONE_RATE, "as_trained_one_rate"),
-        (fresh_folds.CHESTS_FIRST, "imagenet_chests_lower_rate"),
-        (fresh_folds.RELATED, "lower_rate_related"),
-        (fresh_folds.CHESTS_RELATED, "imagenet_chests_related"),
+        (frozen_recipes.LAYER_RATES, "as_trained"),
+        (frozen_recipes.ONE_RATE, "as_trained_one_rate"),
+        (frozen_recipes.CHESTS_FIRST, "imagenet_chests_lower_rate"),
+        (frozen_recipes.RELATED, "lower_rate_related"),
+        (frozen_recipes.CHESTS_RELATED, "imagenet_chests_related"),
     ],
 )
 def test_recipes_that_were_frozen_before_are_still_those_that_were_studied(name, row):
-    (frozen,) = (each for each in fresh_folds.FROZEN if each.name == name)
+    (frozen,) = (each for each in frozen_recipes.FROZEN if each.name == name)
     (chosen,) = (each for each in imagenet.ROWS if each.name == row)
     recipe = dataclasses.replace(network(frozen.network).recipes[frozen.recipe], **frozen.changes)
     assert recipe == dataclasses.replace(imagenet.BASE, **chosen.changes)
@@ -564,8 +565,8 @@ def fresh(start, phantom_npz, tmp_path, monkeypatch):
     """Run the study on fresh folds of a small network from ImageNet; where its results are."""
     monkeypatch.chdir(tmp_path)
     small = {"epochs": 1, "image_size": 32}
-    frozen = fresh_folds.Frozen(TRANSFERRED, SMALL, "transfer", small, "imagenet")
-    monkeypatch.setattr(fresh_folds, "FROZEN", (frozen,))
+    frozen = frozen_recipes.Frozen(TRANSFERRED, SMALL, "transfer", small, "imagenet")
+    monkeypatch.setattr(frozen_recipes, "FROZEN", (frozen,))
     monkeypatch.setattr(study, "read_pretrained", lambda choice, url: {"imagenet": start}[choice])
     monkeypatch.setattr(out_of_fold, "BOOTSTRAP_RESAMPLES", 50)
 
@@ -603,7 +604,7 @@ def test_on_fresh_folds_it_starts_from_imagenet_goes_on_after_a_stop_and_is_coun
     assert len(done) == 5
     (look,) = read_looks(folder / looks)
     recipe = dataclasses.replace(train_densenet.TRANSFER, epochs=1, image_size=32)
-    assert (look.run, look.kind) == (f"a/{TRANSFERRED}", fresh_folds.LOOK_KIND)
+    assert (look.run, look.kind) == (f"a/{TRANSFERRED}", frozen_recipes.LOOK_KIND)
     assert (look.network, look.recipe) == (SMALL, recipe_hash(as_dict(recipe)))
     rows = rows_of(folder / "studies/a/table.csv")
     assert TRANSFERRED in rows
@@ -680,12 +681,12 @@ def test_on_fresh_folds_a_network_that_learned_chests_first_starts_from_its_file
     monkeypatch,
     capsys,
 ):
-    name = fresh_folds.CHESTS_FIRST
+    name = frozen_recipes.CHESTS_FIRST
     frozen = (
-        fresh_folds.Frozen("alone", SMALL, "transfer", {"image_size": 32}, "none"),
-        fresh_folds.Frozen(name, SMALL, "transfer", {"image_size": 32}, CHESTS["imagenet"]),
+        frozen_recipes.Frozen("alone", SMALL, "transfer", {"image_size": 32}, "none"),
+        frozen_recipes.Frozen(name, SMALL, "transfer", {"image_size": 32}, CHESTS["imagenet"]),
     )
-    monkeypatch.setattr(fresh_folds, "FROZEN", frozen)
+    monkeypatch.setattr(frozen_recipes, "FROZEN", frozen)
     flags = ["--data", str(phantom_npz), "--folds", "2", "--repeats", "2", "--device", "cpu"]
 
     def run(*more):

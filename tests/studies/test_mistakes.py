@@ -21,7 +21,7 @@ from chestlab.evaluation.out_of_fold import OutOfFold
 from chestlab.evaluation.verdicts import ALPHA, holm
 from chestlab.files.errors import InputError
 from chestlab.training.recipe import recipe_hash
-from studies import fresh_folds, mistakes, mistakes_groups, mistakes_page
+from studies import frozen_recipes, mistakes, mistakes_groups, mistakes_page
 from studies.stored_results import read_results
 
 OVERCONFIDENT = 6.0  # times the logits that would be right
@@ -146,7 +146,7 @@ def test_five_files_are_written_and_each_network_is_counted_once(project):
     assert all((made / name).stat().st_size < 300_000 for name in names)
     looks = read_looks(project[0] / "results" / "phantom" / FILE_NAME)
     assert [look.run for look in looks] == [f"{made.name}/best", f"{made.name}/other"]
-    assert {look.kind for look in looks} == {fresh_folds.LOOK_KIND}
+    assert {look.kind for look in looks} == {frozen_recipes.LOOK_KIND}
     assert summary["network"]["name"] == "best"
 
 

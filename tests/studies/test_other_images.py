@@ -15,7 +15,7 @@ from chestlab.files.progress import StopSignals
 from chestlab.training.distributed import ONE_PROCESS, SharedBatches
 from chestlab.training.recipe import Recipe
 from studies import other_images
-from studies.fresh_folds import Frozen
+from studies.frozen_recipes import Frozen
 from studies.stored_results import read_results
 
 ROWS = ["first", "joint", "consistent"]

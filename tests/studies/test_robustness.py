@@ -12,7 +12,7 @@ from chestlab.data.shifts import SHIFTS
 from chestlab.evaluation import out_of_fold
 from chestlab.evaluation.packed_logits import read_packed
 from studies import robustness, robustness_page
-from studies.fresh_folds import Frozen
+from studies.frozen_recipes import Frozen
 from studies.robustness_page import ALIKE, OTHERS
 from studies.shifts_page import NONE
 

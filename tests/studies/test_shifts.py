@@ -18,7 +18,7 @@ from chestlab.evaluation.packed_logits import read_packed, rounded
 from chestlab.evaluation.prevalence import at_prevalence
 from chestlab.evaluation.verdicts import Estimate
 from studies import shifts, shifts_page
-from studies.fresh_folds import LOOK_KIND, Frozen
+from studies.frozen_recipes import LOOK_KIND, Frozen
 from studies.shifts_page import HARMLESS, HELPS, HURTS, NONE, OPEN, UNTESTED
 from studies.study import p_cell
 

@@ -13,7 +13,7 @@ from chestlab.files.progress import StopSignals
 from chestlab.training.inference import predict
 from studies import soups
 from studies.fold_networks import FoldNetwork
-from studies.fresh_folds import Frozen
+from studies.frozen_recipes import Frozen
 from studies.stored_results import read_results
 
 ROWS = ["seed_42", "seed_1042", "average", "soup"]

@@ -18,7 +18,7 @@ from chestlab.evaluation.out_of_fold import OutOfFold
 from model import EfficientChestNet
 from networks import network
 from studies import time_to_accuracy
-from studies.fresh_folds import Frozen
+from studies.frozen_recipes import Frozen
 from studies.stored_results import read_results
 from studies.time_to_accuracy import CHANGES, MARGIN, ROWS, gains, way_of
 
