@@ -27,10 +27,8 @@ from studies import frozen_recipes
 from studies.frozen_recipes import (
     AVERAGED,
     BASELINES,
-    CHESTS_RELATED,
     DECIDED_HERE,
     LOOK_KIND,
-    RELATED,
     TRANSFERRED,
     comparisons_for,
     of_smaller,
@@ -146,6 +144,9 @@ def write_page(folder: Path) -> None:
     uses = _uses(folder, summary)
     averages = frozen_recipes.AVERAGES
     averaged = {name: averages[name] for name in oof.logits if name in averages}
+    entries = summary["configurations"].items()
+    networks = {name: of for name, of in entries if of["kind"] == NETWORK_KIND}
+    related = [name for name, of in networks.items() if of["recipe_changes"].get("related")]
     taken = {name for name, of in summary["configurations"].items() if "data" in of}
     with_both = {name: members for name, members in averaged.items() if {*members} >= AVERAGED}
     write_readmes(
@@ -164,7 +165,7 @@ def write_page(folder: Path) -> None:
             "lowered": TRANSFERRED if TRANSFERRED in oof.logits else "",
             "missing": list(missing),
             "of_a_file": [name for name, start in missing.items() if start in CHESTS.values()],
-            "related": [name for name in (RELATED, CHESTS_RELATED) if name in oof.logits],
+            "related": related,
             "decided_here": [name for name in DECIDED_HERE if name in oof.logits],
             "averages": sorted(averaged),
             "besides": {name: others for name, (_, _, *others) in with_both.items() if others},
