@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from chestlab.evaluation.out_of_fold import NETWORK_KIND, OutOfFold
 from chestlab.files.errors import InputError
 from chestlab.reporting.page import Wording
@@ -61,7 +59,7 @@ def smaller_sources(
             other, smaller = read_results(path.parent, name, "configurations")
         except InputError:  # told where that folder's own page is written
             continue
-        if other["data"]["size"] < size and _same_images(oof, smaller):
+        if other["data"]["size"] < size and oof.is_of_same_images(smaller):
             yield other, smaller
 
 
@@ -74,14 +72,6 @@ def smaller_cells(wording: Wording, row: Mapping[str, Any]) -> list[str]:
     forms = {"auc": ".3f", "smaller_auc": ".3f", "auc_gain": "+.3f", "accuracy_gain": "+.3f"}
     figures = (interval_cell(wording, row, name, form) for name, form in forms.items())
     return [f"`{row['configuration']}`", *sizes, *figures]
-
-
-def _same_images(one: OutOfFold, other: OutOfFold) -> bool:
-    """Whether both judge the same X-rays on the same folds."""
-    return all(
-        np.array_equal(getattr(one, key), getattr(other, key))
-        for key in ("origin", "index", "labels", "patients", "folds")
-    )
 
 
 def _rows(

@@ -122,6 +122,13 @@ class OutOfFold:
         if classical:
             self.classical |= {name}
 
+    def is_of_same_images(self, other: OutOfFold) -> bool:
+        """Whether both judge the same X-rays on the same folds."""
+        return all(
+            np.array_equal(getattr(self, key), getattr(other, key))
+            for key in ("origin", "index", "labels", "patients", "folds")
+        )
+
     def describe(self, entries: Mapping[str, Mapping[str, Any]]) -> None:
         """Take over what configurations are from the entries of a study's table.
 

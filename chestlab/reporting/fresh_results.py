@@ -50,8 +50,18 @@ class FreshFolds:
 
     @property
     def configurations(self) -> Mapping[str, Mapping[str, Any]]:
-        """What was evaluated, by its name."""
-        return self.summary["configurations"]
+        """What was evaluated, by its name; without what was taken over from other images."""
+        known = self.summary["configurations"].items()
+        return {name: of for name, of in known if "data" not in of}
+
+    def highest(self, kind: str) -> str | None:
+        """The configuration of this kind with the highest AUC; None without any."""
+        names = [name for name, of in self.configurations.items() if of["kind"] == kind]
+        return max(names, key=lambda name: self.oof.estimate(name, "auc").value, default=None)
+
+    def is_of_other_size(self, other: FreshFolds) -> bool:
+        """Whether another study is of the same X-rays on the same folds, from another file."""
+        return self.sha256 != other.sha256 and self.oof.is_of_same_images(other.oof)
 
     @property
     def sha256(self) -> str:
@@ -103,18 +113,13 @@ class Seeds:
 
 
 def read_fresh_folds(results_dir: Path) -> list[FreshFolds]:
-    """Every study on fresh folds; a damaged one is left out with a line on stderr.
-
-    Rows that one has taken over from results on other images are those of another study.
-    """
+    """Every study on fresh folds; a damaged one is left out with a line on stderr."""
 
     def read(folder: Path) -> FreshFolds:
         summary = json.loads((folder / "fresh_folds.json").read_text(encoding="utf-8"))
         oof = OutOfFold.read(folder / "oof.csv")
         if set(summary["configurations"]) != set(oof.logits):
             raise InputError("fresh_folds.json and oof.csv do not belong together")
-        for name in [name for name, of in summary["configurations"].items() if "data" in of]:
-            del summary["configurations"][name], oof.logits[name]
         oof.describe(summary["configurations"])
         return FreshFolds(folder, summary, oof)
 

@@ -38,6 +38,16 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "resep. Sebagai yang tertinggi dari {rows} baris, angka ini optimistis ({measured} "
         "konfigurasi diukur di sana).",
     ),
+    "other_size": (
+        "**From a file of the same X-rays in another size,** `{source}`, the network and the "
+        "average with the highest AUC [on the same folds]({page}): {rows}.",
+        "**Dari berkas foto rontgen yang sama dalam ukuran lain,** `{source}`, jaringan dan rerata "
+        "dengan AUC tertinggi [pada fold yang sama]({page}): {rows}.",
+    ),
+    "other_size_row": (
+        "`{name}` with an AUC of {auc} and an accuracy of {accuracy}",
+        "`{name}` dengan AUC {auc} dan akurasi {accuracy}",
+    ),
     "best_val": (
         "**Not measured yet on fresh folds.** Highest AUC on validation images, which also choose "
         "the threshold and most recipes' epoch: {best}, {auc}, on {of} from `{source}`.",

@@ -6,8 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from chestlab.reporting.front_rows import Row
-from chestlab.reporting.page import Wording, link
+from chestlab.evaluation.out_of_fold import AVERAGE_KIND, NETWORK_KIND
+from chestlab.evaluation.verdicts import Estimate
+from chestlab.reporting.fresh_results import FreshFolds
+from chestlab.reporting.front_rows import Row, study_page
+from chestlab.reporting.page import Wording, escaped, link
 from chestlab.reporting.stored_runs import StoredRun, networks_of, start_of
 
 SUBSET = re.compile(r"chestmnist_nih_subset_\d+\.npz")  # files of `studies.nih_subset`
@@ -24,6 +27,38 @@ def data_note(wording: Wording, page_dir: Path, run: StoredRun) -> str:
     counts = run.metrics["data"]["counts"].values()
     n = wording.number(sum(sum(of_class.values()) for of_class in counts), ",")
     return wording.say("front_data", source=run.source, n=n, link=address)
+
+
+def other_sizes(wording: Wording, page_dir: Path, studies: Sequence[FreshFolds]) -> list[str]:
+    """What studies of the same X-rays on the same fresh folds have found in another size."""
+    lines = []
+    for study in studies:
+        names = [name for kind in (NETWORK_KIND, AVERAGE_KIND) if (name := study.highest(kind))]
+        figures = [
+            wording.say(
+                "other_size_row",
+                name=escaped(name),
+                auc=estimated(wording, study.oof.estimate(name, "auc")),
+                accuracy=estimated(wording, study.oof.estimate(name, "accuracy"), percent=True),
+            )
+            for name in names
+        ]
+        if figures:
+            page = study_page(wording, page_dir, study.folder)
+            source = escaped(study.summary["data"]["source"])
+            rows = wording.listed(figures)
+            lines.append(wording.say("other_size", source=source, page=page, rows=rows))
+    return lines
+
+
+def estimated(
+    wording: Wording, found: Estimate, between: str = " ", *, percent: bool = False
+) -> str:
+    """A figure with its interval, as a fraction or in percent."""
+    ends = found.low, found.high
+    if percent:
+        return f"{wording.percent(found.value)}{between}{wording.interval(ends, '.1f', 100)}"
+    return f"{wording.number(found.value)}{between}{wording.interval(ends)}"
 
 
 def table_notes(wording: Wording, rows: Sequence[Row], bold: bool, warned: bool) -> list[str]:

@@ -15,7 +15,13 @@ from chestlab.evaluation.tasks import GOAL
 from chestlab.evaluation.verdicts import Estimate
 from chestlab.reporting.fresh_results import FreshFolds, Lead, Seeds
 from chestlab.reporting.front_gains import Gains
-from chestlab.reporting.front_notes import data_note, size_notes, table_notes
+from chestlab.reporting.front_notes import (
+    data_note,
+    estimated,
+    other_sizes,
+    size_notes,
+    table_notes,
+)
 from chestlab.reporting.front_plots import Interval, Point, draw_front
 from chestlab.reporting.front_rows import (
     Row,
@@ -50,6 +56,7 @@ class FrontPage:
         page_dir: folder of the page.
         runs: on the same images, in whatever size; one or more.
         fresh: study on fresh folds of them, or None.
+        others: studies on these folds of the same X-rays in other sizes.
         seeds: studies of several seeds on them.
         ablations: folders of studies of switches on them.
         looks: how often networks were evaluated on their test images.
@@ -62,6 +69,7 @@ class FrontPage:
         page_dir: Path,
         runs: Sequence[StoredRun],
         fresh: FreshFolds | None,
+        others: Sequence[FreshFolds],
         seeds: Sequence[Seeds],
         ablations: Sequence[Path],
         looks: int,
@@ -69,6 +77,7 @@ class FrontPage:
         self.looks = looks
         self.wording, self.results_dir, self.page_dir = wording, results_dir, page_dir
         self.runs, self.fresh, self.ablations = runs, fresh, ablations
+        self.others = others
         rows = table_rows(wording, page_dir, runs, fresh, seeds)
         networks = [row for row in rows if row.kind in ("network", "seeds")]
         self.left_out = max(0, len(networks) - MOST_ROWS)
@@ -96,7 +105,8 @@ class FrontPage:
     def sentences(self) -> list[str]:
         """The answer: best network, and the goal on val and test."""
         goals = () if self.main.phantom else (self._goal_on_val(), self._goal_on_test())
-        return [line for line in (self._best(), *goals) if line]
+        sizes = other_sizes(self.wording, self.page_dir, self.others)
+        return [line for line in (self._best(), *sizes, *goals) if line]
 
     def _best(self) -> str:
         say, fresh = self.wording.say, self.fresh
@@ -431,11 +441,7 @@ class FrontPage:
 
     def _fresh_text(self, row: Row, measure: str, between: str = " ") -> str:
         found = self._estimate(row, measure)
-        ends = found.low, found.high
-        if measure == "accuracy":
-            text = self.wording.percent(found.value)
-            return f"{text}{between}{self.wording.interval(ends, '.1f', 100)}"
-        return f"{self.wording.number(found.value)}{between}{self.wording.interval(ends)}"
+        return estimated(self.wording, found, between, percent=measure == "accuracy")
 
     def _accuracy_text(self, figures: Mapping[str, Any], between: str = " ") -> str:
         ends = figures.get("accuracy_ci95")

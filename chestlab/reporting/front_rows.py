@@ -222,8 +222,7 @@ def _with_fresh_folds(
 
 def _with_best_network(rows: Sequence[Row], fresh: FreshFolds, page: str) -> list[Row]:
     """Rows with one for the network of the highest AUC on the fresh folds, if it has none."""
-    networks = [name for name, of in fresh.configurations.items() if of["kind"] == NETWORK_KIND]
-    best = max(networks, key=lambda name: fresh.oof.estimate(name, "auc").value, default=None)
+    best = fresh.highest(NETWORK_KIND)
     if best is None or any(row.fresh == best for row in rows):
         return list(rows)
     about = fresh.configurations[best]

@@ -130,8 +130,10 @@ class _Report:
         seeds = [study for study in self.seeds if data_key(study.about["data"]) in keys]
         ablations = [path for path in studies if _sha256_of(path / "ablation.json") in keys]
         looks = len(looks_at_images_of(main, self.looks))
+        others = [study for study in self.fresh if fresh and fresh.is_of_other_size(study)]
+        of_fresh = fresh, others
         return FrontPage(
-            self.wording, self.results_dir, folder, main, fresh, seeds, ablations, looks
+            self.wording, self.results_dir, folder, main, *of_fresh, seeds, ablations, looks
         )
 
     def _front(
@@ -180,7 +182,7 @@ class _Report:
             images = image_set_of(self.results_dir, run.metrics)
             key = images, *run.metrics["data"].get("classes", ())
             groups.setdefault(key, []).append(run)
-        for fresh in self.fresh:
+        for fresh in sorted(self.fresh, key=lambda study: -len(study.configurations)):
             for group in groups.values():
                 if fresh.sha256 in {run.metrics["data"]["sha256"] for run in group}:
                     return group, fresh

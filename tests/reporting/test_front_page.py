@@ -168,6 +168,30 @@ def test_an_average_and_baselines_have_rows_with_their_figures_on_fresh_folds(tm
     assert "Best so far: the average of experiments 1 and 2 (2 networks), with" in page
 
 
+def test_the_same_xrays_in_another_size_have_a_sentence_without_rows_taken_over(tmp_path):
+    make_run(tmp_path, "one_small", model="EfficientChestNet", recipe_name="best")
+    skills = {("EfficientChestNet", "best"): 0.7, ("ResidualChestNet", "best"): 1.1}
+    oof = write_fresh_folds(tmp_path, skills, ["_".join(of) for of in skills])
+    alone = front_of(tmp_path)
+    folder = tmp_path / "studies" / "fresh_folds_small"
+    other = shutil.copytree(folder, folder.with_name("fresh_folds_large"))  # sorts before it
+    summary = json.loads((other / "fresh_folds.json").read_text())
+    summary["data"] = {"source": "large.npz", "sha256": "cd" * 32}
+    summary["configurations"]["ResidualChestNet_best"]["data"] = SOURCE["sha256"]
+    (other / "fresh_folds.json").write_text(json.dumps(summary))
+    page = front_of(tmp_path)
+    (line,) = (line for line in page.splitlines() if "`large.npz`" in line)
+    assert page.replace(f"{line}\n\n", "") == alone  # is about the study of more networks
+    assert "(studies/fresh_folds_large/README.md)" in line and "Residual" not in line
+    for name in ("EfficientChestNet_best", "average"):
+        auc, accuracy = (oof.estimate(name, measure).value for measure in ("auc", "accuracy"))
+        assert re.search(rf"`{name}` with an AUC of {auc:.3f} \(", line)
+        assert re.search(rf"`{name}`[^`]* accuracy of {100 * accuracy:.1f} % \(", line)
+    oof.labels[0] = 1 - oof.labels[0]  # other images
+    oof.write(other / "oof.csv")
+    assert front_of(tmp_path) == alone
+
+
 def test_several_seeds_are_a_mean_and_stand_in_the_place_of_one_run(tmp_path, monkeypatch):
     make_run(tmp_path, "one_small", model="EfficientChestNet", recipe_name="best")
     make_run(tmp_path, "two_small", model="EfficientChestNet", recipe_name="report", noise=1)
