@@ -37,10 +37,7 @@ from chestlab.evaluation.looks import (
     predictions_key,
     record,
 )
-from chestlab.evaluation.out_of_fold import (
-    BASELINE_KIND,
-    NETWORK_KIND,
-)
+from chestlab.evaluation.out_of_fold import BASELINE_KIND, NETWORK_KIND
 from chestlab.files.errors import InputError, one_line_errors
 from chestlab.files.progress import StopSignals
 from chestlab.files.run_files import results_dir_of
@@ -75,6 +72,8 @@ from studies.study import (
 )
 
 REPEATS = 3
+
+OF_NETWORK = {"model", "recipe", "recipe_name", "recipe_changes"}  # keys of a network's row
 
 
 class FreshFolds(StoredConfigurations):
@@ -164,12 +163,19 @@ class FreshFolds(StoredConfigurations):
         count_use(self, name, about, logits)
 
     def take_over_smaller(self) -> None:
-        """Put the rows of smaller images here that averages or comparisons name."""
-        size = self.data.size
-        for other, oof in smaller_sources(self.folder, "fresh_folds", size, self.oof):
+        """Put the rows of smaller images here that averages or comparisons name, and no others.
+
+        Of several results on images of one size those with the most rows are used.
+        """
+        for name in [name for name, of in self.configurations.items() if "data" in of]:
+            self.drop(name)
+        known = smaller_sources(self.folder, "fresh_folds", self.data.size, self.oof)
+        by_rows = sorted(known, key=lambda of: len(of[0]["configurations"]))
+        for other, oof in {of[0]["data"]["size"]: of for of in by_rows}.values():
             for name, about in other["configurations"].items():
                 here = of_smaller(name, other["data"]["size"])
-                if here in frozen_recipes.NAMED:
+                whole = OF_NETWORK if about["kind"] == NETWORK_KIND else {"model"}
+                if here in frozen_recipes.NAMED and whole <= {*about}:
                     self.put(here, {**about, "data": other["data"]["sha256"]}, oof.logits[name])
 
     def write_results(self) -> None:
@@ -178,7 +184,11 @@ class FreshFolds(StoredConfigurations):
         for average, members in frozen_recipes.AVERAGES.items():
             if all(name in self.oof.logits for name in members):
                 about = {"decided_here": True} if average in DECIDED_HERE else {}
+                if any("data" in self.configurations[name] for name in members):
+                    about["of_sizes"] = True
                 self.put_average(average, members, about)
+            elif average in self.configurations:
+                self.drop(average)
         super().write_results()
 
     def about(self) -> dict[str, Any]:

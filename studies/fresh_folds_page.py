@@ -30,6 +30,7 @@ from studies.frozen_recipes import (
     DECIDED_HERE,
     LOOK_KIND,
     TRANSFERRED,
+    Frozen,
     comparisons_for,
     of_smaller,
 )
@@ -140,41 +141,58 @@ def write_page(folder: Path) -> None:
     means = means_over_repeats(summary, oof)
     if means:
         write_table(folder / "means.csv", means)
-    missing = {one.name: one.weights for one in frozen if one.name not in oof.logits}
-    uses = _uses(folder, summary)
-    averages = frozen_recipes.AVERAGES
-    averaged = {name: averages[name] for name in oof.logits if name in averages}
-    entries = summary["configurations"].items()
-    networks = {name: of for name, of in entries if of["kind"] == NETWORK_KIND}
-    related = [name for name, of in networks.items() if of["recipe_changes"].get("related")]
-    taken = {name for name, of in summary["configurations"].items() if "data" in of}
-    with_both = {name: members for name, members in averaged.items() if {*members} >= AVERAGED}
+    uses, told = _uses(folder, summary), _told(summary, oof, frozen, pairs)
     write_readmes(
         folder,
         "fresh_folds",
         summary,
         oof,
         lambda wording: {
+            **told,
             "best": _best(wording, rows),
             "rows": [_cells(wording, row, uses) for row in rows],
             "means": [_mean_cells(wording, row) for row in means],
             "compared": [comparison_cells(wording, row) for row in compared],
             "comparisons": len(compared),
-            "fixed": len(pairs),
-            "started": any("start" in about for about in summary["configurations"].values()),
-            "lowered": TRANSFERRED if TRANSFERRED in oof.logits else "",
-            "missing": list(missing),
-            "of_a_file": [name for name, start in missing.items() if start in CHESTS.values()],
-            "related": related,
-            "decided_here": [name for name in DECIDED_HERE if name in oof.logits],
-            "averages": sorted(averaged),
-            "besides": {name: others for name, (_, _, *others) in with_both.items() if others},
-            "of_sizes": {name: of for name, of in averaged.items() if taken & {*of}},
-            "taken": taken,
-            "failed": [name for name in oof.logits if oof.failed(name)],
             "number": wording.number,
         },
     )
+
+
+def _told(
+    summary: Mapping[str, Any],
+    oof: OutOfFold,
+    frozen: Sequence[Frozen],
+    pairs: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
+    """What the page says of its rows in either language.
+
+    Args:
+        summary, oof: of the results.
+        frozen: recipes for these images.
+        pairs: comparisons that these images can have.
+    """
+    entries = summary["configurations"]
+    taken = {name for name, of in entries.items() if "data" in of}
+    networks = {name: of for name, of in entries.items() if of["kind"] == NETWORK_KIND}
+    lacking = [of for of in frozen if not {of.name, of_smaller(of.name)} & {*entries}]
+    averages = {name: of for name, of in frozen_recipes.AVERAGES.items() if name in entries}
+    with_both = {name: of for name, of in averages.items() if {*of} >= AVERAGED}
+    return {
+        "started": any("start" in of for of in entries.values()),
+        "lowered": {TRANSFERRED, of_smaller(TRANSFERRED)} & {*entries},
+        "missing": [of.name for of in lacking],
+        "of_a_file": [of.name for of in lacking if of.weights in CHESTS.values()],
+        "related": [name for name, of in networks.items() if of["recipe_changes"].get("related")],
+        "decided_here": [name for name in DECIDED_HERE if name in entries],
+        "averages": sorted(averages),
+        "besides": {name: others for name, (_, _, *others) in with_both.items() if others},
+        "of_sizes": {name: of for name, of in averages.items() if taken & {*of}},
+        "taken": taken,
+        "fixed": len(pairs),
+        "late": any(over in taken for _, over in pairs),
+        "failed": [name for name in oof.logits if oof.failed(name)],
+    }
 
 
 def _uses(folder: Path, summary: Mapping[str, Any]) -> dict[str, int]:

@@ -81,7 +81,9 @@ class Mistakes(Study):
             text = f"'{options.source}' is of other images or folds than '{self.data.source}'"
             raise InputError(f"{text}: --data must name the file that the study was run on")
         self.networks = [
-            name for name, about in self.configurations.items() if about["kind"] == NETWORK_KIND
+            name
+            for name, about in self.configurations.items()
+            if about["kind"] == NETWORK_KIND and "data" not in about  # of this file's images
         ]
         if not self.networks:
             raise InputError(f"'{options.source}' holds no network yet, only baselines")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,16 +51,17 @@ def smaller_sources(
         oof: images and folds that theirs must equal.
 
     Yields:
-        What their JSON file holds, and their logits.
+        What their JSON file holds, and their logits; of damaged ones nothing, and a line on stderr.
     """
     for path in sorted(folder.parent.glob(f"*/{name}.json")):
         if path.parent == folder:
             continue
         try:
             other, smaller = read_results(path.parent, name, "configurations")
-        except InputError:  # told where that folder's own page is written
+        except InputError as error:
+            print(f"NOTE: '{path.parent}' is left out: {error}", file=sys.stderr)
             continue
-        if other["data"]["size"] < size and oof.is_of_same_images(smaller):
+        if other["data"].get("size", size) < size and oof.is_of_same_images(smaller):
             yield other, smaller
 
 

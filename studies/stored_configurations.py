@@ -112,7 +112,7 @@ class StoredConfigurations(Study):
             self.take_over()
             for name in set(replaced) - set(rows):
                 if self.configurations.get(name, {}).get("kind") == ESTIMATED_KIND:
-                    del self.configurations[name], self.oof.logits[name]
+                    self.drop(name)
             for name, row in rows.items():
                 self.put(name, *row)
             self.write_results()
@@ -121,6 +121,10 @@ class StoredConfigurations(Study):
         """Add a row that is written with the next one."""
         self.configurations[name] = dict(about)
         self.oof.add(name, logits)
+
+    def drop(self, name: str) -> None:
+        """Leave a row out that is no longer made."""
+        del self.configurations[name], self.oof.logits[name]
 
     def put_average(self, name: str, members: Sequence[str], about: Mapping[str, Any]) -> None:
         """Add a row that is the mean of other rows' logits; ``about`` is stored besides."""

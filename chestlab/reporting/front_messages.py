@@ -48,6 +48,12 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "`{name}` with an AUC of {auc} and an accuracy of {accuracy}",
         "`{name}` dengan AUC {auc} dan akurasi {accuracy}",
     ),
+    "other_size_mean": (
+        "`{name}`, with networks on the smaller images besides, with an AUC of {auc} and an "
+        "accuracy of {accuracy}",
+        "`{name}`, yang memuat juga jaringan pada citra yang lebih kecil, dengan AUC {auc} dan "
+        "akurasi {accuracy}",
+    ),
     "best_val": (
         "**Not measured yet on fresh folds.** Highest AUC on validation images, which also choose "
         "the threshold and most recipes' epoch: {best}, {auc}, on {of} from `{source}`.",

@@ -34,9 +34,10 @@ def other_sizes(wording: Wording, page_dir: Path, studies: Sequence[FreshFolds])
     lines = []
     for study in studies:
         names = [name for kind in (NETWORK_KIND, AVERAGE_KIND) if (name := study.highest(kind))]
+        entries = study.configurations
         figures = [
             wording.say(
-                "other_size_row",
+                "other_size_mean" if entries[name].get("of_sizes") else "other_size_row",
                 name=escaped(name),
                 auc=estimated(wording, study.oof.estimate(name, "auc")),
                 accuracy=estimated(wording, study.oof.estimate(name, "accuracy"), percent=True),

@@ -280,6 +280,20 @@ def test_tables_of_studies_are_those_of_their_logits(kind):
             assert float(row["accuracy"]) == pytest.approx(accuracy)
 
 
+def test_rows_that_were_taken_over_are_those_of_the_results_on_smaller_images():
+    studies = [path.parent for path in RESULTS.glob("studies/*/fresh_folds.json")]
+    known = {folder: json.loads((folder / "fresh_folds.json").read_text()) for folder in studies}
+    for folder, summary in known.items():
+        oof = OutOfFold.read(folder / "oof.csv")
+        taken = {name: of for name, of in summary["configurations"].items() if "data" in of}
+        for name, entry in taken.items():
+            sha256 = entry.pop("data")
+            (there,) = (of for of in known if known[of]["data"]["sha256"] == sha256)
+            row = name.removesuffix(f"_{known[there]['data']['size']}px")
+            assert entry == known[there]["configurations"][row]
+            assert np.array_equal(oof.logits[name], OutOfFold.read(there / "oof.csv").logits[row])
+
+
 @pytest.mark.parametrize(("page", "to"), [("README.md", " to "), ("README.id.md", " s.d. ")])
 def test_the_front_pages_figures_are_those_of_the_results(page, to):
     def plain(path: Path) -> str:

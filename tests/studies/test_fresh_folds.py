@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from itertools import chain
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -369,6 +370,7 @@ def test_rows_of_smaller_images_are_taken_over_averaged_and_counted_with_theirs(
     command,
     trained,  # noqa: F811
     monkeypatch,
+    capsys,
 ):
     taken, both = frozen_recipes.of_smaller("second", 14), "both"
     averages = {**frozen_recipes.AVERAGES, both: ("first", taken)}
@@ -415,10 +417,27 @@ def test_rows_of_smaller_images_are_taken_over_averaged_and_counted_with_theirs(
     (front,) = (of for of in read_fresh_folds(folder.parent.parent) if of.folder == folder)
     assert taken not in front.configurations and both in front.configurations
 
-    there.labels[0] = 1 - there.labels[0]  # other images
-    there.write(smaller / "oof.csv")
-    (folder / "oof.csv").unlink(), (folder / "fresh_folds.json").unlink()
-    assert "14px" not in (command() / "README.md").read_text()
+    for page, words in (("README.md", "of 28 px, see above"), ("README.id.md", "28 px, lihat di")):
+        assert words in (folder / page).read_text()
+    assert "- `both`: the mean of the logits" in (folder / "README.md").read_text()
+
+    fewer = shutil.copytree(smaller, smaller.with_name("zz_fewer"))  # the other one has more rows
+    del summary["configurations"]["first"]
+    (fewer / "fresh_folds.json").write_text(json.dumps(summary))
+    there.logits = {name: 2 * of for name, of in there.logits.items() if name != "first"}
+    there.write(fewer / "oof.csv")
+    before = (folder / "oof.csv").read_bytes()
+    assert (command() / "oof.csv").read_bytes() == before
+
+    (smaller / "oof.csv").write_text("damaged")
+    shutil.rmtree(fewer)
+    capsys.readouterr()
+    assert command() == folder and f"NOTE: '{Path(*smaller.parts[-3:])}'" in capsys.readouterr().err
+    assert {*rows_of(folder / "table.csv")} == {
+        *NAMES,
+        frozen_recipes.AVERAGE,
+        *frozen_recipes.BASELINES,
+    }
 
 
 def test_arguments_of_a_frozen_network_are_its_constructors():
