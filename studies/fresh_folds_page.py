@@ -30,7 +30,6 @@ from studies.frozen_recipes import (
     DECIDED_HERE,
     LOOK_KIND,
     TRANSFERRED,
-    Frozen,
     comparisons_for,
     of_smaller,
 )
@@ -125,7 +124,6 @@ def write_page(folder: Path) -> None:
     from chestlab.reporting.study_plots import draw_estimates
 
     summary, oof = read_results(folder, "fresh_folds", "configurations")
-    frozen = [one for one in frozen_recipes.FROZEN if one.is_for(summary["data"]["size"])]
     pairs = comparisons_for(summary["data"]["size"])
     rows, compared = table(summary, oof), comparison_table(oof, pairs)
     write_table(folder / "table.csv", rows)
@@ -141,7 +139,7 @@ def write_page(folder: Path) -> None:
     means = means_over_repeats(summary, oof)
     if means:
         write_table(folder / "means.csv", means)
-    uses, told = _uses(folder, summary), _told(summary, oof, frozen, pairs)
+    uses, told = _uses(folder, summary), _told(summary, oof, pairs)
     write_readmes(
         folder,
         "fresh_folds",
@@ -160,21 +158,18 @@ def write_page(folder: Path) -> None:
 
 
 def _told(
-    summary: Mapping[str, Any],
-    oof: OutOfFold,
-    frozen: Sequence[Frozen],
-    pairs: Sequence[tuple[str, str]],
+    summary: Mapping[str, Any], oof: OutOfFold, pairs: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
     """What the page says of its rows in either language.
 
     Args:
         summary, oof: of the results.
-        frozen: recipes for these images.
         pairs: comparisons that these images can have.
     """
     entries = summary["configurations"]
     taken = {name for name, of in entries.items() if "data" in of}
     networks = {name: of for name, of in entries.items() if of["kind"] == NETWORK_KIND}
+    frozen = (of for of in frozen_recipes.FROZEN if of.is_for(summary["data"]["size"]))
     lacking = [of for of in frozen if not {of.name, of_smaller(of.name)} & {*entries}]
     averages = {name: of for name, of in frozen_recipes.AVERAGES.items() if name in entries}
     with_both = {name: of for name, of in averages.items() if {*of} >= AVERAGED}
@@ -185,7 +180,6 @@ def _told(
         "of_a_file": [of.name for of in lacking if of.weights in CHESTS.values()],
         "related": [name for name, of in networks.items() if of["recipe_changes"].get("related")],
         "decided_here": [name for name in DECIDED_HERE if name in entries],
-        "averages": sorted(averages),
         "besides": {name: others for name, (_, _, *others) in with_both.items() if others},
         "of_sizes": {name: of for name, of in averages.items() if taken & {*of}},
         "taken": taken,

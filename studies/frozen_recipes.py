@@ -152,8 +152,8 @@ def frozen_configuration(study: Study, frozen: Frozen) -> tuple[Network, Configu
     network, configuration = study.configuration(frozen.network, frozen.recipe, frozen.weights)
     recipe = dataclasses.replace(configuration.recipe, **frozen.changes)
     arguments = {**configuration.arguments, **frozen.arguments}
-    changed = dataclasses.replace(configuration, name=frozen.name, arguments=arguments)
-    return network, dataclasses.replace(changed, recipe=recipe)
+    changed = {"name": frozen.name, "arguments": arguments, "recipe": recipe}
+    return network, dataclasses.replace(configuration, **changed)
 
 
 def comparisons_for(size: int) -> list[tuple[str, str]]:

@@ -48,7 +48,7 @@ class FreshFolds:
     summary: Mapping[str, Any]
     oof: OutOfFold
 
-    @property
+    @cached_property
     def configurations(self) -> Mapping[str, Mapping[str, Any]]:
         """What was evaluated, by its name; without what was taken over from other images."""
         known = self.summary["configurations"].items()

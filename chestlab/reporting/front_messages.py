@@ -45,14 +45,12 @@ FRONT_MESSAGES: dict[str, tuple[str, str]] = {
         "dengan AUC tertinggi [pada fold yang sama]({page}): {rows}.",
     ),
     "other_size_row": (
-        "`{name}` with an AUC of {auc} and an accuracy of {accuracy}",
-        "`{name}` dengan AUC {auc} dan akurasi {accuracy}",
+        "`{name}`{besides} with an AUC of {auc} and an accuracy of {accuracy}",
+        "`{name}`{besides} dengan AUC {auc} dan akurasi {accuracy}",
     ),
-    "other_size_mean": (
-        "`{name}`, with networks on the smaller images besides, with an AUC of {auc} and an "
-        "accuracy of {accuracy}",
-        "`{name}`, yang memuat juga jaringan pada citra yang lebih kecil, dengan AUC {auc} dan "
-        "akurasi {accuracy}",
+    "of_sizes": (
+        ", with networks on the smaller images besides,",
+        ", yang memuat juga jaringan pada citra yang lebih kecil,",
     ),
     "best_val": (
         "**Not measured yet on fresh folds.** Highest AUC on validation images, which also choose "

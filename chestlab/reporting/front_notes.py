@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chestlab.evaluation.out_of_fold import AVERAGE_KIND, NETWORK_KIND
-from chestlab.evaluation.verdicts import Estimate
 from chestlab.reporting.fresh_results import FreshFolds
 from chestlab.reporting.front_rows import Row, study_page
 from chestlab.reporting.page import Wording, escaped, link
@@ -33,33 +32,29 @@ def other_sizes(wording: Wording, page_dir: Path, studies: Sequence[FreshFolds])
     """What studies of the same X-rays on the same fresh folds have found in another size."""
     lines = []
     for study in studies:
-        names = [name for kind in (NETWORK_KIND, AVERAGE_KIND) if (name := study.highest(kind))]
-        entries = study.configurations
-        figures = [
-            wording.say(
-                "other_size_mean" if entries[name].get("of_sizes") else "other_size_row",
-                name=escaped(name),
-                auc=estimated(wording, study.oof.estimate(name, "auc")),
-                accuracy=estimated(wording, study.oof.estimate(name, "accuracy"), percent=True),
-            )
-            for name in names
-        ]
+        figures = []
+        for kind in (NETWORK_KIND, AVERAGE_KIND):
+            name = study.highest(kind)
+            if name is not None:
+                auc, accuracy = (study.oof.estimate(name, of) for of in ("auc", "accuracy"))
+                of_sizes = study.configurations[name].get("of_sizes")
+                figures.append(
+                    wording.say(
+                        "other_size_row",
+                        name=escaped(name),
+                        besides=wording.say("of_sizes") if of_sizes else "",
+                        auc=wording.with_interval(auc.value, (auc.low, auc.high)),
+                        accuracy=wording.percent_with_interval(
+                            accuracy.value, (accuracy.low, accuracy.high)
+                        ),
+                    )
+                )
         if figures:
             page = study_page(wording, page_dir, study.folder)
             source = escaped(study.summary["data"]["source"])
             rows = wording.listed(figures)
             lines.append(wording.say("other_size", source=source, page=page, rows=rows))
     return lines
-
-
-def estimated(
-    wording: Wording, found: Estimate, between: str = " ", *, percent: bool = False
-) -> str:
-    """A figure with its interval, as a fraction or in percent."""
-    ends = found.low, found.high
-    if percent:
-        return f"{wording.percent(found.value)}{between}{wording.interval(ends, '.1f', 100)}"
-    return f"{wording.number(found.value)}{between}{wording.interval(ends)}"
 
 
 def table_notes(wording: Wording, rows: Sequence[Row], bold: bool, warned: bool) -> list[str]:

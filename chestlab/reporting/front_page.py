@@ -17,7 +17,6 @@ from chestlab.reporting.fresh_results import FreshFolds, Lead, Seeds
 from chestlab.reporting.front_gains import Gains
 from chestlab.reporting.front_notes import (
     data_note,
-    estimated,
     other_sizes,
     size_notes,
     table_notes,
@@ -441,12 +440,14 @@ class FrontPage:
 
     def _fresh_text(self, row: Row, measure: str, between: str = " ") -> str:
         found = self._estimate(row, measure)
-        return estimated(self.wording, found, between, percent=measure == "accuracy")
+        ends = found.low, found.high
+        if measure == "accuracy":
+            return self.wording.percent_with_interval(found.value, ends, between)
+        return f"{self.wording.number(found.value)}{between}{self.wording.interval(ends)}"
 
     def _accuracy_text(self, figures: Mapping[str, Any], between: str = " ") -> str:
         ends = figures.get("accuracy_ci95")
-        interval = self.wording.interval(ends, ".1f", 100)
-        return f"{self.wording.percent(figures['accuracy'])}{between if ends else ''}{interval}"
+        return self.wording.percent_with_interval(figures["accuracy"], ends, between)
 
     def _auc_cell(self, figures: Mapping[str, Any], between: str = " ") -> str:
         ends = figures.get("auc_ci95")

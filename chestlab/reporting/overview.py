@@ -131,9 +131,16 @@ class _Report:
         ablations = [path for path in studies if _sha256_of(path / "ablation.json") in keys]
         looks = len(looks_at_images_of(main, self.looks))
         others = [study for study in self.fresh if fresh and fresh.is_of_other_size(study)]
-        of_fresh = fresh, others
         return FrontPage(
-            self.wording, self.results_dir, folder, main, *of_fresh, seeds, ablations, looks
+            self.wording,
+            self.results_dir,
+            folder,
+            main,
+            fresh,
+            others,
+            seeds,
+            ablations,
+            looks,
         )
 
     def _front(

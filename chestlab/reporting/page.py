@@ -99,6 +99,13 @@ class Wording:
         """A value with its interval behind it, as ``0.912 (0.880 to 0.945)``."""
         return f"{self.number(value, form)} {self.interval(ends, form)}"
 
+    def percent_with_interval(
+        self, value: float, ends: Sequence[float] | None, between: str = " "
+    ) -> str:
+        """A fraction in percent, behind ``between`` its interval if there is one."""
+        interval = self.interval(ends, ".1f", 100)
+        return f"{self.percent(value)}{between if interval else ''}{interval}"
+
     def above_interval(
         self, text: str, ends: Sequence[float] | None, form: str, factor: float = 1
     ) -> str:
